@@ -1,1 +1,48 @@
-//! placeholder
+//! What host and guest say to each other: the messages, their framing and their limits.
+//!
+//! Used by the supervisor (`src/sandbox/agent.rs`) and by the agent (`guest-agent`). It does no
+//! I/O of its own and knows neither KVM, images nor Docker: both sides hand it bytes and get
+//! checked values back. The guest is hostile to the host and a hostile workload may own the guest,
+//! so every frame has a size cap and every list and string in a message a named limit.
+//!
+//! # Transport
+//!
+//! Everything travels over vsock connections that the *guest* opens to the host (CID 2). The VMM
+//! accepts a connection only on a port for which the supervisor handed it a descriptor, and each
+//! such port serves once:
+//!
+//! ```text
+//! port 1024          control: frames both ways, open as long as the VM lives
+//! port 1025 and up   one raw byte stream each, named by the host in a message (stdin, stdout, …)
+//! ```
+//!
+//! # Conversation
+//!
+//! ```text
+//! host  -> Request::Run | Request::Convert        (written before the guest is up; it waits)
+//! guest -> Event::Hello                            version, kernel
+//! run:     Event::Started | Event::Failed
+//!          Request::Signal, Resize, Exec …         any time after Started
+//!          Event::Exited                           after every byte of its output was sent
+//! convert: Event::Converting* then Event::Converted | Event::Failed
+//! guest -> Event::Bye                              file systems are clean; power-off follows
+//! ```
+
+pub mod frame;
+pub mod message;
+pub mod spec;
+
+/// The version both sides must agree on; the agent says its own in [`message::Event::Hello`].
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// vsock port of the control connection on the host's side.
+pub const CONTROL_PORT: u32 = 1024;
+
+/// First vsock port that the host hands out for byte streams.
+pub const FIRST_STREAM_PORT: u32 = 1025;
+
+/// The guest's context id; every VM uses the same one, since no two share a vsock.
+pub const GUEST_CID: u64 = 3;
+
+/// The host's context id (virtio 1.2 section 5.10.4).
+pub const HOST_CID: u64 = 2;

@@ -1,0 +1,156 @@
+//! The messages of the control connection.
+//!
+//! [`Request`] goes from host to guest, [`Event`] from guest to host. A field is added with a
+//! default; anything else is a new [`crate::PROTOCOL_VERSION`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::spec::{ConvertSpec, ProcessSpec, RunSpec};
+
+/// Names a process started for the host: 0 is the container's main process, execs count up from 1.
+pub type ProcessId = u32;
+
+/// What the host asks of the guest.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Stack the layers and run the main process. The first request of a run VM.
+    Run(Box<RunSpec>),
+    /// Unpack a layer. The first and only request of a converter VM.
+    Convert(Box<ConvertSpec>),
+    /// Start another process in the running container.
+    Exec {
+        /// Its id, chosen by the host, unused so far.
+        process: ProcessId,
+        /// What to run.
+        spec: Box<ProcessSpec>,
+    },
+    /// Send a signal to a process (to its whole session's leader only, as `kill(2)` does).
+    Signal {
+        /// To whom.
+        process: ProcessId,
+        /// Signal number as the guest's kernel counts, 1 to 64.
+        signal: i32,
+    },
+    /// The terminal changed its size.
+    Resize {
+        /// Whose terminal.
+        process: ProcessId,
+        /// The new size.
+        size: WindowSize,
+    },
+    /// Freeze or thaw every process of the container (cgroup v2 freezer).
+    Freeze(bool),
+    /// Kill everything, clean up, say [`Event::Bye`] and power off.
+    Shutdown,
+}
+
+/// What the guest tells the host. Every value in it is a claim of an untrusted party.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// The agent is up; the first event of every VM.
+    Hello {
+        /// [`crate::PROTOCOL_VERSION`] of the agent.
+        version: u32,
+        /// `uname -r` of the guest kernel.
+        kernel: String,
+        /// `CLOCK_BOOTTIME` of the guest at this moment in nanoseconds.
+        boottime_ns: u64,
+    },
+    /// The process runs: `execve` succeeded.
+    Started {
+        /// Which one.
+        process: ProcessId,
+        /// `CLOCK_BOOTTIME` in nanoseconds just before `execve`.
+        boottime_ns: u64,
+    },
+    /// The request could not be carried out; nothing of it runs.
+    Failed {
+        /// Which process, 0 for a conversion.
+        process: ProcessId,
+        /// What decides the exit code.
+        kind: FailureKind,
+        /// One sentence for the user, lower case.
+        message: String,
+    },
+    /// The process ended and every byte of its output was sent.
+    Exited {
+        /// Which one.
+        process: ProcessId,
+        /// How.
+        status: ExitStatus,
+        /// Whether the kernel's out-of-memory killer ended a process of the container.
+        oom_killed: bool,
+    },
+    /// Progress of a conversion: bytes of the compressed layer read so far.
+    Converting {
+        /// Bytes read.
+        bytes: u64,
+    },
+    /// The layer's file system is complete and flushed.
+    Converted(Converted),
+    /// Everything is flushed and unmounted; the VM powers off next.
+    Bye,
+}
+
+/// The result of a conversion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Converted {
+    /// Length of the file system image in bytes, a multiple of 4096.
+    pub image_bytes: u64,
+    /// Number of inodes in it.
+    pub inodes: u64,
+    /// Length of the uncompressed tar in bytes.
+    pub tar_bytes: u64,
+}
+
+/// What kind of failure it was; decides Docker's exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// 127: the command or its interpreter does not exist.
+    NotFound,
+    /// 126: it exists and cannot be executed.
+    NotExecutable,
+    /// 125: a user, group or working directory of the image is missing or unusable.
+    BadConfig,
+    /// 125: the layer is truncated, corrupt or not what its diff_id says.
+    CorruptLayer,
+    /// 125: a named limit was exceeded.
+    LimitExceeded,
+    /// 125: the guest's disk is full.
+    DiskFull,
+    /// 125: anything else.
+    Other,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitStatus {
+    /// It called `exit` with this code.
+    Code(u8),
+    /// A signal ended it.
+    Signal(u8),
+}
+
+impl ExitStatus {
+    /// The exit code that Docker reports: the code, or 128 plus the signal.
+    #[must_use]
+    pub fn docker_code(self) -> u8 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => 128_u8.saturating_add(signal),
+        }
+    }
+}
+
+/// A terminal's size in character cells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowSize {
+    /// Lines.
+    pub rows: u16,
+    /// Columns.
+    pub columns: u16,
+}
