@@ -1,1 +1,15 @@
-//! placeholder
+//! One microVM: KVM, boot, vCPUs and virtio-mmio devices.
+//!
+//! Used by the `vmm` process of a sandbox (`src/sandbox/vmm_process.rs`) and by tests. It knows
+//! no image, no container and no agent; it gets open descriptors and numbers, and it opens
+//! nothing but `/dev/kvm`.
+
+pub mod virtio;
+
+/// Guest memory. It is never borrowed as a Rust reference: a guest changes it at any time.
+pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;
+
+/// Says one line to whoever runs the VM (its stderr). Callers bound how often a guest can cause it.
+pub(crate) fn say(message: std::fmt::Arguments) {
+    eprintln!("vmm: {message}");
+}

@@ -1,0 +1,24 @@
+//! virtio 1.2 devices over MMIO.
+//!
+//! ```text
+//! vCPU thread                                event-loop thread
+//! ───────────                                ─────────────────
+//! MMIO exit -> transport (registers,         worker (one per device): owns the device,
+//!   negotiation, queue set-up)                 its queues and descriptors
+//!        │ DRIVER_OK: queues move ─────────────► Activate
+//!        │ status = 0 ─────────────────────────► Reset, then status reads 0
+//!  guest kick -> ioeventfd (no exit to us) ────► Device::queue_ready
+//!  guest interrupt ◄──── irqfd ───────────────── Interrupt
+//! ```
+//!
+//! Queues belong to the event loop alone from DRIVER_OK on: no lock lies on the data path, and a
+//! register write that comes later finds nothing left to change (design decision 4).
+
+mod config;
+mod device;
+pub mod mmio;
+mod worker;
+
+pub use config::ConfigSpace;
+pub use device::{Chain, Device, DeviceError, DeviceKind, Interrupt, Io, Watch, WatchChange};
+pub use worker::{DeviceLink, Worker};
