@@ -2,9 +2,18 @@
 //!
 //! Used by the `vmm` process of a sandbox (`src/sandbox/vmm_process.rs`) and by tests. It knows
 //! no image, no container and no agent; it gets open descriptors and numbers, and it opens
-//! nothing but `/dev/kvm`.
+//! nothing but `/dev/kvm` and `/dev/urandom`.
 
+pub mod boot;
+pub mod builder;
+mod bus;
+pub mod cpu;
+pub mod memory;
+pub mod vcpu;
 pub mod virtio;
+
+pub use builder::{BuildError, BuildTimes, DeviceMaker, Vm, VmConfig};
+pub use vcpu::{ExitCounts, VmEnd};
 
 /// Guest memory. It is never borrowed as a Rust reference: a guest changes it at any time.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;

@@ -124,6 +124,12 @@ impl Worker {
         Ok((worker, link))
     }
 
+    /// The device, for its transport to read what it offers.
+    #[must_use]
+    pub fn device(&self) -> &dyn Device {
+        self.device.as_ref()
+    }
+
     fn with_device(
         &mut self,
         ops: &mut EventOps,

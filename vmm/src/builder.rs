@@ -1,0 +1,372 @@
+//! Builds a VM: [`Vm::build`] reads down in boot order. A restore will mirror it.
+//!
+//! ```text
+//! VmConfig ── build ──► Vm (nothing runs yet) ── run ──► VmEnd
+//! ```
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
+use serde::{Deserialize, Serialize};
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::GuestMemory;
+use crate::boot::{self, BootError};
+use crate::bus::Bus;
+use crate::cpu::{self, CpuidPolicy};
+use crate::memory::{self, MMIO_START, MemoryError};
+use crate::vcpu::{EndSignal, ExitCounters, ExitCounts, Vcpu, VmEnd};
+use crate::virtio::mmio::{QUEUE_NOTIFY, REGION_LEN, Transport};
+use crate::virtio::{Device, Worker};
+
+/// Most vCPUs of a VM: what the MP table's KiB holds and the guest kernel is built for.
+pub const VCPUS_MAX: u8 = 32;
+
+/// First interrupt pin of a virtio device; below are the PC's own.
+const FIRST_IRQ: u32 = 5;
+
+/// Pins 5 to 23 of the IO-APIC.
+pub const DEVICES_MAX: usize = 19;
+
+/// Where KVM keeps the task state and the identity map it needs on Intel CPUs without unrestricted
+/// guest mode: four pages below the end of the 32-bit space, where no RAM is.
+const TSS_ADDRESS: usize = 0xfffb_d000;
+const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
+
+/// What every VM's command line begins with:
+/// `reboot=k` resets by the keyboard controller, `panic=-1` at once after a panic; `nomodule`,
+/// `i8042`, `8250` keep the kernel from probing hardware that is not there.
+const CMDLINE: &str = "reboot=k panic=-1 no_timer_check noreplace-smp 8250.nr_uarts=0 \
+    earlycon=uart8250,io,0x3f8 keep_bootcon random.trust_cpu=on cryptomgr.notests";
+
+/// What to build.
+pub struct VmConfig {
+    /// Number of vCPUs, 1 to [`VCPUS_MAX`].
+    pub vcpu_count: u8,
+    /// Memory in MiB, within [`memory::MEMORY_MIB`].
+    pub memory_mib: u32,
+    /// ELF `vmlinux`.
+    pub kernel: File,
+    /// cpio archive, uncompressed.
+    pub initramfs: File,
+    /// Added to the kernel command line.
+    pub cmdline: String,
+    /// In the order in which the guest numbers them.
+    pub devices: Vec<DeviceMaker>,
+    /// Takes what the early console prints.
+    pub console: Box<dyn Write + Send>,
+}
+
+/// Makes a device once guest memory exists (the balloon gives it back).
+pub type DeviceMaker = Box<dyn FnOnce(&GuestMemory) -> std::io::Result<Box<dyn Device>>>;
+
+/// Why a VM could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// `/dev/kvm` can't be opened.
+    #[error("open /dev/kvm: {0}")]
+    OpenKvm(kvm_ioctls::Error),
+    /// This KVM lacks something.
+    #[error("KVM on this host lacks {0:?}")]
+    MissingCapability(Cap),
+    /// A KVM call failed.
+    #[error("{operation}: {source}")]
+    Kvm {
+        /// Which.
+        operation: &'static str,
+        /// Why.
+        source: kvm_ioctls::Error,
+    },
+    /// Outside 1 to [`VCPUS_MAX`].
+    #[error("{0} vCPUs: must be 1 to {VCPUS_MAX}")]
+    VcpuCount(u8),
+    /// More than [`DEVICES_MAX`].
+    #[error("{0} devices: at most {DEVICES_MAX}")]
+    DeviceCount(usize),
+    /// Guest memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Kernel, initramfs or boot structures.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// A device or a descriptor.
+    #[error("{operation}: {source}")]
+    Host {
+        /// What was tried.
+        operation: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The event loop.
+    #[error("event loop: {0}")]
+    EventLoop(event_manager::Error),
+}
+
+fn kvm_error(operation: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> BuildError {
+    move |source| BuildError::Kvm { operation, source }
+}
+
+fn host_error(operation: &'static str) -> impl FnOnce(std::io::Error) -> BuildError {
+    move |source| BuildError::Host { operation, source }
+}
+
+/// Time since the start of `build` at which each step was done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildTimes {
+    /// KVM's VM object exists.
+    pub vm_created: Duration,
+    /// Memory is mapped, kernel and initramfs are in it.
+    pub loaded: Duration,
+    /// Devices and vCPUs are there; the guest's first instruction is next.
+    pub ready: Duration,
+}
+
+/// A VM that is built and does not run yet.
+pub struct Vm {
+    vcpus: Vec<Vcpu>,
+    events: EventManager<Box<dyn MutEventSubscriber>>,
+    end: Arc<EndSignal>,
+    exits: Arc<ExitCounters>,
+    times: BuildTimes,
+    /// Keeps KVM's VM alive as long as this process uses it.
+    _vm: VmFd,
+}
+
+/// Wakes the event loop when a vCPU reports the end.
+struct EndListener(Arc<EndSignal>);
+
+impl MutEventSubscriber for EndListener {
+    fn init(&mut self, ops: &mut EventOps) {
+        if let Err(error) = ops.add(Events::new(self.0.event(), EventSet::IN)) {
+            crate::say(format_args!("watch the end of the VM: {error}"));
+        }
+    }
+
+    fn process(&mut self, _: Events, _: &mut EventOps) {
+        let _ = self.0.event().read();
+    }
+}
+
+impl Vm {
+    /// Builds a VM up to its first instruction.
+    ///
+    /// # Errors
+    /// [`BuildError`]; nothing of the VM is left then.
+    pub fn build(config: VmConfig) -> Result<Self, BuildError> {
+        let start = Instant::now();
+        let mut times = BuildTimes::default();
+        check_limits(&config)?;
+        let kvm = open_kvm()?;
+        let vm = create_vm(&kvm)?;
+        times.vm_created = start.elapsed();
+
+        let memory = memory::allocate(config.memory_mib)?;
+        map_memory(&vm, &memory)?;
+        let mut cmdline = format!("{CMDLINE} {}", config.cmdline);
+        for index in 0..config.devices.len() {
+            cmdline.push_str(&device_argument(index));
+        }
+        let (mut kernel, mut initramfs) = (config.kernel, config.initramfs);
+        let entry = boot::load(
+            &memory,
+            &mut kernel,
+            &mut initramfs,
+            cmdline.trim(),
+            config.vcpu_count,
+        )?;
+        cpu::write_boot_tables(&memory).map_err(BootError::from)?;
+        times.loaded = start.elapsed();
+
+        let end = Arc::new(EndSignal::new().map_err(host_error("create an eventfd"))?);
+        let mut events: EventManager<Box<dyn MutEventSubscriber>> =
+            EventManager::new().map_err(BuildError::EventLoop)?;
+        events.add_subscriber(Box::new(EndListener(end.clone())));
+        let mut transports = Vec::new();
+        for (index, make) in config.devices.into_iter().enumerate() {
+            let device = make(&memory).map_err(host_error("create a device"))?;
+            let (transport, worker) = attach(&vm, &memory, index, device)?;
+            transports.push(transport);
+            events.add_subscriber(Box::new(worker));
+        }
+        let bus = Arc::new(Bus::new(transports, config.console));
+
+        let exits = Arc::new(ExitCounters::default());
+        let cpuid = CpuidPolicy::new(&kvm, config.vcpu_count).map_err(kvm_error("read CPUID"))?;
+        let mut vcpus = Vec::new();
+        for index in 0..config.vcpu_count {
+            let fd = create_vcpu(&vm, &cpuid, index)?;
+            if index == 0 {
+                cpu::setup_boot_cpu(&fd, entry).map_err(kvm_error("set boot registers"))?;
+            }
+            let (bus, end, exits) = (bus.clone(), end.clone(), exits.clone());
+            vcpus.push(Vcpu {
+                fd,
+                bus,
+                end,
+                exits,
+            });
+        }
+        times.ready = start.elapsed();
+        Ok(Self {
+            vcpus,
+            events,
+            end,
+            exits,
+            times,
+            _vm: vm,
+        })
+    }
+
+    /// When each step of the build was done.
+    #[must_use]
+    pub fn times(&self) -> BuildTimes {
+        self.times
+    }
+
+    /// Counts exits to user space while the VM runs.
+    #[must_use]
+    pub fn exits(&self) -> Arc<ExitCounters> {
+        self.exits.clone()
+    }
+
+    /// Adds a subscriber of the caller's own to the event loop, such as a control socket.
+    pub fn add_subscriber(&mut self, subscriber: Box<dyn MutEventSubscriber>) {
+        self.events.add_subscriber(subscriber);
+    }
+
+    /// Starts the vCPUs and serves the devices on this thread until the VM ends.
+    ///
+    /// vCPU threads that still run are not joined: the process that ran a VM ends with it.
+    ///
+    /// # Errors
+    /// When a thread can't be started or the event loop fails.
+    pub fn run(mut self) -> Result<(VmEnd, ExitCounts), BuildError> {
+        for (index, vcpu) in self.vcpus.drain(..).enumerate() {
+            std::thread::Builder::new()
+                .name(format!("vcpu{index}"))
+                .stack_size(VCPU_STACK_BYTES)
+                .spawn(move || vcpu.run())
+                .map_err(host_error("start a vCPU thread"))?;
+        }
+        loop {
+            match self.events.run() {
+                Ok(_) => {}
+                Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => {}
+                Err(error) => return Err(BuildError::EventLoop(error)),
+            }
+            if let Some(end) = self.end.take() {
+                return Ok((end, self.exits.snapshot()));
+            }
+        }
+    }
+}
+
+/// A vCPU thread serves exits some calls deep; 256 KiB is far more than that needs.
+const VCPU_STACK_BYTES: usize = 256 << 10;
+
+fn check_limits(config: &VmConfig) -> Result<(), BuildError> {
+    if !(1..=VCPUS_MAX).contains(&config.vcpu_count) {
+        return Err(BuildError::VcpuCount(config.vcpu_count));
+    }
+    if config.devices.len() > DEVICES_MAX {
+        return Err(BuildError::DeviceCount(config.devices.len()));
+    }
+    Ok(())
+}
+
+fn open_kvm() -> Result<Kvm, BuildError> {
+    let kvm = Kvm::new().map_err(BuildError::OpenKvm)?;
+    for cap in [
+        Cap::Irqchip,
+        Cap::Ioeventfd,
+        Cap::Irqfd,
+        Cap::UserMemory,
+        Cap::SetTssAddr,
+    ] {
+        if !kvm.check_extension(cap) {
+            return Err(BuildError::MissingCapability(cap));
+        }
+    }
+    Ok(kvm)
+}
+
+fn create_vm(kvm: &Kvm) -> Result<VmFd, BuildError> {
+    let vm = kvm.create_vm().map_err(kvm_error("create VM"))?;
+    vm.set_identity_map_address(IDENTITY_MAP_ADDRESS)
+        .map_err(kvm_error("set identity map address"))?;
+    vm.set_tss_address(TSS_ADDRESS)
+        .map_err(kvm_error("set TSS address"))?;
+    vm.create_irq_chip()
+        .map_err(kvm_error("create interrupt controllers"))?;
+    Ok(vm)
+}
+
+#[allow(unsafe_code)] // handing memory to KVM
+fn map_memory(vm: &VmFd, memory: &GuestMemory) -> Result<(), BuildError> {
+    for (slot, region) in (0_u32..).zip(memory.iter()) {
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: region.start_addr().0,
+            memory_size: region.len(),
+            userspace_addr: region.get_mmap().as_ptr().expose_provenance() as u64,
+        };
+        // SAFETY: the range is mapped for as long as this process lives (see memory::allocate),
+        // and nothing holds a Rust reference into it.
+        unsafe { vm.set_user_memory_region(region) }.map_err(kvm_error("map guest memory"))?;
+    }
+    Ok(())
+}
+
+fn device_address(index: usize) -> u64 {
+    MMIO_START + index as u64 * REGION_LEN
+}
+
+fn device_irq(index: usize) -> u32 {
+    FIRST_IRQ + u32::try_from(index).unwrap_or(u32::MAX - FIRST_IRQ)
+}
+
+/// How Linux learns of a virtio-mmio device: `virtio_mmio.device=<size>@<address>:<irq>`.
+fn device_argument(index: usize) -> String {
+    format!(
+        " virtio_mmio.device=4K@{:#x}:{}",
+        device_address(index),
+        device_irq(index)
+    )
+}
+
+fn attach(
+    vm: &VmFd,
+    memory: &GuestMemory,
+    index: usize,
+    device: Box<dyn Device>,
+) -> Result<(Transport, Worker), BuildError> {
+    let irqfd = EventFd::new(EFD_NONBLOCK).map_err(host_error("create an eventfd"))?;
+    vm.register_irqfd(&irqfd, device_irq(index))
+        .map_err(kvm_error("register irqfd"))?;
+    let (worker, link) = Worker::new(device, memory.clone(), irqfd)
+        .map_err(host_error("create eventfds of a device"))?;
+    let transport = Transport::new(worker.device(), link);
+    let notify = IoEventAddress::Mmio(device_address(index) + QUEUE_NOTIFY);
+    for (queue, event) in (0_u32..).zip(transport.queue_events()) {
+        vm.register_ioevent(event, &notify, queue)
+            .map_err(kvm_error("register ioeventfd"))?;
+    }
+    Ok((transport, worker))
+}
+
+fn create_vcpu(vm: &VmFd, cpuid: &CpuidPolicy, index: u8) -> Result<VcpuFd, BuildError> {
+    let vcpu = vm
+        .create_vcpu(u64::from(index))
+        .map_err(kvm_error("create vCPU"))?;
+    vcpu.set_cpuid2(&cpuid.for_vcpu(index))
+        .map_err(kvm_error("set CPUID"))?;
+    cpu::setup_every_cpu(&vcpu).map_err(kvm_error("set vCPU state"))?;
+    Ok(vcpu)
+}

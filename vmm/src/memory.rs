@@ -1,0 +1,176 @@
+//! Guest physical memory: where it lies and how it is allocated.
+//!
+//! ```text
+//! 0x0000_0000  RAM (first 640 KiB: boot structures, MP table at its end)
+//! 0x0010_0000  RAM: kernel, then everything else
+//! 0xd000_0000  end of low RAM at most; virtio-mmio blocks, then IO-APIC and local APIC
+//! 0x1_0000_0000  RAM beyond 3.25 GiB goes on here
+//! ```
+#![allow(unsafe_code)] // mmap and madvise of guest memory
+
+use vm_memory::mmap::MmapRegion;
+use vm_memory::{GuestAddress, GuestRegionMmap};
+
+use crate::GuestMemory;
+
+/// First address that is no low RAM; the virtio-mmio register blocks begin here.
+pub const MMIO_START: u64 = 0xd000_0000;
+
+/// Where RAM beyond the gap goes on.
+pub const HIGH_RAM_START: u64 = 1 << 32;
+
+/// Where the kernel's memory begins.
+pub const HIMEM_START: u64 = 1 << 20;
+
+/// Smallest and largest memory of a VM in MiB: below the first the kernel and the agent do not
+/// fit with room for an image's process; the second is what one x86 host of our users has.
+pub const MEMORY_MIB: std::ops::RangeInclusive<u32> = 64..=1_048_576;
+
+/// Transparent huge pages need this alignment, in bytes.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Why there is no guest memory.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// Outside [`MEMORY_MIB`].
+    #[error("memory of {mib} MiB: must be {} to {} MiB", MEMORY_MIB.start(), MEMORY_MIB.end())]
+    Size {
+        /// What was asked for.
+        mib: u32,
+    },
+    /// `mmap` refused.
+    #[error("map {bytes} bytes of guest memory: {source}")]
+    Map {
+        /// How much.
+        bytes: usize,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// vm-memory refused the layout.
+    #[error("lay out guest memory: {0}")]
+    Layout(String),
+}
+
+/// The regions of `bytes` of RAM: `(start, length)`, in order.
+fn regions(bytes: u64) -> Vec<(u64, u64)> {
+    match bytes.checked_sub(MMIO_START) {
+        None | Some(0) => vec![(0, bytes)],
+        Some(rest) => vec![(0, MMIO_START), (HIGH_RAM_START, rest)],
+    }
+}
+
+/// Allocates `mib` MiB, not yet touched. Huge pages are asked for: a boot touches tens of
+/// thousands of small pages, each of which would be an exit of its own.
+///
+/// # Errors
+/// [`MemoryError`] when the size is out of range or the host has no address space left.
+pub fn allocate(mib: u32) -> Result<GuestMemory, MemoryError> {
+    if !MEMORY_MIB.contains(&mib) {
+        return Err(MemoryError::Size { mib });
+    }
+    let mut all = Vec::new();
+    for (start, len) in regions(u64::from(mib) << 20) {
+        let len = usize::try_from(len).map_err(|e| MemoryError::Layout(e.to_string()))?;
+        let mapping = map_anonymous(len)?;
+        let region = GuestRegionMmap::new(mapping, GuestAddress(start))
+            .ok_or_else(|| MemoryError::Layout(format!("region at {start:#x} overflows")))?;
+        all.push(region);
+    }
+    GuestMemory::from_regions(all).map_err(|e| MemoryError::Layout(e.to_string()))
+}
+
+/// Maps `len` bytes at a multiple of [`HUGE_PAGE`].
+fn map_anonymous(len: usize) -> Result<MmapRegion<()>, MemoryError> {
+    let map_error = || MemoryError::Map {
+        bytes: len,
+        source: std::io::Error::last_os_error(),
+    };
+    let padded = len + HUGE_PAGE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new private mapping at an address the kernel chooses; nothing else uses it.
+    let address = unsafe { libc::mmap(std::ptr::null_mut(), padded, prot, flags, -1, 0) };
+    if address == libc::MAP_FAILED {
+        return Err(map_error());
+    }
+    let skip = address.align_offset(HUGE_PAGE);
+    assert!(
+        skip < HUGE_PAGE,
+        "a byte pointer aligns within one huge page"
+    );
+    let start = address.wrapping_byte_add(skip);
+    // SAFETY: both ranges lie inside the mapping made above (skip + len <= padded), are page
+    // aligned (so are HUGE_PAGE, len and the mapping) and hold nothing.
+    unsafe {
+        if skip > 0 {
+            libc::munmap(address, skip);
+        }
+        if HUGE_PAGE - skip > 0 {
+            libc::munmap(start.byte_add(len), HUGE_PAGE - skip);
+        }
+        // Advice only: a host without huge pages or core dumps is as good.
+        libc::madvise(start, len, libc::MADV_HUGEPAGE);
+        libc::madvise(start, len, libc::MADV_DONTDUMP);
+    }
+    // SAFETY: start..start+len is a live mapping with this protection and these flags. vm-memory
+    // does not unmap what build_raw gets; guest memory lives as long as the process, which is
+    // what KVM's memory slots need.
+    unsafe { MmapRegion::build_raw(start.cast(), len, prot, flags) }
+        .map_err(|e| MemoryError::Layout(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
+
+    #[test]
+    fn memory_beyond_the_gap_goes_on_at_four_gib() {
+        assert_eq!(regions(64 << 20), [(0, 64 << 20)]);
+        assert_eq!(regions(MMIO_START), [(0, MMIO_START)]);
+        assert_eq!(
+            regions(4 << 30),
+            [(0, MMIO_START), (HIGH_RAM_START, (4 << 30) - MMIO_START)]
+        );
+    }
+
+    #[test]
+    fn both_sides_of_the_gap_hold_data_and_the_gap_does_not() {
+        let memory = allocate(4096).unwrap();
+        for address in [
+            0,
+            MMIO_START - 8,
+            HIGH_RAM_START,
+            HIGH_RAM_START + (4 << 30) - MMIO_START - 8,
+        ] {
+            memory
+                .write_obj(0x1122_3344_u64, GuestAddress(address))
+                .unwrap();
+            assert_eq!(
+                memory.read_obj::<u64>(GuestAddress(address)).unwrap(),
+                0x1122_3344
+            );
+        }
+        memory
+            .write_obj(1_u64, GuestAddress(MMIO_START))
+            .unwrap_err();
+        memory
+            .write_obj(1_u64, GuestAddress(MMIO_START - 4))
+            .unwrap_err();
+        for region in memory.iter() {
+            assert_eq!(region.get_mmap().as_ptr().align_offset(HUGE_PAGE), 0);
+            assert!(region.len() > 0);
+        }
+    }
+
+    #[test]
+    fn sizes_out_of_range_are_refused() {
+        for mib in [0, 63, 1_048_577] {
+            let error = allocate(mib).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!("memory of {mib} MiB: must be 64 to 1048576 MiB")
+            );
+        }
+    }
+}

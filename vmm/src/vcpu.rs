@@ -1,0 +1,165 @@
+//! The run loop of one vCPU: enters the guest, serves its exits, and says when the VM ends.
+//!
+//! Started by the builder, one thread each. It knows the bus and nothing behind it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use serde::{Deserialize, Serialize};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::bus::Bus;
+
+/// How a VM ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VmEnd {
+    /// The guest pulled the reset line: its orderly end, or a kernel panic (the console tells).
+    Reset,
+    /// The guest lost control of its CPU: a fault while handling a double fault.
+    TripleFault,
+    /// KVM could not go on with the guest's state.
+    KvmFailure(String),
+}
+
+impl std::fmt::Display for VmEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Self::Reset => f.write_str("the guest reset itself"),
+            Self::TripleFault => f.write_str("the guest's CPU ended in a triple fault"),
+            Self::KvmFailure(reason) => write!(f, "KVM can't run the guest: {reason}"),
+        }
+    }
+}
+
+/// Where vCPUs report the end; the first one wins, the event loop listens.
+#[derive(Debug)]
+pub(crate) struct EndSignal {
+    end: Mutex<Option<VmEnd>>,
+    event: EventFd,
+}
+
+impl EndSignal {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            end: Mutex::new(None),
+            event: EventFd::new(EFD_NONBLOCK)?,
+        })
+    }
+
+    pub(crate) fn event(&self) -> &EventFd {
+        &self.event
+    }
+
+    fn set(&self, end: VmEnd) {
+        let mut slot = self
+            .end
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        slot.get_or_insert(end);
+        let _ = self.event.write(1);
+    }
+
+    pub(crate) fn take(&self) -> Option<VmEnd> {
+        self.end
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take()
+    }
+}
+
+/// Exits to user space so far, over all vCPUs. ioeventfds and irqfds cause none.
+#[derive(Debug, Default)]
+pub struct ExitCounters {
+    /// Port I/O.
+    pub port_io: AtomicU64,
+    /// Memory-mapped I/O.
+    pub mmio: AtomicU64,
+    /// Anything else.
+    pub other: AtomicU64,
+}
+
+/// A copy of [`ExitCounters`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitCounts {
+    /// Port I/O.
+    pub port_io: u64,
+    /// Memory-mapped I/O.
+    pub mmio: u64,
+    /// Anything else.
+    pub other: u64,
+}
+
+impl ExitCounters {
+    /// The counts at this moment.
+    #[must_use]
+    pub fn snapshot(&self) -> ExitCounts {
+        ExitCounts {
+            port_io: self.port_io.load(Ordering::Relaxed),
+            mmio: self.mmio.load(Ordering::Relaxed),
+            other: self.other.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// One vCPU, ready to run.
+pub(crate) struct Vcpu {
+    pub(crate) fd: VcpuFd,
+    pub(crate) bus: Arc<Bus>,
+    pub(crate) end: Arc<EndSignal>,
+    pub(crate) exits: Arc<ExitCounters>,
+}
+
+impl Vcpu {
+    /// Runs the guest until the VM ends.
+    pub(crate) fn run(mut self) {
+        loop {
+            if let Some(end) = self.step() {
+                self.end.set(end);
+                return;
+            }
+        }
+    }
+
+    fn step(&mut self) -> Option<VmEnd> {
+        let exit = match self.fd.run() {
+            Ok(exit) => exit,
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return None,
+            Err(error) => return Some(VmEnd::KvmFailure(format!("KVM_RUN: {error}"))),
+        };
+        let counter = match &exit {
+            VcpuExit::IoIn(..) | VcpuExit::IoOut(..) => &self.exits.port_io,
+            VcpuExit::MmioRead(..) | VcpuExit::MmioWrite(..) => &self.exits.mmio,
+            _ => &self.exits.other,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        match exit {
+            VcpuExit::MmioRead(address, data) => self.bus.mmio_read(address, data),
+            VcpuExit::MmioWrite(address, data) => self.bus.mmio_write(address, data),
+            VcpuExit::IoIn(port, data) => self.bus.port_read(port, data),
+            VcpuExit::IoOut(port, data) => {
+                self.bus.port_write(port, data);
+                if self.bus.reset_requested() {
+                    return Some(VmEnd::Reset);
+                }
+            }
+            VcpuExit::Shutdown => return Some(VmEnd::TripleFault),
+            VcpuExit::SystemEvent(..) => return Some(VmEnd::Reset),
+            VcpuExit::FailEntry(reason, _) => {
+                return Some(VmEnd::KvmFailure(format!(
+                    "entry refused, reason {reason:#x}"
+                )));
+            }
+            VcpuExit::InternalError => {
+                return Some(VmEnd::KvmFailure(
+                    "internal error; a /dev/kvm without hardware support emulates too little"
+                        .to_owned(),
+                ));
+            }
+            VcpuExit::Hlt | VcpuExit::Intr | VcpuExit::IrqWindowOpen => {}
+            other => return Some(VmEnd::KvmFailure(format!("unexpected exit {other:?}"))),
+        }
+        None
+    }
+}
