@@ -367,6 +367,7 @@ fn create_vcpu(vm: &VmFd, cpuid: &CpuidPolicy, index: u8) -> Result<VcpuFd, Buil
         .map_err(kvm_error("create vCPU"))?;
     vcpu.set_cpuid2(&cpuid.for_vcpu(index))
         .map_err(kvm_error("set CPUID"))?;
+    cpu::enable_extended_state(&vcpu, cpuid.extended_state()).map_err(kvm_error("set XCR0"))?;
     cpu::setup_every_cpu(&vcpu).map_err(kvm_error("set vCPU state"))?;
     Ok(vcpu)
 }

@@ -41,6 +41,15 @@ impl CpuidPolicy {
         })
     }
 
+    /// The register sets that XCR0 may enable (leaf 0xd), 0 without XSAVE.
+    #[must_use]
+    pub fn extended_state(&self) -> u64 {
+        self.entries
+            .iter()
+            .find(|entry| entry.function == 0xd && entry.index == 0)
+            .map_or(0, |entry| u64::from(entry.edx) << 32 | u64::from(entry.eax))
+    }
+
     /// The leaves of vCPU `index`.
     ///
     /// # Panics

@@ -6,4 +6,6 @@ mod cpuid;
 mod registers;
 
 pub use cpuid::CpuidPolicy;
-pub(crate) use registers::{setup_boot_cpu, setup_every_cpu, write_boot_tables};
+pub(crate) use registers::{
+    enable_extended_state, setup_boot_cpu, setup_every_cpu, write_boot_tables,
+};

@@ -4,7 +4,7 @@
 
 use kvm_bindings::{
     KVM_MP_STATE_RUNNABLE, Msrs, kvm_fpu, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs,
-    kvm_segment,
+    kvm_segment, kvm_xcrs,
 };
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
@@ -88,6 +88,21 @@ pub(crate) fn setup_every_cpu(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     set_delivery_mode(&mut lapic, APIC_LVT0, APIC_MODE_EXTINT);
     set_delivery_mode(&mut lapic, APIC_LVT1, APIC_MODE_NMI);
     vcpu.set_lapic(&lapic)
+}
+
+/// Switches on every register set of `mask` (XCR0, SDM volume 1 section 13.3), as the kernel does
+/// itself a little later. A host hypervisor that does not tell KVM of that later write would
+/// otherwise leave the guest with a CPUID that contradicts its registers.
+pub(crate) fn enable_extended_state(vcpu: &VcpuFd, mask: u64) -> Result<(), kvm_ioctls::Error> {
+    if mask == 0 {
+        return Ok(());
+    }
+    let mut xcrs = kvm_xcrs {
+        nr_xcrs: 1,
+        ..Default::default()
+    };
+    xcrs.xcrs[0].value = mask;
+    vcpu.set_xcrs(&xcrs)
 }
 
 fn set_delivery_mode(lapic: &mut kvm_lapic_state, register: usize, mode: u32) {
