@@ -1,2 +1,51 @@
-//! placeholder
-fn main() {}
+//! Developer commands, `cargo xtask VERB`: dispatch and exit codes. One file per verb.
+//! Nothing here is part of what users run.
+
+mod cpio;
+mod lab;
+mod packages;
+mod paths;
+mod progress;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Developer commands of bulkhead
+#[derive(Parser, Debug)]
+#[command(name = "cargo xtask", disable_help_subcommand = true)]
+struct Xtask {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    Lab(lab::LabArgs),
+    /// First process and exec server of the emulated host
+    #[command(hide = true)]
+    LabServer,
+}
+
+fn main() -> ExitCode {
+    let verb = Xtask::parse().verb;
+    let failure = match verb {
+        Verb::Lab(_) => lab::OWN_FAILURE,
+        Verb::LabServer => 1,
+    };
+    match run(verb) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::from(failure)
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<ExitCode> {
+    match verb {
+        Verb::Lab(arguments) => lab::main(&arguments),
+        Verb::LabServer => lab::server::main().map(|()| ExitCode::SUCCESS),
+    }
+}
