@@ -1,0 +1,334 @@
+//! The command's side of a foreground container: moves stdin, stdout and stderr, forwards signals
+//! and the terminal's size, and returns the exit code.
+//!
+//! Called by [`super::start`]; knows the supervisor only by its socket and pipes.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use protocol::frame::{Decoder, encode};
+use protocol::message::WindowSize;
+
+use super::attach_wire::{ToCommand, ToSupervisor};
+
+/// Bytes moved at once.
+const PUMP_LEN: usize = 128 << 10;
+
+/// How a foreground run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// The process ended with this code.
+    Exited(u8),
+    /// It never ran: Docker's code and one sentence.
+    Failed(u8, String),
+    /// The user detached; the container goes on.
+    Detached,
+}
+
+/// The command's ends of what it shares with the supervisor.
+#[derive(Debug)]
+pub struct Attachment {
+    /// Messages.
+    pub socket: UnixStream,
+    /// Where to write what comes from our stdin, if attached.
+    pub stdin: Option<OwnedFd>,
+    /// What to copy to our stdout, if attached.
+    pub stdout: Option<OwnedFd>,
+    /// What to copy to our stderr, if attached.
+    pub stderr: Option<OwnedFd>,
+    /// Whether the container has a terminal.
+    pub terminal: bool,
+    /// Whether signals are forwarded (`--sig-proxy`).
+    pub forward_signals: bool,
+    /// Bytes that detach when typed at a terminal.
+    pub detach_keys: Vec<u8>,
+}
+
+/// What the threads report to the main loop.
+enum News {
+    FromSupervisor(ToCommand),
+    SupervisorGone,
+    Detach,
+}
+
+/// Signals that are not forwarded: those that can't be caught, those the command handles itself,
+/// and those a fault of the command itself raises.
+const NOT_FORWARDED: [Signal; 9] = [
+    Signal::SIGKILL,
+    Signal::SIGSTOP,
+    Signal::SIGCHLD,
+    Signal::SIGPIPE,
+    Signal::SIGURG,
+    Signal::SIGWINCH,
+    Signal::SIGSEGV,
+    Signal::SIGBUS,
+    Signal::SIGILL,
+];
+
+/// Blocks the signals that [`run`] will handle. To be called before the supervisor is started and
+/// before any thread, so that none is lost.
+///
+/// # Errors
+/// When the mask can't be set.
+pub fn block_signals(forward: bool) -> Result<SigSet> {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGWINCH);
+    if forward {
+        for signal in Signal::iterator().filter(|signal| !NOT_FORWARDED.contains(signal)) {
+            set.add(signal);
+        }
+    }
+    nix::sys::signal::sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)
+        .context("block signals")?;
+    Ok(set)
+}
+
+/// Serves the container until it ends or the user detaches.
+///
+/// # Errors
+/// When the supervisor dies without a word or a thread can't be started.
+pub fn run(attachment: Attachment, signals: SigSet) -> Result<Ended> {
+    let Attachment { socket, stdin, stdout, stderr, terminal, forward_signals, detach_keys } =
+        attachment;
+    let (news, inbox) = channel();
+    let sender = Arc::new(Mutex::new(socket.try_clone().context("share the socket")?));
+    let raw_mode = if terminal && stdin.is_some() { RawMode::enter()? } else { None };
+    listen(socket, news.clone())?;
+    forward(sender.clone(), signals, forward_signals)?;
+    let mut outputs = Vec::new();
+    if let Some(from) = stdout {
+        outputs.push(thread("stdout", move || copy(File::from(from), std::io::stdout()))?);
+    }
+    if let Some(from) = stderr {
+        outputs.push(thread("stderr", move || copy(File::from(from), std::io::stderr()))?);
+    }
+    if let Some(to) = stdin {
+        let keys = if terminal { detach_keys } else { Vec::new() };
+        // Not joined: it may wait for a keystroke that never comes.
+        drop(thread("stdin", move || type_in(File::from(to), &keys, &news))?);
+    }
+    let ended = loop {
+        match inbox.recv() {
+            Ok(News::FromSupervisor(ToCommand::Started)) => {
+                if let Some(size) = raw_mode.as_ref().and_then(|_| window_size()) {
+                    send(&sender, ToSupervisor::Resize(size));
+                }
+            }
+            Ok(News::FromSupervisor(ToCommand::Exited { code })) => break Ended::Exited(code),
+            Ok(News::FromSupervisor(ToCommand::Failed { code, message })) => {
+                break Ended::Failed(code, message);
+            }
+            Ok(News::Detach) => break Ended::Detached,
+            Ok(News::SupervisorGone) | Err(_) => {
+                bail!("the container's supervisor died; it may have been killed");
+            }
+        }
+    };
+    if ended != Ended::Detached {
+        for output in outputs {
+            let _ = output.join();
+        }
+    }
+    drop(raw_mode);
+    Ok(ended)
+}
+
+fn thread(
+    name: &str,
+    work: impl FnOnce() + Send + 'static,
+) -> Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work)
+        .with_context(|| format!("start the thread {name}"))
+}
+
+fn listen(mut socket: UnixStream, news: Sender<News>) -> Result<()> {
+    thread("supervisor", move || {
+        let mut decoder = Decoder::new();
+        let mut buffer = [0; 4096];
+        loop {
+            match decoder.next() {
+                Ok(Some(message)) => {
+                    if news.send(News::FromSupervisor(message)).is_err() {
+                        return;
+                    }
+                    continue;
+                }
+                Ok(None) => {}
+                Err(_) => break,
+            }
+            match socket.read(&mut buffer) {
+                Ok(len) if len > 0 => decoder.push(buffer.get(..len).unwrap_or_default()),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                _ => break,
+            }
+        }
+        let _ = news.send(News::SupervisorGone);
+    })?;
+    Ok(())
+}
+
+/// The third interrupt or termination in a row ends the command itself, as in Docker.
+const FORCE_EXIT_AFTER: u32 = 3;
+
+fn forward(socket: Arc<Mutex<UnixStream>>, signals: SigSet, forward: bool) -> Result<()> {
+    thread("signals", move || {
+        let mut interrupts = 0;
+        while let Ok(signal) = signals.wait() {
+            if signal == Signal::SIGWINCH {
+                if let Some(size) = window_size() {
+                    send(&socket, ToSupervisor::Resize(size));
+                }
+            } else if forward {
+                if matches!(signal, Signal::SIGINT | Signal::SIGTERM) {
+                    interrupts += 1;
+                    if interrupts >= FORCE_EXIT_AFTER {
+                        std::process::exit(1);
+                    }
+                }
+                send(&socket, ToSupervisor::Signal(signal as i32));
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn send(socket: &Mutex<UnixStream>, message: ToSupervisor) {
+    if let Ok(bytes) = encode(&message) {
+        let mut socket = socket.lock().unwrap_or_else(PoisonError::into_inner);
+        // A supervisor that is gone is noticed by the listener.
+        let _ = socket.write_all(&bytes);
+    }
+}
+
+fn copy(mut from: File, mut to: impl Write) {
+    let mut buffer = vec![0; PUMP_LEN];
+    let mut broken = false;
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(len) if !broken => {
+                let bytes = buffer.get(..len).unwrap_or_default();
+                // A reader that is gone (`| head`) is no error of the container's.
+                broken = to.write_all(bytes).and_then(|()| to.flush()).is_err();
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+}
+
+fn type_in(mut to: File, detach_keys: &[u8], news: &Sender<News>) {
+    let mut from = std::io::stdin().lock();
+    let mut keys = DetachKeys::new(detach_keys);
+    let mut buffer = vec![0; PUMP_LEN];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(len) if len > 0 => {
+                let (bytes, detach) = keys.filter(buffer.get(..len).unwrap_or_default());
+                if to.write_all(&bytes).is_err() {
+                    return;
+                }
+                if detach {
+                    let _ = news.send(News::Detach);
+                    return;
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            _ => return,
+        }
+    }
+}
+
+/// Finds the detach sequence in what is typed and holds back its beginning until it is told
+/// apart.
+struct DetachKeys<'a> {
+    keys: &'a [u8],
+    matched: usize,
+}
+
+impl<'a> DetachKeys<'a> {
+    fn new(keys: &'a [u8]) -> Self {
+        Self { keys, matched: 0 }
+    }
+
+    /// The bytes to pass on, and whether the sequence is complete.
+    fn filter(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
+        let mut out = Vec::with_capacity(typed.len());
+        for byte in typed {
+            if self.keys.get(self.matched) == Some(byte) {
+                self.matched += 1;
+                if self.matched == self.keys.len() {
+                    return (out, true);
+                }
+                continue;
+            }
+            out.extend_from_slice(self.keys.get(..self.matched).unwrap_or_default());
+            self.matched = 0;
+            if self.keys.first() == Some(byte) {
+                self.matched = 1;
+            } else {
+                out.push(*byte);
+            }
+        }
+        (out, false)
+    }
+}
+
+/// The terminal in raw mode until dropped.
+struct RawMode(Termios);
+
+impl RawMode {
+    /// `None` when stdin is no terminal.
+    fn enter() -> Result<Option<Self>> {
+        let stdin = std::io::stdin();
+        let Ok(before) = tcgetattr(stdin.as_fd()) else { return Ok(None) };
+        let mut raw = before.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &raw).context("set the terminal to raw mode")?;
+        Ok(Some(Self(before)))
+    }
+}
+
+impl Drop for RawMode {
+    fn drop(&mut self) {
+        let _ = tcsetattr(std::io::stdin().as_fd(), SetArg::TCSANOW, &self.0);
+    }
+}
+
+/// Size of the terminal on stdout or stdin.
+#[must_use]
+pub fn window_size() -> Option<WindowSize> {
+    terminal_size::terminal_size()
+        .map(|(columns, rows)| WindowSize { rows: rows.0, columns: columns.0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn detach_keys_are_found_across_reads_and_a_false_start_is_passed_on() {
+        let mut keys = DetachKeys::new(&[16, 17]);
+        assert_eq!(keys.filter(b"ab"), (b"ab".to_vec(), false));
+        assert_eq!(keys.filter(&[16]), (vec![], false));
+        assert_eq!(keys.filter(b"x"), (vec![16, b'x'], false));
+        assert_eq!(keys.filter(&[16, 16]), (vec![16], false));
+        assert_eq!(keys.filter(&[17, b'z']), (vec![], true));
+    }
+
+    #[test]
+    fn without_detach_keys_everything_is_passed_on() {
+        let mut keys = DetachKeys::new(&[]);
+        assert_eq!(keys.filter(&[16, 17]), (vec![16, 17], false));
+    }
+}

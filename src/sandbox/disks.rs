@@ -1,0 +1,233 @@
+//! The disks of a VM: layer disks, made once per layer inside a converter VM, and the blank
+//! writable disk of a container.
+//!
+//! The host never looks into a layer or into what a converter VM made of it: it hands a blob in
+//! as one disk, takes another disk back, and keeps it under the name of what it came from.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use images::{Layer, LayerDisks, LayerKey, Store};
+use protocol::message::{Event, Request};
+use protocol::spec::{Compression, ConvertLimits, ConvertSpec};
+
+use super::agent::AgentError;
+use super::paths::{GuestFiles, Root};
+use super::vm::{DiskSource, RunningVm, Segment, VmRequest};
+
+/// Memory of a converter VM in MiB: the layer's tree is held in memory while it is built, some
+/// 300 bytes an entry, so that this is enough for the most entries a layer may have.
+const CONVERTER_MEMORY_MIB: u32 = 2048;
+
+/// One vCPU unpacks, the other decompresses.
+const CONVERTER_VCPUS: u8 = 2;
+
+/// Limits of one layer. The largest public images have layers of some 30 GiB and a million files;
+/// a bomb beyond that ends with a sentence and not with a full disk.
+const LIMITS: ConvertLimits =
+    ConvertLimits { tar_bytes: 64 << 30, image_bytes: 64 << 30, entries: 4_000_000 };
+
+/// Longest silence of a converter in which nothing is wrong: it reports every 64 MiB, and its
+/// flush at the end waits for the host's disk.
+const CONVERTER_SILENCE: Duration = Duration::from_secs(300);
+
+/// A layer disk, open and ready for a VM.
+#[derive(Debug)]
+pub struct OpenLayer {
+    /// Opened read-only.
+    pub file: File,
+    /// Length in bytes, a multiple of 4096.
+    pub len: u64,
+}
+
+/// What happens while layers are made ready: index of the layer, number of layers, bytes read,
+/// bytes of its blob.
+pub type ConvertProgress<'a> = &'a mut dyn FnMut(usize, usize, u64, u64);
+
+/// Opens every layer's disk, lowest first, making those that are missing.
+///
+/// # Errors
+/// When a layer is corrupt, exceeds a limit, or can't be stored; the message names the layer.
+pub fn open_layers(
+    root: &Root,
+    guest: &GuestFiles,
+    store: &Store,
+    layers: &[Layer],
+    progress: ConvertProgress,
+) -> Result<Vec<OpenLayer>> {
+    let disks = LayerDisks::open(&root.layers())?;
+    let mut open = Vec::with_capacity(layers.len());
+    for (index, layer) in layers.iter().enumerate() {
+        let key = LayerKey::of(layer);
+        let disk = match disks.get(&key)? {
+            Some(disk) => disk,
+            None => {
+                let mut tell = |bytes| progress(index, layers.len(), bytes, layer.size);
+                convert(guest, store, &disks, layer, &mut tell)
+                    .with_context(|| format!("unpack layer {}", layer.diff_id))?
+            }
+        };
+        open.push(OpenLayer { file: disk.file, len: disk.len });
+    }
+    Ok(open)
+}
+
+/// Unpacks one layer in a VM of its own and stores its disk.
+fn convert(
+    guest: &GuestFiles,
+    store: &Store,
+    disks: &LayerDisks,
+    layer: &Layer,
+    progress: &mut dyn FnMut(u64),
+) -> Result<images::LayerDisk> {
+    let key = LayerKey::of(layer);
+    let pending = match disks.begin(&key)? {
+        images::Begin::Ready(disk) => return Ok(disk),
+        images::Begin::Pending(pending) => pending,
+    };
+    let output = pending.file().try_clone().context("share the layer disk")?;
+    output.set_len(LIMITS.image_bytes).context("size the layer disk")?;
+    let blob = store.blob(&layer.blob)?;
+    let blob_bytes = blob.metadata().context("read the size of the blob")?.len();
+    let spec = ConvertSpec {
+        blob_bytes,
+        compression: compression(layer.compression),
+        diff_id: layer.diff_id.hex().to_owned(),
+        limits: LIMITS,
+    };
+    let mut log = tempfile::tempfile().context("create the converter's log")?;
+    let mut vm = RunningVm::spawn(
+        guest,
+        VmRequest {
+            vcpu_count: CONVERTER_VCPUS,
+            memory_mib: CONVERTER_MEMORY_MIB,
+            host_cpus: Vec::new(),
+            disks: vec![
+                DiskSource::ReadOnly(vec![Segment { file: blob, len: blob_bytes }]),
+                DiskSource::Writable { file: output, bytes: LIMITS.image_bytes, durable: false },
+            ],
+            stream_ports: Vec::new(),
+            log: log.try_clone().context("share the converter's log")?,
+        },
+    )?;
+    vm.agent.send(&Request::Convert(Box::new(spec)))?;
+    let converted = loop {
+        match vm.agent.next(Some(Instant::now() + CONVERTER_SILENCE)) {
+            Ok(Event::Hello { version, .. }) => super::check_version(version)?,
+            Ok(Event::Converting { bytes }) => progress(bytes),
+            Ok(Event::Converted(converted)) => break converted,
+            Ok(Event::Failed { message, .. }) => bail!("{}", super::printable(&message)),
+            Ok(other) => bail!("the agent broke the protocol: unexpected {other:?}"),
+            Err(error @ AgentError::Closed) => {
+                bail!("{error}{}", super::log_tail(&mut log));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
+    drop(vm);
+    let len = converted.image_bytes;
+    if len == 0 || len > LIMITS.image_bytes {
+        bail!("the agent reports a layer disk of {len} bytes");
+    }
+    Ok(pending.commit(len)?)
+}
+
+fn compression(of: images::Compression) -> Compression {
+    match of {
+        images::Compression::None => Compression::None,
+        images::Compression::Gzip => Compression::Gzip,
+        images::Compression::Zstd => Compression::Zstd,
+        images::Compression::Sniff => Compression::Sniff,
+    }
+}
+
+/// Makes `path` a blank ext4 of `bytes`, sparse. The blank of each size is made once by `mke2fs`
+/// and copied from then on; no guest has ever written to it.
+///
+/// # Errors
+/// When `mke2fs` is missing or the disk is full.
+pub fn create_writable(root: &Root, path: &Path, bytes: u64) -> Result<File> {
+    let blank = root.disks().join(format!("blank-{bytes}.ext4"));
+    let source = match File::open(&blank) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => make_blank(&blank, bytes)?,
+        Err(error) => return Err(error).with_context(|| format!("open {}", blank.display())),
+    };
+    let target = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("create {}", path.display()))?;
+    copy_sparse(&source, &target, bytes)
+        .with_context(|| format!("create the writable disk {}", path.display()))?;
+    Ok(target)
+}
+
+/// File system features of a blank disk: no reserved blocks (no user of the guest is more equal),
+/// inode tables and journal left unwritten until used, a small journal.
+const MKE2FS: [&str; 12] = [
+    "-q", "-F", "-t", "ext4", "-m", "0", "-J", "size=8", "-E",
+    "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0", "-O", "^resize_inode",
+];
+
+fn make_blank(path: &Path, bytes: u64) -> Result<File> {
+    let folder = path.parent().context("find the folder of blank disks")?;
+    let file = tempfile::Builder::new()
+        .prefix(".blank-")
+        .tempfile_in(folder)
+        .context("create a blank disk")?;
+    file.as_file().set_len(bytes).context("size a blank disk")?;
+    let output = Command::new("mke2fs")
+        .args(MKE2FS)
+        .arg(file.path())
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .stdin(Stdio::null())
+        .output()
+        .context("run mke2fs (install the package e2fsprogs)")?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        bail!("mke2fs for a disk of {bytes} bytes: {}", text.trim());
+    }
+    file.as_file().sync_all().context("write a blank disk")?;
+    file.persist(path).context("keep a blank disk")?;
+    File::open(path).with_context(|| format!("open {}", path.display()))
+}
+
+/// Copies the data of `source` and leaves its holes; shares the blocks where the host can.
+fn copy_sparse(source: &File, target: &File, bytes: u64) -> Result<()> {
+    use nix::errno::Errno;
+    use nix::unistd::{Whence, lseek};
+
+    target.set_len(bytes)?;
+    let mut at: i64 = 0;
+    loop {
+        let start = match lseek(source, at, Whence::SeekData) {
+            Ok(start) => start,
+            Err(Errno::ENXIO) => return Ok(()),
+            Err(error) => return Err(error).context("find data"),
+        };
+        let end = lseek(source, start, Whence::SeekHole).context("find a hole")?;
+        let (mut from, mut to) = (start, start);
+        while from < end {
+            let left = usize::try_from(end - from).context("copy a range")?;
+            let copied = nix::fcntl::copy_file_range(
+                source,
+                Some(&mut from),
+                target,
+                Some(&mut to),
+                left,
+            )
+            .context("copy a range")?;
+            if copied == 0 {
+                bail!("copy a range: the source ended");
+            }
+        }
+        at = end;
+    }
+}

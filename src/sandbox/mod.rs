@@ -1,0 +1,95 @@
+//! One container's life: from the user's flags and an image to a VM, and back to an exit code.
+//!
+//! ```text
+//! command: start ──► disks (layers ready?) ──► folder ──► supervisor ◄──► attach (stdio, signals)
+//!                                                            │
+//!                                              vm ──► vmm_process (the VM)
+//! ```
+//! Called by `cli`; uses vmm, images and protocol. It knows no clap and prints nothing.
+
+pub mod agent;
+pub mod attach;
+pub mod attach_wire;
+pub mod clock;
+pub mod disks;
+pub mod launch;
+pub mod paths;
+mod poll;
+pub mod start;
+pub mod state;
+pub mod supervisor;
+pub mod vm;
+pub mod vmm_process;
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+
+use anyhow::{Result, bail};
+
+/// Checks that the agent speaks our version.
+fn check_version(version: u32) -> Result<()> {
+    if version != protocol::PROTOCOL_VERSION {
+        bail!(
+            "the guest's agent speaks protocol {version}, this command {}; they were not built together",
+            protocol::PROTOCOL_VERSION
+        );
+    }
+    Ok(())
+}
+
+/// Longest text of a guest that goes into a message, in characters.
+const GUEST_TEXT_MAX: usize = 512;
+
+/// Text that a guest chose, fit for a terminal: one line, no control characters, bounded.
+fn printable(text: &str) -> String {
+    text.chars()
+        .take(GUEST_TEXT_MAX)
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+/// Bytes of a VM's log that are looked at for its last lines.
+const LOG_TAIL: i64 = 4096;
+
+/// The last lines of a VM's log, to explain why it ended; empty when it printed nothing.
+fn log_tail(log: &mut File) -> String {
+    let mut bytes = Vec::new();
+    let from = log.seek(SeekFrom::End(-LOG_TAIL)).or_else(|_| log.seek(SeekFrom::Start(0)));
+    if from.is_err() || log.take(LOG_TAIL.unsigned_abs()).read_to_end(&mut bytes).is_err() {
+        return String::new();
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let last = lines.get(lines.len().saturating_sub(3)..).unwrap_or_default();
+    if last.is_empty() {
+        return String::new();
+    }
+    format!("; its console ends with: {}", printable(&last.join(" | ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_guests_text_cannot_move_the_cursor() {
+        assert_eq!(printable("a\x1b[2Jb\nc"), "a\u{fffd}[2Jb\u{fffd}c");
+        assert_eq!(printable(&"x".repeat(5000)).len(), GUEST_TEXT_MAX);
+    }
+
+    #[test]
+    fn the_tail_of_a_log_is_its_last_three_lines() {
+        let mut log = tempfile::tempfile().unwrap();
+        assert_eq!(log_tail(&mut log), "");
+        log.write_all(b"one\ntwo\n\nthree\nfour\n").unwrap();
+        assert_eq!(log_tail(&mut log), "; its console ends with: two | three | four");
+    }
+
+    #[test]
+    fn another_protocol_version_is_refused() {
+        check_version(protocol::PROTOCOL_VERSION).unwrap();
+        let error = check_version(99).unwrap_err().to_string();
+        assert!(error.contains("protocol 99"), "{error}");
+    }
+}

@@ -1,0 +1,148 @@
+//! Where things lie on the host: the state root of this user, and the guest kernel and agent that
+//! belong to this command.
+//!
+//! ```text
+//! <root>/                       /var/lib/bulkhead for root, else $XDG_DATA_HOME/bulkhead
+//!   images/                     content-addressed store (crate images)
+//!   layers/                     layer disks, one file per layer
+//!   disks/                      blank writable disks, one per size
+//!   containers/<id>/            one container's state, see state.rs
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+/// Overrides the state root; tests and tenants of one account use it.
+pub const ROOT_VARIABLE: &str = "BULKHEAD_ROOT";
+
+/// Overrides the folder of kernel and agent.
+pub const GUEST_VARIABLE: &str = "BULKHEAD_GUEST";
+
+/// The state root.
+#[derive(Debug, Clone)]
+pub struct Root(PathBuf);
+
+impl Root {
+    /// The root of this user, from the environment; created with mode 0700 when missing.
+    ///
+    /// # Errors
+    /// When there is no home directory or it can't be created.
+    pub fn of_user() -> Result<Self> {
+        let path = match std::env::var_os(ROOT_VARIABLE) {
+            Some(path) if !path.is_empty() => PathBuf::from(path),
+            _ if nix::unistd::geteuid().is_root() => PathBuf::from("/var/lib/bulkhead"),
+            _ => user_data_home()?.join("bulkhead"),
+        };
+        let path = std::path::absolute(path).context("resolve the state root")?;
+        let root = Self(path);
+        for folder in [root.0.clone(), root.containers(), root.disks()] {
+            create_private(&folder)?;
+        }
+        Ok(root)
+    }
+
+    /// A root that the command has found already.
+    #[must_use]
+    pub fn at(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// The folder itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The image store.
+    #[must_use]
+    pub fn images(&self) -> PathBuf {
+        self.0.join("images")
+    }
+
+    /// Layer disks.
+    #[must_use]
+    pub fn layers(&self) -> PathBuf {
+        self.0.join("layers")
+    }
+
+    /// Blank writable disks.
+    #[must_use]
+    pub fn disks(&self) -> PathBuf {
+        self.0.join("disks")
+    }
+
+    /// One folder per container.
+    #[must_use]
+    pub fn containers(&self) -> PathBuf {
+        self.0.join("containers")
+    }
+}
+
+fn user_data_home() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("XDG_DATA_HOME").filter(|path| !path.is_empty()) {
+        return Ok(PathBuf::from(path));
+    }
+    match std::env::var_os("HOME").filter(|path| !path.is_empty()) {
+        Some(home) => Ok(Path::new(&home).join(".local/share")),
+        None => bail!("find the state root: neither {ROOT_VARIABLE} nor HOME is set"),
+    }
+}
+
+fn create_private(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("create {}", path.display()))
+}
+
+/// The files a VM boots from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestFiles {
+    /// ELF kernel.
+    pub kernel: PathBuf,
+    /// cpio archive with the agent as `/init`.
+    pub initramfs: PathBuf,
+    /// What the kernel was built from.
+    pub manifest: PathBuf,
+}
+
+impl GuestFiles {
+    /// Looks for them: the folder named by [`GUEST_VARIABLE`], beside the command, in the
+    /// `lib/bulkhead` of the prefix it is installed under.
+    ///
+    /// # Errors
+    /// When no folder has both kernel and agent; the message names where it looked.
+    pub fn find() -> Result<Self> {
+        let mut tried = Vec::new();
+        if let Some(folder) = std::env::var_os(GUEST_VARIABLE).filter(|f| !f.is_empty()) {
+            tried.push(PathBuf::from(folder));
+        } else {
+            let command = std::env::current_exe().context("find the path of this command")?;
+            if let Some(folder) = command.parent() {
+                tried.push(folder.to_owned());
+                if let Some(prefix) = folder.parent() {
+                    tried.push(prefix.join("lib/bulkhead"));
+                }
+            }
+        }
+        for folder in &tried {
+            let files = Self::in_folder(folder);
+            if files.kernel.is_file() && files.initramfs.is_file() {
+                return Ok(files);
+            }
+        }
+        let list: Vec<String> = tried.iter().map(|path| path.display().to_string()).collect();
+        bail!("find the guest kernel (vmlinux) and agent (initramfs.cpio): not in {}", list.join(", "))
+    }
+
+    fn in_folder(folder: &Path) -> Self {
+        Self {
+            kernel: folder.join("vmlinux"),
+            initramfs: folder.join("initramfs.cpio"),
+            manifest: folder.join("kernel.json"),
+        }
+    }
+}

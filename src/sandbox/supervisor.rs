@@ -1,0 +1,489 @@
+//! The hidden verb `supervisor`: owns one container from the start of its VM to its end.
+//!
+//! Started by [`super::start`] for a folder that exists, with layers that are ready. It outlives
+//! the command that started it, holds the folder's lock as long as it lives, and writes the state.
+//!
+//! ```text
+//! lock ─► open disks ─► spawn VM ─► Run ─► Hello ─► Started ─► Exited ─► Shutdown ─► Bye ─► gone
+//!                          │          │       └ Failed ─► 125, 126, 127      (with --rm: kill)
+//!                          └──────────┴ no word in time, VM gone: 125 with the console's last lines
+//! ```
+#![allow(unsafe_code)] // takes ownership of inherited descriptors by number
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use protocol::FIRST_STREAM_PORT;
+use protocol::frame::{Decoder, encode};
+use protocol::message::{Event, ExitStatus, FailureKind, Request};
+use protocol::spec::LayerExtent;
+use serde::{Deserialize, Serialize};
+
+use super::agent::AgentError;
+use super::attach_wire::{ToCommand, ToSupervisor};
+use super::clock::{monotonic_ns, now};
+use super::launch::Launch;
+use super::paths::{GuestFiles, Root};
+use super::state::{ContainerState, Folder, Phases, Status};
+use super::vm::{DISK_ALIGNMENT, DiskSource, RunningVm, Segment, VmRequest};
+use super::vmm_process::VmReport;
+
+/// Name of the hidden verb.
+pub const SUPERVISOR_VERB: &str = "__supervisor";
+
+/// From the VM's first instruction to the agent's hello. A boot takes a tenth of a second on
+/// hardware and a second in an emulated host; a guest that halts for ever ends here.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// From hello to the execution of the process: mounts and a look-up of its user.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// From the request to power off to the agent's goodbye: it flushes what the container wrote.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Bytes a stream pump moves at once.
+const PUMP_LEN: usize = 128 << 10;
+
+/// What the command tells the supervisor when it starts it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SupervisorConfig {
+    /// The state root.
+    pub root: PathBuf,
+    /// The container's folder.
+    pub folder: PathBuf,
+    /// Socket to the command.
+    pub attach: RawFd,
+    /// Pipe of the command's stdin, if attached.
+    pub stdin: Option<RawFd>,
+    /// Pipe to the command's stdout, if attached.
+    pub stdout: Option<RawFd>,
+    /// Pipe to the command's stderr, if attached.
+    pub stderr: Option<RawFd>,
+    /// When the command began and when the disks were ready.
+    pub phases: Phases,
+}
+
+/// Runs the supervisor that `config`, a JSON argument, describes.
+///
+/// # Errors
+/// When its configuration is unusable; everything later goes to the command and into the state.
+pub fn main(config: &str) -> Result<()> {
+    let config: SupervisorConfig =
+        serde_json::from_str(config).context("parse the supervisor's configuration")?;
+    // A session of its own: a Ctrl-C at the command's terminal is the command's to forward.
+    nix::unistd::setsid().context("leave the command's session")?;
+    // SAFETY: the command passed these descriptors for this use only, each named once.
+    let (attach, stdio) = unsafe {
+        let take = |fd: Option<RawFd>| fd.map(|fd| File::from_raw_fd(fd));
+        (
+            UnixStream::from_raw_fd(config.attach),
+            CommandStdio {
+                stdin: take(config.stdin),
+                stdout: take(config.stdout),
+                stderr: take(config.stderr),
+            },
+        )
+    };
+    let mut command = CommandLink { stream: Some(attach), decoder: Decoder::new() };
+    let folder = Folder::at(config.folder);
+    let outcome = supervise(&Root::at(config.root), &folder, config.phases, &mut command, stdio);
+    let told = match outcome {
+        Ok(message) => message,
+        Err(error) => ToCommand::Failed { code: 125, message: format!("{error:#}") },
+    };
+    command.tell(&told);
+    Ok(())
+}
+
+/// The command's ends of the attached streams.
+struct CommandStdio {
+    stdin: Option<File>,
+    stdout: Option<File>,
+    stderr: Option<File>,
+}
+
+/// The connection to the command, which may go away at any time.
+struct CommandLink {
+    stream: Option<UnixStream>,
+    decoder: Decoder,
+}
+
+impl CommandLink {
+    fn tell(&mut self, message: &ToCommand) {
+        if let (Some(stream), Ok(bytes)) = (&mut self.stream, encode(message)) {
+            // A command that is gone has nothing to be told.
+            let _ = stream.write_all(&bytes);
+        }
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.stream.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Reads what the command says; its end, or nonsense, means that nobody is attached.
+    fn read(&mut self) -> Vec<ToSupervisor> {
+        let Some(stream) = &mut self.stream else { return Vec::new() };
+        let mut buffer = [0; 4096];
+        let mut all = Vec::new();
+        match stream.read(&mut buffer) {
+            Ok(len) if len > 0 => self.decoder.push(buffer.get(..len).unwrap_or_default()),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            _ => self.stream = None,
+        }
+        loop {
+            match self.decoder.next() {
+                Ok(Some(message)) => all.push(message),
+                Ok(None) => return all,
+                Err(_) => {
+                    self.stream = None;
+                    return all;
+                }
+            }
+        }
+    }
+}
+
+fn supervise(
+    root: &Root,
+    folder: &Folder,
+    phases: Phases,
+    command: &mut CommandLink,
+    stdio: CommandStdio,
+) -> Result<ToCommand> {
+    let Some(_lock) = folder.try_lock()? else {
+        bail!("the container is running already");
+    };
+    let config = folder.config()?;
+    let launch = config.launch;
+    let auto_remove = launch.auto_remove;
+    let mut state = ContainerState { phases, ..ContainerState::created() };
+    let mut life = Life { folder, command, state: &mut state, auto_remove };
+    let result = life.run(root, launch, stdio);
+    let message = match result {
+        Ok(message) => message,
+        Err(error) => ToCommand::Failed { code: 125, message: format!("{error:#}") },
+    };
+    let (code, error) = match &message {
+        ToCommand::Failed { code, message } => (*code, message.clone()),
+        ToCommand::Exited { code } => (*code, String::new()),
+        ToCommand::Started => (0, String::new()),
+    };
+    state.pid = 0;
+    state.exit_code = code;
+    state.status =
+        if error.is_empty() { Status::Exited } else { Status::Created };
+    state.error = error;
+    state.finished_at = now();
+    state.phases.gone = monotonic_ns();
+    if auto_remove {
+        folder.remove()?;
+    } else {
+        folder.set_state(&state)?;
+    }
+    Ok(message)
+}
+
+/// A container while its supervisor runs it.
+struct Life<'a> {
+    folder: &'a Folder,
+    command: &'a mut CommandLink,
+    state: &'a mut ContainerState,
+    auto_remove: bool,
+}
+
+impl Life<'_> {
+    fn run(&mut self, root: &Root, launch: Launch, stdio: CommandStdio) -> Result<ToCommand> {
+        let mut log = self.folder.open_log()?;
+        let mut vm = self.spawn(root, launch, &log)?;
+        let pumps = Pumps::start(&mut vm, stdio)?;
+        match self.until_started(&mut vm) {
+            Ok(None) => {}
+            Ok(Some(failed)) => return Ok(failed),
+            Err(error) => return Err(explain(error, vm, &mut log)),
+        }
+        let ended = match self.until_exited(&mut vm) {
+            Ok(ended) => ended,
+            Err(error) => return Err(explain(error, vm, &mut log)),
+        };
+        pumps.finish();
+        self.state.phases.exited = monotonic_ns();
+        self.state.oom_killed = ended.1;
+        let report = self.power_off(vm)?;
+        if let Some(report) = report {
+            self.note_times(&report);
+        }
+        Ok(ToCommand::Exited { code: ended.0.docker_code() })
+    }
+
+    fn spawn(&mut self, root: &Root, launch: Launch, log: &File) -> Result<RunningVm> {
+        let guest = GuestFiles::find()?;
+        let disks = images::LayerDisks::open(&root.layers())?;
+        let mut run = launch.run;
+        let mut segments = Vec::with_capacity(launch.layers.len());
+        let mut offset = 0;
+        run.layers.clear();
+        for key in &launch.layers {
+            let disk = disks
+                .get(key)?
+                .with_context(|| format!("the disk of layer {} is missing", key.diff_id()))?;
+            run.layers.push(LayerExtent { offset, len: disk.len });
+            offset += disk.len.next_multiple_of(DISK_ALIGNMENT);
+            segments.push(Segment { file: disk.file, len: disk.len });
+        }
+        run.upper_disk = true;
+        let upper = self.open_upper(root, launch.writable_bytes)?;
+        let stdio = &mut run.process.stdio;
+        stdio.stdin = launch.open_stdin.then_some(STDIN_PORT);
+        stdio.stdout = Some(STDOUT_PORT);
+        stdio.stderr = run.process.terminal.is_none().then_some(STDERR_PORT);
+        let stream_ports =
+            [stdio.stdin, stdio.stdout, stdio.stderr].into_iter().flatten().collect();
+        self.state.phases.vmm_spawn = monotonic_ns();
+        let mut vm = RunningVm::spawn(
+            &guest,
+            VmRequest {
+                vcpu_count: launch.vcpu_count,
+                memory_mib: launch.memory_mib,
+                host_cpus: launch.host_cpus,
+                disks: vec![
+                    DiskSource::ReadOnly(segments),
+                    DiskSource::Writable {
+                        file: upper,
+                        bytes: launch.writable_bytes,
+                        durable: !self.auto_remove,
+                    },
+                ],
+                stream_ports,
+                log: log.try_clone().context("share the VM's log")?,
+            },
+        )?;
+        vm.agent.send(&Request::Run(Box::new(run)))?;
+        Ok(vm)
+    }
+
+    fn open_upper(&self, root: &Root, bytes: u64) -> Result<File> {
+        let path = self.folder.upper();
+        match OpenOptions::new().read(true).write(true).open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                super::disks::create_writable(root, &path, bytes)
+            }
+            other => other.with_context(|| format!("open {}", path.display())),
+        }
+    }
+
+    /// Waits for the process to be executed; `Some` when the guest could not.
+    fn until_started(&mut self, vm: &mut RunningVm) -> Result<Option<ToCommand>> {
+        let mut deadline = Instant::now() + BOOT_TIMEOUT;
+        loop {
+            match self.next_event(vm, Some(deadline))? {
+                Event::Hello { version, .. } => {
+                    super::check_version(version)?;
+                    self.state.phases.agent = monotonic_ns();
+                    deadline = Instant::now() + START_TIMEOUT;
+                }
+                Event::Started { process: 0, .. } => {
+                    self.state.phases.started = monotonic_ns();
+                    self.state.status = Status::Running;
+                    self.state.started_at = now();
+                    self.state.pid = vm.pid();
+                    self.folder.set_state(self.state)?;
+                    self.command.tell(&ToCommand::Started);
+                    return Ok(None);
+                }
+                Event::Failed { process: 0, kind, message } => {
+                    let code = exit_code(kind);
+                    let message = super::printable(&message);
+                    return Ok(Some(ToCommand::Failed { code, message }));
+                }
+                other => bail!("the agent broke the protocol: unexpected {other:?}"),
+            }
+        }
+    }
+
+    /// Serves the container until its process ends.
+    fn until_exited(&mut self, vm: &mut RunningVm) -> Result<(ExitStatus, bool)> {
+        loop {
+            match self.next_event(vm, None)? {
+                Event::Exited { process: 0, status, oom_killed } => {
+                    return Ok((status, oom_killed));
+                }
+                other => bail!("the agent broke the protocol: unexpected {other:?}"),
+            }
+        }
+    }
+
+    /// The agent's next event; meanwhile the command's requests are passed on.
+    fn next_event(&mut self, vm: &mut RunningVm, deadline: Option<Instant>) -> Result<Event> {
+        loop {
+            if let Some(event) = vm.agent.poll()? {
+                return Ok(event);
+            }
+            let timeout = super::poll::timeout_until(deadline);
+            let (agent_ready, command_ready) = wait(vm.agent.fd(), self.command.fd(), timeout)?;
+            if command_ready {
+                for message in self.command.read() {
+                    vm.agent.send(&match message {
+                        ToSupervisor::Signal(signal) => Request::Signal { process: 0, signal },
+                        ToSupervisor::Resize(size) => Request::Resize { process: 0, size },
+                    })?;
+                }
+            }
+            if !agent_ready && deadline.is_some_and(|at| Instant::now() >= at) {
+                return Err(AgentError::Timeout.into());
+            }
+        }
+    }
+
+    /// Ends the VM: orderly when its disk is kept, by pulling the plug when it goes anyway.
+    fn power_off(&mut self, mut vm: RunningVm) -> Result<Option<VmReport>> {
+        if self.auto_remove {
+            vm.kill();
+            return vm.finish_soon();
+        }
+        // Whatever the guest does now, its process has ended and its output is read.
+        if vm.agent.send(&Request::Shutdown).is_ok() {
+            let deadline = Some(Instant::now() + SHUTDOWN_TIMEOUT);
+            while let Ok(event) = vm.agent.next(deadline) {
+                if matches!(event, Event::Bye) {
+                    break;
+                }
+            }
+        }
+        vm.finish_soon()
+    }
+
+    fn note_times(&mut self, report: &VmReport) {
+        let phases = &mut self.state.phases;
+        phases.vmm = report.times.process;
+        phases.vm_created = report.times.created;
+        phases.loaded = report.times.loaded;
+        phases.first_instruction = report.times.first_instruction;
+    }
+}
+
+const STDIN_PORT: u32 = FIRST_STREAM_PORT;
+const STDOUT_PORT: u32 = FIRST_STREAM_PORT + 1;
+const STDERR_PORT: u32 = FIRST_STREAM_PORT + 2;
+
+fn exit_code(kind: FailureKind) -> u8 {
+    match kind {
+        FailureKind::NotFound => 127,
+        FailureKind::NotExecutable => 126,
+        _ => 125,
+    }
+}
+
+/// Adds what the VMM reports and the guest's console said last to an error of a VM that failed.
+fn explain(error: anyhow::Error, mut vm: RunningVm, log: &mut File) -> anyhow::Error {
+    vm.kill();
+    let end = match vm.finish_soon() {
+        Ok(Some(VmReport { end: Err(reason), .. })) => format!(": {}", super::printable(&reason)),
+        Ok(Some(VmReport { end: Ok(end), .. })) => format!(": {end}"),
+        _ => String::new(),
+    };
+    anyhow::anyhow!("{error:#}{end}{}", super::log_tail(log))
+}
+
+/// Waits for either descriptor: `(first, second)` readable or at its end.
+fn wait(
+    first: BorrowedFd,
+    second: Option<BorrowedFd>,
+    timeout: PollTimeout,
+) -> nix::Result<(bool, bool)> {
+    let mut fds: Vec<PollFd> =
+        [Some(first), second].into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+    match nix::poll::poll(&mut fds, timeout) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+        Err(error) => return Err(error),
+    }
+    let ready = |index: usize| fds.get(index).is_some_and(|fd| fd.any().unwrap_or(false));
+    Ok((ready(0), ready(1)))
+}
+
+/// Threads that move bytes between the command's pipes and the VM's streams.
+struct Pumps(Vec<JoinHandle<()>>);
+
+impl Pumps {
+    fn start(vm: &mut RunningVm, stdio: CommandStdio) -> Result<Self> {
+        let mut outputs = Vec::new();
+        for (port, to) in [(STDOUT_PORT, stdio.stdout), (STDERR_PORT, stdio.stderr)] {
+            if let Some(stream) = vm.streams.remove(&port) {
+                outputs.push(spawn("output", move || pump_out(stream, to))?);
+            }
+        }
+        if let Some(stream) = vm.streams.remove(&STDIN_PORT) {
+            let from = stdio.stdin;
+            // Not joined: it may wait for a keystroke that never comes.
+            drop(spawn("stdin", move || pump_in(from, stream))?);
+        }
+        Ok(Self(outputs))
+    }
+
+    /// Waits until all output was handed on. The agent ends its streams before it reports the
+    /// exit, so only a command that does not read makes this wait.
+    fn finish(self) {
+        for pump in self.0 {
+            let _ = pump.join();
+        }
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(PUMP_STACK)
+        .spawn(work)
+        .with_context(|| format!("start the thread {name}"))
+}
+
+/// Stack of a pump in bytes: its buffer is on the heap.
+const PUMP_STACK: usize = 64 << 10;
+
+/// Guest to command. When the command is gone the guest's output is read on and dropped, as a
+/// container whose output nobody reads goes on in Docker.
+fn pump_out(mut from: UnixStream, mut to: Option<File>) {
+    let mut buffer = vec![0; PUMP_LEN];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(len) => {
+                let failed = match &mut to {
+                    Some(file) => file.write_all(buffer.get(..len).unwrap_or_default()).is_err(),
+                    None => false,
+                };
+                if failed {
+                    to = None;
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// Command to guest; the end of one is the end of the other.
+fn pump_in(from: Option<File>, mut to: UnixStream) {
+    if let Some(mut from) = from {
+        let mut buffer = vec![0; PUMP_LEN];
+        loop {
+            match from.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(len) => {
+                    if to.write_all(buffer.get(..len).unwrap_or_default()).is_err() {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+    }
+    let _ = to.shutdown(std::net::Shutdown::Write);
+}

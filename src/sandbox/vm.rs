@@ -1,0 +1,229 @@
+//! Starts a VMM process with everything it needs already open, and holds the host's ends.
+//!
+//! Called by [`super::supervisor`] for a container and by [`super::disks`] for a conversion. It
+//! knows descriptors and numbers, no container and no image.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use command_fds::{CommandFdExt, FdMapping};
+
+use super::agent::AgentLink;
+use super::paths::GuestFiles;
+use super::vmm_process::{DiskConfig, SegmentConfig, StreamConfig, VmReport, VmmConfig};
+
+/// Name of the hidden verb that [`super::vmm_process`] serves.
+pub const VMM_VERB: &str = "__vmm";
+
+/// First descriptor that a VMM process finds something on; it is its configuration.
+const FIRST_FD: RawFd = 3;
+
+/// Longest report in bytes that is read from a VMM process.
+const REPORT_BYTES_MAX: u64 = 64 << 10;
+
+/// Layers and the blob start on such a boundary of the image disk: the guest's page size.
+pub const DISK_ALIGNMENT: u64 = 4096;
+
+/// A block device of the VM.
+#[derive(Debug)]
+pub enum DiskSource {
+    /// Files end to end, each padded to [`DISK_ALIGNMENT`].
+    ReadOnly(Vec<Segment>),
+    /// A file of this many bytes.
+    Writable {
+        /// Opened for reading and writing.
+        file: File,
+        /// Size of the device.
+        bytes: u64,
+        /// Whether a flush reaches the host's disk.
+        durable: bool,
+    },
+}
+
+/// A file on a read-only disk.
+#[derive(Debug)]
+pub struct Segment {
+    /// Opened read-only.
+    pub file: File,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+/// What to start.
+#[derive(Debug)]
+pub struct VmRequest {
+    /// Number of vCPUs.
+    pub vcpu_count: u8,
+    /// Guest memory in MiB.
+    pub memory_mib: u32,
+    /// Host CPUs the VM may run on; empty for all.
+    pub host_cpus: Vec<usize>,
+    /// In the guest's order.
+    pub disks: Vec<DiskSource>,
+    /// vsock ports that carry byte streams.
+    pub stream_ports: Vec<u32>,
+    /// Takes the early console and the VMM's own lines.
+    pub log: File,
+}
+
+/// A VMM process and the host's ends of its connections.
+#[derive(Debug)]
+pub struct RunningVm {
+    child: Child,
+    /// Control connection to the agent.
+    pub agent: AgentLink,
+    /// Byte streams by port; the caller takes them out.
+    pub streams: BTreeMap<u32, UnixStream>,
+    report: std::io::PipeReader,
+}
+
+/// Collects descriptors for the child, numbered from [`FIRST_FD`].
+#[derive(Default)]
+struct ChildFds(Vec<FdMapping>);
+
+impl ChildFds {
+    fn add(&mut self, fd: impl Into<OwnedFd>) -> Result<RawFd> {
+        let number = FIRST_FD + RawFd::try_from(self.0.len()).context("number a descriptor")?;
+        self.0.push(FdMapping { parent_fd: fd.into(), child_fd: number });
+        Ok(number)
+    }
+}
+
+impl RunningVm {
+    /// Starts the process; the guest boots from here on.
+    ///
+    /// # Errors
+    /// When a file is missing or the process can't be started.
+    pub fn spawn(guest: &GuestFiles, request: VmRequest) -> Result<Self> {
+        let mut fds = ChildFds::default();
+        let (config_reader, mut config_writer) = std::io::pipe().context("create a pipe")?;
+        let config_fd = fds.add(config_reader)?;
+        let (report, report_writer) = std::io::pipe().context("create a pipe")?;
+        let (agent, control) = stream_pair()?;
+        let mut streams = BTreeMap::new();
+        let mut stream_configs =
+            vec![StreamConfig { port: protocol::CONTROL_PORT, socket: fds.add(control)? }];
+        for port in request.stream_ports {
+            let (ours, theirs) = stream_pair()?;
+            streams.insert(port, ours);
+            stream_configs.push(StreamConfig { port, socket: fds.add(theirs)? });
+        }
+        let own_lines = request.log.try_clone().context("share the VM's log")?;
+        let config = VmmConfig {
+            vcpu_count: request.vcpu_count,
+            memory_mib: request.memory_mib,
+            host_cpus: request.host_cpus,
+            kernel: fds.add(open(&guest.kernel)?)?,
+            initramfs: fds.add(open(&guest.initramfs)?)?,
+            disks: request
+                .disks
+                .into_iter()
+                .map(|disk| disk_config(disk, &mut fds))
+                .collect::<Result<_>>()?,
+            streams: stream_configs,
+            console: fds.add(request.log)?,
+            report: fds.add(report_writer)?,
+        };
+        let command = std::env::current_exe().context("find the path of this command")?;
+        let child = Command::new(command)
+            .arg(VMM_VERB)
+            .arg(config_fd.to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(own_lines)
+            .fd_mappings(fds.0)
+            .context("pass descriptors to the VMM process")?
+            .spawn()
+            .context("start the VMM process")?;
+        let text = serde_json::to_vec(&config).context("write the VM's configuration")?;
+        config_writer.write_all(&text).context("configure the VMM process")?;
+        drop(config_writer);
+        Ok(Self { child, agent: AgentLink::new(agent), streams, report })
+    }
+
+    /// Process id of the VMM.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends the VM at once, as pulling its plug.
+    pub fn kill(&mut self) {
+        // Fails only when it is dead already.
+        let _ = self.child.kill();
+    }
+
+    /// Waits for the process to end by itself until `deadline`, then kills it, and returns what it
+    /// reported.
+    ///
+    /// # Errors
+    /// When the process can't be waited for.
+    pub fn finish(mut self, deadline: Instant) -> Result<Option<VmReport>> {
+        let ended = super::poll::readable_until(self.report.as_fd(), Some(deadline));
+        if !ended.context("wait for the VM")? {
+            self.kill();
+        }
+        let mut text = Vec::new();
+        (&mut self.report)
+            .take(REPORT_BYTES_MAX)
+            .read_to_end(&mut text)
+            .context("read the VM's report")?;
+        self.child.wait().context("wait for the VMM process")?;
+        Ok(serde_json::from_slice(&text).ok())
+    }
+
+    /// As [`Self::finish`], within the time an orderly power-off takes.
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    pub fn finish_soon(self) -> Result<Option<VmReport>> {
+        self.finish(Instant::now() + POWER_OFF_TIMEOUT)
+    }
+}
+
+impl Drop for RunningVm {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// From the agent's last word to the end of its VM: unmounted already, it only has to reset.
+const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(10);
+
+fn open(path: &std::path::Path) -> Result<File> {
+    File::open(path).with_context(|| format!("open {}", path.display()))
+}
+
+/// Our end blocks, the VMM's does not.
+fn stream_pair() -> Result<(UnixStream, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair().context("create a socket pair")?;
+    theirs.set_nonblocking(true).context("set up a socket pair")?;
+    Ok((ours, theirs))
+}
+
+fn disk_config(disk: DiskSource, fds: &mut ChildFds) -> Result<DiskConfig> {
+    Ok(match disk {
+        DiskSource::ReadOnly(segments) => DiskConfig::ReadOnly(
+            segments
+                .into_iter()
+                .map(|segment| {
+                    Ok(SegmentConfig {
+                        file: fds.add(segment.file)?,
+                        len: segment.len,
+                        capacity: segment.len.next_multiple_of(DISK_ALIGNMENT),
+                    })
+                })
+                .collect::<Result<_>>()?,
+        ),
+        DiskSource::Writable { file, bytes, durable } => {
+            DiskConfig::Writable { file: fds.add(file)?, bytes, durable }
+        }
+    })
+}

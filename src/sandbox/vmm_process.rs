@@ -1,0 +1,219 @@
+//! The hidden verb `vmm`: one VM in a process of its own.
+//!
+//! Started by [`super::vm`] with a [`VmmConfig`] on a descriptor and every file it needs already
+//! open. It knows numbers and descriptors, no container, no image and no path.
+#![allow(unsafe_code)] // takes ownership of inherited descriptors by number
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use vmm::virtio::{block, rng, vsock};
+use vmm::{DeviceMaker, ExitCounts, Vm, VmConfig, VmEnd};
+
+/// Longest configuration in bytes: 127 layers take some 10 KiB.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
+
+/// What the VMM process is told.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VmmConfig {
+    /// Number of vCPUs.
+    pub vcpu_count: u8,
+    /// Guest memory in MiB.
+    pub memory_mib: u32,
+    /// Host CPUs the vCPUs may run on; empty for all.
+    pub host_cpus: Vec<usize>,
+    /// Kernel, an ELF file.
+    pub kernel: RawFd,
+    /// initramfs.
+    pub initramfs: RawFd,
+    /// Block devices in the guest's order.
+    pub disks: Vec<DiskConfig>,
+    /// Streams by vsock port.
+    pub streams: Vec<StreamConfig>,
+    /// Takes the early console's output.
+    pub console: RawFd,
+    /// Takes one [`VmReport`] as JSON when the VM ended.
+    pub report: RawFd,
+}
+
+/// A block device.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskConfig {
+    /// Files end to end, each opened read-only.
+    ReadOnly(Vec<SegmentConfig>),
+    /// One file of so many bytes.
+    Writable {
+        /// Opened for reading and writing.
+        file: RawFd,
+        /// Size of the device.
+        bytes: u64,
+        /// Whether a flush reaches the host's disk.
+        durable: bool,
+    },
+}
+
+/// A file on a read-only disk.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct SegmentConfig {
+    /// Opened read-only.
+    pub file: RawFd,
+    /// Its length in bytes.
+    pub len: u64,
+    /// Bytes it takes on the device; what lies beyond its end reads as zero.
+    pub capacity: u64,
+}
+
+/// One vsock port.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct StreamConfig {
+    /// Port on the host's side.
+    pub port: u32,
+    /// A connected stream socket.
+    pub socket: RawFd,
+}
+
+/// What the process tells when the VM ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VmReport {
+    /// How it ended, or why it never began.
+    pub end: Result<VmEnd, String>,
+    /// Exits to user space.
+    pub exits: ExitCounts,
+    /// `CLOCK_MONOTONIC` in nanoseconds: this process began, VM created, memory loaded, first
+    /// instruction.
+    pub times: VmTimes,
+}
+
+/// Moments of a VM's start on `CLOCK_MONOTONIC` in nanoseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmTimes {
+    /// The VMM process's `main`.
+    pub process: u64,
+    /// KVM's VM exists.
+    pub created: u64,
+    /// Kernel and initramfs are in memory.
+    pub loaded: u64,
+    /// The guest's first instruction.
+    pub first_instruction: u64,
+}
+
+/// Runs the VM that the configuration on descriptor `config` describes and reports its end.
+///
+/// # Errors
+/// When the configuration can't be read; anything later is in the report.
+pub fn main(config: RawFd) -> Result<()> {
+    let process = super::clock::monotonic_ns();
+    die_with_supervisor()?;
+    let mut text = String::new();
+    // SAFETY: the supervisor passed this descriptor for this use only.
+    let file = unsafe { File::from_raw_fd(config) };
+    file.take(CONFIG_BYTES_MAX).read_to_string(&mut text).context("read the VM's configuration")?;
+    let config: VmmConfig =
+        serde_json::from_str(&text).context("parse the VM's configuration")?;
+    pin(&config.host_cpus)?;
+    // SAFETY: as above; each number in the configuration is named once.
+    let mut report_to = unsafe { File::from_raw_fd(config.report) };
+    let mut times = VmTimes { process, ..VmTimes::default() };
+    let (end, exits) = match run(&config, &mut times) {
+        Ok((end, exits)) => (Ok(end), exits),
+        Err(error) => (Err(format!("{error:#}")), ExitCounts::default()),
+    };
+    let report = serde_json::to_vec(&VmReport { end, exits, times })?;
+    report_to.write_all(&report).context("report the end of the VM")?;
+    Ok(())
+}
+
+fn run(config: &VmmConfig, times: &mut VmTimes) -> Result<(VmEnd, ExitCounts)> {
+    let mut devices: Vec<DeviceMaker> = Vec::new();
+    for (index, disk) in config.disks.iter().enumerate() {
+        let device = open_disk(index, disk)?;
+        devices.push(Box::new(move |_| Ok(Box::new(device))));
+    }
+    let streams = config
+        .streams
+        .iter()
+        // SAFETY: the supervisor passed these descriptors, each named once.
+        .map(|stream| (stream.port, unsafe { OwnedFd::from_raw_fd(stream.socket) }))
+        .collect();
+    let vsock = vsock::VsockDevice::new(protocol::GUEST_CID, streams, None)
+        .context("set up vsock")?;
+    devices.push(Box::new(move |_| Ok(Box::new(vsock))));
+    devices.push(Box::new(|_| Ok(Box::new(rng::RngDevice::new()))));
+
+    // SAFETY: as above.
+    let (kernel, initramfs, console) = unsafe {
+        (
+            File::from_raw_fd(config.kernel),
+            File::from_raw_fd(config.initramfs),
+            File::from_raw_fd(config.console),
+        )
+    };
+    let start = super::clock::monotonic_ns();
+    let vm = Vm::build(VmConfig {
+        vcpu_count: config.vcpu_count,
+        memory_mib: config.memory_mib,
+        kernel,
+        initramfs,
+        cmdline: String::new(),
+        devices,
+        console: Box::new(console),
+    })?;
+    let since = |duration: Duration| {
+        start.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+    };
+    let built = vm.times();
+    times.created = since(built.vm_created);
+    times.loaded = since(built.loaded);
+    times.first_instruction = super::clock::monotonic_ns();
+    Ok(vm.run()?)
+}
+
+fn open_disk(index: usize, disk: &DiskConfig) -> Result<block::BlockDevice> {
+    // SAFETY: the supervisor passed these descriptors, each named once.
+    let open = |fd| unsafe { File::from_raw_fd(fd) };
+    let backend = match disk {
+        DiskConfig::ReadOnly(segments) => block::Disk::read_only(
+            segments
+                .iter()
+                .map(|segment| block::Segment {
+                    file: open(segment.file),
+                    len: segment.len,
+                    capacity: segment.capacity,
+                })
+                .collect(),
+        ),
+        DiskConfig::Writable { file, bytes, durable } => {
+            let flush = if *durable { block::Flush::Durable } else { block::Flush::Ignore };
+            block::Disk::writable(open(*file), *bytes, flush)
+        }
+    };
+    Ok(block::BlockDevice::new(index, backend.with_context(|| format!("set up disk {index}"))?))
+}
+
+/// Dies when the supervisor does, however it dies.
+fn die_with_supervisor() -> Result<()> {
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
+        .context("tie the VM to its supervisor")?;
+    // The supervisor may have died before the call above: then init has adopted this process.
+    if nix::unistd::getppid().as_raw() == 1 {
+        anyhow::bail!("the supervisor is gone");
+    }
+    Ok(())
+}
+
+fn pin(cpus: &[usize]) -> Result<()> {
+    if cpus.is_empty() {
+        return Ok(());
+    }
+    let mut set = nix::sched::CpuSet::new();
+    for cpu in cpus {
+        set.set(*cpu).with_context(|| format!("use host CPU {cpu}"))?;
+    }
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)
+        .with_context(|| format!("run on host CPUs {cpus:?}"))
+}
