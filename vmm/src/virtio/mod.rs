@@ -17,6 +17,8 @@
 mod config;
 mod device;
 pub mod mmio;
+#[cfg(any(test, feature = "mock"))]
+pub mod mock;
 mod worker;
 
 pub use config::ConfigSpace;
