@@ -51,7 +51,7 @@ fn rings(memory: &GuestMemory, sizes: &[u16]) -> Vec<Ring> {
     let mut rings = Vec::new();
     let tables: u64 = sizes.iter().map(|size| Ring::table_bytes(*size)).sum();
     let count = u64::try_from(sizes.len()).expect("few queues");
-    let share = (REGION_BYTES - RINGS_START - tables) / count & !0xfff;
+    let share = ((REGION_BYTES - RINGS_START - tables) / count) & !0xfff;
     let mut buffers = RINGS_START + tables;
     for size in sizes {
         rings.push(Ring::new(memory, start, *size, buffers..buffers + share));
