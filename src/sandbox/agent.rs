@@ -69,7 +69,7 @@ impl AgentLink {
     /// [`AgentError`]; after anything but a timeout the VM is of no more use.
     pub fn next(&mut self, deadline: Option<Instant>) -> Result<Event, AgentError> {
         loop {
-            if let Some(event) = self.decoder.next()? {
+            if let Some(event) = self.decoder.decode()? {
                 return Ok(event);
             }
             let ready = super::poll::readable_until(self.stream.as_fd(), deadline)
@@ -87,7 +87,7 @@ impl AgentLink {
     /// # Errors
     /// As [`Self::next`].
     pub fn poll(&mut self) -> Result<Option<Event>, AgentError> {
-        if let Some(event) = self.decoder.next()? {
+        if let Some(event) = self.decoder.decode()? {
             return Ok(Some(event));
         }
         let readable = super::poll::readable_until(self.stream.as_fd(), Some(Instant::now()))
@@ -96,7 +96,7 @@ impl AgentLink {
             return Ok(None);
         }
         self.read()?;
-        Ok(self.decoder.next()?)
+        Ok(self.decoder.decode()?)
     }
 
     fn read(&mut self) -> Result<(), AgentError> {

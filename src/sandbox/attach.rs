@@ -155,7 +155,7 @@ fn listen(mut socket: UnixStream, news: Sender<News>) -> Result<()> {
         let mut decoder = Decoder::new();
         let mut buffer = [0; 4096];
         loop {
-            match decoder.next() {
+            match decoder.decode() {
                 Ok(Some(message)) => {
                     if news.send(News::FromSupervisor(message)).is_err() {
                         return;

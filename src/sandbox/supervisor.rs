@@ -138,7 +138,7 @@ impl CommandLink {
             _ => self.stream = None,
         }
         loop {
-            match self.decoder.next() {
+            match self.decoder.decode() {
                 Ok(Some(message)) => all.push(message),
                 Ok(None) => return all,
                 Err(_) => {
@@ -309,13 +309,9 @@ impl Life<'_> {
 
     /// Serves the container until its process ends.
     fn until_exited(&mut self, vm: &mut RunningVm) -> Result<(ExitStatus, bool)> {
-        loop {
-            match self.next_event(vm, None)? {
-                Event::Exited { process: 0, status, oom_killed } => {
-                    return Ok((status, oom_killed));
-                }
-                other => bail!("the agent broke the protocol: unexpected {other:?}"),
-            }
+        match self.next_event(vm, None)? {
+            Event::Exited { process: 0, status, oom_killed } => Ok((status, oom_killed)),
+            other => bail!("the agent broke the protocol: unexpected {other:?}"),
         }
     }
 

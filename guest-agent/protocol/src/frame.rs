@@ -74,7 +74,7 @@ impl Decoder {
     ///
     /// # Errors
     /// Both kinds of [`FrameError`]; the stream is of no use afterwards.
-    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
+    pub fn decode<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let Some(header) = self.buffer.first_chunk::<HEADER_LEN>() else {
             return Ok(None);
         };
@@ -115,9 +115,12 @@ mod tests {
         for cut in 0..bytes.len() {
             let mut decoder = Decoder::new();
             decoder.push(&bytes[..cut]);
-            assert!(decoder.next::<Request>().unwrap().is_none(), "cut at {cut}");
+            assert!(
+                decoder.decode::<Request>().unwrap().is_none(),
+                "cut at {cut}"
+            );
             decoder.push(&bytes[cut..]);
-            let message = decoder.next::<Request>().unwrap();
+            let message = decoder.decode::<Request>().unwrap();
             assert!(matches!(
                 message,
                 Some(Request::Signal {
@@ -136,19 +139,19 @@ mod tests {
         let mut decoder = Decoder::new();
         decoder.push(&bytes);
         for want in 1..=2 {
-            match decoder.next::<Event>().unwrap() {
+            match decoder.decode::<Event>().unwrap() {
                 Some(Event::Converting { bytes }) => assert_eq!(bytes, want),
                 other => panic!("{other:?}"),
             }
         }
-        assert!(decoder.next::<Event>().unwrap().is_none());
+        assert!(decoder.decode::<Event>().unwrap().is_none());
     }
 
     #[test]
     fn a_length_beyond_the_limit_is_refused_before_the_payload_arrives() {
         let mut decoder = Decoder::new();
         decoder.push(&u32::MAX.to_le_bytes());
-        let error = decoder.next::<Event>().unwrap_err();
+        let error = decoder.decode::<Event>().unwrap_err();
         assert_eq!(
             error.to_string(),
             "frame of 4294967295 bytes, the limit is 1048576"
@@ -162,7 +165,7 @@ mod tests {
             decoder.push(&u32::try_from(payload.len()).unwrap().to_le_bytes());
             decoder.push(payload);
             assert!(matches!(
-                decoder.next::<Event>(),
+                decoder.decode::<Event>(),
                 Err(FrameError::Malformed { .. })
             ));
         }
