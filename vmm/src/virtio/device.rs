@@ -147,6 +147,15 @@ pub struct Watch {
     pub close: Vec<std::os::fd::OwnedFd>,
 }
 
+/// What became of one chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Served {
+    /// Bytes of answer in the chain.
+    pub written: u32,
+    /// Bytes moved in either direction, counted against the turn's share.
+    pub moved: u64,
+}
+
 /// What a device works with while it serves its driver.
 #[derive(Debug)]
 pub struct Io<'a> {
@@ -263,15 +272,33 @@ impl<'a> Io<'a> {
     pub fn drain(
         &mut self,
         queue: usize,
-        mut serve: impl FnMut(&GuestMemory, Chain<'a>) -> Result<u32, DeviceError>,
+        mut serve: impl FnMut(&'a GuestMemory, Chain<'a>) -> Result<u32, DeviceError>,
     ) -> Result<(), DeviceError> {
-        let mut served = 0;
+        self.drain_within(queue, u64::MAX, |memory, chain| {
+            serve(memory, chain).map(|written| Served { written, moved: 0 })
+        })
+    }
+
+    /// As [`Self::drain`] for a device whose chains cost more than a glance: the turn also ends
+    /// once `moved_max` bytes were moved.
+    ///
+    /// # Errors
+    /// What `serve` returns, or [`DeviceError::Ring`].
+    pub fn drain_within(
+        &mut self,
+        queue: usize,
+        moved_max: u64,
+        mut serve: impl FnMut(&'a GuestMemory, Chain<'a>) -> Result<Served, DeviceError>,
+    ) -> Result<(), DeviceError> {
+        let (mut rounds, mut served, mut moved) = (0, 0, 0_u64);
         self.disable_kicks(queue)?;
         let result = loop {
-            if served == CHAINS_PER_TURN {
+            if rounds == CHAINS_PER_TURN || moved >= moved_max {
                 self.unfinished.push(queue);
                 break Ok(());
             }
+            // A round without a chain counts, too: another vCPU can move the index to and fro.
+            rounds += 1;
             let Some(chain) = self.next_chain(queue)? else {
                 if self.enable_kicks(queue)? {
                     self.disable_kicks(queue)?;
@@ -281,7 +308,10 @@ impl<'a> Io<'a> {
             };
             let head = chain.head_index();
             match serve(self.memory, chain) {
-                Ok(written) => self.complete(queue, head, written)?,
+                Ok(done) => {
+                    self.complete(queue, head, done.written)?;
+                    moved = moved.saturating_add(done.moved);
+                }
                 Err(error) => break Err(error),
             }
             served += 1;

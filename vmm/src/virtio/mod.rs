@@ -14,13 +14,18 @@
 //! Queues belong to the event loop alone from DRIVER_OK on: no lock lies on the data path, and a
 //! register write that comes later finds nothing left to change (design decision 4).
 
+mod chain;
 mod config;
 mod device;
 pub mod mmio;
 #[cfg(any(test, feature = "mock"))]
 pub mod mock;
+pub mod vsock;
 mod worker;
 
+pub use chain::{Buffers, DESCRIPTORS_MAX, OutsideMemory, Spans};
 pub use config::ConfigSpace;
-pub use device::{Chain, Device, DeviceError, DeviceKind, Interrupt, Io, Watch, WatchChange};
+pub use device::{
+    Chain, Device, DeviceError, DeviceKind, Interrupt, Io, Served, Watch, WatchChange,
+};
 pub use worker::{DeviceLink, Worker};
