@@ -1,0 +1,86 @@
+//! The command under measurement, with a state root of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+/// Where and how to measure.
+pub struct Host {
+    bulkhead: PathBuf,
+    /// Folder of `vmlinux` and `initramfs.cpio`.
+    pub guest: PathBuf,
+    root: TempDir,
+    /// Measurements of each kind.
+    pub runs: usize,
+}
+
+impl Host {
+    /// A fresh state root.
+    pub fn new(bulkhead: &Path, guest: &Path, runs: usize) -> Result<Self> {
+        let root = tempfile::Builder::new()
+            .prefix("bulkhead-bench-")
+            .tempdir()?;
+        Ok(Self {
+            bulkhead: bulkhead.to_owned(),
+            guest: guest.to_owned(),
+            root,
+            runs,
+        })
+    }
+
+    /// A folder for scratch files on the same disk as the state root.
+    pub fn scratch(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// The command with its environment.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.bulkhead);
+        command
+            .args(args)
+            .env("BULKHEAD_ROOT", self.root.path().join("state"))
+            .env("BULKHEAD_GUEST", &self.guest)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the command and returns its stdout; fails when it does.
+    pub fn output(&self, args: &[&str]) -> Result<String> {
+        let output = self.command(args).output().context("run bulkhead")?;
+        if !output.status.success() {
+            bail!(
+                "bulkhead {args:?}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Loads an image archive.
+    pub fn load(&self, archive: &Path) -> Result<()> {
+        let path = archive.to_str().context("archive path is not UTF-8")?;
+        self.output(&["load", "-q", "-i", path]).map(drop)
+    }
+}
+
+/// Wall time in seconds of a command that must succeed; its output is thrown away.
+pub fn time(command: &mut Command) -> Result<f64> {
+    let start = Instant::now();
+    let output = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .output()
+        .with_context(|| format!("run {command:?}"))?;
+    let seconds = start.elapsed().as_secs_f64();
+    if !output.status.success() {
+        bail!(
+            "{command:?}: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(seconds)
+}
