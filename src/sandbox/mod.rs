@@ -12,6 +12,7 @@ pub mod attach;
 pub mod attach_wire;
 pub mod clock;
 pub mod disks;
+pub mod inspect;
 pub mod launch;
 pub mod paths;
 mod poll;

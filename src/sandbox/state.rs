@@ -93,6 +93,8 @@ pub struct ContainerState {
     pub finished_at: String,
     /// When each step of the last start was done.
     pub phases: Phases,
+    /// Exits to user space of the last run.
+    pub exits: vmm::ExitCounts,
 }
 
 impl ContainerState {
@@ -108,6 +110,7 @@ impl ContainerState {
             started_at: super::clock::ZERO_TIME.to_owned(),
             finished_at: super::clock::ZERO_TIME.to_owned(),
             phases: Phases::default(),
+            exits: vmm::ExitCounts::default(),
         }
     }
 }

@@ -356,6 +356,7 @@ impl Life<'_> {
     }
 
     fn note_times(&mut self, report: &VmReport) {
+        self.state.exits = report.exits;
         let phases = &mut self.state.phases;
         phases.vmm = report.times.process;
         phases.vm_created = report.times.created;

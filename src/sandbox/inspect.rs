@@ -1,0 +1,122 @@
+//! What `inspect` shows of a container, in Docker's shape, with one key of our own: `Bulkhead`,
+//! the machine's size and when each step of the last start was done.
+
+use serde_json::{Map, Value, json};
+
+use super::launch::Launch;
+use super::state::{ContainerConfig, ContainerState, Phases, Status};
+
+/// The JSON object of one container.
+#[must_use]
+pub fn container(config: &ContainerConfig, state: &ContainerState) -> Value {
+    let launch = &config.launch;
+    let process = &launch.run.process;
+    let (path, args) = match process.args.split_first() {
+        Some((path, args)) => (path.as_str(), args),
+        None => ("", [].as_slice()),
+    };
+    json!({
+        "Id": config.id,
+        "Created": config.created,
+        "Path": path,
+        "Args": args,
+        "State": {
+            "Status": state.status.word(),
+            "Running": state.status == Status::Running,
+            "Paused": false,
+            "Restarting": false,
+            "OOMKilled": state.oom_killed,
+            "Dead": false,
+            "Pid": state.pid,
+            "ExitCode": state.exit_code,
+            "Error": state.error,
+            "StartedAt": state.started_at,
+            "FinishedAt": state.finished_at,
+        },
+        "Image": config.image_id,
+        "Name": format!("/{}", config.name),
+        "RestartCount": 0,
+        "Platform": "linux",
+        "HostConfig": host_config(launch),
+        "Config": {
+            "Hostname": launch.run.hostname,
+            "Domainname": launch.run.domainname,
+            "User": process.user,
+            "Tty": process.terminal.is_some(),
+            "OpenStdin": launch.open_stdin,
+            "Env": process.env,
+            "Cmd": process.args,
+            "Image": config.image,
+            "WorkingDir": process.cwd,
+            "Labels": config.labels,
+        },
+        "Bulkhead": {
+            "Vcpus": launch.vcpu_count,
+            "MemoryMiB": launch.memory_mib,
+            "WritableBytes": launch.writable_bytes,
+            "Exits": state.exits,
+            "PhasesMs": phases_ms(&state.phases),
+        },
+    })
+}
+
+fn host_config(launch: &Launch) -> Value {
+    let run = &launch.run;
+    let resources = &run.resources;
+    json!({
+        "AutoRemove": launch.auto_remove,
+        "ReadonlyRootfs": run.read_only_root,
+        "Privileged": run.privileged,
+        "Init": run.init,
+        "ShmSize": run.shm_bytes,
+        "Tmpfs": run.tmpfs,
+        "Sysctls": run.sysctls,
+        "Memory": resources.memory_max.unwrap_or(0),
+        "MemoryReservation": resources.memory_low.unwrap_or(0),
+        "CpuQuota": resources.cpu_quota_us.unwrap_or(0),
+        "CpuPeriod": resources.cpu_period_us.unwrap_or(0),
+        "PidsLimit": resources.pids_max,
+        "NetworkMode": "none",
+        "Runtime": "bulkhead",
+    })
+}
+
+/// Milliseconds since the command began at which each step was done; steps that have not happened
+/// are left out.
+fn phases_ms(phases: &Phases) -> Value {
+    let steps = [
+        ("disks", phases.disks),
+        ("vmm_spawn", phases.vmm_spawn),
+        ("vmm", phases.vmm),
+        ("vm_created", phases.vm_created),
+        ("loaded", phases.loaded),
+        ("first_instruction", phases.first_instruction),
+        ("agent", phases.agent),
+        ("started", phases.started),
+        ("exited", phases.exited),
+        ("gone", phases.gone),
+    ];
+    let mut map = Map::new();
+    for (name, at) in steps {
+        if let Some(nanos) = at.checked_sub(phases.command)
+            && phases.command > 0
+        {
+            let micros = u32::try_from(nanos / 1000).unwrap_or(u32::MAX);
+            map.insert(name.to_owned(), json!(f64::from(micros) / 1000.0));
+        }
+    }
+    Value::Object(map)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_count_from_the_command_and_leave_out_what_did_not_happen() {
+        let phases =
+            Phases { command: 1_000_000, disks: 3_500_000, started: 11_000_000, ..Phases::default() };
+        assert_eq!(phases_ms(&phases), json!({"disks": 2.5, "started": 10.0}));
+        assert_eq!(phases_ms(&Phases::default()), json!({}));
+    }
+}
