@@ -138,16 +138,14 @@ impl Buffers {
     pub fn read(queue: usize, chain: Chain) -> Result<Self, DeviceError> {
         let broken = |reason| DeviceError::Request { queue, reason };
         let mut buffers = Self::default();
-        let mut count = 0;
         let mut writing = false;
         // The iterator says "no more" both at the end of a chain and where it is broken; what was
         // announced before tells them apart.
         let mut more = true;
-        for descriptor in chain {
+        for (count, descriptor) in chain.enumerate() {
             if count == DESCRIPTORS_MAX {
                 return Err(broken("a chain has more than 256 descriptors"));
             }
-            count += 1;
             more = descriptor.has_next();
             let span = Span {
                 address: descriptor.addr(),
@@ -166,7 +164,9 @@ impl Buffers {
             }
         }
         if more {
-            return Err(broken("a chain loops or leaves its descriptor table"));
+            return Err(broken(
+                "a chain loops, leaves its descriptor table or exceeds 4 GiB",
+            ));
         }
         Ok(buffers)
     }
@@ -213,7 +213,7 @@ mod tests {
         }
     }
 
-    const BROKEN: &str = "queue 0: a chain loops or leaves its descriptor table";
+    const BROKEN: &str = "queue 0: a chain loops, leaves its descriptor table or exceeds 4 GiB";
 
     #[test]
     fn the_cut_of_the_buffers_does_not_matter() {

@@ -14,6 +14,7 @@
 //! Queues belong to the event loop alone from DRIVER_OK on: no lock lies on the data path, and a
 //! register write that comes later finds nothing left to change (design decision 4).
 
+pub mod block;
 mod chain;
 mod config;
 mod device;
