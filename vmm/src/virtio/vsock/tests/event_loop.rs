@@ -1,0 +1,111 @@
+//! The device behind its registers on a real event loop, which must come to rest each time.
+
+use super::super::packet::SHUTDOWN_BOTH;
+use super::*;
+use crate::virtio::mock::{MmioDriver, Register, Status};
+
+/// Header and payload of what the device sent.
+fn packets(driver: &mut MmioDriver) -> Vec<(Header, Vec<u8>)> {
+    let mut packets = Vec::new();
+    while let Some(used) = driver.rings[RX].take_used() {
+        let (header, payload) = used.answer().split_first_chunk::<HEADER_BYTES>().unwrap();
+        packets.push((Header::from_bytes(header), payload.to_vec()));
+    }
+    packets
+}
+
+fn send(driver: &mut MmioDriver, operation: Operation, flags: u32, data: &[u8]) {
+    let header = Header {
+        src_cid: u64::from(GUEST_CID),
+        dst_cid: 2,
+        src_port: PORTS.guest,
+        dst_port: PORTS.host,
+        len: u32::try_from(data.len()).unwrap(),
+        kind: TYPE_STREAM,
+        operation: operation as u16,
+        flags,
+        buf_alloc: LINUX_BUF_ALLOC,
+        fwd_cnt: 0,
+    };
+    driver.rings[TX]
+        .offer(&[Buffer::Readable(&header.to_bytes()), Buffer::Readable(data)])
+        .unwrap();
+    driver.kick(TX);
+}
+
+fn start() -> (MmioDriver, UnixStream) {
+    let (ours, theirs) = offer();
+    let device = VsockDevice::new(GUEST_CID, vec![(PORT, ours)], None).unwrap();
+    let mut driver = MmioDriver::new(|_| Box::new(device));
+    assert_eq!(driver.start(VERSION_1 | EVENT_IDX), 0b1111);
+    for _ in 0..64 {
+        driver.rings[RX].offer(&[Buffer::Writable(LINUX_RX_BYTES)]);
+    }
+    driver.kick(RX);
+    (driver, theirs)
+}
+
+#[test]
+fn the_driver_finds_the_device_and_talks_to_the_host() {
+    let (mut driver, mut host) = start();
+    assert_eq!(driver.read(Register::DeviceId), 19);
+    assert_eq!(driver.read_config(0), 3_u64.to_le_bytes());
+    send(&mut driver, Operation::Request, 0, b"");
+    assert_eq!(
+        packets(&mut driver)[0].0.operation,
+        Operation::Response as u16
+    );
+    send(&mut driver, Operation::ReadWrite, 0, b"ping");
+    assert_eq!(drain(&mut host).0, b"ping");
+    driver.take_interrupts();
+    host.write_all(b"pong").unwrap();
+    driver.run();
+    assert_eq!(packets(&mut driver)[0].1, b"pong");
+    assert_eq!(driver.take_interrupts(), 1);
+    drop(host);
+    driver.run();
+    assert_eq!(packets(&mut driver)[0].0.flags, SHUTDOWN_BOTH);
+}
+
+#[test]
+fn a_host_that_reads_later_is_waited_for() {
+    let (mut driver, mut host) = start();
+    send(&mut driver, Operation::Request, 0, b"");
+    let data = pattern(50_000);
+    for _ in 0..9 {
+        send(&mut driver, Operation::ReadWrite, 0, &data);
+    }
+    send(&mut driver, Operation::Shutdown, SHUTDOWN_BOTH, b"");
+    let last = packets(&mut driver).pop().unwrap().0;
+    assert_eq!(last.operation, Operation::Reset as u16);
+    let mut read = Vec::new();
+    loop {
+        let (part, state) = drain(&mut host);
+        read.extend(part);
+        if state == HostState::Ended {
+            break;
+        }
+        driver.run();
+    }
+    assert!(read == data.repeat(9));
+}
+
+#[test]
+fn a_broken_packet_stops_the_device_until_it_is_reset() {
+    let (mut driver, mut host) = start();
+    send(&mut driver, Operation::Request, 0, b"");
+    driver.rings[TX].offer(&[Buffer::Readable(b"short")]);
+    driver.kick(TX);
+    assert_ne!(driver.read(Register::Status) & Status::NEEDS_RESET, 0);
+    // Its connections are over, and nothing moves any more.
+    assert_eq!(drain(&mut host).1, HostState::Ended);
+    packets(&mut driver);
+    send(&mut driver, Operation::ReadWrite, 0, b"x");
+    assert_eq!(packets(&mut driver), []);
+    assert_eq!(driver.reset(), 0);
+    assert_eq!(driver.start(VERSION_1 | EVENT_IDX), 0b1111);
+    driver.rings[RX].offer(&[Buffer::Writable(LINUX_RX_BYTES)]);
+    driver.kick(RX);
+    send(&mut driver, Operation::Request, 0, b"");
+    assert_eq!(packets(&mut driver)[0].0.operation, Operation::Reset as u16);
+}
