@@ -11,7 +11,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use images::{Layer, LayerDisks, LayerKey, Store};
+use images::layers::Begin;
+use images::{Layer, LayerDisk, LayerDisks, Store};
 use protocol::message::{Event, Request};
 use protocol::spec::{Compression, ConvertLimits, ConvertSpec};
 
@@ -35,45 +36,29 @@ const LIMITS: ConvertLimits =
 /// flush at the end waits for the host's disk.
 const CONVERTER_SILENCE: Duration = Duration::from_secs(300);
 
-/// A layer disk, open and ready for a VM.
-#[derive(Debug)]
-pub struct OpenLayer {
-    /// Opened read-only.
-    pub file: File,
-    /// Length in bytes, a multiple of 4096.
-    pub len: u64,
-}
-
 /// What happens while layers are made ready: index of the layer, number of layers, bytes read,
 /// bytes of its blob.
 pub type ConvertProgress<'a> = &'a mut dyn FnMut(usize, usize, u64, u64);
 
-/// Opens every layer's disk, lowest first, making those that are missing.
+/// Makes the disk of every layer that has none yet, lowest first.
 ///
 /// # Errors
 /// When a layer is corrupt, exceeds a limit, or can't be stored; the message names the layer.
-pub fn open_layers(
-    root: &Root,
+pub fn prepare_layers(
     guest: &GuestFiles,
     store: &Store,
     layers: &[Layer],
     progress: ConvertProgress,
-) -> Result<Vec<OpenLayer>> {
-    let disks = LayerDisks::open(&root.layers())?;
-    let mut open = Vec::with_capacity(layers.len());
+) -> Result<()> {
+    let disks = store.layer_disks()?;
     for (index, layer) in layers.iter().enumerate() {
-        let key = LayerKey::of(layer);
-        let disk = match disks.get(&key)? {
-            Some(disk) => disk,
-            None => {
-                let mut tell = |bytes| progress(index, layers.len(), bytes, layer.size);
-                convert(guest, store, &disks, layer, &mut tell)
-                    .with_context(|| format!("unpack layer {}", layer.diff_id))?
-            }
-        };
-        open.push(OpenLayer { file: disk.file, len: disk.len });
+        if disks.get(&layer.key())?.is_none() {
+            let mut tell = |bytes| progress(index, layers.len(), bytes, layer.size);
+            convert(guest, store, &disks, layer, &mut tell)
+                .with_context(|| format!("unpack layer {}", layer.diff_id))?;
+        }
     }
-    Ok(open)
+    Ok(())
 }
 
 /// Unpacks one layer in a VM of its own and stores its disk.
@@ -83,11 +68,10 @@ fn convert(
     disks: &LayerDisks,
     layer: &Layer,
     progress: &mut dyn FnMut(u64),
-) -> Result<images::LayerDisk> {
-    let key = LayerKey::of(layer);
-    let pending = match disks.begin(&key)? {
-        images::Begin::Ready(disk) => return Ok(disk),
-        images::Begin::Pending(pending) => pending,
+) -> Result<LayerDisk> {
+    let pending = match disks.begin(&layer.key())? {
+        Begin::Ready(disk) => return Ok(disk),
+        Begin::Pending(pending) => pending,
     };
     let output = pending.file().try_clone().context("share the layer disk")?;
     output.set_len(LIMITS.image_bytes).context("size the layer disk")?;

@@ -3,8 +3,7 @@
 //!
 //! ```text
 //! <root>/                       /var/lib/bulkhead for root, else $XDG_DATA_HOME/bulkhead
-//!   images/                     content-addressed store (crate images)
-//!   layers/                     layer disks, one file per layer
+//!   images/                     content-addressed store and layer disks (crate images)
 //!   disks/                      blank writable disks, one per size
 //!   containers/<id>/            one container's state, see state.rs
 //! ```
@@ -58,12 +57,6 @@ impl Root {
     #[must_use]
     pub fn images(&self) -> PathBuf {
         self.0.join("images")
-    }
-
-    /// Layer disks.
-    #[must_use]
-    pub fn layers(&self) -> PathBuf {
-        self.0.join("layers")
     }
 
     /// Blank writable disks.

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::launch::Launch;
@@ -219,9 +220,38 @@ impl Folder {
             .open(&path)
             .with_context(|| format!("open {}", path.display()))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Some(lock)),
+            Ok(mut lock) => {
+                // Who holds it, for those who must end it.
+                lock.set_len(0)
+                    .and_then(|()| lock.write_all(std::process::id().to_string().as_bytes()))
+                    .with_context(|| format!("write {}", path.display()))?;
+                Ok(Some(lock))
+            }
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
             Err((_, error)) => Err(error).with_context(|| format!("lock {}", path.display())),
+        }
+    }
+
+    /// Waits for the supervisor's lock.
+    ///
+    /// # Errors
+    /// When the lock file can't be opened.
+    fn lock(&self) -> Result<Flock<File>> {
+        let path = self.0.join("lock");
+        let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+        Flock::lock(file, FlockArg::LockExclusive)
+            .map_err(|(_, error)| error)
+            .with_context(|| format!("lock {}", path.display()))
+    }
+
+    /// Process id of the supervisor that holds the lock.
+    fn supervisor(&self) -> Result<Pid> {
+        let path = self.0.join("lock");
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("read {}", path.display()))?;
+        match text.trim().parse() {
+            Ok(pid) if pid > 1 => Ok(Pid::from_raw(pid)),
+            _ => bail!("{} names no supervisor", path.display()),
         }
     }
 
@@ -307,6 +337,48 @@ impl Folder {
 
 /// What a container whose supervisor was killed reports: as if its process had got SIGKILL.
 const EXIT_CODE_KILLED: u8 = 137;
+
+/// Adds a container under a name that no other has.
+///
+/// # Errors
+/// Docker's conflict sentence when the name is taken; otherwise as [`Folder::create`].
+pub fn create(root: &Root, config: &ContainerConfig) -> Result<Folder> {
+    let _names = lock_names(root)?;
+    let taken = list(root)?.into_iter().find(|(_, other)| other.name == config.name);
+    if let Some((_, other)) = taken {
+        bail!(
+            "Conflict. The container name \"/{}\" is already in use by container \"{}\". \
+             You have to remove (or rename) that container to be able to reuse that name.",
+            config.name,
+            other.id
+        );
+    }
+    let folder = Folder::of(root, &config.id);
+    folder.create(config)?;
+    Ok(folder)
+}
+
+/// Removes a container that does not run; with `force` also one that does, by killing its VM.
+///
+/// # Errors
+/// Docker's sentence when it runs and `force` is not given.
+pub fn remove(folder: &Folder, config: &ContainerConfig, force: bool) -> Result<()> {
+    if let Some(_lock) = folder.try_lock()? {
+        return folder.remove();
+    }
+    if !force {
+        bail!(
+            "cannot remove container \"/{}\": container is running: stop the container before \
+             removing or force remove",
+            config.name
+        );
+    }
+    let supervisor = folder.supervisor()?;
+    // The VM dies with its supervisor; the lock is free when both are gone.
+    let _ = nix::sys::signal::kill(supervisor, nix::sys::signal::Signal::SIGKILL);
+    let _lock = folder.lock()?;
+    folder.remove()
+}
 
 /// Holds the right to add or rename containers.
 ///

@@ -224,7 +224,7 @@ impl Life<'_> {
 
     fn spawn(&mut self, root: &Root, launch: Launch, log: &File) -> Result<RunningVm> {
         let guest = GuestFiles::find()?;
-        let disks = images::LayerDisks::open(&root.layers())?;
+        let disks = images::Store::open(&root.images())?.layer_disks()?;
         let mut run = launch.run;
         let mut segments = Vec::with_capacity(launch.layers.len());
         let mut offset = 0;
@@ -232,7 +232,7 @@ impl Life<'_> {
         for key in &launch.layers {
             let disk = disks
                 .get(key)?
-                .with_context(|| format!("the disk of layer {} is missing", key.diff_id()))?;
+                .with_context(|| format!("the disk of layer {} is missing", key.diff_id))?;
             run.layers.push(LayerExtent { offset, len: disk.len });
             offset += disk.len.next_multiple_of(DISK_ALIGNMENT);
             segments.push(Segment { file: disk.file, len: disk.len });

@@ -42,7 +42,7 @@ pub const CONTROL_PORT: u32 = 1024;
 pub const FIRST_STREAM_PORT: u32 = 1025;
 
 /// The guest's context id; every VM uses the same one, since no two share a vsock.
-pub const GUEST_CID: u64 = 3;
+pub const GUEST_CID: u32 = 3;
 
 /// The host's context id (virtio 1.2 section 5.10.4).
-pub const HOST_CID: u64 = 2;
+pub const HOST_CID: u32 = 2;
