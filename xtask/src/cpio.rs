@@ -7,7 +7,6 @@
 const DIRECTORY: u32 = 0o040_000;
 const REGULAR: u32 = 0o100_000;
 const CHARACTER: u32 = 0o020_000;
-const SYMLINK: u32 = 0o120_000;
 
 /// The archive's last entry.
 const TRAILER: &str = "TRAILER!!!";
@@ -38,11 +37,6 @@ impl Archive {
     /// Adds a file.
     pub(crate) fn file(&mut self, path: &str, permissions: u32, content: &[u8]) {
         self.entry(path, REGULAR | permissions, (0, 0), content);
-    }
-
-    /// Adds a symbolic link.
-    pub(crate) fn symlink(&mut self, path: &str, target: &str) {
-        self.entry(path, SYMLINK | 0o777, (0, 0), target.as_bytes());
     }
 
     /// Adds a character device.
@@ -110,7 +104,6 @@ mod tests {
         archive.directory("dev", 0o755);
         archive.character_device("dev/console", 0o600, 5, 1);
         archive.file("init", 0o755, b"hello");
-        archive.symlink("link", "init");
         archive.finish()
     }
 
@@ -137,7 +130,7 @@ mod tests {
             .filter(|(_, w)| w == b"070701")
             .map(|(at, _)| at)
             .collect();
-        assert_eq!(starts.len(), 5);
+        assert_eq!(starts.len(), 4);
         assert!(
             starts.iter().all(|start| start % ALIGNMENT == 0),
             "{starts:?}"

@@ -1,11 +1,16 @@
 //! Developer commands, `cargo xtask VERB`: dispatch and exit codes. One file per verb.
 //! Nothing here is part of what users run.
 
+mod artifacts;
+mod cargo;
 mod cpio;
+mod fuzz;
+mod kernel;
 mod lab;
 mod packages;
 mod paths;
 mod progress;
+mod test;
 
 use std::process::ExitCode;
 
@@ -22,7 +27,11 @@ struct Xtask {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
+    Artifacts(artifacts::ArtifactsArgs),
+    Fuzz(fuzz::FuzzArgs),
+    Kernel(kernel::KernelArgs),
     Lab(lab::LabArgs),
+    Test(test::TestArgs),
     /// First process and exec server of the emulated host
     #[command(hide = true)]
     LabServer,
@@ -32,7 +41,7 @@ fn main() -> ExitCode {
     let verb = Xtask::parse().verb;
     let failure = match verb {
         Verb::Lab(_) => lab::OWN_FAILURE,
-        Verb::LabServer => 1,
+        _ => 1,
     };
     match run(verb) {
         Ok(code) => code,
@@ -45,7 +54,11 @@ fn main() -> ExitCode {
 
 fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
+        Verb::Artifacts(arguments) => artifacts::provide(&arguments).map(|_| ExitCode::SUCCESS),
+        Verb::Fuzz(arguments) => fuzz::main(&arguments),
+        Verb::Kernel(arguments) => kernel::main(&arguments).map(|()| ExitCode::SUCCESS),
         Verb::Lab(arguments) => lab::main(&arguments),
+        Verb::Test(arguments) => test::main(&arguments),
         Verb::LabServer => lab::server::main().map(|()| ExitCode::SUCCESS),
     }
 }

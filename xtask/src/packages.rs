@@ -2,7 +2,6 @@
 //! else named in one line to run. Verbs call it just before the step that needs them.
 //! It must not know what the packages are used for.
 
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -21,8 +20,6 @@ pub(crate) struct Package {
 enum Presence {
     /// One of these files exists (a package moves files between releases).
     AnyFile(&'static [&'static str]),
-    /// A file whose name begins with the second string is in the folder named first.
-    Prefix(&'static str, &'static str),
     /// A kernel with its modules, 9p among them (the cloud flavour has none).
     LabKernel,
 }
@@ -36,18 +33,6 @@ impl Package {
         }
     }
 
-    /// A package that is there when `folder` has a name beginning with `prefix`.
-    pub(crate) const fn prefix(
-        name: &'static str,
-        folder: &'static str,
-        prefix: &'static str,
-    ) -> Self {
-        Self {
-            name,
-            presence: Presence::Prefix(folder, prefix),
-        }
-    }
-
     /// The kernel that the emulated host runs.
     pub(crate) const LAB_KERNEL: Self = Self {
         name: "linux-image-amd64",
@@ -57,11 +42,6 @@ impl Package {
     fn is_present(&self) -> bool {
         match self.presence {
             Presence::AnyFile(files) => files.iter().any(|file| Path::new(file).exists()),
-            Presence::Prefix(folder, prefix) => fs::read_dir(folder).is_ok_and(|entries| {
-                entries
-                    .flatten()
-                    .any(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
-            }),
             Presence::LabKernel => crate::lab::host_kernel::find().is_ok(),
         }
     }
@@ -150,20 +130,19 @@ mod tests {
 
     const PRESENT: Package = Package::file("base-files", &["/nowhere", "/etc/os-release"]);
     const ABSENT: Package = Package::file("zeta", &["/nowhere/zeta"]);
-    const ABSENT_PREFIX: Package = Package::prefix("alpha", "/etc", "no-such-name");
-    const PRESENT_PREFIX: Package = Package::prefix("base-files", "/etc", "os-rel");
+    const ALSO_ABSENT: Package = Package::file("alpha", &["/nowhere/alpha"]);
 
     #[test]
     fn only_absent_packages_are_missing() {
         assert_eq!(
-            missing(&[PRESENT, ABSENT, PRESENT_PREFIX, ABSENT_PREFIX]),
-            [ABSENT, ABSENT_PREFIX]
+            missing(&[PRESENT, ABSENT, ALSO_ABSENT]),
+            [ABSENT, ALSO_ABSENT]
         );
     }
 
     #[test]
     fn the_line_names_each_package_once_in_order() {
-        let line = install_line(&names(&[ABSENT, ABSENT_PREFIX, ABSENT]));
+        let line = install_line(&names(&[ABSENT, ALSO_ABSENT, ABSENT]));
         assert_eq!(
             line,
             "sudo apt-get install --no-install-recommends alpha zeta"

@@ -1,0 +1,264 @@
+//! `cargo xtask fuzz`: runs the fuzz targets of `tests/fuzz` (cargo-fuzz's layout) for a while,
+//! with the toolchain that is there: the instrumentation that libFuzzer needs is a stable code
+//! generation flag. main.rs and `test` call it. It must not know what a target parses.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde::Deserialize;
+
+use crate::packages::{self, Package};
+use crate::progress::Step;
+use crate::test::{Run, Tally};
+use crate::{cargo, paths};
+
+const PACKAGES: &[Package] = &[Package::file("g++", &["/usr/bin/c++"])];
+
+/// As cargo-fuzz sets them, without the address sanitizer, which needs a nightly toolchain.
+/// Overflows and failed debug assertions are found as panics.
+const RUSTFLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions -Coverflow-checks -Ccodegen-units=1";
+
+/// Named, so that the flags do not reach build scripts.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// A single input that takes longer is a finding.
+const INPUT_TIMEOUT_S: u32 = 10;
+
+/// A parser that needs more is a finding.
+const MEMORY_MIB: u32 = 1024;
+
+/// So much of a failed target's report is shown.
+const REPORT_TAIL_LINES: usize = 60;
+
+/// Run fuzz targets, each for some seconds
+#[derive(Args, Debug)]
+pub(crate) struct FuzzArgs {
+    /// Only this target
+    target: Option<String>,
+    /// How long each one runs
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    seconds: u32,
+    /// Name the targets and end
+    #[arg(long)]
+    list: bool,
+}
+
+/// The verb.
+///
+/// # Errors
+///
+/// There is no such target or it can't be built. Findings are the exit code.
+pub(crate) fn main(arguments: &FuzzArgs) -> Result<ExitCode> {
+    let mut targets = targets()?;
+    if arguments.list {
+        targets.iter().for_each(|target| println!("{target}"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(only) = &arguments.target {
+        targets.retain(|target| target == only);
+        if targets.is_empty() {
+            bail!("there is no fuzz target {only}; `cargo xtask fuzz --list` names them");
+        }
+    }
+    let run = run(&targets, arguments.seconds)?;
+    println!("{} passed, {} failed", run.tally.passed, run.tally.failed);
+    Ok(if run.succeeded {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// A short run of each target.
+///
+/// # Errors
+///
+/// One can't be built.
+pub(crate) fn smoke(seconds: u32) -> Result<Run> {
+    run(&targets()?, seconds)
+}
+
+fn manifest() -> PathBuf {
+    paths::workspace().join("tests/fuzz/Cargo.toml")
+}
+
+/// The part of cargo's metadata that names executables.
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<MetadataPackage>,
+}
+
+#[derive(Deserialize)]
+struct MetadataPackage {
+    targets: Vec<MetadataTarget>,
+}
+
+#[derive(Deserialize)]
+struct MetadataTarget {
+    name: String,
+    kind: Vec<String>,
+}
+
+fn targets() -> Result<Vec<String>> {
+    let output = cargo::command()
+        .args([
+            "metadata",
+            "--no-deps",
+            "--format-version=1",
+            "--manifest-path",
+        ])
+        .arg(manifest())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("start cargo")?;
+    if !output.status.success() {
+        bail!("cargo metadata ended with {}", output.status);
+    }
+    let mut targets = executables(&output.stdout)?;
+    targets.sort();
+    if targets.is_empty() {
+        bail!("{} has no target", manifest().display());
+    }
+    Ok(targets)
+}
+
+fn executables(metadata: &[u8]) -> Result<Vec<String>> {
+    let metadata: Metadata = serde_json::from_slice(metadata).context("parse cargo's metadata")?;
+    let targets = metadata
+        .packages
+        .into_iter()
+        .flat_map(|package| package.targets);
+    Ok(targets
+        .filter(|target| target.kind.iter().any(|kind| kind == "bin"))
+        .map(|target| target.name)
+        .collect())
+}
+
+fn run(targets: &[String], seconds: u32) -> Result<Run> {
+    packages::ensure(cargo::PACKAGES)?;
+    packages::ensure(PACKAGES)?;
+    let home = paths::target().join("fuzz");
+    let step = Step::begin("build the fuzz targets");
+    let mut build = cargo::command();
+    build
+        .args(["build", "--release", "--target", TARGET, "--manifest-path"])
+        .arg(manifest());
+    build
+        .arg("--target-dir")
+        .arg(&home)
+        .env("RUSTFLAGS", RUSTFLAGS);
+    for target in targets {
+        build.args(["--bin", target]);
+    }
+    let executables = cargo::build(build)?;
+    step.done();
+
+    let mut tally = Tally::default();
+    for target in targets {
+        let step = Step::begin(format!("fuzz {target}"));
+        match run_one(
+            target,
+            &cargo::named(executables.clone(), target)?,
+            &home,
+            seconds,
+        )? {
+            Outcome::Clean { runs } => {
+                tally.passed += 1;
+                step.done_with(format!("{runs} runs"));
+            }
+            Outcome::Finding { report } => {
+                tally.failed += 1;
+                drop(step);
+                println!("{report}");
+            }
+        }
+    }
+    Ok(Run {
+        tally,
+        succeeded: tally.failed == 0,
+    })
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Clean { runs: u64 },
+    Finding { report: String },
+}
+
+fn run_one(target: &str, executable: &Path, home: &Path, seconds: u32) -> Result<Outcome> {
+    let seeds = paths::workspace().join("tests/fuzz/seeds").join(target);
+    if fs::read_dir(&seeds).map_or(0, Iterator::count) == 0 {
+        bail!("fuzz target {target} has no seeds in {}", seeds.display());
+    }
+    let corpus = home.join("corpus").join(target);
+    let artifacts = home.join("artifacts").join(target);
+    for folder in [&corpus, &artifacts] {
+        fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+    }
+    // libFuzzer adds what it finds to the first folder and only reads the second.
+    let output = Command::new(executable)
+        .arg(format!("-max_total_time={seconds}"))
+        .arg(format!("-timeout={INPUT_TIMEOUT_S}"))
+        .arg(format!("-rss_limit_mb={MEMORY_MIB}"))
+        .arg(format!("-artifact_prefix={}/", artifacts.display()))
+        .arg("-print_final_stats=1")
+        .args([&corpus, &seeds])
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("start fuzz target {target}"))?;
+    Ok(judge(
+        output.status.success(),
+        &String::from_utf8_lossy(&output.stderr),
+    ))
+}
+
+fn judge(succeeded: bool, report: &str) -> Outcome {
+    let runs = report.lines().find_map(|line| {
+        line.strip_prefix("stat::number_of_executed_units:")?
+            .trim()
+            .parse()
+            .ok()
+    });
+    match runs {
+        Some(runs) if succeeded && runs > 0 => Outcome::Clean { runs },
+        _ => {
+            let lines: Vec<_> = report.lines().collect();
+            Outcome::Finding {
+                report: lines[lines.len().saturating_sub(REPORT_TAIL_LINES)..].join("\n"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REPORT: &str =
+        "#1 INITED\nDone 900 runs in 5 second(s)\nstat::number_of_executed_units: 900\n";
+
+    #[test]
+    fn a_run_is_clean_only_with_a_good_exit_and_inputs_tried() {
+        assert_eq!(judge(true, REPORT), Outcome::Clean { runs: 900 });
+        assert!(matches!(judge(false, REPORT), Outcome::Finding { .. }));
+        assert!(matches!(
+            judge(true, "stat::number_of_executed_units: 0"),
+            Outcome::Finding { .. }
+        ));
+        assert!(matches!(
+            judge(true, "nothing to say"),
+            Outcome::Finding { .. }
+        ));
+    }
+
+    #[test]
+    fn targets_are_the_executables_of_the_package() {
+        let metadata = br#"{"packages":[{"targets":[{"name":"fuzz","kind":["lib"]},{"name":"frame","kind":["bin"]}]}]}"#;
+        assert_eq!(executables(metadata).expect("targets"), ["frame"]);
+    }
+}

@@ -1,0 +1,336 @@
+//! `cargo xtask test`: every test there is: unit tests and those of the command line here, VM
+//! tests where KVM works, a short run of each fuzz target. main.rs and `ci` call it.
+//! It must not know what any test is about.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+
+use crate::artifacts::{self, ArtifactsArgs};
+use crate::progress::Step;
+use crate::{cargo, fuzz, packages, paths};
+
+/// The test target of the root package that needs KVM.
+const VM_TARGET: &str = "vm";
+
+/// A hung VM must not hang CI. Many times what a single test needs on two cores, emulated.
+const LONGEST_SILENCE: Duration = Duration::from_secs(15 * 60);
+
+/// A fuzz target's share of a test run.
+const FUZZ_SECONDS: u32 = 5;
+
+/// Run all tests: unit tests, VM tests where KVM works, a short run of each fuzz target
+#[derive(Args, Debug, Default)]
+pub(crate) struct TestArgs {
+    /// Only tests whose name contains this
+    filter: Option<String>,
+    /// Only these kinds of tests [default: all; with a filter: unit and vm]
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    only: Vec<Kind>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// What needs no KVM: unit tests, the command line, the tree itself
+    Unit,
+    /// What needs KVM
+    Vm,
+    /// A short run of each fuzz target
+    Fuzz,
+}
+
+/// How many tests had which end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    /// Neither ran nor was left out by a filter; there must be none.
+    pub(crate) ignored: u64,
+}
+
+impl Tally {
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+    }
+
+    /// Whether this is what a good run looks like.
+    fn is_good(self) -> bool {
+        self.passed > 0 && self.failed == 0 && self.ignored == 0
+    }
+
+    /// Reads a line as `test result: ok. 27 passed; 0 failed; 0 ignored; 0 measured; 0 filtered
+    /// out; finished in 0.01s`, which libtest ends each run with.
+    fn parse(line: &str) -> Option<Self> {
+        let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
+        let mut tally = Self::default();
+        for count in counts.split("; ") {
+            let Some((number, what)) = count.trim().split_once(' ') else {
+                continue;
+            };
+            let field = match what {
+                "passed" => &mut tally.passed,
+                "failed" => &mut tally.failed,
+                "ignored" => &mut tally.ignored,
+                _ => continue,
+            };
+            *field = number.parse().ok()?;
+        }
+        Some(tally)
+    }
+}
+
+/// The verb: runs everything, then says what came of it.
+///
+/// # Errors
+///
+/// Something could not be built or started. Tests that fail are the exit code.
+pub(crate) fn main(arguments: &TestArgs) -> Result<ExitCode> {
+    let kinds = match (&arguments.only[..], &arguments.filter) {
+        ([], None) => vec![Kind::Unit, Kind::Vm, Kind::Fuzz],
+        ([], Some(_)) => vec![Kind::Unit, Kind::Vm],
+        (only, _) => only.to_vec(),
+    };
+    packages::ensure(cargo::PACKAGES)?;
+    let filter = arguments.filter.as_deref();
+    let mut tally = Tally::default();
+    let mut broken = Vec::new();
+    for kind in kinds {
+        let name = kind
+            .to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned());
+        let step = Step::begin(format!("{name} tests"));
+        let run = match kind {
+            Kind::Unit => unit(filter)?,
+            Kind::Vm => vm(filter)?,
+            Kind::Fuzz => fuzz::smoke(FUZZ_SECONDS)?,
+        };
+        step.done_with(format!(
+            "{} passed, {} failed",
+            run.tally.passed, run.tally.failed
+        ));
+        if !run.succeeded {
+            broken.push(name);
+        }
+        tally.add(run.tally);
+    }
+    if tally.ignored > 0 {
+        println!("{} tests are ignored, which is not allowed", tally.ignored);
+    }
+    if !broken.is_empty() {
+        println!("did not end well: {}", broken.join(", "));
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    Ok(if tally.is_good() && broken.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// What came of one kind of tests.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    pub(crate) tally: Tally,
+    /// The exit code was 0. A run that crashes has no line to count.
+    pub(crate) succeeded: bool,
+}
+
+fn unit(filter: Option<&str>) -> Result<Run> {
+    let mut command = cargo::command();
+    command.args(["test", "--workspace", "--no-fail-fast"]);
+    if let Some(filter) = filter {
+        command.args(["--", filter]);
+    }
+    count(command.stderr(Stdio::inherit()), None)
+}
+
+fn vm(filter: Option<&str>) -> Result<Run> {
+    let artifacts = artifacts::provide(&ArtifactsArgs::default())?;
+    let mut build = cargo::command();
+    build.args([
+        "test",
+        "--no-run",
+        "--package",
+        "bulkhead",
+        "--test",
+        VM_TARGET,
+    ]);
+    let executable = cargo::named(cargo::build(build)?, VM_TARGET)?;
+
+    // What tests leave to look at; their own scratch folders are on the emulated host's disk.
+    let out = paths::lab().join("tests");
+    fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
+    let variable = |name: &str, value: &std::path::Path| {
+        let mut variable = OsString::from(format!("{name}="));
+        variable.push(value);
+        variable
+    };
+    let mut command = Command::new(env::current_exe().context("find this executable")?);
+    command
+        .current_dir(paths::workspace())
+        .args(["lab", "--out"])
+        .arg(&out)
+        .arg("--env")
+        .arg(variable("BULKHEAD", &artifacts.join("bulkhead")))
+        .arg("--env")
+        .arg(variable("BULKHEAD_TEST_OUT", &out))
+        .args(["--env", "RUST_BACKTRACE=1", "--"])
+        .arg(executable)
+        .args(filter)
+        .stdin(Stdio::null());
+    count(&mut command, Some(LONGEST_SILENCE))
+}
+
+/// Runs a command, shows what it says on standard output, and adds up its result lines.
+fn count(command: &mut Command, timeout: Option<Duration>) -> Result<Run> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start the tests")?;
+    let output = child.stdout.take().context("the tests have an output")?;
+    let (lines, received) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        let mut output = BufReader::new(output);
+        let mut line = Vec::new();
+        // Tests may print what is not UTF-8.
+        while output
+            .read_until(b'\n', &mut line)
+            .is_ok_and(|count| count > 0)
+        {
+            let _ = lines.send(
+                String::from_utf8_lossy(&line)
+                    .trim_end_matches('\n')
+                    .to_owned(),
+            );
+            line.clear();
+        }
+    });
+    let mut tally = Tally::default();
+    loop {
+        // Per line: a suite may be long, a silence may not.
+        let line = match timeout {
+            Some(timeout) => received.recv_timeout(timeout),
+            None => received.recv().map_err(RecvTimeoutError::from),
+        };
+        match line {
+            Ok(line) => {
+                println!("{line}");
+                tally.add(Tally::parse(&line).unwrap_or_default());
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                eprintln!(
+                    "the tests said nothing for {} s and are ended",
+                    timeout.unwrap_or_default().as_secs()
+                );
+                end(&mut child);
+                break;
+            }
+        }
+    }
+    let status = child.wait().context("wait for the tests")?;
+    let _ = reader.join();
+    Ok(Run {
+        tally,
+        succeeded: status.success(),
+    })
+}
+
+fn end(child: &mut Child) {
+    // It fails only when the child has ended already.
+    let _ = child.kill();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    const LINE: &str = "test result: FAILED. 27 passed; 2 failed; 1 ignored; 0 measured; 5 filtered out; finished in 0.01s";
+
+    #[test]
+    fn a_result_line_is_read() {
+        assert_eq!(
+            Tally::parse(LINE),
+            Some(Tally {
+                passed: 27,
+                failed: 2,
+                ignored: 1
+            })
+        );
+        assert_eq!(Tally::parse("test result_parsing ... ok"), None);
+        assert_eq!(Tally::parse("test a::b ... ok"), None);
+    }
+
+    #[test]
+    fn result_lines_add_up_and_the_exit_code_counts() {
+        let run = count(
+            &mut shell(&format!("echo '{LINE}'; echo other; echo '{LINE}'; exit 3")),
+            None,
+        )
+        .expect("run");
+        assert_eq!(
+            run.tally,
+            Tally {
+                passed: 54,
+                failed: 4,
+                ignored: 2
+            }
+        );
+        assert!(!run.succeeded);
+    }
+
+    #[test]
+    fn silence_ends_a_run_that_has_a_limit() {
+        let run = count(
+            &mut shell("exec sleep 1000"),
+            Some(Duration::from_millis(50)),
+        )
+        .expect("run");
+        assert!(!run.succeeded);
+        assert_eq!(run.tally, Tally::default());
+    }
+
+    #[test]
+    fn no_test_is_no_success() {
+        assert!(!Tally::default().is_good());
+        assert!(
+            Tally {
+                passed: 1,
+                ..Tally::default()
+            }
+            .is_good()
+        );
+        assert!(
+            !Tally {
+                passed: 9,
+                failed: 1,
+                ignored: 0
+            }
+            .is_good()
+        );
+        assert!(
+            !Tally {
+                passed: 9,
+                failed: 0,
+                ignored: 1
+            }
+            .is_good()
+        );
+    }
+}
