@@ -17,7 +17,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{Flock, FlockArg};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -206,42 +207,53 @@ impl Folder {
         written
     }
 
-    /// Takes the supervisor's lock, or `None` when another supervisor lives.
+    /// Takes the supervisor's lock, or `None` when another supervisor lives. It is held until the
+    /// file is closed.
     ///
     /// # Errors
     /// When the lock file can't be opened.
-    pub fn try_lock(&self) -> Result<Option<Flock<File>>> {
+    pub fn try_lock(&self) -> Result<Option<File>> {
+        let (path, mut file) = self.open_lock()?;
+        match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK))) {
+            Ok(_) => {}
+            Err(Errno::EAGAIN | Errno::EACCES) => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("lock {}", path.display())),
+        }
+        // Who holds it, for those who must end it.
+        file.set_len(0)
+            .and_then(|()| file.write_all(std::process::id().to_string().as_bytes()))
+            .with_context(|| format!("write {}", path.display()))?;
+        Ok(Some(file))
+    }
+
+    /// Waits for the supervisor's lock.
+    fn lock(&self) -> Result<File> {
+        let (path, file) = self.open_lock()?;
+        fcntl(&file, FcntlArg::F_OFD_SETLKW(&whole_file(libc::F_WRLCK)))
+            .with_context(|| format!("lock {}", path.display()))?;
+        Ok(file)
+    }
+
+    /// Whether a supervisor lives. Asks without taking the lock, so that it is in nobody's way.
+    fn is_locked(&self) -> Result<bool> {
+        let (path, file) = self.open_lock()?;
+        let mut found = whole_file(libc::F_WRLCK);
+        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut found))
+            .with_context(|| format!("ask for the lock of {}", path.display()))?;
+        Ok(i32::from(found.l_type) != libc::F_UNLCK)
+    }
+
+    fn open_lock(&self) -> Result<(PathBuf, File)> {
         let path = self.0.join("lock");
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
+            .read(true)
             .write(true)
             .mode(0o600)
             .open(&path)
             .with_context(|| format!("open {}", path.display()))?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(mut lock) => {
-                // Who holds it, for those who must end it.
-                lock.set_len(0)
-                    .and_then(|()| lock.write_all(std::process::id().to_string().as_bytes()))
-                    .with_context(|| format!("write {}", path.display()))?;
-                Ok(Some(lock))
-            }
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
-            Err((_, error)) => Err(error).with_context(|| format!("lock {}", path.display())),
-        }
-    }
-
-    /// Waits for the supervisor's lock.
-    ///
-    /// # Errors
-    /// When the lock file can't be opened.
-    fn lock(&self) -> Result<Flock<File>> {
-        let path = self.0.join("lock");
-        let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
-        Flock::lock(file, FlockArg::LockExclusive)
-            .map_err(|(_, error)| error)
-            .with_context(|| format!("lock {}", path.display()))
+        Ok((path, file))
     }
 
     /// Process id of the supervisor that holds the lock.
@@ -280,15 +292,15 @@ impl Folder {
         if state.status != Status::Running {
             return Ok(state);
         }
-        match self.try_lock()? {
-            None => Ok(state),
-            Some(_lock) => Ok(ContainerState {
-                status: Status::Exited,
-                pid: 0,
-                exit_code: EXIT_CODE_KILLED,
-                ..state
-            }),
+        if self.is_locked()? {
+            return Ok(state);
         }
+        Ok(ContainerState {
+            status: Status::Exited,
+            pid: 0,
+            exit_code: EXIT_CODE_KILLED,
+            ..state
+        })
     }
 
     /// Replaces the state.
@@ -332,6 +344,18 @@ impl Folder {
             .and_then(|file| file.take(STATE_BYTES_MAX).read_to_end(&mut text))
             .with_context(|| format!("read {}", path.display()))?;
         serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
+    }
+}
+
+/// A lock on all of a file, as `fcntl` takes it.
+fn whole_file(kind: i32) -> libc::flock {
+    libc::flock {
+        // F_RDLCK, F_WRLCK and F_UNLCK are 0, 1 and 2.
+        l_type: i16::try_from(kind).unwrap_or(0),
+        l_whence: 0,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
     }
 }
 
@@ -442,5 +466,48 @@ pub fn find(root: &Root, wanted: &str) -> Result<(Folder, ContainerConfig)> {
         (Some(found), None) => Ok(found),
         (Some(_), Some(_)) => bail!("multiple IDs found with provided prefix: {wanted}"),
         _ => bail!("No such container: {wanted}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, Folder) {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = Folder::at(temp.path().join("c"));
+        std::fs::create_dir(folder.path()).unwrap();
+        (temp, folder)
+    }
+
+    #[test]
+    fn a_running_container_without_a_supervisor_was_killed() {
+        let (_temp, folder) = folder();
+        let running =
+            ContainerState { status: Status::Running, pid: 77, ..ContainerState::created() };
+        folder.set_state(&running).unwrap();
+        let held = folder.try_lock().unwrap().unwrap();
+        assert_eq!(folder.true_state().unwrap().status, Status::Running);
+        assert!(folder.try_lock().unwrap().is_none());
+        assert_eq!(folder.supervisor().unwrap().as_raw(), i32::try_from(std::process::id()).unwrap());
+        drop(held);
+        let state = folder.true_state().unwrap();
+        assert_eq!((state.status, state.pid, state.exit_code), (Status::Exited, 0, 137));
+    }
+
+    #[test]
+    fn a_damaged_state_is_an_error_that_names_the_file() {
+        let (_temp, folder) = folder();
+        std::fs::write(folder.path().join("state.json"), b"{").unwrap();
+        let error = folder.state().unwrap_err().to_string();
+        assert!(error.ends_with("state.json is damaged"), "{error}");
+    }
+
+    #[test]
+    fn ids_are_sixty_four_lower_case_hex_digits() {
+        assert!(is_full_id(&"a0".repeat(32)));
+        for wrong in ["", "a0", &"A0".repeat(32), &"g0".repeat(32), &"a".repeat(65)] {
+            assert!(!is_full_id(wrong), "{wrong}");
+        }
     }
 }
