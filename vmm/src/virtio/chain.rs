@@ -92,6 +92,17 @@ impl Spans {
         Some(address)
     }
 
+    /// Leaves `bytes` bytes at the front, or what there is.
+    pub fn truncate(&mut self, bytes: u64) {
+        let mut left = bytes;
+        for span in self.spans.iter_mut().skip(self.taken) {
+            span.len = u32::try_from(left).map_or(span.len, |left| span.len.min(left));
+            left -= u64::from(span.len);
+        }
+        self.spans.retain(|span| span.len > 0);
+        self.taken = 0;
+    }
+
     /// The memory itself.
     ///
     /// # Errors
@@ -248,6 +259,34 @@ mod tests {
                 assert_eq!(buffers.writable.len(), left);
             }
             assert_eq!(buffers.writable.take_last_byte(), None);
+        }
+    }
+
+    #[test]
+    fn spans_are_cut_to_a_length() {
+        let memory = guest_memory();
+        let (mut ring, mut queue) = ring(&memory);
+        let cut = [b"abc".as_slice(), b"de", b"fgh"].map(Buffer::Readable);
+        for (bytes, left) in [
+            (0, 0),
+            (2, 2),
+            (3, 3),
+            (4, 4),
+            (7, 7),
+            (100, 7),
+            (u64::MAX, 7),
+        ] {
+            ring.offer(&cut).unwrap();
+            let mut spans = read(&memory, &mut queue).unwrap().readable;
+            assert_eq!(spans.take_front::<1>(&memory).unwrap(), Some(*b"a"));
+            spans.truncate(bytes);
+            assert_eq!(spans.len(), left);
+            if left > 3 {
+                assert_eq!(spans.take_front::<4>(&memory).unwrap(), Some(*b"bcde"));
+            }
+            assert!(ring.take_used().is_none());
+            ring.clear();
+            queue.set_next_avail(0);
         }
     }
 

@@ -14,13 +14,16 @@
 //! Queues belong to the event loop alone from DRIVER_OK on: no lock lies on the data path, and a
 //! register write that comes later finds nothing left to change (design decision 4).
 
+pub mod balloon;
 pub mod block;
 mod chain;
 mod config;
+pub mod console;
 mod device;
 pub mod mmio;
 #[cfg(any(test, feature = "mock"))]
 pub mod mock;
+pub mod rng;
 pub mod vsock;
 mod worker;
 
