@@ -1,0 +1,130 @@
+//! Which of our crates may depend on which, and within the command, which folder on which:
+//! `cli -> sandbox -> {vmm, images, protocol}`, `guest-agent -> protocol`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::{assert_none, list, metadata, root, text};
+
+/// Every edge between crates of the workspace; a new one is a decision.
+const EDGES: &[(&str, &str)] = &[
+    ("bulkhead", "bulkhead-images"),
+    ("bulkhead", "bulkhead-protocol"),
+    ("bulkhead", "vmm"),
+    ("guest-agent", "bulkhead-protocol"),
+];
+
+/// Edges that only tests have.
+const TEST_EDGES: &[(&str, &str)] = &[("bulkhead", "bulkhead-harness")];
+
+/// Crates that no async runtime or image code may get into: they see guest bytes or run as PID 1.
+const WITHOUT_RUNTIME: &[&str] = &["vmm", "guest-agent", "bulkhead-protocol"];
+
+/// What they may not name.
+const RUNTIMES: &[&str] = &["tokio", "reqwest", "oci-spec", "futures-util"];
+
+/// In the command's sources, folders and what they must not use.
+const FOLDERS: &[(&str, &[&str])] = &[("src/sandbox", &["crate::cli"])];
+
+fn members(metadata: &Value) -> Vec<&Value> {
+    list(metadata, "packages")
+        .iter()
+        .filter(|package| package["source"].is_null())
+        .collect()
+}
+
+fn edge_violations(members: &[&Value]) -> Vec<String> {
+    let names: BTreeSet<_> = members.iter().map(|member| text(member, "name")).collect();
+    let mut violations = Vec::new();
+    for member in members {
+        let from = text(member, "name");
+        for dependency in list(member, "dependencies") {
+            let to = text(dependency, "name");
+            let for_tests = dependency["kind"] == "dev";
+            let known =
+                EDGES.contains(&(from, to)) || (for_tests && TEST_EDGES.contains(&(from, to)));
+            if names.contains(to) && !known {
+                violations.push(format!("{from} -> {to} is a new edge"));
+            }
+            if WITHOUT_RUNTIME.contains(&from) && RUNTIMES.contains(&to) {
+                violations.push(format!(
+                    "{from} -> {to}: there is no such thing in this crate"
+                ));
+            }
+        }
+    }
+    violations
+}
+
+fn use_violations(path: &str, source: &str, forbidden: &[&str]) -> Vec<String> {
+    let uses = forbidden.iter().filter(|name| source.contains(**name));
+    uses.map(|name| format!("{path} uses {name}")).collect()
+}
+
+fn sources(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+        .flatten()
+    {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn crates_depend_on_each_other_one_way() {
+    let metadata = metadata();
+    let members = members(&metadata);
+    assert!(members.len() > 5, "the workspace's crates are seen");
+    assert_none(&edge_violations(&members));
+}
+
+#[test]
+fn folders_of_the_command_depend_on_each_other_one_way() {
+    for (folder, forbidden) in FOLDERS {
+        let sources = sources(&root().join(folder));
+        assert!(!sources.is_empty(), "{folder} has sources");
+        for path in sources {
+            let source = fs::read_to_string(&path).expect("read");
+            assert_none(&use_violations(
+                &path.display().to_string(),
+                &source,
+                forbidden,
+            ));
+        }
+    }
+}
+
+#[test]
+fn bad_samples_are_seen() {
+    let member = |name: &str, to: &str, kind: Option<&str>| serde_json::json!({"name": name, "dependencies": [{"name": to, "kind": kind}]});
+    let (vmm, images) = (
+        member("vmm", "bulkhead-images", None),
+        member("bulkhead-images", "serde", None),
+    );
+    assert_eq!(
+        edge_violations(&[&vmm, &images]),
+        ["vmm -> bulkhead-images is a new edge"]
+    );
+    let (command, harness) = (
+        member("bulkhead", "bulkhead-harness", None),
+        member("bulkhead-harness", "serde", None),
+    );
+    assert_eq!(edge_violations(&[&command, &harness]).len(), 1);
+    let command = member("bulkhead", "bulkhead-harness", Some("dev"));
+    assert!(edge_violations(&[&command, &harness]).is_empty());
+    assert_eq!(edge_violations(&[&member("vmm", "tokio", None)]).len(), 1);
+    assert_eq!(
+        use_violations("f", "use crate::cli::run;", &["crate::cli"]),
+        ["f uses crate::cli"]
+    );
+}
