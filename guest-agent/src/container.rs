@@ -1,0 +1,372 @@
+//! One container's life: set up, run, and the loop in which everything meets.
+//!
+//! Called by [`crate::init`] with the host's first request. It starts the main process and, on
+//! request, others in the same container, forwards signals and sizes, and tells the host how each
+//! process ended once all of its output is delivered. When the main process has ended the container
+//! is over, and with it the VM.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use protocol::message::{Event, ProcessId, Request};
+use protocol::spec::{ProcessSpec, RunSpec};
+use rustix::event::{PollFd, poll};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
+
+use crate::cgroup::Cgroup;
+use crate::control::{Control, ControlError};
+use crate::device_filter;
+use crate::devices;
+use crate::failure::{Context, Failure};
+use crate::launch::{FirstProcess, Launch, become_process};
+use crate::layers::{self, Stack};
+use crate::loopback;
+use crate::mount::{Detached, Setup};
+use crate::namespaces;
+use crate::process::{End, Part, Process};
+use crate::rootfs::{self, Parts};
+use crate::spawn::{self, Spawned};
+use crate::stdio::{self, Flow, Pump, Streams, Terminals};
+
+/// The main process.
+const MAIN: ProcessId = 0;
+
+/// Processes that the host may have started and not been told the end of: far more than a person
+/// starts, few enough for one `poll`.
+const MAX_PROCESSES: usize = 1024;
+
+/// Runs the container until its main process has ended and the host knows everything.
+///
+/// # Errors
+/// Only those of the control connection; the container is over then as well.
+pub fn run(
+    spec: &RunSpec,
+    requests: impl Iterator<Item = Request>,
+    control: &mut Control,
+) -> Result<(), ControlError> {
+    let mut container = match Container::start(spec) {
+        Ok(container) => container,
+        Err(failure) => return control.send(&failed(MAIN, failure)),
+    };
+    let outcome = container.serve(requests, control);
+    if outcome.is_err() {
+        container.kill_all();
+    }
+    // A disk that can't be left clean has at least been written back.
+    let _ = container.stack.finish();
+    outcome
+}
+
+fn failed(process: ProcessId, failure: Failure) -> Event {
+    Event::Failed {
+        process,
+        kind: failure.kind,
+        message: failure.message,
+    }
+}
+
+/// What a descriptor that is ready belongs to.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    Control,
+    Process(ProcessId, Part),
+    Lingering(usize),
+}
+
+#[derive(Debug)]
+struct Container {
+    cgroup: Cgroup,
+    stack: Stack,
+    terminals: Terminals,
+    processes: BTreeMap<ProcessId, Process>,
+    /// Output of processes that ended, into which others may still write.
+    lingering: Vec<Option<Pump>>,
+}
+
+impl Container {
+    /// Sets everything up and clones the main process.
+    fn start(spec: &RunSpec) -> Result<Self, Failure> {
+        let connections = stdio::connect(&spec.process)?;
+        loopback::up().context(|| "take the loopback interface up".into())?;
+        let cgroup = Cgroup::create(&spec.resources)?;
+        let stack = layers::stack(spec)?;
+        let dev = open("/dev", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .context(|| "open /dev".into())?;
+        let (mut nodes, rules) = devices::requested(dev.as_fd(), &spec.devices)?;
+        if spec.privileged {
+            nodes.extend(devices::all(dev.as_fd())?);
+        } else {
+            let all = [&device_filter::DEFAULT_RULES[..], &rules].concat();
+            device_filter::attach(cgroup.as_fd(), &all)
+                .context(|| "filter the container's devices".into())?;
+        }
+        let terminals = Terminals::new()?;
+        let streams = connections.join(spec.process.terminal, &terminals)?;
+        let parts = Parts {
+            spec,
+            root: &stack.root,
+            init_layer: &stack.init_layer,
+            terminals: &terminals,
+            nodes: &nodes,
+        };
+        let spawned = spawn_main(&parts, &cgroup, &streams)?;
+        Ok(Self {
+            cgroup,
+            stack,
+            terminals,
+            processes: [(MAIN, Process::new(spawned, streams))].into(),
+            lingering: Vec::new(),
+        })
+    }
+
+    /// The loop: until every process has ended and the host was told.
+    fn serve(
+        &mut self,
+        requests: impl Iterator<Item = Request>,
+        control: &mut Control,
+    ) -> Result<(), ControlError> {
+        for request in requests {
+            self.handle(request, control)?;
+        }
+        while !self.processes.is_empty() {
+            for source in self.wait(control) {
+                self.advance(source, control)?;
+            }
+            self.tell_ends(control)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until something is ready.
+    fn wait(&self, control: &Control) -> Vec<Source> {
+        let mut sources = vec![Source::Control];
+        let mut fds = vec![PollFd::from_borrowed_fd(
+            control.as_fd(),
+            control.interest(),
+        )];
+        for (id, process) in &self.processes {
+            for (part, fd, flags) in process.interests() {
+                sources.push(Source::Process(*id, part));
+                fds.push(PollFd::from_borrowed_fd(fd, flags));
+            }
+        }
+        for (index, pump) in self.lingering.iter().enumerate() {
+            if let Some(pump) = pump {
+                let (fd, flags) = pump.interest();
+                sources.push(Source::Lingering(index));
+                fds.push(PollFd::from_borrowed_fd(fd, flags));
+            }
+        }
+        // Interrupted or out of memory: the next round asks again.
+        if poll(&mut fds, None).is_err() {
+            return Vec::new();
+        }
+        sources
+            .into_iter()
+            .zip(&fds)
+            .filter(|(_, fd)| !fd.revents().is_empty())
+            .map(|(source, _)| source)
+            .collect()
+    }
+
+    fn advance(&mut self, source: Source, control: &mut Control) -> Result<(), ControlError> {
+        match source {
+            Source::Control => {
+                control.flush()?;
+                for request in control.receive()? {
+                    self.handle(request, control)?;
+                }
+            }
+            Source::Process(id, part) => {
+                let process = self.processes.get_mut(&id);
+                if let Some(boottime_ns) = process.and_then(|process| process.advance(part)) {
+                    control.send(&Event::Started {
+                        process: id,
+                        boottime_ns,
+                    })?;
+                }
+            }
+            Source::Lingering(index) => {
+                if let Some(slot) = self.lingering.get_mut(index)
+                    && slot.as_mut().map(Pump::run) == Some(Flow::Ended)
+                {
+                    *slot = None;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the host of the processes of which nothing more will come, the main one last.
+    fn tell_ends(&mut self, control: &mut Control) -> Result<(), ControlError> {
+        let ids: Vec<ProcessId> = self.processes.keys().rev().copied().collect();
+        for id in ids {
+            if id == MAIN && self.processes.len() > 1 {
+                continue;
+            }
+            let Some(end) = self.processes.get(&id).and_then(Process::end) else {
+                continue;
+            };
+            let event = match end {
+                End::Failed(failure) => failed(id, failure),
+                End::Exited(status) => Event::Exited {
+                    process: id,
+                    status,
+                    oom_killed: self.cgroup.was_out_of_memory(),
+                },
+            };
+            if let Some(process) = self.processes.remove(&id) {
+                self.lingering.retain(Option::is_some);
+                self.lingering.extend(process.into_lingering().map(Some));
+            }
+            control.send(&event)?;
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, request: Request, control: &mut Control) -> Result<(), ControlError> {
+        match request {
+            Request::Exec { process, spec } => {
+                if let Err(failure) = self.exec(process, &spec) {
+                    control.send(&failed(process, failure))?;
+                }
+            }
+            // A process that has just ended, or a number that is none, is no error to anybody.
+            Request::Signal { process, signal } => {
+                if let Some(process) = self.processes.get(&process) {
+                    let _ = process.signal(signal);
+                }
+            }
+            Request::Resize { process, size } => {
+                if let Some(process) = self.processes.get(&process) {
+                    let _ = process.resize(size);
+                }
+            }
+            Request::Freeze(frozen) => {
+                let _ = self.cgroup.freeze(frozen);
+            }
+            Request::Shutdown => {
+                for process in self.processes.values_mut() {
+                    process.abandon_streams();
+                }
+                let _ = self.cgroup.kill();
+            }
+            Request::Run(_) | Request::Convert(_) => control.send(&failed(
+                MAIN,
+                Failure::other("this virtual machine has its container already"),
+            ))?,
+        }
+        Ok(())
+    }
+
+    /// Starts another process in the container.
+    fn exec(&mut self, id: ProcessId, spec: &ProcessSpec) -> Result<(), Failure> {
+        if self.processes.contains_key(&id) || self.processes.len() >= MAX_PROCESSES {
+            return Err(Failure::other(format!(
+                "process {id} exists, or there are {MAX_PROCESSES} already"
+            )));
+        }
+        let main = self
+            .processes
+            .get(&MAIN)
+            .ok_or_else(|| Failure::other("the container's main process has ended"))?;
+        let streams = stdio::connect(spec)?.join(spec.terminal, &self.terminals)?;
+        let spawned = self.spawn_beside(main, spec, &streams)?;
+        self.processes.insert(id, Process::new(spawned, streams));
+        Ok(())
+    }
+
+    /// Clones a child into the namespaces and the group of the main process. It gets what its
+    /// specification says and no more, also in a privileged container.
+    fn spawn_beside(
+        &self,
+        main: &Process,
+        spec: &ProcessSpec,
+        streams: &Streams,
+    ) -> Result<Spawned, Failure> {
+        let attempt = |group: BorrowedFd<'_>| {
+            spawn::spawn(group, 0, |reporter| match join(main, spec) {
+                Ok((root, proc)) => become_process(
+                    &Launch {
+                        spec,
+                        root: root.as_fd(),
+                        cwd: None,
+                        proc: proc.as_ref().map(AsFd::as_fd),
+                        io: &streams.child,
+                        privileged: false,
+                        first: FirstProcess::Program,
+                    },
+                    reporter,
+                ),
+                Err(failure) => reporter.give_up(&failure),
+            })
+        };
+        namespaces::inside(main.pidfd(), || match attempt(self.cgroup.as_fd()) {
+            // The workload made groups of its own, and a group with such below it takes no process.
+            Err(Errno::BUSY) => attempt(self.cgroup.group_of(main.pid())?.as_fd()),
+            other => other,
+        })
+        .context(|| "clone a process into the container".into())
+    }
+
+    /// Ends every process and waits until none is left.
+    fn kill_all(&mut self) {
+        let _ = self.cgroup.kill();
+        for process in self.processes.values_mut() {
+            process.abandon_streams();
+            while process.end().is_none() {
+                let mut fds = [PollFd::from_borrowed_fd(
+                    process.pidfd(),
+                    rustix::event::PollFlags::IN,
+                )];
+                let _ = poll(&mut fds, None);
+                process.advance(Part::Exit);
+            }
+        }
+    }
+}
+
+/// In the child: enters the container. Returns its root, and a procfs when the process needs one;
+/// the container's own may show anything by now.
+fn join(main: &Process, spec: &ProcessSpec) -> Result<(OwnedFd, Option<Detached>), Failure> {
+    let about = || "join the container".to_owned();
+    namespaces::join(main.pidfd()).context(about)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = open("/", flags, Mode::empty()).context(about)?;
+    let proc = match spec.oom_score_adj {
+        Some(_) => Some(Setup::new("proc", "proc")?.create(MountAttrFlags::empty())?),
+        None => None,
+    };
+    Ok((root, proc))
+}
+
+/// Clones the container's first process into new namespaces.
+fn spawn_main(parts: &Parts<'_>, cgroup: &Cgroup, streams: &Streams) -> Result<Spawned, Failure> {
+    let spec = parts.spec;
+    spawn::spawn(
+        cgroup.as_fd(),
+        namespaces::NEW,
+        |reporter| match namespaces::complete(spec).and_then(|()| rootfs::enter(parts)) {
+            Ok(tree) => become_process(
+                &Launch {
+                    spec: &spec.process,
+                    root: parts.root.as_fd(),
+                    cwd: Some(tree.cwd),
+                    proc: Some(tree.proc.as_fd()),
+                    io: &streams.child,
+                    privileged: spec.privileged,
+                    first: if spec.init {
+                        FirstProcess::Reaper
+                    } else {
+                        FirstProcess::Program
+                    },
+                },
+                reporter,
+            ),
+            Err(failure) => reporter.give_up(&failure),
+        },
+    )
+    .context(|| "clone the container's first process".into())
+}

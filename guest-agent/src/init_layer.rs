@@ -1,0 +1,313 @@
+//! The init layer: a small layer of our own between the image and the writable one.
+//!
+//! Called by [`crate::layers`]. Docker has one too, and for the same reason: the container needs
+//! places to mount on (`/proc`, `/etc/hosts`, …) whatever the image brings, and making them in the
+//! writable layer would show up as changes of the user's.
+//!
+//! A directory in it hides the attributes that the image gave to the same directory, so every one
+//! gets the image's. That also mends directories which a layer's archive only implied by naming
+//! something below them: the converter had to invent attributes for those and marked them.
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use protocol::spec::RunSpec;
+use rustix::fs::{
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid,
+    XattrFlags, chmodat, chownat, fgetxattr, flistxattr, fsetxattr, fstat, mkdirat, openat,
+    openat2, symlinkat, utimensat,
+};
+use rustix::io::Errno;
+
+use crate::failure::{Context, Failure};
+use crate::mount::Detached;
+
+/// xattr of a directory that its layer's archive only implied.
+const IMPLIED: &CStr = c"trusted.bulkhead.implied";
+
+/// xattr of a layer's root: how many such directories it has, in decimal digits.
+const IMPLIED_COUNT: &CStr = c"trusted.bulkhead.implied_count";
+
+/// Most implied directories that are mended; each costs memory in the guest.
+const MAX_IMPLIED: usize = 100_000;
+
+/// Longest xattr value (`XATTR_SIZE_MAX`) and list of names (`XATTR_LIST_MAX`) in bytes.
+const MAX_XATTR: usize = 64 << 10;
+
+/// Files to mount over the container's own.
+#[derive(Debug)]
+pub struct InitLayer {
+    /// Paths in the container and what goes there.
+    pub files: [(&'static str, Detached); 3],
+}
+
+/// Fills `init` in the stage, which becomes the layer, and the files beside it. `layers` are the
+/// roots of the image's layers, the highest first.
+///
+/// # Errors
+/// What making files in a tmpfs says.
+pub fn build(
+    stage: BorrowedFd<'_>,
+    layers: &[BorrowedFd<'_>],
+    spec: &RunSpec,
+) -> Result<InitLayer, Failure> {
+    mkdirat(stage, "init", Mode::from_raw_mode(0o755)).context(|| "make the init layer".into())?;
+    let root =
+        openat(stage, "init", DIRECTORY, Mode::empty()).context(|| "open the init layer".into())?;
+    let mut made = Made {
+        root,
+        layers,
+        directories: BTreeMap::new(),
+    };
+    for name in ["dev", "etc", "proc", "sys"] {
+        made.directory(name)?;
+    }
+    for path in implied(layers) {
+        made.directory(&path)?;
+    }
+    for name in [".dockerenv", "etc/hostname", "etc/hosts", "etc/resolv.conf"] {
+        write(made.root.as_fd(), name, 0o755, "")?;
+    }
+    symlinkat("/proc/mounts", &made.root, "etc/mtab").context(|| "make /etc/mtab".into())?;
+    made.finish()?;
+
+    let file = |path: &'static str, name: &str, content: &str| {
+        write(stage, name, 0o644, content)?;
+        let mount = Detached::clone_of(stage, name).context(|| format!("mount {path}"))?;
+        Ok::<_, Failure>((path, mount))
+    };
+    let hostname = format!("{}\n", spec.hostname);
+    Ok(InitLayer {
+        files: [
+            file("/etc/hostname", "hostname", &hostname)?,
+            file("/etc/hosts", "hosts", &spec.hosts)?,
+            file("/etc/resolv.conf", "resolv.conf", &spec.resolv_conf)?,
+        ],
+    })
+}
+
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+fn write(dir: BorrowedFd<'_>, name: &str, mode: u32, content: &str) -> Result<(), Failure> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file =
+        openat(dir, name, flags, Mode::from_raw_mode(mode)).context(|| format!("make {name}"))?;
+    let mut rest = content.as_bytes();
+    while !rest.is_empty() {
+        let len = rustix::io::write(&file, rest).context(|| format!("write {name}"))?;
+        rest = rest.get(len..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// The layer being made. Attributes come last: making something in a directory changes its times.
+struct Made<'a> {
+    root: OwnedFd,
+    layers: &'a [BorrowedFd<'a>],
+    directories: BTreeMap<String, Option<Attributes>>,
+}
+
+impl Made<'_> {
+    /// Makes a directory and those above it.
+    fn directory(&mut self, path: &str) -> Result<(), Failure> {
+        let ends = path.match_indices('/').map(|(index, _)| index);
+        for end in ends.chain([path.len()]) {
+            let prefix = path.get(..end).unwrap_or_default();
+            if self.directories.contains_key(prefix) {
+                continue;
+            }
+            mkdirat(&self.root, prefix, Mode::from_raw_mode(0o755))
+                .context(|| format!("make {prefix:?} in the init layer"))?;
+            let attributes = directory(self.layers, prefix)
+                .map(|fd| Attributes::of(fd.as_fd()))
+                .transpose()
+                .context(|| format!("read the attributes of {prefix:?}"))?;
+            self.directories.insert(prefix.to_owned(), attributes);
+        }
+        Ok(())
+    }
+
+    /// Sets the attributes, deepest first.
+    fn finish(self) -> Result<(), Failure> {
+        for (path, attributes) in self.directories.iter().rev() {
+            if let Some(attributes) = attributes {
+                attributes
+                    .apply(self.root.as_fd(), path)
+                    .context(|| format!("set the attributes of {path:?}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Owner, mode, times and xattrs of a directory.
+#[derive(Debug)]
+pub struct Attributes {
+    status: Stat,
+    xattrs: Vec<(CString, Vec<u8>)>,
+}
+
+impl Attributes {
+    /// Those of an open directory. What belongs to the overlay or to us is left out.
+    ///
+    /// # Errors
+    /// What reading them says.
+    pub fn of(directory: BorrowedFd<'_>) -> Result<Self, Errno> {
+        let status = fstat(directory)?;
+        let mut none: [u8; 0] = [];
+        let mut names = vec![0; flistxattr(directory, &mut none)?.min(MAX_XATTR)];
+        if !names.is_empty() {
+            let len = flistxattr(directory, &mut *names)?;
+            names.truncate(len);
+        }
+        let mut xattrs = Vec::new();
+        for name in names.split_inclusive(|byte| *byte == 0) {
+            let Ok(name) = CStr::from_bytes_with_nul(name) else {
+                continue;
+            };
+            let ours = [&b"trusted.overlay."[..], b"trusted.bulkhead."];
+            if ours
+                .iter()
+                .any(|prefix| name.to_bytes().starts_with(prefix))
+            {
+                continue;
+            }
+            let mut value = vec![0_u8; MAX_XATTR];
+            let len = fgetxattr(directory, name, &mut *value)?;
+            value.truncate(len);
+            xattrs.push((name.to_owned(), value));
+        }
+        Ok(Self { status, xattrs })
+    }
+
+    /// Gives them to the directory `path` below `dir`, which is the agent's own.
+    ///
+    /// # Errors
+    /// What setting them says.
+    pub fn apply(&self, dir: BorrowedFd<'_>, path: &str) -> Result<(), Errno> {
+        let status = &self.status;
+        let (uid, gid) = (Uid::from_raw(status.st_uid), Gid::from_raw(status.st_gid));
+        let mode = Mode::from_raw_mode(status.st_mode & 0o7777);
+        chownat(dir, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        chmodat(dir, path, mode, AtFlags::empty())?;
+        if !self.xattrs.is_empty() {
+            let target = openat(dir, path, DIRECTORY, Mode::empty())?;
+            for (name, value) in &self.xattrs {
+                fsetxattr(&target, name.as_c_str(), value, XattrFlags::empty())?;
+            }
+        }
+        let time = |seconds, nanoseconds: u64| Timespec {
+            tv_sec: seconds,
+            tv_nsec: i64::try_from(nanoseconds).unwrap_or(0),
+        };
+        let times = Timestamps {
+            last_access: time(status.st_atime, status.st_atime_nsec),
+            last_modification: time(status.st_mtime, status.st_mtime_nsec),
+        };
+        utimensat(dir, path, &times, AtFlags::SYMLINK_NOFOLLOW)
+    }
+}
+
+/// What one layer says of a path.
+enum Found {
+    Directory(OwnedFd),
+    /// A directory that is only implied: the layers below say more.
+    Implied,
+    Nothing,
+    /// Hidden from here down: a whiteout or something that is no directory, at the path or above.
+    End,
+}
+
+/// The directory whose attributes `path` has in the image, `None` when no layer gives it any.
+/// `layers` are the highest first.
+#[must_use]
+pub fn directory(layers: &[BorrowedFd<'_>], path: &str) -> Option<OwnedFd> {
+    for layer in layers {
+        match find(*layer, path) {
+            (Found::Directory(fd), _) => return Some(fd),
+            (Found::End, _) | (_, true) => return None,
+            (Found::Implied | Found::Nothing, false) => {}
+        }
+    }
+    None
+}
+
+/// What `layer` says of `path`, and whether a directory on the way hides all lower layers.
+fn find(layer: BorrowedFd<'_>, path: &str) -> (Found, bool) {
+    let Ok(mut here) = openat(layer, ".", DIRECTORY, Mode::empty()) else {
+        return (Found::Nothing, false);
+    };
+    let mut opaque = false;
+    for name in path.split('/').filter(|name| !name.is_empty()) {
+        here = match openat(&here, name, DIRECTORY, Mode::empty()) {
+            Ok(next) => next,
+            Err(Errno::NOENT) => return (Found::Nothing, opaque),
+            Err(_) => return (Found::End, opaque),
+        };
+        opaque |= xattr(&here, c"trusted.overlay.opaque").is_some_and(|value| value == b"y");
+    }
+    if xattr(&here, IMPLIED).is_some() {
+        return (Found::Implied, opaque);
+    }
+    (Found::Directory(here), opaque)
+}
+
+/// A short xattr.
+fn xattr(file: &OwnedFd, name: &CStr) -> Option<Vec<u8>> {
+    let mut value = [0_u8; 64];
+    let len = fgetxattr(file, name, &mut value).ok()?;
+    value.get(..len).map(<[u8]>::to_vec)
+}
+
+/// The paths of implied directories, of all layers that say they have some.
+fn implied(layers: &[BorrowedFd<'_>]) -> Vec<String> {
+    let mut paths = Vec::new();
+    for layer in layers {
+        let Ok(root) = openat(*layer, ".", DIRECTORY, Mode::empty()) else {
+            continue;
+        };
+        let count = xattr(&root, IMPLIED_COUNT)
+            .and_then(|digits| std::str::from_utf8(&digits).ok()?.parse().ok())
+            .unwrap_or(0);
+        let wanted = MAX_IMPLIED.min(paths.len().saturating_add(count));
+        // The root itself counts, but has no path in the init layer.
+        walk(*layer, wanted, xattr(&root, IMPLIED).is_some(), &mut paths);
+    }
+    paths
+}
+
+/// Adds the implied directories of a layer until there are `wanted` in all.
+fn walk(layer: BorrowedFd<'_>, wanted: usize, root_is_one: bool, paths: &mut Vec<String>) {
+    let mut missing = wanted
+        .saturating_sub(paths.len())
+        .saturating_sub(usize::from(root_is_one));
+    let mut queue = vec![String::new()];
+    while missing > 0
+        && let Some(path) = queue.pop()
+    {
+        let name = if path.is_empty() { "." } else { &path };
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let Ok(directory) = openat2(layer, name, DIRECTORY, Mode::empty(), resolve) else {
+            continue;
+        };
+        if !path.is_empty() && xattr(&directory, IMPLIED).is_some() {
+            paths.push(path.clone());
+            missing -= 1;
+        }
+        let entries = Dir::read_from(&directory).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_type() == FileType::Directory) {
+            // A name that is no UTF-8 keeps the attributes that the converter invented.
+            let Ok(name) = entry.file_name().to_str() else {
+                continue;
+            };
+            if name != "." && name != ".." {
+                let slash = if path.is_empty() { "" } else { "/" };
+                queue.push(format!("{path}{slash}{name}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! An image's layers under a writable one: the container's root file system.
+//!
+//! Called by [`crate::container`] once. The image device holds every layer's EROFS end to end; each
+//! becomes a partition that only this kernel knows, is mounted, and goes under one overlay. The
+//! agent's own tree shows none of it afterwards: the overlay keeps what it needs alive.
+//!
+//! ```text
+//! upperdir   ext4 on the second disk, or a tmpfs
+//! lowerdir   init layer        (tmpfs, see init_layer)
+//!            layers            (EROFS each, the highest first)
+//! ```
+// BLKPG has no safe wrapper.
+#![allow(unsafe_code)]
+
+use std::ffi::{c_int, c_longlong, c_void};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use protocol::spec::{LayerExtent, RunSpec};
+use rustix::fs::{Mode, OFlags, mkdir, mkdirat, open};
+use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
+
+use crate::failure::{Context, Failure};
+use crate::init_layer::{self, Attributes, InitLayer};
+use crate::mount::{self, Detached, Setup};
+
+/// The image device, read-only.
+const IMAGE_DEVICE: &str = "/dev/vda";
+
+/// The disk of the writable layer.
+const UPPER_DEVICE: &str = "/dev/vdb";
+
+/// Where the layers are mounted while the overlay is being made.
+pub const STAGE: &str = "/stage";
+
+/// Place inside the stage on which every layer is mounted, one over the other: the overlay takes
+/// the mount that is on top at that moment.
+const SLOT: &str = "/stage/slot";
+
+/// Layers of one image; Docker's own limit is 127, and a partition of the image device is numbered
+/// by a byte.
+const MAX_LAYERS: usize = 255;
+
+/// The root file system of a container and what must be kept of its making.
+#[derive(Debug)]
+pub struct Stack {
+    /// The overlay.
+    pub root: Detached,
+    /// Files to mount over the container's own.
+    pub init_layer: InitLayer,
+    upper: Option<Detached>,
+}
+
+impl Stack {
+    /// Writes everything back and leaves the writable disk clean. No process of the container may
+    /// be left.
+    ///
+    /// # Errors
+    /// `EBUSY` when something is still open for writing; everything is written back even so.
+    pub fn finish(&self) -> Result<(), Errno> {
+        match &self.upper {
+            Some(upper) => upper.freeze_file_system().inspect_err(|_| {
+                rustix::fs::sync();
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Mounts the layers and the overlay over them.
+///
+/// # Errors
+/// A device that is missing, a layer that is no EROFS, an upper disk that is no ext4.
+pub fn stack(spec: &RunSpec) -> Result<Stack, Failure> {
+    if spec.layers.len() > MAX_LAYERS {
+        return Err(Failure::bad_config(format!(
+            "{} layers, the limit is {MAX_LAYERS}",
+            spec.layers.len()
+        )));
+    }
+    let stage = make_stage()?;
+    let overlay = Setup::new("overlay", "overlay")?;
+    // Never follow what a layer's xattrs may say of other places, and never make such xattrs. One
+    // device number for all files, as on Docker, whose layers lie on one file system.
+    for (key, value) in [
+        ("redirect_dir", "nofollow"),
+        ("metacopy", "off"),
+        ("index", "off"),
+        ("nfs_export", "off"),
+        ("xino", "on"),
+        ("uuid", "null"),
+    ] {
+        overlay.value(key, value)?;
+    }
+    overlay.value("lowerdir+", &format!("{STAGE}/init"))?;
+    let mut layers = Vec::with_capacity(spec.layers.len());
+    for (device, extent) in devices(&spec.layers)?.iter().zip(&spec.layers).rev() {
+        let layer = mount_layer(device).map_err(|failure| Failure {
+            message: format!("layer at {}: {failure}", extent.offset),
+            ..failure
+        })?;
+        overlay.value("lowerdir+", SLOT)?;
+        layers.push(layer);
+    }
+    let lower: Vec<BorrowedFd<'_>> = layers.iter().map(AsFd::as_fd).collect();
+    let init_layer = init_layer::build(stage.as_fd(), &lower, spec)?;
+    let upper = if spec.upper_disk {
+        let disk = mount_upper_disk()?;
+        make_upper(disk.as_fd(), &lower)?;
+        overlay.value("upperdir", &format!("{SLOT}/upper"))?;
+        overlay.value("workdir", &format!("{SLOT}/work"))?;
+        Some(disk)
+    } else {
+        make_upper(stage.as_fd(), &lower)?;
+        overlay.value("upperdir", &format!("{STAGE}/upper"))?;
+        overlay.value("workdir", &format!("{STAGE}/work"))?;
+        None
+    };
+    let root = overlay.create(MountAttrFlags::empty())?;
+    mount::detach(STAGE).context(|| "detach the stage".into())?;
+    Ok(Stack {
+        root,
+        init_layer,
+        upper,
+    })
+}
+
+/// A tmpfs in the agent's tree for the init layer, the slot and, without a disk, the upper layer.
+fn make_stage() -> Result<Detached, Failure> {
+    match mkdir(STAGE, Mode::from_raw_mode(0o700)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno).context(|| format!("make {STAGE}")),
+    }
+    let stage = Setup::new("tmpfs", "tmpfs")?.create(MountAttrFlags::empty())?;
+    stage
+        .attach_at(STAGE)
+        .context(|| format!("mount {STAGE}"))?;
+    mkdirat(&stage, "slot", Mode::from_raw_mode(0o700)).context(|| format!("make {SLOT}"))?;
+    Ok(stage)
+}
+
+fn mount_layer(device: &str) -> Result<Detached, Failure> {
+    let erofs = Setup::new("erofs", device)?;
+    erofs.flag("ro")?;
+    let layer = erofs.create(MountAttrFlags::empty())?;
+    layer
+        .attach_at(SLOT)
+        .context(|| format!("attach {device}"))?;
+    Ok(layer)
+}
+
+fn mount_upper_disk() -> Result<Detached, Failure> {
+    let ext4 = Setup::new("ext4", UPPER_DEVICE)?;
+    // The disk's file on the host is sparse: zeroing unused inode tables would fill it.
+    ext4.flag("noinit_itable")?;
+    let upper = ext4.create(MountAttrFlags::empty())?;
+    upper
+        .attach_at(SLOT)
+        .context(|| format!("attach {UPPER_DEVICE}"))?;
+    Ok(upper)
+}
+
+/// The two directories that an overlay wants. A new upper directory is the container's `/`, so it
+/// starts as the image's.
+fn make_upper(disk: BorrowedFd<'_>, layers: &[BorrowedFd<'_>]) -> Result<(), Failure> {
+    match mkdirat(disk, "work", Mode::from_raw_mode(0o700)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno).context(|| "make the work directory".into()),
+    }
+    match mkdirat(disk, "upper", Mode::from_raw_mode(0o755)) {
+        Ok(()) => {
+            if let Some(image) = init_layer::directory(layers, "") {
+                Attributes::of(image.as_fd())
+                    .and_then(|attributes| attributes.apply(disk, "upper"))
+                    .context(|| "copy the attributes of the image's root".into())?;
+            }
+            Ok(())
+        }
+        Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno).context(|| "make the upper directory".into()),
+    }
+}
+
+/// A block device for each layer. One layer at the start needs no partition.
+fn devices(layers: &[LayerExtent]) -> Result<Vec<String>, Failure> {
+    if let [LayerExtent { offset: 0, .. }] = layers {
+        return Ok(vec![IMAGE_DEVICE.to_owned()]);
+    }
+    let disk = open(
+        IMAGE_DEVICE,
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .context(|| format!("open {IMAGE_DEVICE}"))?;
+    (1..)
+        .zip(layers)
+        .map(|(number, extent)| {
+            add_partition(&disk, number, *extent).context(|| {
+                let LayerExtent { offset, len } = extent;
+                format!("make partition {number} of {len} bytes at {offset}")
+            })?;
+            Ok(format!("{IMAGE_DEVICE}{number}"))
+        })
+        .collect()
+}
+
+/// `struct blkpg_partition` (Linux uapi/linux/blkpg.h).
+#[repr(C)]
+struct Partition {
+    start: c_longlong,
+    length: c_longlong,
+    number: c_int,
+    device_name: [u8; 64],
+    volume_name: [u8; 64],
+}
+
+/// `struct blkpg_ioctl_arg`.
+#[repr(C)]
+struct PartitionRequest {
+    operation: c_int,
+    flags: c_int,
+    data_len: c_int,
+    data: *mut c_void,
+}
+
+/// Makes the kernel treat a part of a disk as a device of its own; nothing is written to the disk.
+fn add_partition(disk: &OwnedFd, number: c_int, extent: LayerExtent) -> Result<(), Errno> {
+    /// `BLKPG`, `_IO(0x12, 105)`
+    const BLKPG: libc::c_ulong = 0x1269;
+    const ADD_PARTITION: c_int = 1;
+    let mut partition = Partition {
+        start: extent.offset.try_into().map_err(|_| Errno::OVERFLOW)?,
+        length: extent.len.try_into().map_err(|_| Errno::OVERFLOW)?,
+        number,
+        device_name: [0; 64],
+        volume_name: [0; 64],
+    };
+    let request = PartitionRequest {
+        operation: ADD_PARTITION,
+        flags: 0,
+        data_len: c_int::try_from(size_of::<Partition>()).map_err(|_| Errno::OVERFLOW)?,
+        data: (&raw mut partition).cast(),
+    };
+    // SAFETY: the descriptor is open; the request and the partition that it points to have the
+    // kernel's layout and live over the call.
+    let answer = unsafe { libc::ioctl(disk.as_raw_fd(), BLKPG, &raw const request) };
+    if answer != 0 {
+        return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
+    }
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! The guest agent: PID 1 of every VM.
+//!
+//! A converter VM unpacks one layer ([`convert`], [`unpack`]); a run VM stacks an image's layers
+//! and runs its process as Docker would ([`container`]). It is a library so that its parts can be
+//! tested without being PID 1; the program itself is [`init::run`].
+//!
+//! One process, no threads: a container is set up by a child that the agent clones, and everything
+//! after that is one `poll` loop. It must not know what the host does with what it reports.
+//!
+//! # Who is trusted
+//!
+//! The host is trusted. The image and the processes of the container are not: no path of theirs is
+//! looked up outside the container's root, nothing of theirs is parsed with unbounded memory, and
+//! no descriptor of the agent reaches them. A container that was given everything (`--privileged`)
+//! owns its VM, the agent included; the VM's border is the host's to hold.
+//!
+//! vsock has no namespaces, so a workload that may open `AF_VSOCK` sockets (the default seccomp
+//! profile refuses them) can reach the host's ports. It finds none open: the control port serves
+//! once and the agent takes it before anything else runs, and the streams of a process are
+//! connected before that process starts. Only the streams of a later exec are offered while the
+//! workload runs; the host picks their ports at random for that reason.
+
+pub mod caps;
+pub mod cgroup;
+pub mod container;
+pub mod control;
+pub mod convert;
+pub mod device_filter;
+pub mod devices;
+pub mod failure;
+pub mod init;
+pub mod init_layer;
+pub mod launch;
+pub mod layers;
+pub mod loopback;
+pub mod mount;
+pub mod namespaces;
+pub mod paths;
+pub mod process;
+pub mod program;
+pub mod reaper;
+pub mod rlimits;
+pub mod rootfs;
+pub mod seccomp;
+pub mod spawn;
+pub mod stdio;
+pub mod sysctl;
+pub mod tmpfs;
+/// stand-in until src/unpack/ is there: then `pub mod unpack;`
+pub mod unpack {
+    use crate::failure::Failure;
+    use protocol::{message::Converted, spec::ConvertSpec};
+    use std::fs::File;
+    /// stand-in
+    pub fn convert(
+        _: &File,
+        _: &File,
+        _: &ConvertSpec,
+        _: &mut dyn FnMut(u64),
+    ) -> Result<Converted, Failure> {
+        Err(Failure::other("no"))
+    }
+}
+pub mod user;
+pub mod vsock;
