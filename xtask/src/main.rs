@@ -3,6 +3,7 @@
 
 mod artifacts;
 mod cargo;
+mod ci;
 mod cpio;
 mod fuzz;
 mod kernel;
@@ -28,6 +29,8 @@ struct Xtask {
 #[derive(Subcommand, Debug)]
 enum Verb {
     Artifacts(artifacts::ArtifactsArgs),
+    /// Run all checks and tests that a change must pass
+    Ci,
     Fuzz(fuzz::FuzzArgs),
     Kernel(kernel::KernelArgs),
     Lab(lab::LabArgs),
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Artifacts(arguments) => artifacts::provide(&arguments).map(|_| ExitCode::SUCCESS),
+        Verb::Ci => ci::main(),
         Verb::Fuzz(arguments) => fuzz::main(&arguments),
         Verb::Kernel(arguments) => kernel::main(&arguments).map(|()| ExitCode::SUCCESS),
         Verb::Lab(arguments) => lab::main(&arguments),
