@@ -9,8 +9,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 use std::{env, ffi::OsString};
@@ -42,6 +42,9 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 const CODE_OWN_ERROR: u8 = 125;
 const CODE_NOT_EXECUTABLE: u8 = 126;
 const CODE_NOT_FOUND: u8 = 127;
+
+/// What to write to drop_caches (proc(5)).
+const DENTRIES_AND_INODES: &str = "2";
 
 /// What a terminal takes for "end of input".
 const END_OF_TRANSMISSION: u8 = 4;
@@ -96,6 +99,7 @@ fn serve() -> Result<()> {
         configuration,
         groups,
         next: AtomicU64::new(1),
+        running: Mutex::new(0),
     });
     let listener =
         TcpListener::bind((Ipv4Addr::UNSPECIFIED, server.configuration.port)).context("listen")?;
@@ -137,6 +141,24 @@ struct Server {
     configuration: Configuration,
     groups: PathBuf,
     next: AtomicU64,
+    running: Mutex<u32>,
+}
+
+impl Server {
+    /// Counts a command that begins. The first one sees the machine's files as they are now:
+    /// the overlay would go on with the names it has looked up before.
+    fn begin(&self) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if *running == 0 {
+            // Without it names may be stale, which is no reason to run nothing.
+            let _ = fs::write("/proc/sys/vm/drop_caches", DENTRIES_AND_INODES);
+        }
+        *running += 1;
+    }
+
+    fn end(&self) {
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+    }
 }
 
 impl Server {
@@ -159,7 +181,12 @@ impl Server {
         let link = Link::new(socket.try_clone().context("set up the connection")?);
         match request {
             Request::PowerOff => power_off(),
-            Request::Run(command) => self.run(command, socket, &link),
+            Request::Run(command) => {
+                self.begin();
+                let result = self.run(command, socket, &link);
+                self.end();
+                result
+            }
         }
     }
 
