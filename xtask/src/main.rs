@@ -5,6 +5,7 @@ mod artifacts;
 mod cargo;
 mod ci;
 mod cpio;
+mod demo;
 mod fuzz;
 mod kernel;
 mod lab;
@@ -31,6 +32,8 @@ enum Verb {
     Artifacts(artifacts::ArtifactsArgs),
     /// Run all checks and tests that a change must pass
     Ci,
+    /// Set everything up and run an image, side by side with its host
+    Demo,
     Fuzz(fuzz::FuzzArgs),
     Kernel(kernel::KernelArgs),
     Lab(lab::LabArgs),
@@ -59,6 +62,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Artifacts(arguments) => artifacts::provide(&arguments).map(|_| ExitCode::SUCCESS),
         Verb::Ci => ci::main(),
+        Verb::Demo => demo::main().map(|()| ExitCode::SUCCESS),
         Verb::Fuzz(arguments) => fuzz::main(&arguments),
         Verb::Kernel(arguments) => kernel::main(&arguments).map(|()| ExitCode::SUCCESS),
         Verb::Lab(arguments) => lab::main(&arguments),

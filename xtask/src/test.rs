@@ -2,7 +2,6 @@
 //! tests where KVM works, a short run of each fuzz target. main.rs and `ci` call it.
 //! It must not know what any test is about.
 
-use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -16,7 +15,7 @@ use clap::{Args, ValueEnum};
 
 use crate::artifacts::{self, ArtifactsArgs};
 use crate::progress::Step;
-use crate::{cargo, fuzz, packages, paths};
+use crate::{cargo, fuzz, lab, packages, paths};
 
 /// The test target of the root package that needs KVM.
 const VM_TARGET: &str = "vm";
@@ -175,10 +174,9 @@ fn vm(filter: Option<&str>) -> Result<Run> {
         variable.push(value);
         variable
     };
-    let mut command = Command::new(env::current_exe().context("find this executable")?);
+    let mut command = lab::command()?;
     command
-        .current_dir(paths::workspace())
-        .args(["lab", "--out"])
+        .arg("--out")
         .arg(&out)
         .arg("--env")
         .arg(variable("BULKHEAD", &artifacts.join("bulkhead")))

@@ -193,6 +193,25 @@ pub(crate) fn run(place: &Place, what: &What) -> Result<ExitCode> {
     Ok(code.into())
 }
 
+/// The command `cargo xtask lab`, for verbs that want to see what comes of it.
+///
+/// # Errors
+///
+/// This executable is gone.
+pub(crate) fn command() -> Result<Command> {
+    let mut command = Command::new(env::current_exe().context("find this executable")?);
+    command.current_dir(paths::workspace()).arg("lab");
+    Ok(command)
+}
+
+/// Why commands run in an emulated host here; `None` where they don't.
+pub(crate) fn why_emulated() -> Option<&'static str> {
+    match kvm::detect() {
+        Kvm::Hardware => None,
+        Kvm::None(why) => Some(why),
+    }
+}
+
 /// Becomes the command.
 fn run_here(what: &What) -> Result<ExitCode> {
     let Some((program, arguments)) = what.command.split_first() else {
