@@ -101,12 +101,17 @@ pub(crate) fn provide(arguments: &KernelArgs) -> Result<Kernel> {
     let inputs = Inputs::read(source, &paths::workspace().join("kernel-config"))?;
     let cache = paths::cache()?.join("kernel");
     fs::create_dir_all(&cache).with_context(|| format!("create {}", cache.display()))?;
-    let _lock = lock(&cache)?;
     let home = cache.join(&inputs.hash);
+    // What is there appeared whole, so only who builds needs the lock.
     if !is_whole(&home, &inputs.hash) {
-        inputs.build_into(&cache, &home)?;
+        let _lock = lock(&cache)?;
+        // Another build may have made it while this one waited.
+        if !is_whole(&home, &inputs.hash) {
+            inputs.build_into(&cache, &home)?;
+        }
     }
     if arguments.twice {
+        let _lock = lock(&cache)?;
         inputs.build_again(&cache, &home)?;
     }
     Ok(Kernel {
