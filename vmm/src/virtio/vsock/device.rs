@@ -26,11 +26,12 @@ pub(super) const TX: usize = 1;
 const QUEUE_SIZES: [u16; 3] = [128, 128, 8];
 
 /// Connections at a time, those included whose host end is still to read what a guest sent before
-/// it closed. With 256 KiB of buffer each, a guest makes the VMM hold 16 MiB at most.
+/// it closed. With 256 KiB of backlog each, in buffers that grow by doubling, a guest makes the
+/// VMM hold 32 MiB at most.
 pub const MAX_CONNECTIONS: usize = 64;
 
 /// Resets that wait for RX buffers and belong to no connection. When there are so many, no packet
-/// is taken off the TX queue until the driver makes room (section 5.10.6.2).
+/// is taken off the TX queue until the driver makes room (section 5.10.6.1).
 const MAX_PENDING_RESETS: usize = 64;
 
 /// Packets that one turn takes off the TX queue: a full queue. More wait while the other devices
@@ -39,7 +40,7 @@ const PACKETS_PER_TURN: usize = 128;
 
 /// Tokens of the event loop: the offers socket, then one per connection ever made.
 const TOKEN_OFFERS: u32 = 0;
-const TOKEN_LAST: u32 = (1 << 31) - 1;
+pub(super) const TOKEN_LAST: u32 = (1 << 31) - 1;
 
 /// Why a vsock device cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +79,7 @@ pub struct VsockDevice {
     pub(super) resets: VecDeque<Header>,
     /// The connection that had an RX buffer last; the next one in order comes next.
     pub(super) served: Ports,
-    last_token: u32,
+    pub(super) last_token: u32,
     /// Packets wait on the TX queue for room in `resets`.
     tx_stalled: bool,
 }

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixDatagram;
 
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
+use super::super::device::TOKEN_LAST;
 use super::super::{MAX_CONNECTIONS, MAX_OFFERED_PORTS};
 use super::*;
 
@@ -170,7 +171,11 @@ fn a_malformed_offer_is_dropped_with_its_descriptors() {
         .send_with_fds(&[port.as_slice()], &[one.as_raw_fd(), two.as_raw_fd()])
         .unwrap();
     hosts.extend([first, second]);
-    drop((one, two));
+    let (three, third) = offer();
+    let fds = [one.as_raw_fd(), two.as_raw_fd(), three.as_raw_fd()];
+    supervisor.send_with_fds(&[port.as_slice()], &fds).unwrap();
+    hosts.push(third);
+    drop((one, two, three));
     supervisor.send(&port).unwrap();
     guest.settle();
     for host in &mut hosts {
@@ -249,6 +254,36 @@ fn a_device_that_cannot_be_is_refused() {
         said(3, (0..=256).collect()),
         "vsock port 256: 256 ports are offered already"
     );
+}
+
+#[test]
+fn events_never_reach_another_connection() {
+    let (ports, mut hosts): (Vec<_>, Vec<_>) = (0..3)
+        .map(|port| {
+            let (ours, theirs) = offer();
+            ((port, ours), theirs)
+        })
+        .unzip();
+    let mut guest = Guest::start(ports, None);
+    let tokens = |guest: &Guest| -> Vec<u32> {
+        let watched = guest.driver.watched();
+        watched.iter().map(|(_, token, _)| *token).collect()
+    };
+    let ports = |host| Ports { guest: 9, host };
+    guest.connect(ports(0));
+    assert_eq!(tokens(&guest), [1]);
+    // When the numbers are used up, those in use are left out.
+    guest.driver.device.last_token = TOKEN_LAST;
+    guest.connect(ports(1));
+    assert_eq!(tokens(&guest), [1, 2]);
+    // An event that was under way when its connection ended.
+    guest.send(ports(0), Operation::Reset);
+    guest.connect(ports(2));
+    let late = EventSet::HANG_UP | EventSet::ERROR | EventSet::IN | EventSet::OUT;
+    guest.driver.fd_ready(1, late).unwrap();
+    assert_eq!(guest.receive(), None);
+    guest.write(ports(2), b"x");
+    assert_eq!(drain(&mut hosts[2]), (b"x".to_vec(), HostState::Open));
 }
 
 #[test]
