@@ -42,7 +42,7 @@ pub struct InitLayer {
     pub files: [(&'static str, Detached); 3],
 }
 
-/// Fills `init` in the stage, which becomes the layer, and the files beside it. `layers` are the
+/// Fills the directory `init` in the stage, which becomes the layer, and the files beside it. `layers` are the
 /// roots of the image's layers, the highest first.
 ///
 /// # Errors
@@ -52,7 +52,6 @@ pub fn build(
     layers: &[BorrowedFd<'_>],
     spec: &RunSpec,
 ) -> Result<InitLayer, Failure> {
-    mkdirat(stage, "init", Mode::from_raw_mode(0o755)).context(|| "make the init layer".into())?;
     let root =
         openat(stage, "init", DIRECTORY, Mode::empty()).context(|| "open the init layer".into())?;
     let mut made = Made {

@@ -16,7 +16,7 @@ use std::ffi::{c_int, c_longlong, c_void};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use protocol::spec::{LayerExtent, RunSpec};
-use rustix::fs::{Mode, OFlags, mkdir, mkdirat, open};
+use rustix::fs::{Mode, OFlags, mkdirat, open};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
@@ -30,7 +30,7 @@ const IMAGE_DEVICE: &str = "/dev/vda";
 /// The disk of the writable layer.
 const UPPER_DEVICE: &str = "/dev/vdb";
 
-/// Where the layers are mounted while the overlay is being made.
+/// Where the layers are mounted while the overlay is being made; an empty directory.
 pub const STAGE: &str = "/stage";
 
 /// Place inside the stage on which every layer is mounted, one over the other: the overlay takes
@@ -127,15 +127,14 @@ pub fn stack(spec: &RunSpec) -> Result<Stack, Failure> {
 
 /// A tmpfs in the agent's tree for the init layer, the slot and, without a disk, the upper layer.
 fn make_stage() -> Result<Detached, Failure> {
-    match mkdir(STAGE, Mode::from_raw_mode(0o700)) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(errno) => return Err(errno).context(|| format!("make {STAGE}")),
-    }
     let stage = Setup::new("tmpfs", "tmpfs")?.create(MountAttrFlags::empty())?;
     stage
         .attach_at(STAGE)
         .context(|| format!("mount {STAGE}"))?;
-    mkdirat(&stage, "slot", Mode::from_raw_mode(0o700)).context(|| format!("make {SLOT}"))?;
+    for (name, mode) in [("slot", 0o700), ("init", 0o755)] {
+        mkdirat(&stage, name, Mode::from_raw_mode(mode))
+            .context(|| format!("make {STAGE}/{name}"))?;
+    }
     Ok(stage)
 }
 

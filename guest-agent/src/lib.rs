@@ -46,20 +46,6 @@ pub mod spawn;
 pub mod stdio;
 pub mod sysctl;
 pub mod tmpfs;
-/// stand-in until src/unpack/ is there: then `pub mod unpack;`
-pub mod unpack {
-    use crate::failure::Failure;
-    use protocol::{message::Converted, spec::ConvertSpec};
-    use std::fs::File;
-    /// stand-in
-    pub fn convert(
-        _: &File,
-        _: &File,
-        _: &ConvertSpec,
-        _: &mut dyn FnMut(u64),
-    ) -> Result<Converted, Failure> {
-        Err(Failure::other("no"))
-    }
-}
+pub mod unpack;
 pub mod user;
 pub mod vsock;
