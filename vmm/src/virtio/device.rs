@@ -91,6 +91,11 @@ impl Interrupt {
         Self { irqfd, status }
     }
 
+    /// Forgets what was raised, for the next driver.
+    pub(super) fn clear(&self) {
+        self.status.store(0, Ordering::Release);
+    }
+
     fn raise(&self, bit: u32) {
         self.status.fetch_or(bit, Ordering::AcqRel);
         // An eventfd refuses only when its counter would overflow: then it is raised already.

@@ -1,8 +1,9 @@
 //! The virtio-mmio register block of one device (virtio 1.2 section 4.2.2), run on vCPU threads.
 //!
 //! Every write is checked against the device's state: features only after DRIVER and before
-//! FEATURES_OK, queues only after FEATURES_OK and before DRIVER_OK, nothing while a reset is under
-//! way. What comes at the wrong time is dropped, as a driver that plays by the rules never does it.
+//! FEATURES_OK, queues only after FEATURES_OK and before DRIVER_OK. What comes at the wrong time is
+//! dropped, as a driver that plays by the rules never does it. A reset holds up the vCPU that asks
+//! for it until the worker has let go of the queues.
 
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
@@ -42,8 +43,6 @@ struct Negotiation {
     driver_features: u64,
     queue_select: u32,
     queues: Vec<Queue>,
-    /// A reset is under way until the worker clears `Status`.
-    resetting: bool,
 }
 
 /// The registers of one device.
@@ -80,7 +79,6 @@ impl Transport {
                 driver_features: 0,
                 queue_select: 0,
                 queues: new_queues(&queue_sizes),
-                resetting: false,
             }),
             queue_sizes,
             link,
@@ -133,6 +131,8 @@ impl Transport {
             },
             0x34 => selected.map_or(0, |queue| u32::from(queue.max_size())),
             0x44 => selected.map_or(0, |queue| u32::from(queue.ready())),
+            // No shared memory: its length and base read as all ones (section 4.2.2).
+            0xb0 | 0xb4 | 0xb8 | 0xbc => u32::MAX,
             0xfc => self.link.config.generation(),
             _ => 0,
         }
@@ -172,14 +172,13 @@ impl Transport {
         let mut negotiation = self.lock();
         let status = self.status();
         let features_open = status & DRIVER != 0 && status & (FEATURES_OK | FAILED) == 0;
-        let queues_open = status & FEATURES_OK != 0
-            && status & (DRIVER_OK | FAILED | STATUS_NEEDS_RESET) == 0
-            && !negotiation.resetting;
+        let queues_open =
+            status & FEATURES_OK != 0 && status & (DRIVER_OK | FAILED | STATUS_NEEDS_RESET) == 0;
         match offset {
             0x14 => negotiation.device_features_select = value,
             0x24 => negotiation.driver_features_select = value,
             0x30 => negotiation.queue_select = value,
-            0x20 if features_open && !negotiation.resetting => {
+            0x20 if features_open => {
                 let (keep, shift) = match negotiation.driver_features_select {
                     0 => (0xffff_ffff_0000_0000, 0),
                     1 => (0x0000_0000_ffff_ffff, 32),
@@ -205,19 +204,11 @@ impl Transport {
     fn write_status(&self, value: u32) {
         let mut negotiation = self.lock();
         let status = self.status();
-        if negotiation.resetting {
-            if status != 0 {
-                return;
-            }
-            negotiation.resetting = false;
-        }
         if value == 0 {
             if status != 0 {
                 negotiation.driver_features = 0;
                 negotiation.queue_select = 0;
                 negotiation.queues = new_queues(&self.queue_sizes);
-                negotiation.resetting = true;
-                self.link.interrupt_status.store(0, Ordering::Release);
                 self.link.reset();
             }
             return;
@@ -283,3 +274,6 @@ fn low(value: u64) -> u32 {
 fn high(value: u64) -> u32 {
     u32::try_from(value >> 32).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

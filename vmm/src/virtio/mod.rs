@@ -6,7 +6,7 @@
 //! MMIO exit -> transport (registers,         worker (one per device): owns the device,
 //!   negotiation, queue set-up)                 its queues and descriptors
 //!        │ DRIVER_OK: queues move ─────────────► Activate
-//!        │ status = 0 ─────────────────────────► Reset, then status reads 0
+//!        │ status = 0, waits ──────────────────► Reset, status reads 0
 //!  guest kick -> ioeventfd (no exit to us) ────► Device::queue_ready
 //!  guest interrupt ◄──── irqfd ───────────────── Interrupt
 //! ```

@@ -25,11 +25,17 @@ const TOKEN_QUEUE: u32 = 1 << 31;
 /// breaks it again must not fill the log.
 const COMPLAINTS_MAX: u32 = 8;
 
-/// What the transport asks of the worker. At most one of each is under way, because the transport
-/// takes no further status write until a reset is done.
+/// What the transport asks of the worker. At most one of each is under way, because a reset holds
+/// up the vCPU that asks for it.
 enum Control {
-    Activate { queues: Vec<Queue>, features: u64 },
-    Reset,
+    Activate {
+        queues: Vec<Queue>,
+        features: u64,
+    },
+    /// Dropped when the reset is done.
+    Reset {
+        done: Sender<()>,
+    },
 }
 
 /// The transport's end.
@@ -57,8 +63,15 @@ impl DeviceLink {
         self.send(Control::Activate { queues, features });
     }
 
+    /// Returns when the device is reset and touches guest memory no more, or the VM is ending.
+    ///
+    /// Linux 6.12 writes 0 to `Status` and goes on without reading it back: it frees the rings,
+    /// or starts the next driver.
     pub(super) fn reset(&self) {
-        self.send(Control::Reset);
+        let (done, finished) = channel();
+        self.send(Control::Reset { done });
+        // An error is the good case: nothing is sent, the worker lets go of its end.
+        let _ = finished.recv();
     }
 }
 
@@ -214,14 +227,15 @@ impl Worker {
         while let Ok(message) = self.control.try_recv() {
             match message {
                 Control::Activate { queues, features } => self.activate(queues, features, ops),
-                Control::Reset => {
+                Control::Reset { done } => {
                     self.detach(ops);
                     self.queues.clear();
                     for event in &self.queue_events {
                         let _ = event.read();
                     }
-                    // The driver polls Status until it reads 0 (virtio 1.2 section 4.2.2.1).
+                    self.interrupt.clear();
                     self.status.store(0, Ordering::Release);
+                    drop(done);
                 }
             }
         }

@@ -38,10 +38,10 @@ fn echo(memory: &GuestMemory, chain: Chain) -> Result<u32, DeviceError> {
             memory
                 .read_slice(&mut bytes[start..], descriptor.addr())
                 .map_err(|_| failed("not in memory"))?;
+            if bytes == [POISON] {
+                return Err(failed("poisoned"));
+            }
         }
-    }
-    if bytes == [POISON] {
-        return Err(failed("poisoned"));
     }
     Ok(written)
 }

@@ -65,8 +65,7 @@ pub struct MmioDriver {
     pub memory: GuestMemory,
     /// The driver's side of each queue.
     pub rings: Vec<Ring>,
-    /// The registers.
-    pub transport: Transport,
+    transport: Transport,
     events: EventManager<Worker>,
     irqfd: EventFd,
 }
@@ -104,9 +103,36 @@ impl MmioDriver {
         u32::from_le_bytes(bytes)
     }
 
-    /// Writes a register.
+    /// Writes a register; for 0 to the status there is [`Self::reset`].
     pub fn write(&self, register: Register, value: u32) {
+        assert!(
+            register != Register::Status || value != 0,
+            "waits for the event loop"
+        );
         self.transport.write(register as u64, &value.to_le_bytes());
+    }
+
+    /// Reads any bytes anywhere in the block.
+    pub fn read_raw(&self, offset: u64, bytes: &mut [u8]) {
+        self.transport.read(offset, bytes);
+    }
+
+    /// Writes any bytes anywhere in the block, as a vCPU thread while the event loop runs.
+    pub fn write_raw(&mut self, offset: u64, bytes: &[u8]) {
+        let Self {
+            transport, events, ..
+        } = self;
+        if offset != Register::Status as u64 || bytes != [0; 4] {
+            transport.write(offset, bytes);
+            return;
+        }
+        std::thread::scope(|scope| {
+            let vcpu = scope.spawn(|| transport.write(offset, bytes));
+            while !vcpu.is_finished() {
+                events.run_with_timeout(0).expect("epoll");
+                std::thread::yield_now();
+            }
+        });
     }
 
     /// Reads the configuration space.
@@ -150,10 +176,9 @@ impl MmioDriver {
         panic!("the event loop does not come to rest");
     }
 
-    /// Writes 0 to the status, lets the worker run and returns the status.
+    /// Writes 0 to the status, clears the rings and returns the status.
     pub fn reset(&mut self) -> u32 {
-        self.write(Register::Status, 0);
-        self.run();
+        self.write_raw(Register::Status as u64, &[0; 4]);
         self.rings.iter_mut().for_each(Ring::clear);
         self.read(Register::Status)
     }
