@@ -1,0 +1,294 @@
+//! `load`: images from an archive or a directory into the store.
+//!
+//! Called by the command. Three forms are known: what `docker save` writes (old and new), an OCI layout
+//! in a tar, and an OCI layout in a directory. Layers stay opaque here too: only the outer archive is
+//! read, and each member is copied as it is.
+//!
+//! ```text
+//! tar ─ stream: headers ─ every regular member ─> spool (hash while copying) ─┐
+//!                         links ─────────────────────────────────────────────┴> table: name -> content
+//! table or directory ── manifest.json ─> docker  ─┐
+//!                    └─ index.json ────> layout  ─┴─> adopt blobs ─> record names
+//! ```
+//!
+//! A name in an archive is only ever a key of that table. It is never opened, made or joined to a path, so
+//! `../`, absolute names, duplicates and links to anywhere mean nothing outside the archive.
+//!
+//! A compressed archive is refused: decompressing is what this program leaves to VMs, and
+//! `gunzip -c FILE | bulkhead load` does it in a process of its own that the user can see.
+
+mod directory;
+mod docker;
+mod layout;
+mod stream;
+mod table;
+
+use std::io::{Chain, Cursor, Read};
+use std::path::Path;
+
+use thiserror::Error;
+
+use crate::config::ConfigError;
+use crate::digest::{Digest, DigestError};
+use crate::escape::quoted;
+use crate::json::JsonError;
+use crate::limits::{ARCHIVE_IMAGES, INDEX_DEPTH, LAYER_BYTES};
+use crate::manifest::ManifestError;
+use crate::platform::Platform;
+use crate::reference::{Reference, ReferenceError};
+use crate::store::{FileError, Spool, Spooled, Store, StoreError};
+
+pub use stream::{Member, MemberKind, TarError};
+pub use table::{Table, TableError};
+
+/// A failed load.
+#[derive(Debug, Error)]
+pub enum ArchiveError {
+    /// The file or directory can't be opened.
+    #[error(transparent)]
+    Open(FileError),
+    /// The input can't be read.
+    #[error("cannot read the archive")]
+    Read(#[source] std::io::Error),
+    /// The outer archive is compressed.
+    #[error("the archive is compressed with {0}")]
+    Compressed(&'static str),
+    /// Neither form.
+    #[error("the archive holds neither a manifest.json nor an index.json, so it is no image")]
+    NotAnImage,
+    /// The tar itself is at fault.
+    #[error("the archive is damaged")]
+    Tar(#[source] TarError),
+    /// The table of its members is at fault.
+    #[error("cannot use the archive")]
+    Table(#[source] TableError),
+    /// A member that something else names isn't there.
+    #[error("the archive has no {}", quoted(.0))]
+    Missing(String),
+    /// A member could not be stored.
+    #[error("cannot store {}", quoted(name))]
+    Member {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<StoreError>,
+    },
+    /// A JSON document is at fault.
+    #[error("cannot read {name}")]
+    Json {
+        /// Its name.
+        name: &'static str,
+        /// Why.
+        #[source]
+        source: JsonError,
+    },
+    /// More images than [`ARCHIVE_IMAGES`].
+    #[error("the archive holds {0} images, above the limit of {ARCHIVE_IMAGES}")]
+    TooManyImages(usize),
+    /// A name of an image that is no reference.
+    #[error("cannot use the image name {}", quoted(name))]
+    Name {
+        /// As it stands there.
+        name: String,
+        /// Why.
+        #[source]
+        source: ReferenceError,
+    },
+    /// Content that differs from what the archive says of it.
+    #[error(
+        "{} is not what the archive says it is: got {actual} where {expected} was expected",
+        quoted(name)
+    )]
+    DigestMismatch {
+        /// The member.
+        name: String,
+        /// As the archive has it.
+        expected: Digest,
+        /// Of the content.
+        actual: Digest,
+    },
+    /// A size that differs likewise.
+    #[error(
+        "{} has {actual} bytes where the archive says {expected}",
+        quoted(name)
+    )]
+    SizeMismatch {
+        /// The member.
+        name: String,
+        /// As the archive has it.
+        expected: u64,
+        /// Of the content.
+        actual: u64,
+    },
+    /// A digest that is none.
+    #[error(transparent)]
+    Digest(#[from] DigestError),
+    /// Indexes inside indexes, too deep.
+    #[error("an index in the archive leads to further indexes more than {INDEX_DEPTH} times")]
+    IndexDepth,
+    /// A layer neither plain nor in a known compression.
+    #[error("layer {} does not have the digest that the image config says, and is not gzip or zstd", quoted(.0))]
+    Layer(String),
+    /// An `oci-layout` of another version.
+    #[error("the OCI layout has version {}, which is not supported", quoted(.0))]
+    LayoutVersion(String),
+    /// Images, but none for the platform.
+    #[error("the archive has no image for {0}")]
+    NoPlatform(Platform),
+    /// A manifest that can't be used.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// A config that can't be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl ArchiveError {
+    /// What the user can do about it, if anything.
+    pub fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::Compressed(kind) => {
+                let command = match *kind {
+                    "gzip" => "gunzip -c",
+                    "zstd" => "zstd -dc",
+                    "bzip2" => "bunzip2 -c",
+                    _ => "xz -dc",
+                };
+                format!("decompress it on the way: {command} FILE | bulkhead load")
+            }
+            Self::NotAnImage => {
+                "load takes what docker save, podman save, skopeo and buildah write".to_owned()
+            }
+            Self::Tar(_) => "the file may be cut short; save or copy it again".to_owned(),
+            Self::Member { source, .. } => return source.hint(),
+            Self::Manifest(error) => return error.hint(),
+            Self::Config(error) => return error.hint(),
+            Self::Store(error) => return error.hint(),
+            Self::Open(error) => return error.hint(),
+            _ => return None,
+        };
+        Some(text)
+    }
+}
+
+/// An image that was loaded, with the names that the archive gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// Its id.
+    pub id: Digest,
+    /// Its names; may be empty.
+    pub references: Vec<Reference>,
+}
+
+/// One line for each name, or one for the id where there is none, as `docker load` prints them.
+impl std::fmt::Display for Loaded {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (index, reference) in self.references.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(out, "{separator}Loaded image: {}", reference.familiar())?;
+        }
+        if self.references.is_empty() {
+            write!(out, "Loaded image ID: {}", self.id)?;
+        }
+        Ok(())
+    }
+}
+
+/// Loads the archive or the OCI layout directory at `path`. Of images for several platforms only those
+/// for `platform` are taken.
+pub fn load(store: &Store, path: &Path, platform: &Platform) -> Result<Vec<Loaded>, ArchiveError> {
+    let file = std::fs::File::open(path)
+        .map_err(|error| ArchiveError::Open(FileError::of("open", path)(error)))?;
+    let kind = file.metadata().map_err(ArchiveError::Read)?.file_type();
+    if kind.is_dir() {
+        let lease = store.lease()?;
+        let mut spool = store.spool()?;
+        let directory = directory::Directory::new(file);
+        let mut find = |name: &str, limit: u64| directory.copy(name, limit, &mut spool);
+        layout::import(store, &lease, &mut find, platform)
+    } else {
+        load_stream(store, file, platform)
+    }
+}
+
+/// Loads an archive from a stream, for example standard input. The names become visible at the end.
+pub fn load_stream(
+    store: &Store,
+    source: impl Read,
+    platform: &Platform,
+) -> Result<Vec<Loaded>, ArchiveError> {
+    let lease = store.lease()?;
+    let mut spool = store.spool()?;
+    let source = refuse_compressed(source)?;
+    let table = read_table(source, &mut spool)?;
+    let mut find =
+        |name: &str, _limit: u64| Ok(table.get(name).map_err(ArchiveError::Table)?.cloned());
+    if find(docker::MANIFEST, 0)?.is_some() {
+        docker::import(store, &lease, &mut find, platform)
+    } else if find(layout::INDEX, 0)?.is_some() {
+        layout::import(store, &lease, &mut find, platform)
+    } else {
+        Err(ArchiveError::NotAnImage)
+    }
+}
+
+/// Finds a member by its name in the archive; the limit is for sources that copy it only now.
+type Find<'a> = dyn FnMut(&str, u64) -> Result<Option<Spooled>, ArchiveError> + 'a;
+
+/// A member that has to be there.
+fn require(find: &mut Find<'_>, name: &str, limit: u64) -> Result<Spooled, ArchiveError> {
+    find(name, limit)?.ok_or_else(|| ArchiveError::Missing(name.to_owned()))
+}
+
+/// Copies every regular member into the spool and gives the table of their names.
+fn read_table(source: impl Read, spool: &mut Spool) -> Result<Table<Spooled>, ArchiveError> {
+    let mut table = Table::default();
+    stream::read(source, |member, content| {
+        match &member.kind {
+            MemberKind::File => {
+                // Names that aren't UTF-8 can't be referred to by JSON.
+                let Some(name) = member.name() else {
+                    return Ok(());
+                };
+                let spooled = spool
+                    .copy(content, LAYER_BYTES)
+                    .map_err(|source| match source {
+                        StoreError::Read(source) => stream::reason(source),
+                        source => ArchiveError::Member {
+                            name: name.to_owned(),
+                            source: Box::new(source),
+                        },
+                    })?;
+                table.insert_content(name, spooled);
+            }
+            MemberKind::Symlink | MemberKind::Hardlink => table.insert_link(member),
+            MemberKind::Other => {}
+        }
+        Ok(())
+    })?;
+    Ok(table)
+}
+
+/// Looks at the first bytes of the outer archive for a compression.
+fn refuse_compressed<R: Read>(mut source: R) -> Result<Chain<Cursor<Vec<u8>>, R>, ArchiveError> {
+    let mut magic = Vec::new();
+    source
+        .by_ref()
+        .take(6)
+        .read_to_end(&mut magic)
+        .map_err(ArchiveError::Read)?;
+    match magic.as_slice() {
+        [0x1f, 0x8b, ..] => Err(ArchiveError::Compressed("gzip")),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Err(ArchiveError::Compressed("zstd")),
+        [b'B', b'Z', b'h', ..] => Err(ArchiveError::Compressed("bzip2")),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => Err(ArchiveError::Compressed("xz")),
+        _ => Ok(Cursor::new(magic).chain(source)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

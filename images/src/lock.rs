@@ -1,0 +1,169 @@
+//! File locks that a dead process can't hold: flock on an open file, released by the kernel.
+//!
+//! Used by `store` and `layers` wherever two processes could do the same work or undo each other's. It
+//! knows nothing of what the files hold.
+//!
+//! A lock on a temporary file is held together with the file's name: whoever gets the lock checks that
+//! the name still leads to the file it locked, since the holder before may have renamed or removed it.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+
+use crate::limits::LOCK_POLL;
+
+/// How a lock file may be shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Several holders at once.
+    Shared,
+    /// One holder alone.
+    Exclusive,
+}
+
+/// Takes a lock on the file at `path`, which is made if it isn't there and stays for ever. Waits.
+pub(crate) fn acquire(path: &Path, mode: Mode) -> io::Result<Flock<File>> {
+    let arg = match mode {
+        Mode::Shared => FlockArg::LockShared,
+        Mode::Exclusive => FlockArg::LockExclusive,
+    };
+    let mut file = open_lock(path)?;
+    loop {
+        match Flock::lock(file, arg) {
+            Ok(lock) => return Ok(lock),
+            Err((back, Errno::EINTR)) => file = back,
+            Err((_, errno)) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Like [`acquire`] with [`Mode::Exclusive`], but gives `None` at once where another holds it.
+pub(crate) fn try_acquire(path: &Path) -> io::Result<Option<Flock<File>>> {
+    try_lock(open_lock(path)?)
+}
+
+/// Opens or makes the temporary file at `path` for reading and writing and takes its lock; `None` where
+/// another process has it. A fresh file is empty and readable by its owner alone.
+pub(crate) fn try_open_locked(path: &Path) -> io::Result<Option<Flock<File>>> {
+    loop {
+        let file = options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "not a regular file",
+            ));
+        }
+        let Some(lock) = try_lock(file)? else {
+            return Ok(None);
+        };
+        if is_at(&lock, path)? {
+            return Ok(Some(lock));
+        }
+    }
+}
+
+/// Takes the lock of a directory or file that is already open; `None` where another process has it.
+pub(crate) fn try_lock(file: File) -> io::Result<Option<Flock<File>>> {
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(errno.into()),
+    }
+}
+
+/// Calls `attempt` until it gives something, with a pause between, for at most `limit`.
+pub(crate) fn poll<T>(
+    limit: Duration,
+    mut attempt: impl FnMut() -> io::Result<Option<T>>,
+) -> io::Result<Option<T>> {
+    let started = Instant::now();
+    loop {
+        if let Some(value) = attempt()? {
+            return Ok(Some(value));
+        }
+        if started.elapsed() > limit {
+            return Ok(None);
+        }
+        std::thread::sleep(LOCK_POLL);
+    }
+}
+
+/// Whether `path` still leads to the open `file`.
+pub(crate) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let open = file.metadata()?;
+    match path.symlink_metadata() {
+        Ok(named) => Ok((open.dev(), open.ino()) == (named.dev(), named.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Options that never follow a symlink at the last component and never block on a fifo.
+pub(crate) fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits());
+    options
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exclusive_lock_excludes_and_shared_ones_do_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let first = acquire(&path, Mode::Shared).unwrap();
+        let second = acquire(&path, Mode::Shared).unwrap();
+        assert!(try_acquire(&path).unwrap().is_none());
+        drop((first, second));
+        let held = try_acquire(&path).unwrap().expect("free");
+        assert!(try_acquire(&path).unwrap().is_none());
+        drop(held);
+        assert!(try_acquire(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_locked_file_that_was_renamed_away_is_not_mistaken_for_the_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, target) = (dir.path().join("a"), dir.path().join("b"));
+        let first = try_open_locked(&path).unwrap().expect("free");
+        std::fs::rename(&path, &target).unwrap();
+        assert!(!is_at(&first, &path).unwrap());
+        let second = try_open_locked(&path).unwrap().expect("a new file");
+        assert!(is_at(&second, &path).unwrap());
+        assert!(try_open_locked(&path).unwrap().is_none());
+    }
+
+    #[test]
+    fn symlinks_and_fifos_are_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("/etc/hostname", &link).unwrap();
+        assert!(try_open_locked(&link).is_err());
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(try_open_locked(&fifo).is_err());
+    }
+}

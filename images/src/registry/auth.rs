@@ -1,0 +1,272 @@
+//! Logging in: the registry's challenge, and the token that answers it.
+//!
+//! Used by `session` on a 401. The scope asked for is always our own, never the challenge's, and the
+//! credentials are those of this registry, so a challenge can't get at another registry's. They go to
+//! the token server that the registry names, as the protocol has it (Docker Hub's is on another host),
+//! but only over HTTPS unless the registry itself is plain HTTP, and only where `reach` allows.
+
+use http_auth::ChallengeRef;
+use http_auth::parser::ChallengeParser;
+use reqwest::Url;
+use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
+use serde::Deserialize;
+
+use super::credentials::Credentials;
+use super::error::RegistryError;
+use super::http::{Authorization, Http, Request, host_of};
+use crate::escape::printable;
+use crate::json;
+use crate::limits::{CHALLENGE_BYTES, ERROR_BYTES, TOKEN_BYTES};
+
+/// Names us to token servers (distribution's oauth specification asks for it).
+const CLIENT_ID: &str = "bulkhead";
+
+/// How a registry wants to be answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Challenge {
+    /// User name and password with each request.
+    Basic,
+    /// A token from a server.
+    Bearer {
+        /// The token server's address.
+        realm: String,
+        /// What it is to be asked a token for.
+        service: Option<String>,
+    },
+}
+
+impl Challenge {
+    /// Reads the challenges of a reply; a token is preferred over sending the password each time.
+    pub(super) fn parse(headers: &HeaderMap) -> Option<Self> {
+        let mut found = None;
+        for value in headers.get_all(WWW_AUTHENTICATE) {
+            let Ok(value) = value.to_str() else { continue };
+            if value.len() > CHALLENGE_BYTES {
+                continue;
+            }
+            for challenge in ChallengeParser::new(value).map_while(Result::ok) {
+                match Self::of(&challenge) {
+                    Some(bearer @ Self::Bearer { .. }) => return Some(bearer),
+                    Some(Self::Basic) => found = Some(Self::Basic),
+                    None => {}
+                }
+            }
+        }
+        found
+    }
+
+    fn of(challenge: &ChallengeRef<'_>) -> Option<Self> {
+        if challenge.scheme.eq_ignore_ascii_case("basic") {
+            return Some(Self::Basic);
+        }
+        if !challenge.scheme.eq_ignore_ascii_case("bearer") {
+            return None;
+        }
+        let parameter = |name: &str| {
+            let found = challenge
+                .params
+                .iter()
+                .find(|(key, _)| key.eq_ignore_ascii_case(name));
+            found.map(|(_, value)| value.to_unescaped())
+        };
+        Some(Self::Bearer {
+            realm: parameter("realm")?,
+            service: parameter("service"),
+        })
+    }
+}
+
+/// What a token server sends; which of the two fields it uses is its choice.
+#[derive(Deserialize)]
+struct TokenReply {
+    token: Option<String>,
+    access_token: Option<String>,
+}
+
+/// Answers `challenge` for pulling `repository`, giving what to send from now on.
+pub(super) fn answer(
+    http: &Http,
+    challenge: &Challenge,
+    repository: &str,
+    credentials: Option<&Credentials>,
+) -> Result<Authorization, RegistryError> {
+    let host = host_of(http.base());
+    match (challenge, credentials) {
+        (Challenge::Basic, Some(Credentials::Password(user, password))) => {
+            Ok(Authorization::Basic(user.clone(), password.clone()))
+        }
+        (Challenge::Basic, _) => {
+            let message = "no user name and password for it".to_owned();
+            Err(RegistryError::Unauthorized {
+                host,
+                message,
+                with_credentials: false,
+            })
+        }
+        (Challenge::Bearer { realm, service }, credentials) => {
+            let scope = format!("repository:{repository}:pull");
+            let url = Url::parse(realm)
+                .ok()
+                .filter(Url::has_host)
+                .ok_or_else(|| RegistryError::Challenge {
+                    host,
+                    challenge: printable(realm),
+                })?;
+            http.check_target(&url)?;
+            token(http, url, service.as_deref(), &scope, credentials)
+        }
+    }
+}
+
+fn token(
+    http: &Http,
+    mut url: Url,
+    service: Option<&str>,
+    scope: &str,
+    credentials: Option<&Credentials>,
+) -> Result<Authorization, RegistryError> {
+    let host = host_of(&url);
+    let what = "a token";
+    let mut fields = vec![("scope", scope)];
+    fields.extend(service.map(|service| ("service", service)));
+    let request = match credentials {
+        // OAuth2, the only way to use an identity token (distribution's oauth specification).
+        Some(Credentials::IdentityToken(token)) => {
+            fields.extend([
+                ("grant_type", "refresh_token"),
+                ("client_id", CLIENT_ID),
+                ("refresh_token", token),
+            ]);
+            Request {
+                form: Some(encoded(&fields)),
+                ..Request::get(what, url)
+            }
+        }
+        Some(Credentials::Password(user, password)) => {
+            url.query_pairs_mut()
+                .extend_pairs(&fields)
+                .append_pair("account", user);
+            Request {
+                authorization: Some(Authorization::Basic(user.clone(), password.clone())),
+                ..Request::get(what, url)
+            }
+        }
+        None => {
+            url.query_pairs_mut().extend_pairs(&fields);
+            Request::get(what, url)
+        }
+    };
+    let mut reply = http.send(request)?;
+    match reply.status() {
+        200 => {}
+        status @ (400 | 401 | 403) => {
+            let message = super::session::message(&reply.read(ERROR_BYTES).unwrap_or_default());
+            let message = if message.is_empty() {
+                format!("HTTP status {status} for a token")
+            } else {
+                message
+            };
+            return Err(RegistryError::Unauthorized {
+                host,
+                message,
+                with_credentials: credentials.is_some(),
+            });
+        }
+        status => {
+            let message = super::session::message(&reply.read(ERROR_BYTES).unwrap_or_default());
+            return Err(RegistryError::Status {
+                host,
+                what: what.to_owned(),
+                status,
+                message,
+            });
+        }
+    }
+    let body = reply.read(TOKEN_BYTES)?;
+    let failed = |source| RegistryError::Token {
+        host: host.clone(),
+        source,
+    };
+    let parsed: TokenReply = json::parse(&body, TOKEN_BYTES).map_err(failed)?;
+    let missing = || json::JsonError::Invalid("it holds no token".to_owned());
+    let token = parsed
+        .token
+        .or(parsed.access_token)
+        .filter(|token| !token.is_empty());
+    // What isn't visible ASCII can't stand in a header.
+    let token = token.filter(|token| token.bytes().all(|byte| byte.is_ascii_graphic()));
+    token
+        .map(Authorization::Bearer)
+        .ok_or_else(|| failed(missing()))
+}
+
+fn encoded(fields: &[(&str, &str)]) -> String {
+    // A form has the syntax of a query; the address around it is never used.
+    Url::parse_with_params("http://form.invalid", fields)
+        .ok()
+        .and_then(|url| url.query().map(str::to_owned))
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::header::HeaderValue;
+
+    use super::*;
+
+    fn parse(values: &[&str]) -> Option<Challenge> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(
+                WWW_AUTHENTICATE,
+                HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+            );
+        }
+        Challenge::parse(&headers)
+    }
+
+    #[test]
+    fn a_token_is_preferred() {
+        let bearer = "Bearer realm=\"https://auth.example/token\",service=\"registry\",scope=\"repository:x:push\"";
+        let expected = Challenge::Bearer {
+            realm: "https://auth.example/token".to_owned(),
+            service: Some("registry".to_owned()),
+        };
+        assert_eq!(parse(&[bearer]), Some(expected.clone()));
+        assert_eq!(
+            parse(&["Basic realm=\"x\"", bearer]),
+            Some(expected.clone())
+        );
+        assert_eq!(
+            parse(&[&format!("Basic realm=\"x\", {bearer}")]),
+            Some(expected)
+        );
+        assert_eq!(parse(&["basic realm=\"x\""]), Some(Challenge::Basic));
+    }
+
+    #[test]
+    fn challenges_that_say_nothing_are_none() {
+        for values in [
+            &[][..],
+            &["Bearer service=\"x\""],
+            &["Negotiate"],
+            &["="],
+            &["Bearer realm=\"x"],
+            &["\u{80}"],
+        ] {
+            assert_eq!(parse(values), None, "{values:?}");
+        }
+        assert_eq!(
+            parse(&[&format!("Bearer realm=\"{}\"", "x".repeat(CHALLENGE_BYTES))]),
+            None
+        );
+    }
+
+    #[test]
+    fn a_form_is_encoded() {
+        assert_eq!(
+            encoded(&[("scope", "a b&c"), ("t", "=é")]),
+            "scope=a+b%26c&t=%3D%C3%A9"
+        );
+    }
+}

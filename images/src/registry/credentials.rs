@@ -1,0 +1,172 @@
+//! The user's logins: Docker's config.json and its credential helpers.
+//!
+//! Used by `auth` when a registry asks who we are, and only then, so a pull that needs no login starts no
+//! helper. The file is the user's own; it is read, never written.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use docker_credential::{CredentialRetrievalError, DockerCredential};
+use thiserror::Error;
+
+use crate::limits::DOCKER_CONFIG_BYTES;
+
+/// The key of Docker Hub's login, for historical reasons.
+const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
+
+/// What a credential helper says when it has no login; it then exits with an error all the same.
+const NOT_FOUND: &str = "credentials not found";
+
+/// A login.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Credentials {
+    /// User name and password.
+    Password(String, String),
+    /// A token that the token server exchanges for others.
+    IdentityToken(String),
+}
+
+/// Logins don't get into logs.
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Password(user, _) => write!(out, "Password({user:?}, …)"),
+            Self::IdentityToken(_) => write!(out, "IdentityToken(…)"),
+        }
+    }
+}
+
+/// Why there is no login though one may be configured.
+#[derive(Debug, Error)]
+pub enum CredentialsError {
+    /// config.json can't be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// config.json is not what it should be.
+    #[error("{} is not a config file of Docker's", .0.display())]
+    Config(PathBuf),
+    /// The `auth` field can't be decoded, or contradicts others.
+    #[error("the login stored in {} cannot be decoded", .0.display())]
+    Decode(PathBuf),
+    /// The helper isn't there, or can't be started.
+    #[error("cannot run the credential helper named in {}", .0.display())]
+    HelperMissing(PathBuf),
+    /// The helper's answer is not what it should be.
+    #[error("the credential helper named in {} gave a malformed answer", .0.display())]
+    HelperAnswer(PathBuf),
+    /// The helper failed.
+    #[error("the credential helper {helper} failed: {message}")]
+    HelperFailed {
+        /// The program.
+        helper: String,
+        /// Its words, escaped.
+        message: String,
+    },
+}
+
+impl CredentialsError {
+    /// What the user can do about it, if anything.
+    pub fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::HelperMissing(_) => {
+                "install docker-credential-NAME on PATH, or remove it from credsStore and credHelpers"
+            }
+            Self::HelperAnswer(_) | Self::HelperFailed { .. } => {
+                "run the helper by hand, or log in again with docker login"
+            }
+            Self::Read { .. } => return None,
+            Self::Config(_) | Self::Decode(_) => {
+                "log in again with docker login, which rewrites the file"
+            }
+        };
+        Some(text.to_owned())
+    }
+}
+
+/// Where Docker's config.json is: in `$DOCKER_CONFIG`, else in `~/.docker`.
+pub(super) fn default_config() -> Option<PathBuf> {
+    let dir = match std::env::var_os("DOCKER_CONFIG").filter(|dir| !dir.is_empty()) {
+        Some(dir) => PathBuf::from(dir),
+        None => Path::new(&std::env::var_os("HOME")?).join(".docker"),
+    };
+    Some(dir.join("config.json"))
+}
+
+/// The login for the registry named `domain`, if there is one.
+pub(super) fn find(config: &Path, domain: &str) -> Result<Option<Credentials>, CredentialsError> {
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(config)
+        .and_then(|file| file.take(DOCKER_CONFIG_BYTES).read_to_end(&mut bytes));
+    match read {
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => {
+            return Err(CredentialsError::Read {
+                path: config.to_owned(),
+                source,
+            });
+        }
+    }
+    let key = if domain == "docker.io" {
+        DOCKER_HUB_KEY
+    } else {
+        domain
+    };
+    let path = || config.to_owned();
+    match docker_credential::get_credential_from_reader(bytes.as_slice(), key) {
+        // An empty login is what `docker logout` and some helpers leave.
+        Ok(DockerCredential::UsernamePassword(user, password))
+            if user.is_empty() && password.is_empty() =>
+        {
+            Ok(None)
+        }
+        Ok(DockerCredential::UsernamePassword(user, password)) => {
+            Ok(Some(Credentials::Password(user, password)))
+        }
+        Ok(DockerCredential::IdentityToken(token)) => Ok(Some(Credentials::IdentityToken(token))),
+        Err(
+            CredentialRetrievalError::NoCredentialConfigured
+            | CredentialRetrievalError::ConfigNotFound,
+        ) => Ok(None),
+        Err(CredentialRetrievalError::ConfigReadError) => Err(CredentialsError::Config(path())),
+        Err(
+            CredentialRetrievalError::CredentialDecodingError
+            | CredentialRetrievalError::CredentialMismatchError,
+        ) => Err(CredentialsError::Decode(path())),
+        Err(CredentialRetrievalError::HelperCommunicationError) => {
+            Err(CredentialsError::HelperMissing(path()))
+        }
+        Err(CredentialRetrievalError::MalformedHelperResponse) => {
+            Err(CredentialsError::HelperAnswer(path()))
+        }
+        Err(CredentialRetrievalError::HelperFailure { stdout, stderr, .. })
+            if stdout.contains(NOT_FOUND) || stderr.contains(NOT_FOUND) =>
+        {
+            Ok(None)
+        }
+        Err(CredentialRetrievalError::HelperFailure {
+            helper,
+            stdout,
+            stderr,
+        }) => {
+            let words = if stdout.trim().is_empty() {
+                stderr
+            } else {
+                stdout
+            };
+            Err(CredentialsError::HelperFailed {
+                helper,
+                message: crate::escape::printable(words.trim()),
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,307 @@
+//! What can go wrong with a registry, in the user's terms, with a hint each.
+//!
+//! Used by all of `registry`; the command prints the message, its causes and the hint. Nothing that a
+//! server wrote gets in unescaped or unbounded.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::config::ConfigError;
+use crate::digest::Digest;
+use crate::json::JsonError;
+use crate::manifest::ManifestError;
+use crate::store::StoreError;
+
+/// The innermost reason of a failed connection, without the layers of HTTP library around it.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct Cause(String);
+
+impl Cause {
+    pub(super) fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        let mut innermost = error;
+        while let Some(next) = innermost.source() {
+            innermost = next;
+        }
+        Self(crate::escape::printable(&innermost.to_string()))
+    }
+}
+
+/// A failed pull.
+#[derive(Debug, Error)]
+pub enum RegistryError {
+    /// The repository isn't there, or not for everyone. The words are Docker's.
+    #[error(
+        "pull access denied for {repository}, repository does not exist or may require 'docker login'{}",
+        said(message)
+    )]
+    Denied {
+        /// As users write it.
+        repository: String,
+        /// Where it was looked for.
+        host: String,
+        /// The registry's words, escaped; may be empty.
+        message: String,
+    },
+    /// The repository may be there, but not this tag or digest. The words are Docker's.
+    #[error("manifest for {reference} not found: manifest unknown")]
+    ManifestUnknown {
+        /// As users write it.
+        reference: String,
+    },
+    /// A blob that the manifest lists isn't there.
+    #[error("{what} is not on {host}, though the image lists it")]
+    BlobUnknown {
+        /// Which blob.
+        what: String,
+        /// The registry.
+        host: String,
+    },
+    /// Who we are was asked, and the answer not taken.
+    #[error("{host} refused the login: unauthorized{}", said(message))]
+    Unauthorized {
+        /// The registry.
+        host: String,
+        /// The registry's words, escaped; may be empty.
+        message: String,
+        /// Whether credentials were sent.
+        with_credentials: bool,
+    },
+    /// Too many requests; trying again at once would not help.
+    #[error("{host} refused the request: too many requests{}", said(message))]
+    TooManyRequests {
+        /// The registry.
+        host: String,
+        /// The registry's words, escaped; may be empty.
+        message: String,
+    },
+    /// A server error, or any reply that has no place in the protocol.
+    #[error(
+        "{host} answered the request for {what} with HTTP status {status}{}",
+        said(message)
+    )]
+    Status {
+        /// Which server.
+        host: String,
+        /// What was asked for.
+        what: String,
+        /// The status code.
+        status: u16,
+        /// The server's words, escaped; may be empty.
+        message: String,
+    },
+    /// No connection.
+    #[error("cannot reach {host}")]
+    Unreachable {
+        /// Which server.
+        host: String,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// A connection that didn't stay, or a reply that is no HTTP.
+    #[error("the connection to {host} broke while {what} was read")]
+    Broken {
+        /// Which server.
+        host: String,
+        /// What was being read.
+        what: String,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// A body that ended early.
+    #[error("{host} sent {got} of the {expected} bytes of {what} and closed the connection")]
+    Short {
+        /// Which server.
+        host: String,
+        /// What was being read.
+        what: String,
+        /// Bytes that came in all.
+        got: u64,
+        /// Bytes there should be.
+        expected: u64,
+    },
+    /// Nothing, or next to nothing, came for too long.
+    #[error("{host} stopped sending {what}")]
+    Stalled {
+        /// Which server.
+        host: String,
+        /// What was being read.
+        what: String,
+    },
+    /// A reply above its limit.
+    #[error("{host} sent more than {limit} bytes of {what}")]
+    TooLarge {
+        /// Which server.
+        host: String,
+        /// What was being read.
+        what: String,
+        /// Bytes it may have.
+        limit: u64,
+    },
+    /// The server's certificate is not trusted, or not for this host.
+    #[error("the certificate of {host} is not trusted")]
+    Certificate {
+        /// Which server.
+        host: String,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// A redirect or token address that isn't followed.
+    #[error("{host} sent us to {target}, which is not allowed: {reason}")]
+    Forbidden {
+        /// Which server.
+        host: String,
+        /// Where to, escaped.
+        target: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A login request that can't be read, or a method of login that isn't known.
+    #[error("{host} asks for a login in a way that is not supported: {challenge}")]
+    Challenge {
+        /// The registry.
+        host: String,
+        /// Its header, escaped.
+        challenge: String,
+    },
+    /// A token reply that can't be used.
+    #[error("cannot read the token that {host} sent")]
+    Token {
+        /// The token server.
+        host: String,
+        /// Why.
+        #[source]
+        source: JsonError,
+    },
+    /// Docker's config.json or a credential helper failed.
+    #[error("cannot get the login for {host}")]
+    Credentials {
+        /// The registry.
+        host: String,
+        /// Why.
+        #[source]
+        source: super::credentials::CredentialsError,
+    },
+    /// A file of CA certificates that can't be used.
+    #[error("cannot use the CA certificates in {}", path.display())]
+    Ca {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The HTTP client or its runtime could not be set up.
+    #[error("cannot set up the HTTP client")]
+    Setup(#[source] Cause),
+    /// Content that differs from its digest.
+    #[error("digest mismatch for {what}: got {actual} where {expected} was expected")]
+    DigestMismatch {
+        /// Which document.
+        what: String,
+        /// As asked for or listed.
+        expected: Digest,
+        /// Of the bytes that came.
+        actual: Digest,
+    },
+    /// A document of another length than listed.
+    #[error("size mismatch for {what}: got {actual} bytes where {expected} were expected")]
+    SizeMismatch {
+        /// Which document.
+        what: String,
+        /// As listed.
+        expected: u64,
+        /// That came.
+        actual: u64,
+    },
+    /// Indexes inside indexes, too deep.
+    #[error(
+        "the image index leads to further indexes more than {} times",
+        crate::limits::INDEX_DEPTH
+    )]
+    IndexDepth,
+    /// Another layer failed first, so this one was stopped. Never what a user sees.
+    #[error("stopped, since another layer failed")]
+    Stopped,
+    /// A manifest that can't be used.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// A config that can't be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn said(message: &str) -> String {
+    if message.is_empty() {
+        String::new()
+    } else {
+        format!(": {message}")
+    }
+}
+
+impl RegistryError {
+    /// What the user can do about it, if anything.
+    pub fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::Denied { host, .. } => {
+                format!("check the name; if it is private, log in with: docker login {host}")
+            }
+            Self::ManifestUnknown { .. } => "check the tag; without one it is latest".to_owned(),
+            Self::Unauthorized {
+                host,
+                with_credentials: false,
+                ..
+            } => {
+                format!("log in with: docker login {host}")
+            }
+            Self::Unauthorized { host, .. } => {
+                format!(
+                    "check the user name and password in Docker's config.json, or log in again: docker login {host}"
+                )
+            }
+            Self::TooManyRequests { .. } => "wait, or log in for a higher limit".to_owned(),
+            Self::Status { status: 500.., .. } => {
+                "the registry has a problem; try again later".to_owned()
+            }
+            Self::Unreachable { .. } => {
+                "check the registry's name and port, the network, and whether the registry runs"
+                    .to_owned()
+            }
+            Self::Broken { .. } | Self::Short { .. } | Self::Stalled { .. } => {
+                "try again: what was downloaded so far is kept".to_owned()
+            }
+            Self::Certificate { host, .. } => format!(
+                "put the CA's certificate in /etc/docker/certs.d/{host}/ca.crt or ~/.docker/certs.d/{host}/ca.crt, \
+                 or name the registry as insecure to use plain HTTP"
+            ),
+            Self::DigestMismatch { .. } | Self::SizeMismatch { .. } => {
+                "the content was changed on its way or in the registry; try again".to_owned()
+            }
+            Self::Credentials { source, .. } => return source.hint(),
+            Self::Manifest(error) => return error.hint(),
+            Self::Config(error) => return error.hint(),
+            Self::Store(error) => return error.hint(),
+            _ => return None,
+        };
+        Some(text)
+    }
+
+    /// Whether the same request may well succeed a little later.
+    pub(super) fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. }
+            | Self::Broken { .. }
+            | Self::Short { .. }
+            | Self::Stalled { .. } => true,
+            Self::Status { status, .. } => matches!(status, 408 | 500 | 502 | 503 | 504),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! One HTTP request to a registry, redirects included, with a limit on everything that comes back.
+//!
+//! Used by `session`. It knows which server is the registry and which others it sent us to, and keeps
+//! credentials from the latter; it knows nothing of manifests, tokens or retries.
+//!
+//! Redirects are followed by hand, since each has to pass the same checks: at most [`REDIRECTS`], never
+//! from HTTPS to HTTP, never with user info in the address, never to somewhere more private than the
+//! registry (see `reach`), and without `Authorization` from the first step away from the registry.
+//! Where the user's environment names a proxy, the proxy looks names up, so that only literal addresses
+//! can be checked; a registry on this machine is never asked through a proxy.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use reqwest::header::{self, HeaderMap, HeaderValue};
+use reqwest::{Client, Method, Response, Url, redirect};
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+
+use super::Patience;
+use super::error::{Cause, RegistryError};
+use super::reach::{GuardedResolver, Origin, Reach};
+use crate::escape::printable;
+use crate::limits::{CONNECT_TIMEOUT, REDIRECTS, STALL_BYTES};
+
+const USER_AGENT: &str = concat!("bulkhead/", env!("CARGO_PKG_VERSION"));
+
+/// Who we say we are.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Authorization {
+    /// User name and password.
+    Basic(String, String),
+    /// A token.
+    Bearer(String),
+}
+
+/// Secrets don't get into logs.
+impl std::fmt::Debug for Authorization {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Basic(user, _) => write!(out, "Basic({user:?}, …)"),
+            Self::Bearer(_) => write!(out, "Bearer(…)"),
+        }
+    }
+}
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub(super) struct Request<'a> {
+    /// For messages.
+    pub(super) what: &'a str,
+    pub(super) url: Url,
+    pub(super) accept: Option<&'a str>,
+    /// The first byte wanted, if not all are.
+    pub(super) range_from: Option<u64>,
+    /// Goes to the server of `url` only.
+    pub(super) authorization: Option<Authorization>,
+    /// A form to POST; without one it is a GET.
+    pub(super) form: Option<String>,
+}
+
+impl<'a> Request<'a> {
+    pub(super) fn get(what: &'a str, url: Url) -> Self {
+        Self {
+            what,
+            url,
+            accept: None,
+            range_from: None,
+            authorization: None,
+            form: None,
+        }
+    }
+}
+
+/// The HTTP clients of one session.
+#[derive(Debug)]
+pub(super) struct Http {
+    runtime: Runtime,
+    /// For the registry itself, wherever that is: the user named it.
+    own: Client,
+    /// For servers that the registry names.
+    other: Client,
+    origin: Origin,
+    patience: Patience,
+    base: Url,
+}
+
+impl Http {
+    /// Sets clients up for the registry at `base`; connects to nothing.
+    pub(super) fn new(
+        base: Url,
+        tls: rustls::ClientConfig,
+        patience: Patience,
+    ) -> Result<Self, RegistryError> {
+        let origin = Origin::default();
+        let builder = || {
+            let builder = Client::builder()
+                .tls_backend_preconfigured(tls.clone())
+                .user_agent(USER_AGENT)
+                .redirect(redirect::Policy::none())
+                .referer(false)
+                .connect_timeout(CONNECT_TIMEOUT);
+            if is_loopback(&base) {
+                builder.no_proxy()
+            } else {
+                builder
+            }
+        };
+        let build = |builder: reqwest::ClientBuilder| {
+            builder
+                .build()
+                .map_err(|error| RegistryError::Setup(Cause::of(&error)))
+        };
+        let own = build(builder())?;
+        let other = build(builder().dns_resolver(GuardedResolver(origin.clone())))?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("registry")
+            .enable_all()
+            .build()
+            .map_err(|error| RegistryError::Setup(Cause::of(&error)))?;
+        Ok(Self {
+            runtime,
+            own,
+            other,
+            origin,
+            patience,
+            base,
+        })
+    }
+
+    /// The registry's address, for building others on it.
+    pub(super) fn base(&self) -> &Url {
+        &self.base
+    }
+
+    /// Goes on with another scheme, once it turned out which one the registry speaks.
+    pub(super) fn rebase(&mut self, base: Url) {
+        self.base = base;
+    }
+
+    /// Sends a request and gives the head of the reply, whatever its status but a redirect.
+    pub(super) fn send(&self, request: Request<'_>) -> Result<Reply<'_>, RegistryError> {
+        let Request {
+            what,
+            mut url,
+            accept,
+            range_from,
+            mut authorization,
+            form,
+        } = request;
+        let first = url.clone();
+        for _ in 0..=REDIRECTS {
+            let is_own = same_server(&url, &self.base);
+            if !same_server(&url, &first) {
+                authorization = None;
+            }
+            if !is_own {
+                self.check_target(&url)?;
+            }
+            let client = if is_own { &self.own } else { &self.other };
+            let method = if form.is_some() {
+                Method::POST
+            } else {
+                Method::GET
+            };
+            let mut builder = client.request(method, url.clone());
+            if let Some(accept) = accept {
+                builder = builder.header(header::ACCEPT, accept);
+            }
+            if let Some(from) = range_from {
+                builder = builder.header(header::RANGE, format!("bytes={from}-"));
+            }
+            builder = match &authorization {
+                Some(Authorization::Basic(user, password)) => {
+                    builder.basic_auth(user, Some(password))
+                }
+                Some(Authorization::Bearer(token)) => builder.bearer_auth(token),
+                None => builder,
+            };
+            if let Some(form) = &form {
+                builder = builder
+                    .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+                    .body(form.clone());
+            }
+            let response = self.head(what, &url, builder)?;
+            if is_own && let Some(address) = response.remote_addr() {
+                self.origin.learn(address.ip());
+            }
+            let location = response.headers().get(header::LOCATION);
+            match location {
+                // A login is never sent on: the token server is where the registry said it is.
+                Some(location) if response.status().is_redirection() && form.is_none() => {
+                    url = self.redirected(&url, location)?;
+                }
+                _ => return Ok(Reply::new(self, what, &url, is_own, response)),
+            }
+        }
+        Err(self.forbidden(&url, "there were too many redirects"))
+    }
+
+    fn head(
+        &self,
+        what: &str,
+        url: &Url,
+        builder: reqwest::RequestBuilder,
+    ) -> Result<Response, RegistryError> {
+        let host = host_of(url);
+        match self
+            .runtime
+            .block_on(async { timeout(self.patience.reply, builder.send()).await })
+        {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(connection_error(host, what, &error)),
+            Err(_) => Err(RegistryError::Stalled {
+                host,
+                what: what.to_owned(),
+            }),
+        }
+    }
+
+    fn redirected(&self, from: &Url, location: &HeaderValue) -> Result<Url, RegistryError> {
+        let target = location
+            .to_str()
+            .ok()
+            .and_then(|location| from.join(location).ok());
+        let Some(mut target) = target else {
+            return Err(self.forbidden(from, "the redirect has no valid address"));
+        };
+        target.set_fragment(None);
+        if from.scheme() == "https" && target.scheme() != "https" {
+            return Err(self.forbidden(&target, "the redirect would leave HTTPS"));
+        }
+        Ok(target)
+    }
+
+    /// Checks an address that the registry chose: a redirect's or a token server's.
+    pub(super) fn check_target(&self, url: &Url) -> Result<(), RegistryError> {
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(self.forbidden(url, "it is neither HTTP nor HTTPS"));
+        }
+        if url.scheme() == "http" && self.base.scheme() == "https" {
+            return Err(self.forbidden(url, "it is not HTTPS, but the registry is"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(self.forbidden(url, "it has a user name in it"));
+        }
+        if let Some(address) = literal_address(url)
+            && !self.origin.reach().may_lead_to(Reach::of(address))
+        {
+            return Err(self.forbidden(url, "the address is not on the registry's network"));
+        }
+        Ok(())
+    }
+
+    fn forbidden(&self, url: &Url, reason: &'static str) -> RegistryError {
+        let mut shown = url.clone();
+        let _ = shown.set_password(None);
+        shown.set_query(None);
+        RegistryError::Forbidden {
+            host: host_of(&self.base),
+            target: printable(shown.as_str()),
+            reason,
+        }
+    }
+}
+
+/// The head of a reply, with its body to be read.
+#[derive(Debug)]
+pub(super) struct Reply<'a> {
+    http: &'a Http,
+    response: Response,
+    what: String,
+    host: String,
+    /// Whether the registry itself answered, not a server that it sent us to.
+    pub(super) is_own: bool,
+    /// Time spent waiting for the bytes in `brought`.
+    waited: Duration,
+    brought: u64,
+}
+
+impl<'a> Reply<'a> {
+    fn new(http: &'a Http, what: &str, url: &Url, is_own: bool, response: Response) -> Self {
+        let (what, host) = (what.to_owned(), host_of(url));
+        Self {
+            http,
+            response,
+            what,
+            host,
+            is_own,
+            waited: Duration::ZERO,
+            brought: 0,
+        }
+    }
+
+    pub(super) fn status(&self) -> u16 {
+        self.response.status().as_u16()
+    }
+
+    pub(super) fn headers(&self) -> &HeaderMap {
+        self.response.headers()
+    }
+
+    /// The server that answered, for messages.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The next bytes of the body, `None` at its end. A body that brings fewer than [`STALL_BYTES`] in
+    /// the stall time is an error; time that the caller takes in between doesn't count.
+    pub(super) fn chunk(&mut self) -> Result<Option<impl AsRef<[u8]> + use<>>, RegistryError> {
+        let left = self.http.patience.stall.saturating_sub(self.waited);
+        let started = Instant::now();
+        let response = &mut self.response;
+        let chunk = self
+            .http
+            .runtime
+            .block_on(async { timeout(left, response.chunk()).await });
+        let stalled = || RegistryError::Stalled {
+            host: self.host.clone(),
+            what: self.what.clone(),
+        };
+        let chunk = chunk
+            .map_err(|_| stalled())?
+            .map_err(|error| connection_error(self.host.clone(), &self.what, &error))?;
+        self.waited = self.waited.saturating_add(started.elapsed());
+        let len = chunk
+            .as_ref()
+            .map_or(0, |chunk| u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+        self.brought = self.brought.saturating_add(len);
+        if self.brought >= STALL_BYTES {
+            self.waited = Duration::ZERO;
+            self.brought = 0;
+        }
+        Ok(chunk)
+    }
+
+    /// The whole body, which may have at most `limit` bytes and has a time limit of its own.
+    pub(super) fn read(&mut self, limit: u64) -> Result<Vec<u8>, RegistryError> {
+        let started = Instant::now();
+        let mut body = Vec::new();
+        while let Some(chunk) = self.chunk()? {
+            body.extend_from_slice(chunk.as_ref());
+            if u64::try_from(body.len()).is_ok_and(|len| len > limit) {
+                return Err(RegistryError::TooLarge {
+                    host: self.host.clone(),
+                    what: self.what.clone(),
+                    limit,
+                });
+            }
+            if started.elapsed() > self.http.patience.document {
+                return Err(RegistryError::Stalled {
+                    host: self.host.clone(),
+                    what: self.what.clone(),
+                });
+            }
+        }
+        Ok(body)
+    }
+}
+
+fn connection_error(host: String, what: &str, error: &reqwest::Error) -> RegistryError {
+    let source = Cause::of(error);
+    if is_certificate_error(error) {
+        RegistryError::Certificate { host, source }
+    } else if error.is_connect() {
+        RegistryError::Unreachable { host, source }
+    } else {
+        RegistryError::Broken {
+            host,
+            what: what.to_owned(),
+            source,
+        }
+    }
+}
+
+/// Whether somewhere in the causes TLS refused the server's certificate. An `io::Error` hides the error
+/// that it was made of from `source`.
+fn is_certificate_error(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let inner = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(|error| error.get_ref());
+        let tls = error
+            .downcast_ref::<rustls::Error>()
+            .or_else(|| inner?.downcast_ref::<rustls::Error>());
+        if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
+            return true;
+        }
+        next = match inner {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    false
+}
+
+fn same_server(left: &Url, right: &Url) -> bool {
+    left.scheme() == right.scheme()
+        && left.host_str() == right.host_str()
+        && left.port_or_known_default() == right.port_or_known_default()
+}
+
+/// `host[:port]` as in the address.
+pub(super) fn host_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    printable(
+        &url.port()
+            .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")),
+    )
+}
+
+fn literal_address(url: &Url) -> Option<IpAddr> {
+    url.host_str()?
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse()
+        .ok()
+}
+
+/// Whether an address is on this machine: `localhost`, 127.0.0.0/8 or [::1].
+pub(super) fn is_loopback(url: &Url) -> bool {
+    url.host_str() == Some("localhost")
+        || literal_address(url).is_some_and(|address| address.is_loopback())
+}

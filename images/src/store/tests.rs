@@ -1,0 +1,200 @@
+//! The store as a whole: names, records, damage.
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+use crate::platform::Platform;
+use crate::sample::Sample;
+
+fn store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    (dir, store)
+}
+
+fn load(store: &Store, sample: &Sample, name: &str) -> Digest {
+    let archive = sample.docker_archive(&[name]);
+    let platform = Platform::new("linux", "amd64", None);
+    crate::load_stream(store, archive.as_slice(), &platform).unwrap()[0].id
+}
+
+fn familiar(image: &Image) -> Vec<String> {
+    image.tags.iter().map(Reference::familiar).collect()
+}
+
+#[test]
+fn a_new_store_is_an_empty_oci_layout_of_its_owner() {
+    let (dir, store) = store();
+    assert_eq!(
+        std::fs::read(dir.path().join("oci-layout")).unwrap(),
+        LAYOUT
+    );
+    assert!(store.list().unwrap().images.is_empty());
+    for sub in ["blobs/sha256", "ingest", "layers"] {
+        let mode = dir
+            .path()
+            .join(sub)
+            .metadata()
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o700, "{sub}");
+    }
+    let again = Store::open(dir.path()).unwrap();
+    assert!(again.list().unwrap().images.is_empty());
+}
+
+#[test]
+fn images_are_listed_newest_first() {
+    let (_dir, store) = store();
+    for (name, created) in [
+        ("old", "2020-01-01T00:00:00Z"),
+        ("new", "2025-01-01T00:00:00Z"),
+        ("odd", "never"),
+    ] {
+        let mut sample = Sample::new(&[name.as_bytes()]);
+        let mut config: serde_json::Value = serde_json::from_slice(&sample.config).unwrap();
+        config["created"] = created.into();
+        sample = Sample::of_config(config, &[name.as_bytes()]);
+        load(&store, &sample, name);
+    }
+    let names: Vec<_> = store
+        .list()
+        .unwrap()
+        .images
+        .iter()
+        .flat_map(familiar)
+        .collect();
+    assert_eq!(names, ["new:latest", "old:latest", "odd:latest"]);
+}
+
+#[test]
+fn an_image_has_what_its_documents_say() {
+    let (_dir, store) = store();
+    let sample = Sample::new(&[b"one", b"three"]);
+    let id = load(&store, &sample, "x:1");
+    let image = store.resolve("x:1").unwrap();
+    assert_eq!((image.id, image.id.to_string()), (id, sample.id()));
+    assert_eq!(image.layers[1].diff_id, Digest::of(b"three"));
+    assert_eq!(image.layers[1].blob, Digest::of(b"three"));
+    assert_eq!(image.layers[1].size, 5);
+    assert_eq!(image.architecture(), "amd64");
+    assert!(image.size > 8);
+    assert_eq!(
+        store.find(&Reference::parse("x:1").unwrap()).unwrap(),
+        Some(image)
+    );
+    assert_eq!(store.find(&Reference::parse("x:2").unwrap()).unwrap(), None);
+}
+
+#[test]
+fn tags_are_added_and_moved() {
+    let (_dir, store) = store();
+    let one = load(&store, &Sample::new(&[b"one"]), "one");
+    let two = load(&store, &Sample::new(&[b"two"]), "two");
+    let name = |text: &str| Reference::parse(text).unwrap();
+    store.tag("one", &name("h.io/x:1")).unwrap();
+    assert_eq!(
+        familiar(&store.resolve("one").unwrap()),
+        ["one:latest", "h.io/x:1"]
+    );
+    store.tag(&two.short(), &name("h.io/x:1")).unwrap();
+    assert_eq!(store.resolve("h.io/x:1").unwrap().id, two);
+    assert_eq!(
+        familiar(&store.resolve(&one.hex()).unwrap()),
+        ["one:latest"]
+    );
+    let pinned = name("x").with_digest(one);
+    assert_eq!(
+        store.tag("one", &pinned).unwrap_err().to_string(),
+        "refusing to create a tag with a digest reference"
+    );
+    assert_eq!(
+        store.tag("none", &name("y")).unwrap_err().to_string(),
+        "No such image: none:latest"
+    );
+}
+
+#[test]
+fn an_image_with_a_missing_blob_is_not_recorded() {
+    let (_dir, store) = store();
+    let sample = Sample::new(&[b"layer"]);
+    let lease = store.lease().unwrap();
+    let name = [Reference::parse("x").unwrap()];
+    let manifest = store.put(&sample.manifest).unwrap();
+    assert!(matches!(
+        store.record(&lease, &manifest, &name),
+        Err(StoreError::NoBlob(_))
+    ));
+    store.put(b"layer").unwrap();
+    assert!(matches!(
+        store.record(&lease, &manifest, &name),
+        Err(StoreError::NoBlob(_))
+    ));
+    store.put(&sample.config).unwrap();
+    assert_eq!(store.record(&lease, &manifest, &name).unwrap().tags, name);
+}
+
+#[test]
+fn a_document_is_hashed_each_time_it_is_read() {
+    let (_dir, store) = store();
+    let digest = store.put(b"{\"a\":1}").unwrap();
+    assert_eq!(store.document(&digest, 100).unwrap(), b"{\"a\":1}");
+    let path = store.blob_path(&digest);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "{\"a\":2}").unwrap();
+    assert!(matches!(
+        store.document(&digest, 100),
+        Err(StoreError::DamagedBlob(_))
+    ));
+    // Storing it again repairs it.
+    store.put(b"{\"a\":1}").unwrap();
+    assert_eq!(store.document(&digest, 100).unwrap(), b"{\"a\":1}");
+}
+
+#[test]
+fn a_blob_that_is_a_symlink_is_not_opened() {
+    let (_dir, store) = store();
+    let digest = Digest::of(b"x");
+    std::os::unix::fs::symlink("/etc/passwd", store.blob_path(&digest)).unwrap();
+    assert!(store.blob(&digest).is_err());
+}
+
+#[test]
+fn a_damaged_index_is_named() {
+    let (dir, store) = store();
+    std::fs::write(dir.path().join("index.json"), "{").unwrap();
+    let error = store.list().unwrap_err();
+    assert_eq!(error.to_string(), "the image store's index.json is damaged");
+    std::fs::write(dir.path().join("index.json"), vec![b' '; 17 << 20]).unwrap();
+    assert!(matches!(
+        store.list(),
+        Err(StoreError::Index(IndexError::Json(_)))
+    ));
+}
+
+#[test]
+fn two_names_given_at_once_are_both_kept() {
+    let (dir, store) = store();
+    let id = load(&store, &Sample::new(&[b"x"]), "x");
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let store = Store::open(dir.path()).unwrap();
+            scope.spawn(move || {
+                for number in 0..10 {
+                    let name = Reference::parse(&format!("x:{thread}-{number}")).unwrap();
+                    store.tag("x", &name).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(store.resolve(&id.hex()).unwrap().tags.len(), 41);
+}
+
+#[test]
+fn a_full_disk_has_its_own_error() {
+    let full = std::io::Error::from_raw_os_error(nix::libc::ENOSPC);
+    let error = FileError::of("write", Path::new("/x"))(full);
+    assert_eq!(error.to_string(), "no space left to write /x");
+    assert!(error.is_full() && StoreError::from(error).hint().is_some());
+}

@@ -1,0 +1,283 @@
+//! A registry that does whatever a test wants, over plain TCP or TLS: one request a connection.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use crate::sample::{Sample, hex, sha};
+
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    headers: Vec<(String, String)>,
+    pub(crate) body: String,
+}
+
+impl Request {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let found = self
+            .headers
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.as_str())
+    }
+}
+
+/// What comes after the head of a reply.
+#[derive(Debug, Clone)]
+pub(crate) enum Body {
+    /// All of it, with its length.
+    Whole(Vec<u8>),
+    /// A length, and fewer bytes than that before the connection ends.
+    Cut(usize, Vec<u8>),
+    /// No length: bytes until the connection ends.
+    UntilClose(Vec<u8>),
+    /// The same bytes again and again, until the client has had enough.
+    Endless(&'static [u8]),
+    /// A length, some bytes, and then nothing until the client has had enough.
+    Stalled(usize, Vec<u8>),
+}
+
+/// A reply.
+#[derive(Debug, Clone)]
+pub(crate) struct Reply {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Body,
+}
+
+impl Reply {
+    pub(crate) fn new(status: u16, body: Body) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            body,
+        }
+    }
+
+    pub(crate) fn ok(body: impl Into<Vec<u8>>) -> Self {
+        Self::new(200, Body::Whole(body.into()))
+    }
+
+    pub(crate) fn error(status: u16, code: &str) -> Self {
+        let body = format!("{{\"errors\":[{{\"code\":\"{code}\",\"message\":\"{code} it is\"}}]}}");
+        Self::new(status, Body::Whole(body.into_bytes()))
+    }
+
+    pub(crate) fn redirect(location: &str) -> Self {
+        Self::new(307, Body::Whole(Vec::new())).with("Location", location)
+    }
+
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+type Handler = dyn Fn(&Request) -> Reply + Send + Sync;
+
+/// A running server; dropping it stops it.
+pub(crate) struct Server {
+    address: SocketAddr,
+    log: Arc<Mutex<Vec<Request>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    pub(crate) fn start(handler: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::run(None, handler)
+    }
+
+    pub(crate) fn start_tls(
+        tls: rustls::ServerConfig,
+        handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::run(Some(Arc::new(tls)), handler)
+    }
+
+    fn run(
+        tls: Option<Arc<rustls::ServerConfig>>,
+        handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let handler: Arc<Handler> = Arc::new(handler);
+        let (shared_log, shared_stop) = (Arc::clone(&log), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if shared_stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (handler, log, tls) =
+                    (Arc::clone(&handler), Arc::clone(&shared_log), tls.clone());
+                let stream = stream.unwrap();
+                std::thread::spawn(move || match tls {
+                    None => serve(stream, &*handler, &log),
+                    Some(tls) => {
+                        let connection = rustls::ServerConnection::new(tls).unwrap();
+                        serve(
+                            rustls::StreamOwned::new(connection, stream),
+                            &*handler,
+                            &log,
+                        );
+                    }
+                });
+            }
+        });
+        Self {
+            address,
+            log,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    pub(crate) fn host(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// `host/repository:tag`
+    pub(crate) fn name(&self, rest: &str) -> String {
+        format!("{}/{rest}", self.address)
+    }
+
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Requests whose path holds `part`.
+    pub(crate) fn requests_for(&self, part: &str) -> Vec<Request> {
+        self.requests()
+            .into_iter()
+            .filter(|request| request.path.contains(part))
+            .collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Clients go away whenever they like, so failed writes are no failures here.
+fn serve(mut stream: impl Read + Write, handler: &Handler, log: &Mutex<Vec<Request>>) {
+    let Some(request) = read_request(&mut stream) else {
+        return;
+    };
+    log.lock().unwrap().push(request.clone());
+    let reply = handler(&request);
+    let mut head = format!("HTTP/1.1 {} Status\r\nConnection: close\r\n", reply.status);
+    for (name, value) in &reply.headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    let length = match &reply.body {
+        Body::Whole(bytes) => Some(bytes.len()),
+        Body::Cut(length, _) | Body::Stalled(length, _) => Some(*length),
+        Body::UntilClose(_) | Body::Endless(_) => None,
+    };
+    if let Some(length) = length {
+        head.push_str(&format!("Content-Length: {length}\r\n"));
+    }
+    head.push_str("\r\n");
+    let _ = stream.write_all(head.as_bytes());
+    match reply.body {
+        Body::Whole(bytes) | Body::Cut(_, bytes) | Body::UntilClose(bytes) => {
+            let _ = stream.write_all(&bytes);
+        }
+        Body::Endless(bytes) => while stream.write_all(bytes).is_ok() {},
+        Body::Stalled(_, bytes) => {
+            let _ = stream.write_all(&bytes).and_then(|()| stream.flush());
+            // Returns when the client closes.
+            let _ = stream.read(&mut [0]);
+        }
+    }
+    let _ = stream.flush();
+}
+
+fn read_request(stream: &mut impl Read) -> Option<Request> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        // A client that tries TLS first sends no such head; it is hung up on.
+        if stream.read(&mut byte).ok()? == 0 || head.len() > 1 << 16 || head.first() == Some(&0x16)
+        {
+            return None;
+        }
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).ok()?;
+    let mut lines = head.lines();
+    let mut first = lines.next()?.split(' ');
+    let (method, path) = (first.next()?.to_owned(), first.next()?.to_owned());
+    let headers: Vec<(String, String)> = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let mut request = Request {
+        method,
+        path,
+        headers,
+        body: String::new(),
+    };
+    let length: usize = request
+        .header("content-length")
+        .map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).ok()?;
+    request.body = String::from_utf8(body).ok()?;
+    Some(request)
+}
+
+/// Serves a sample well, under any repository, tags and digests alike, ranges too.
+pub(crate) fn site(sample: &Sample) -> impl Fn(&Request) -> Reply + Send + Sync + Clone + 'static {
+    let sample = sample.clone();
+    move |request| {
+        let path = request.path.split('?').next().unwrap_or_default();
+        let last = path.rsplit('/').next().unwrap_or_default();
+        if request.path.contains("/manifests/") {
+            return if !last.starts_with("sha256:") || last == sha(&sample.manifest) {
+                Reply::ok(sample.manifest.clone())
+            } else {
+                Reply::error(404, "MANIFEST_UNKNOWN")
+            };
+        }
+        match sample
+            .blobs()
+            .into_iter()
+            .find(|blob| last == format!("sha256:{}", hex(blob)))
+        {
+            Some(blob) => ranged(request, &blob),
+            None => Reply::error(404, "BLOB_UNKNOWN"),
+        }
+    }
+}
+
+/// `content`, or the part of it that the request wants.
+pub(crate) fn ranged(request: &Request, content: &[u8]) -> Reply {
+    let from = request.header("range").and_then(|range| {
+        range
+            .strip_prefix("bytes=")?
+            .strip_suffix('-')?
+            .parse::<usize>()
+            .ok()
+    });
+    match from {
+        None => Reply::ok(content),
+        Some(from) => {
+            let range = format!("bytes {from}-{}/{}", content.len() - 1, content.len());
+            Reply::new(206, Body::Whole(content[from..].to_vec())).with("Content-Range", &range)
+        }
+    }
+}
