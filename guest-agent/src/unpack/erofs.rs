@@ -41,6 +41,8 @@ const DIRENT_LEN: usize = 12;
 /// Marks for the agent and for overlayfs.
 const OPAQUE: &[u8] = b"overlay.opaque";
 const IMPLIED: &[u8] = b"bulkhead.implied";
+/// On the root when there is any: their number, so that nobody searches a layer without.
+const IMPLIED_COUNT: &[u8] = b"trusted.bulkhead.implied_count";
 
 /// An inode's place and shape, known before anything is written.
 struct Plan {
@@ -114,6 +116,12 @@ pub(super) fn write(mut tree: Tree, mut output: Output, diff_id: &str) -> Result
 
 /// Attributes that say what the directory's flags say.
 fn mark_directories(tree: &mut Tree) {
+    let implied = |inode: &&Inode| matches!(&inode.kind, Kind::Directory(one) if one.implied);
+    let count = tree.inodes.iter().filter(implied).count();
+    if let Some(root) = tree.inodes.first_mut().filter(|_| count > 0) {
+        let count = count.to_string().into_bytes();
+        root.metadata.xattrs.push((IMPLIED_COUNT.to_vec(), count));
+    }
     for inode in &mut tree.inodes {
         if let Kind::Directory(directory) = &inode.kind {
             for (set, name) in [(directory.opaque, OPAQUE), (directory.implied, IMPLIED)] {
