@@ -213,26 +213,34 @@ impl Attributes {
 
 /// What one layer says of a path.
 enum Found {
-    Directory(OwnedFd),
-    /// A directory that is only implied: the layers below say more.
-    Implied,
+    Directory {
+        fd: OwnedFd,
+        /// Its attributes are the converter's: the layers below may have real ones.
+        implied: bool,
+    },
     Nothing,
     /// Hidden from here down: a whiteout or something that is no directory, at the path or above.
     End,
 }
 
-/// The directory whose attributes `path` has in the image, `None` when no layer gives it any.
-/// `layers` are the highest first.
+/// The directory whose attributes `path` has in the image: the highest one that an archive named,
+/// or else the highest that one implied. `None` when there is none. `layers` are the highest first.
 #[must_use]
 pub fn directory(layers: &[BorrowedFd<'_>], path: &str) -> Option<OwnedFd> {
+    let mut invented = None;
     for layer in layers {
-        match find(*layer, path) {
-            (Found::Directory(fd), _) => return Some(fd),
-            (Found::End, _) | (_, true) => return None,
-            (Found::Implied | Found::Nothing, false) => {}
+        let (found, opaque) = find(*layer, path);
+        match found {
+            Found::Directory { fd, implied: false } => return Some(fd),
+            Found::Directory { fd, implied: true } => invented = invented.or(Some(fd)),
+            Found::Nothing => {}
+            Found::End => break,
+        }
+        if opaque {
+            break;
         }
     }
-    None
+    invented
 }
 
 /// What `layer` says of `path`, and whether a directory on the way hides all lower layers.
@@ -249,10 +257,8 @@ fn find(layer: BorrowedFd<'_>, path: &str) -> (Found, bool) {
         };
         opaque |= xattr(&here, c"trusted.overlay.opaque").is_some_and(|value| value == b"y");
     }
-    if xattr(&here, IMPLIED).is_some() {
-        return (Found::Implied, opaque);
-    }
-    (Found::Directory(here), opaque)
+    let implied = xattr(&here, IMPLIED).is_some();
+    (Found::Directory { fd: here, implied }, opaque)
 }
 
 /// A short xattr.
@@ -308,5 +314,96 @@ fn walk(layer: BorrowedFd<'_>, wanted: usize, root_is_one: bool, paths: &mut Vec
                 queue.push(format!("{path}{slash}{name}"));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    /// Layers as plain folders. The marks are `trusted.*` xattrs, which need root; what does not
+    /// depend on them is tested here, the rest in a VM.
+    struct Layers {
+        folder: tempfile::TempDir,
+        roots: Vec<OwnedFd>,
+    }
+
+    impl Layers {
+        /// Makes `count` of them, the highest first.
+        fn new(count: usize) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let roots = (0..count)
+                .map(|index| {
+                    let path = folder.path().join(index.to_string());
+                    std::fs::create_dir(&path).unwrap();
+                    rustix::fs::open(&path, DIRECTORY, Mode::empty()).unwrap()
+                })
+                .collect();
+            Self { folder, roots }
+        }
+
+        fn make(&self, layer: usize, path: &str, mode: u32) {
+            let path = self.path(layer, path);
+            std::fs::create_dir_all(&path).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+
+        fn path(&self, layer: usize, path: &str) -> std::path::PathBuf {
+            self.folder.path().join(layer.to_string()).join(path)
+        }
+
+        fn mode(&self, path: &str) -> Option<u32> {
+            let layers: Vec<BorrowedFd<'_>> = self.roots.iter().map(AsFd::as_fd).collect();
+            let found = directory(&layers, path)?;
+            Some(fstat(&found).unwrap().st_mode & 0o7777)
+        }
+    }
+
+    #[test]
+    fn the_highest_layer_with_the_directory_counts() {
+        let layers = Layers::new(3);
+        layers.make(0, "a", 0o700);
+        layers.make(1, "a", 0o711);
+        layers.make(2, "b/c", 0o2755);
+        assert_eq!(layers.mode("a"), Some(0o700));
+        assert_eq!(layers.mode("b/c"), Some(0o2755));
+        assert_eq!(layers.mode("nope"), None);
+        assert_eq!(layers.mode("b/c/nope"), None);
+    }
+
+    #[test]
+    fn what_is_no_directory_hides_the_layers_below() {
+        let layers = Layers::new(3);
+        std::fs::write(layers.path(0, "file"), "").unwrap();
+        symlink("/etc", layers.path(0, "link")).unwrap();
+        std::fs::write(layers.path(1, "above"), "").unwrap();
+        for path in ["file", "link", "above/x"] {
+            layers.make(2, path, 0o755);
+            assert_eq!(layers.mode(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn attributes_are_copied() {
+        let layers = Layers::new(2);
+        layers.make(0, "from", 0o1731);
+        layers.make(1, "to", 0o700);
+        let time = std::time::UNIX_EPOCH + std::time::Duration::new(981_173_106, 123_456_789);
+        let from = std::fs::File::open(layers.path(0, "from")).unwrap();
+        from.set_modified(time).unwrap();
+        let attributes = Attributes::of(from.as_fd()).unwrap();
+        attributes.apply(layers.roots[1].as_fd(), "to").unwrap();
+        let status = std::fs::metadata(layers.path(1, "to")).unwrap();
+        assert_eq!(status.mode() & 0o7777, 0o1731);
+        assert_eq!(status.modified().unwrap(), time);
+    }
+
+    #[test]
+    fn layers_without_marks_are_not_searched() {
+        let layers = Layers::new(1);
+        layers.make(0, "a/b/c", 0o755);
+        let roots: Vec<BorrowedFd<'_>> = layers.roots.iter().map(AsFd::as_fd).collect();
+        assert_eq!(implied(&roots), Vec::<String>::new());
     }
 }
