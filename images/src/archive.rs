@@ -38,7 +38,7 @@ use crate::platform::Platform;
 use crate::reference::{Reference, ReferenceError};
 use crate::store::{FileError, Spool, Spooled, Store, StoreError};
 
-pub use stream::{Member, MemberKind, TarError};
+pub use stream::{Member, MemberKind, TarError, read as read_members};
 pub use table::{Table, TableError};
 
 /// A failed load.

@@ -58,8 +58,8 @@ pub enum RegistryError {
         /// The registry.
         host: String,
     },
-    /// Who we are was asked, and the answer not taken.
-    #[error("{host} refused the login: unauthorized{}", said(message))]
+    /// Who we are was asked, and there was no answer, or it was not taken.
+    #[error("{host} {}: unauthorized{}", if *with_credentials { "refused the login" } else { "wants a login" }, said(message))]
     Unauthorized {
         /// The registry.
         host: String,
@@ -278,8 +278,7 @@ impl RegistryError {
                 "try again: what was downloaded so far is kept".to_owned()
             }
             Self::Certificate { host, .. } => format!(
-                "put the CA's certificate in /etc/docker/certs.d/{host}/ca.crt or ~/.docker/certs.d/{host}/ca.crt, \
-                 or name the registry as insecure to use plain HTTP"
+                "put the CA's certificate in /etc/docker/certs.d/{host}/ca.crt or ~/.docker/certs.d/{host}/ca.crt"
             ),
             Self::DigestMismatch { .. } | Self::SizeMismatch { .. } => {
                 "the content was changed on its way or in the registry; try again".to_owned()

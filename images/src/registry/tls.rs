@@ -2,15 +2,24 @@
 //! by the user.
 //!
 //! Used by `http` when a client is made. Verification is never switched off; a registry with a
-//! self-signed certificate is trusted by putting that in certs.d.
+//! self-signed certificate is trusted by putting that in certs.d. Docker's own recipe for a registry makes
+//! such a certificate, which says of itself that it is an authority. Webpki takes none of those for a
+//! server's, so one that is exactly a certificate given by the user is checked here: for its name and for
+//! the key, not for its dates.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::pki_types::CertificateDer;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
 
 use super::error::{Cause, RegistryError};
 use crate::limits::CA_BYTES;
@@ -29,31 +38,116 @@ pub(super) fn config(
     authorities: &Authorities<'_>,
     host: &str,
 ) -> Result<ClientConfig, RegistryError> {
-    let mut roots = RootCertStore::empty();
-    // A host without certificates, or with some bad ones, can still use plain HTTP and certs.d; what is
-    // missing shows as an untrusted certificate.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let mut given = Vec::new();
     for file in authorities.files {
-        add(&mut roots, file)?;
+        given.extend(read(file)?);
     }
     for directory in authorities.directories {
         // A registry's host has no path separator: `Reference` allows letters, digits, dots, dashes,
         // colons and brackets, and no component of dots alone.
         let directory = directory.join(host);
-        for file in crt_files(&directory).map_err(|source| RegistryError::Ca {
+        let files = crt_files(&directory).map_err(|source| RegistryError::Ca {
             path: directory.clone(),
             source,
-        })? {
-            add(&mut roots, &file)?;
+        })?;
+        for file in files {
+            given.extend(read(&file)?);
         }
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = Verifier::new(given, Arc::clone(&provider))?;
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| RegistryError::Setup(Cause::of(&error)))?
-        .with_root_certificates(roots)
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
     Ok(config)
+}
+
+/// Webpki's verification, and before it that of certificates that the user gave us as they are.
+#[derive(Debug)]
+struct Verifier {
+    given: Vec<CertificateDer<'static>>,
+    /// `None` where there is no authority at all, which webpki refuses.
+    webpki: Option<Arc<WebPkiServerVerifier>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Verifier {
+    fn new(
+        given: Vec<CertificateDer<'static>>,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Self, RegistryError> {
+        let mut roots = RootCertStore::empty();
+        // A host without certificates, or with some bad ones, can still use plain HTTP and certs.d; what
+        // is missing shows as an untrusted certificate. A given one that can't be an authority is still
+        // good for being compared.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        roots.add_parsable_certificates(given.iter().cloned());
+        let webpki = if roots.is_empty() {
+            None
+        } else {
+            let builder =
+                WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+            Some(
+                builder
+                    .build()
+                    .map_err(|error| RegistryError::Setup(Cause::of(&error)))?,
+            )
+        };
+        Ok(Self {
+            given,
+            webpki,
+            provider,
+        })
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if self.given.iter().any(|given| given == certificate) {
+            verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+            return Ok(ServerCertVerified::assertion());
+        }
+        match &self.webpki {
+            Some(webpki) => webpki.verify_server_cert(certificate, intermediates, name, ocsp, now),
+            None => Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
 }
 
 fn crt_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
@@ -80,7 +174,7 @@ fn crt_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn add(roots: &mut RootCertStore, path: &Path) -> Result<(), RegistryError> {
+fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, RegistryError> {
     let read = || -> io::Result<Vec<CertificateDer<'static>>> {
         let mut pem = Vec::new();
         std::fs::File::open(path)?
@@ -93,16 +187,10 @@ fn add(roots: &mut RootCertStore, path: &Path) -> Result<(), RegistryError> {
         }
         Ok(certificates)
     };
-    let failed = |source| RegistryError::Ca {
+    read().map_err(|source| RegistryError::Ca {
         path: path.to_owned(),
         source,
-    };
-    for certificate in read().map_err(failed)? {
-        roots
-            .add(certificate)
-            .map_err(|error| failed(invalid(&error.to_string())))?;
-    }
-    Ok(())
+    })
 }
 
 fn invalid(reason: &str) -> io::Error {

@@ -120,12 +120,16 @@ pub(crate) fn freeze(file: &File, path: &Path) -> Result<(), FileError> {
         .map_err(FileError::of("write-protect", path))
 }
 
-/// Brings a name to disk.
+/// Brings a name to disk. Some file systems (9p, some FUSE ones) can't, and say so; there it is as safe as
+/// the file system makes it.
 pub(crate) fn sync_parent(path: &Path) -> Result<(), FileError> {
     let parent = path.parent().unwrap_or(Path::new("/"));
-    File::open(parent)
-        .and_then(|dir| dir.sync_all())
-        .map_err(FileError::of("write", parent))
+    match File::open(parent).and_then(|dir| dir.sync_all()) {
+        Err(error) if error.kind() != io::ErrorKind::InvalidInput => {
+            Err(FileError::of("write", parent)(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Opens a finished file for reading only; it must be a regular file.

@@ -9,6 +9,18 @@ use serde_json::json;
 use crate::client::{Client, sample};
 use crate::server::{Reply, Server, site};
 
+/// A TLS server's settings.
+fn settings(certificate: &rcgen::Certificate, key: &rcgen::KeyPair) -> rustls::ServerConfig {
+    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap()
+}
+
 /// A certificate authority, and a TLS server's settings with a certificate from it.
 fn authority() -> (String, rustls::ServerConfig) {
     let ca_key = rcgen::KeyPair::generate().unwrap();
@@ -19,15 +31,43 @@ fn authority() -> (String, rustls::ServerConfig) {
     let issuer = rcgen::Issuer::new(ca, ca_key);
     let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
     let certificate = params.signed_by(&key, &issuer).unwrap();
-    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key)
-        .unwrap();
-    (ca_certificate.pem(), config)
+    (ca_certificate.pem(), settings(&certificate, &key))
+}
+
+/// A self-signed certificate that calls itself an authority, as Docker's recipe makes it.
+fn self_signed(name: &str) -> (String, rustls::ServerConfig) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let certificate = params.self_signed(&key).unwrap();
+    (certificate.pem(), settings(&certificate, &key))
+}
+
+#[test]
+fn a_self_signed_certificate_is_trusted_when_it_is_given() {
+    let pull_given = |client: &mut Client, server: &Server, pem: &str| {
+        let file = client.dir.path().join("ca.pem");
+        std::fs::write(&file, pem).unwrap();
+        client.options.ca_files = vec![file];
+        client.pull(&server.name("x"))
+    };
+    let (pem, tls) = self_signed("127.0.0.1");
+    let server = Server::start_tls(tls, site(&sample()));
+    pull_given(&mut Client::new(), &server, &pem).unwrap();
+    // For another host, or another one for the same host, it is not.
+    let (other, _) = self_signed("127.0.0.1");
+    let error = pull_given(&mut Client::new(), &server, &other).unwrap_err();
+    assert!(
+        matches!(error, RegistryError::Certificate { .. }),
+        "{error}"
+    );
+    let (pem, tls) = self_signed("127.0.0.2");
+    let server = Server::start_tls(tls, site(&sample()));
+    let error = pull_given(&mut Client::new(), &server, &pem).unwrap_err();
+    assert!(
+        matches!(error, RegistryError::Certificate { .. }),
+        "{error}"
+    );
 }
 
 #[test]
