@@ -38,6 +38,9 @@ const MAX_PENDING_RESETS: usize = 64;
 /// have their turn.
 const PACKETS_PER_TURN: usize = 128;
 
+/// Payload bytes after which such a turn ends: about a millisecond of copying.
+const BYTES_PER_TURN: usize = 4 << 20;
+
 /// Tokens of the event loop: the offers socket, then one per connection ever made.
 const TOKEN_OFFERS: u32 = 0;
 pub(super) const TOKEN_LAST: u32 = (1 << 31) - 1;
@@ -121,6 +124,7 @@ impl VsockDevice {
         let mut payload = Slices::default();
         let mut rounds = 0;
         let mut taken = 0;
+        let mut moved = 0;
         self.tx_stalled = false;
         io.disable_kicks(TX)?;
         loop {
@@ -131,7 +135,7 @@ impl VsockDevice {
                     break;
                 }
             }
-            if rounds == PACKETS_PER_TURN {
+            if rounds == PACKETS_PER_TURN || moved >= BYTES_PER_TURN {
                 io.call_again(TX);
                 break;
             }
@@ -158,6 +162,7 @@ impl VsockDevice {
             .map_err(|reason| DeviceError::Request { queue: TX, reason })?;
             let header = buffers::read_header(&header_slices);
             self.packet(&header, &mut payload, io.watch);
+            moved += payload.bytes();
             io.complete(TX, head, 0)?;
         }
         if taken > 0 {

@@ -338,6 +338,44 @@ fn one_turn_has_an_end() {
     assert_eq!(guest.driver.unfinished(), [TX]);
 }
 
+#[test]
+fn one_turn_moves_so_many_bytes() {
+    let (mut guest, host) = Guest::connected();
+    drop(host);
+    guest.settle();
+    let len = 256 << 10;
+    let header = guest.header(PORTS, Operation::ReadWrite, len).to_bytes();
+    let ring = &mut guest.driver.rings[TX];
+    let (header, data) = (ring.place(&header), ring.place(&vec![0; len]));
+    for head in 0..32_u16 {
+        ring.set_descriptor(
+            2 * head,
+            Descriptor {
+                address: header,
+                len: 44,
+                flags: Flags::NEXT,
+                next: 2 * head + 1,
+            },
+        );
+        ring.set_descriptor(
+            2 * head + 1,
+            Descriptor {
+                address: data,
+                len: u32::try_from(len).unwrap(),
+                ..Descriptor::default()
+            },
+        );
+        ring.publish(2 * head);
+    }
+    let before = ring.used_index();
+    guest.driver.kick(TX).unwrap();
+    let served = guest.driver.rings[TX].used_index().wrapping_sub(before);
+    assert_eq!((served, guest.driver.unfinished()), (16, vec![TX]));
+    guest.settle();
+    let served = guest.driver.rings[TX].used_index().wrapping_sub(before);
+    assert_eq!(served, 32);
+}
+
 /// Any packets at all, on a few ports, with hosts that write, read and leave at any time.
 #[test]
 fn a_storm_of_packets_is_weathered() {
