@@ -5,7 +5,8 @@ use vm_memory::{Bytes, GuestAddress};
 use super::*;
 use crate::virtio::Device;
 use crate::virtio::mock::{
-    Buffer, Descriptor, DirectDriver, Flags, HIGH_START, REGION_BYTES, VERSION_1,
+    Buffer, Descriptor, DirectDriver, Flags, HIGH_START, MmioDriver, REGION_BYTES, Register,
+    VERSION_1,
 };
 
 const INFLATE: usize = 0;
@@ -272,4 +273,29 @@ fn it_offers_what_it_does() {
     let (driver, _handle) = start();
     assert_eq!(driver.device.features(), DEFLATE_ON_OOM | REPORTING);
     assert_eq!(driver.device.state().features, VERSION_1 | REPORTING);
+}
+
+#[test]
+fn a_target_comes_through_the_event_loop() {
+    let (device, handle) = BalloonDevice::new().unwrap();
+    let mut driver = MmioDriver::new(|_| Box::new(device));
+    let features = driver.features();
+    assert_eq!(driver.start(features), 15);
+    for mib in [5_u32, 1, 0] {
+        let generation = driver.read(Register::ConfigGeneration);
+        handle.set_target_mib(mib);
+        driver.run();
+        assert_eq!(u32::from_le_bytes(driver.read_config(0)), mib * 256);
+        assert_ne!(driver.read(Register::ConfigGeneration), generation);
+        assert_eq!(
+            (
+                driver.read(Register::InterruptStatus),
+                driver.take_interrupts()
+            ),
+            (2, 1)
+        );
+        driver.write(Register::InterruptAck, 2);
+    }
+    driver.write_config(4, &77_u32.to_le_bytes());
+    assert_eq!(driver.read_config::<8>(0), [0, 0, 0, 0, 77, 0, 0, 0]);
 }

@@ -142,7 +142,7 @@ impl BlockDevice {
         };
         match result {
             Ok(()) => Ok(written),
-            Err(error) => Err(self.host_error(&error)),
+            Err(error) => Err(self.host_error(request.name(), &error)),
         }
     }
 
@@ -163,18 +163,21 @@ impl BlockDevice {
         }
     }
 
-    fn host_error(&mut self, error: &std::io::Error) -> Status {
+    fn host_error(&mut self, operation: &str, error: &std::io::Error) -> Status {
         match error.kind() {
             _ if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Status::Unsupported,
             std::io::ErrorKind::StorageFull => {
                 if !std::mem::replace(&mut self.complaints.disk_full, true) {
-                    crate::say(format_args!("{}: the host's disk is full", self.name));
+                    crate::say(format_args!(
+                        "{}: {operation}: the host's disk is full",
+                        self.name
+                    ));
                 }
             }
             _ => {
                 if self.complaints.others < COMPLAINTS_MAX {
                     self.complaints.others += 1;
-                    crate::say(format_args!("{}: {error}", self.name));
+                    crate::say(format_args!("{}: {operation}: {error}", self.name));
                 }
             }
         }
@@ -288,10 +291,16 @@ mod tests {
         let mut device = BlockDevice::new(0, disk);
         let error = std::io::Error::from_raw_os_error;
         for _ in 0..20 {
-            assert_eq!(device.host_error(&error(libc::ENOSPC)), Status::IoError);
-            assert_eq!(device.host_error(&error(libc::EIO)), Status::IoError);
             assert_eq!(
-                device.host_error(&error(libc::EOPNOTSUPP)),
+                device.host_error("write", &error(libc::ENOSPC)),
+                Status::IoError
+            );
+            assert_eq!(
+                device.host_error("write", &error(libc::EIO)),
+                Status::IoError
+            );
+            assert_eq!(
+                device.host_error("write", &error(libc::EOPNOTSUPP)),
                 Status::Unsupported
             );
         }

@@ -80,6 +80,20 @@ pub(super) enum Request<'m> {
     },
 }
 
+impl Request<'_> {
+    /// For messages.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Read { .. } => "read",
+            Self::Write { .. } => "write",
+            Self::Flush => "flush",
+            Self::Discard(_) => "discard",
+            Self::WriteZeroes(_) => "write zeroes",
+            Self::GetId { .. } => "get id",
+        }
+    }
+}
+
 /// A request and where its answer goes.
 #[derive(Debug)]
 pub(super) struct Parsed<'m> {

@@ -7,7 +7,8 @@ use std::os::unix::net::UnixStream;
 
 use super::*;
 use crate::virtio::mock::{
-    Buffer, Descriptor, DirectDriver, EVENT_IDX, Flags, HIGH_START, REGION_BYTES, VERSION_1,
+    Buffer, Descriptor, DirectDriver, EVENT_IDX, Flags, HIGH_START, MmioDriver, REGION_BYTES,
+    VERSION_1,
 };
 
 const INPUT: usize = 0;
@@ -251,4 +252,40 @@ fn broken_chains_stop_the_device() {
         driver.reset();
         assert_eq!(driver.watched(), []);
     }
+}
+
+#[test]
+fn input_comes_through_the_event_loop_whatever_happens_between() {
+    let (mut host, guest) = UnixStream::pair().unwrap();
+    let input = File::from(OwnedFd::from(guest));
+    let output = tempfile::tempfile().unwrap();
+    let console = ConsoleDevice::new(output.try_clone().unwrap(), Some(input));
+    let mut driver = MmioDriver::new(|_| Box::new(console));
+    for round in 0..3 {
+        driver.start(VERSION_1 | EVENT_IDX);
+        // Without buffers, with one, with none left: the event loop comes to rest each time.
+        host.write_all(b"abc").unwrap();
+        driver.run();
+        driver.rings[INPUT].offer(&[Buffer::Writable(2)]).unwrap();
+        driver.kick(INPUT);
+        assert_eq!(
+            driver.rings[INPUT].take_used().unwrap().answer(),
+            b"ab",
+            "round {round}"
+        );
+        driver.rings[OUTPUT]
+            .offer(&[Buffer::Readable(b"x")])
+            .unwrap();
+        driver.kick(OUTPUT);
+        driver.rings[INPUT].offer(&[Buffer::Writable(2)]).unwrap();
+        driver.kick(INPUT);
+        assert_eq!(driver.rings[INPUT].take_used().unwrap().answer(), b"c");
+        // The device stops while it waits for input.
+        driver.rings[INPUT].offer(&[Buffer::Writable(2)]).unwrap();
+        driver.kick(INPUT);
+        driver.rings[OUTPUT].offer(&[Buffer::Writable(1)]).unwrap();
+        driver.kick(OUTPUT);
+        assert_eq!(driver.read(crate::virtio::mock::Register::Status), 15 | 64);
+    }
+    assert_eq!(content(&output), b"xxx");
 }

@@ -12,7 +12,8 @@ use vm_memory::{Bytes, GuestAddress};
 use super::*;
 use crate::virtio::DESCRIPTORS_MAX;
 use crate::virtio::mock::{
-    Buffer, Descriptor, DirectDriver, EVENT_IDX, Flags, HIGH_START, REGION_BYTES, Used, VERSION_1,
+    Buffer, Descriptor, DirectDriver, EVENT_IDX, Flags, HIGH_START, MmioDriver, REGION_BYTES,
+    Register, Used, VERSION_1,
 };
 
 const IN: u32 = 0;
@@ -299,6 +300,65 @@ fn a_turn_ends_by_bytes_so_that_others_have_theirs() {
         (driver.unfinished(), driver.take_interrupts()),
         (Vec::new(), 1)
     );
+}
+
+#[test]
+fn a_turn_ends_by_chains_too() {
+    let (mut driver, _file) = writable(Flush::Ignore);
+    let flush = [Buffer::Readable(&header(FLUSH, 0)), Buffer::Writable(1)];
+    while driver.rings[0].offer_indirect(&flush).is_some() {}
+    driver.kick(0).unwrap();
+    assert_eq!(
+        (driver.rings[0].used_index(), driver.unfinished()),
+        (256, vec![0])
+    );
+    driver.run(0).unwrap();
+    assert_eq!(
+        (driver.rings[0].used_index(), driver.unfinished()),
+        (256, vec![])
+    );
+}
+
+#[test]
+fn it_works_through_registers_as_linux_does_it() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(DISK_BYTES).unwrap();
+    let disk = Disk::writable(file.try_clone().unwrap(), DISK_BYTES, Flush::Durable).unwrap();
+    let mut driver = MmioDriver::new(|_| Box::new(BlockDevice::new(0, disk)));
+    assert_eq!(driver.read(Register::DeviceId), 2);
+    let capacity = u64::from_le_bytes(driver.read_config(0));
+    assert_eq!(capacity, DISK_BYTES / 512);
+    let features = driver.features();
+    assert_eq!(
+        driver.start(features),
+        15,
+        "all that it offers may be taken"
+    );
+    let write = header(OUT, capacity - 8);
+    let data = [0x42; 4096];
+    driver.rings[0].offer(&[
+        Buffer::Readable(&write),
+        Buffer::Readable(&data),
+        Buffer::Writable(1),
+    ]);
+    driver.kick(0);
+    assert_eq!(driver.rings[0].take_used().unwrap().data, [OK]);
+    assert_eq!(
+        (
+            driver.read(Register::InterruptStatus),
+            driver.take_interrupts()
+        ),
+        (1, 1)
+    );
+    assert_eq!(file_bytes(&file, DISK_BYTES - 4096, 4096), data);
+    // A broken chain stops it, a new driver starts it again.
+    driver.rings[0].offer(&[Buffer::Readable(&write)]);
+    driver.kick(0);
+    assert_eq!(driver.read(Register::Status), 15 | 64);
+    assert_eq!(driver.start(features), 15);
+    driver.rings[0].offer(&[Buffer::Readable(&header(IN, 0)), Buffer::Writable(513)]);
+    driver.kick(0);
+    assert_eq!(driver.rings[0].take_used().unwrap().data, [0; 513]);
 }
 
 #[test]
