@@ -10,8 +10,9 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::cpio::Archive;
+use crate::packages::Package;
 use crate::progress::Step;
-use crate::{cargo, kernel, packages, paths};
+use crate::{cargo, elf, kernel, packages, paths};
 
 /// The agent's target triple. Named, although it is the host's, so that its flags and its
 /// output folder are its own.
@@ -27,13 +28,24 @@ pub(crate) struct ArtifactsArgs {
     dev: bool,
 }
 
+/// What [`provide`] will need.
+///
+/// # Errors
+///
+/// See [`kernel::needs`].
+pub(crate) fn needs(arguments: &ArtifactsArgs) -> Result<Vec<Package>> {
+    let mut needs = kernel::needs(&arguments.kernel)?;
+    needs.extend(cargo::PACKAGES);
+    Ok(needs)
+}
+
 /// Builds what is not up to date and returns the folder.
 ///
 /// # Errors
 ///
 /// A package is missing, or a build fails.
 pub(crate) fn provide(arguments: &ArtifactsArgs) -> Result<PathBuf> {
-    packages::ensure(cargo::PACKAGES)?;
+    packages::ensure(&needs(arguments)?)?;
     let folder = paths::artifacts();
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
 
@@ -62,7 +74,7 @@ pub(crate) fn provide(arguments: &ArtifactsArgs) -> Result<PathBuf> {
         "target.{AGENT_TARGET}.rustflags=['-Ctarget-feature=+crt-static']"
     ));
     let agent = read(&cargo::named(cargo::build(build)?, "guest-agent")?)?;
-    if asks_for_interpreter(&agent).context("read the agent's ELF headers")? {
+    if elf::asks_for_interpreter(&agent).context("read the agent's ELF headers")? {
         bail!("the agent is not static: it asks for a dynamic loader");
     }
     let initramfs = initramfs(&agent);
@@ -116,41 +128,9 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("read {}", path.display()))
 }
 
-/// Whether an ELF executable of 64 bits has a PT_INTERP segment (System V ABI, "Program Header").
-fn asks_for_interpreter(elf: &[u8]) -> Result<bool> {
-    const PT_INTERP: usize = 3;
-    let number = |at: usize, bytes: usize| {
-        let field = elf.get(at..at + bytes).context("cut short")?;
-        Ok::<_, anyhow::Error>(
-            field
-                .iter()
-                .rev()
-                .fold(0, |value, byte| value << 8 | usize::from(*byte)),
-        )
-    };
-    if !elf.starts_with(b"\x7fELF\x02\x01") {
-        bail!("not a little-endian ELF of 64 bits");
-    }
-    let (offset, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
-    for index in 0..count {
-        if number(offset + index * size, 4)? == PT_INTERP {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn this_test_asks_for_a_loader_and_a_script_is_no_elf() {
-        let this = read(&std::env::current_exe().expect("path")).expect("read");
-        assert!(asks_for_interpreter(&this).expect("elf"));
-        assert!(asks_for_interpreter(b"#!/bin/sh").is_err());
-        assert!(asks_for_interpreter(&this[..60]).is_err());
-    }
 
     #[test]
     fn the_initramfs_has_the_agent_as_init_and_is_the_same_each_time() {

@@ -60,7 +60,8 @@ const CARGO_DENY: Check = Check {
 ///
 /// Something can't be started or built. What does not pass is the exit code.
 pub(crate) fn main() -> Result<ExitCode> {
-    packages::ensure(cargo::PACKAGES)?;
+    // All at once, before the first check is waited for.
+    packages::ensure(&test::all_needs()?)?;
     let mut failed = Vec::new();
     for check in CHECKS {
         if !check.passes()? {

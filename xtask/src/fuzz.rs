@@ -74,6 +74,11 @@ pub(crate) fn main(arguments: &FuzzArgs) -> Result<ExitCode> {
     })
 }
 
+/// What building a target needs.
+pub(crate) fn needs() -> Vec<Package> {
+    [cargo::PACKAGES, PACKAGES].concat()
+}
+
 /// A short run of each target.
 ///
 /// # Errors
@@ -140,8 +145,7 @@ fn executables(metadata: &[u8]) -> Result<Vec<String>> {
 }
 
 fn run(targets: &[String], seconds: u32) -> Result<Run> {
-    packages::ensure(cargo::PACKAGES)?;
-    packages::ensure(PACKAGES)?;
+    packages::ensure(&needs())?;
     let home = paths::target().join("fuzz");
     let step = Step::begin("build the fuzz targets");
     let mut build = cargo::command();

@@ -6,6 +6,7 @@ mod cargo;
 mod ci;
 mod cpio;
 mod demo;
+mod elf;
 mod fuzz;
 mod kernel;
 mod lab;

@@ -2,11 +2,13 @@
 //! else named in one line to run. Verbs call it just before the step that needs them.
 //! It must not know what the packages are used for.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::elf;
 use crate::progress::Step;
 
 /// A Debian package and how its presence is seen.
@@ -20,6 +22,8 @@ pub(crate) struct Package {
 enum Presence {
     /// One of these files exists (a package moves files between releases).
     AnyFile(&'static [&'static str]),
+    /// This file exists and is a static executable.
+    Static(&'static str),
     /// A kernel with its modules, 9p among them (the cloud flavour has none).
     LabKernel,
 }
@@ -33,6 +37,15 @@ impl Package {
         }
     }
 
+    /// A package that is there when `file` is and needs no dynamic loader: another package has
+    /// one of the same name that does.
+    pub(crate) const fn static_file(name: &'static str, file: &'static str) -> Self {
+        Self {
+            name,
+            presence: Presence::Static(file),
+        }
+    }
+
     /// The kernel that the emulated host runs.
     pub(crate) const LAB_KERNEL: Self = Self {
         name: "linux-image-amd64",
@@ -42,6 +55,8 @@ impl Package {
     fn is_present(&self) -> bool {
         match self.presence {
             Presence::AnyFile(files) => files.iter().any(|file| Path::new(file).exists()),
+            Presence::Static(file) => fs::read(file)
+                .is_ok_and(|elf| elf::asks_for_interpreter(&elf).is_ok_and(|asks| !asks)),
             Presence::LabKernel => crate::lab::host_kernel::find().is_ok(),
         }
     }

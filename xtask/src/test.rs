@@ -14,8 +14,9 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use crate::artifacts::{self, ArtifactsArgs};
+use crate::packages::{self, Package};
 use crate::progress::Step;
-use crate::{cargo, fuzz, lab, packages, paths};
+use crate::{cargo, fuzz, lab, paths};
 
 /// The test target of the root package that needs KVM.
 const VM_TARGET: &str = "vm";
@@ -99,7 +100,7 @@ pub(crate) fn main(arguments: &TestArgs) -> Result<ExitCode> {
         ([], Some(_)) => vec![Kind::Unit, Kind::Vm],
         (only, _) => only.to_vec(),
     };
-    packages::ensure(cargo::PACKAGES)?;
+    packages::ensure(&needs(&kinds)?)?;
     let filter = arguments.filter.as_deref();
     let mut tally = Tally::default();
     let mut broken = Vec::new();
@@ -134,6 +135,30 @@ pub(crate) fn main(arguments: &TestArgs) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// What all tests need.
+///
+/// # Errors
+///
+/// See [`artifacts::needs`].
+pub(crate) fn all_needs() -> Result<Vec<Package>> {
+    needs(&[Kind::Unit, Kind::Vm, Kind::Fuzz])
+}
+
+fn needs(kinds: &[Kind]) -> Result<Vec<Package>> {
+    let mut needs = cargo::PACKAGES.to_vec();
+    for kind in kinds {
+        match kind {
+            Kind::Unit => {}
+            Kind::Vm => {
+                needs.extend(artifacts::needs(&ArtifactsArgs::default())?);
+                needs.extend(lab::needs());
+            }
+            Kind::Fuzz => needs.extend(fuzz::needs()),
+        }
+    }
+    Ok(needs)
 }
 
 /// What came of one kind of tests.

@@ -18,7 +18,7 @@ use crate::{lab, paths};
 
 const BUSYBOX: &str = "/bin/busybox";
 
-const PACKAGES: &[Package] = &[Package::file("busybox-static", &[BUSYBOX])];
+const PACKAGES: &[Package] = &[Package::static_file("busybox-static", BUSYBOX)];
 
 const REFERENCE: &str = "bulkhead-demo:latest";
 
@@ -52,8 +52,9 @@ echo "$facts" | sed 's/^/container /'
 /// The set-up or the run fails.
 pub(crate) fn main() -> Result<()> {
     let begun = Instant::now();
-    packages::ensure(PACKAGES)?;
-    artifacts::provide(&ArtifactsArgs::default())?;
+    let build = ArtifactsArgs::default();
+    packages::ensure(&[artifacts::needs(&build)?, lab::needs(), PACKAGES.to_vec()].concat())?;
+    artifacts::provide(&build)?;
 
     let step = Step::begin("pack an image of busybox");
     let archive = paths::lab().join("demo.tar");

@@ -84,6 +84,33 @@ pub(crate) fn main(arguments: &KernelArgs) -> Result<()> {
     Ok(())
 }
 
+/// What [`provide`] will need: the source, and the tools unless the kernel is in the cache.
+///
+/// # Errors
+///
+/// The fragment or a patch can't be read.
+pub(crate) fn needs(arguments: &KernelArgs) -> Result<Vec<Package>> {
+    let source = arguments
+        .source
+        .clone()
+        .unwrap_or_else(|| DEBIAN_SOURCE.into());
+    let cached = source.exists() && {
+        let inputs = Inputs::read(source, &paths::workspace().join("kernel-config"))?;
+        is_whole(
+            &paths::cache()?.join("kernel").join(&inputs.hash),
+            &inputs.hash,
+        )
+    };
+    let mut needs = Vec::new();
+    if arguments.source.is_none() {
+        needs.extend(SOURCE_PACKAGES);
+    }
+    if !cached || arguments.twice {
+        needs.extend(build::PACKAGES);
+    }
+    Ok(needs)
+}
+
 /// Finds the kernel in the cache, or builds it.
 ///
 /// # Errors
@@ -91,12 +118,10 @@ pub(crate) fn main(arguments: &KernelArgs) -> Result<()> {
 /// A package is missing and can't be installed, the source is of another series, or the build
 /// fails; with `twice`, the second image differs.
 pub(crate) fn provide(arguments: &KernelArgs) -> Result<Kernel> {
+    packages::ensure(&needs(arguments)?)?;
     let source = match &arguments.source {
         Some(source) => std::path::absolute(source).context("resolve the source")?,
-        None => {
-            packages::ensure(SOURCE_PACKAGES)?;
-            PathBuf::from(DEBIAN_SOURCE)
-        }
+        None => PathBuf::from(DEBIAN_SOURCE),
     };
     let inputs = Inputs::read(source, &paths::workspace().join("kernel-config"))?;
     let cache = paths::cache()?.join("kernel");
@@ -219,7 +244,6 @@ impl Inputs {
     }
 
     fn build(&self, folder: &Path) -> Result<Built> {
-        packages::ensure(build::PACKAGES)?;
         let step = Step::begin("build the guest kernel (some minutes)");
         let built = build::build(folder, &self.source, &self.fragment, &self.patches)?;
         step.done_with(format!("Linux {}", built.version));

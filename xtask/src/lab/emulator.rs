@@ -33,7 +33,7 @@ pub(super) const PACKAGES: &[Package] = &[
             "/usr/share/qemu/bios-256k.bin",
         ],
     ),
-    Package::file("busybox-static", &["/bin/busybox"]),
+    Package::static_file("busybox-static", "/bin/busybox"),
     Package::file("e2fsprogs", &["/sbin/mke2fs", "/usr/sbin/mke2fs"]),
     Package::file("xz-utils", &["/usr/bin/xz"]),
     Package::LAB_KERNEL,

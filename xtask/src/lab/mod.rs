@@ -30,7 +30,7 @@ use self::emulator::Options;
 use self::kvm::Kvm;
 use self::session::Session;
 use self::spawn::Lifetime;
-use crate::packages;
+use crate::packages::{self, Package};
 use crate::paths;
 use crate::progress::{Audience, Step};
 
@@ -191,6 +191,14 @@ pub(crate) fn run(place: &Place, what: &What) -> Result<ExitCode> {
     step.done();
     let code = client::run(&machine.address, command, &signals)?;
     Ok(code.into())
+}
+
+/// What running a command needs on this machine.
+pub(crate) fn needs() -> Vec<Package> {
+    match kvm::detect() {
+        Kvm::Hardware => Vec::new(),
+        Kvm::None(_) => emulator::PACKAGES.to_vec(),
+    }
 }
 
 /// The command `cargo xtask lab`, for verbs that want to see what comes of it.
