@@ -12,7 +12,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::OFlag;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::client::Address;
@@ -312,13 +311,7 @@ fn share(mount: &Mount) -> [String; 4] {
 
 /// A disk that nobody can see and that goes with the last process that has it open.
 fn scratch_disk(folder: &Path) -> Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let disk = File::options()
-        .read(true)
-        .write(true)
-        .custom_flags(OFlag::O_TMPFILE.bits())
-        .mode(0o600)
-        .open(folder)
+    let disk = tempfile::tempfile_in(folder)
         .with_context(|| format!("create a disk in {}", folder.display()))?;
     disk.set_len(SCRATCH_DISK_BYTES).context("size the disk")?;
     inherit(&disk).context("pass the disk on")?;
