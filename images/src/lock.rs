@@ -51,25 +51,37 @@ pub(crate) fn try_acquire(path: &Path) -> io::Result<Option<Flock<File>>> {
 /// another process has it. A fresh file is empty and readable by its owner alone.
 pub(crate) fn try_open_locked(path: &Path) -> io::Result<Option<Flock<File>>> {
     loop {
-        let file = options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)?;
+        let file = open_lock(path)?;
         if !file.metadata()?.is_file() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "not a regular file",
             ));
         }
-        let Some(lock) = try_lock(file)? else {
-            return Ok(None);
-        };
-        if is_at(&lock, path)? {
-            return Ok(Some(lock));
+        match lock_named(file, path)? {
+            Named::Locked(lock) => return Ok(Some(lock)),
+            Named::Busy => return Ok(None),
+            Named::Gone => {}
         }
+    }
+}
+
+/// What came of locking a file that was opened by its name.
+#[derive(Debug)]
+enum Named {
+    /// It is ours, and still has its name.
+    Locked(Flock<File>),
+    /// Another process has it.
+    Busy,
+    /// Between opening and locking its holder renamed or removed it.
+    Gone,
+}
+
+fn lock_named(file: File, path: &Path) -> io::Result<Named> {
+    match try_lock(file)? {
+        None => Ok(Named::Busy),
+        Some(lock) if is_at(&lock, path)? => Ok(Named::Locked(lock)),
+        Some(_) => Ok(Named::Gone),
     }
 }
 
@@ -145,15 +157,21 @@ mod tests {
     }
 
     #[test]
-    fn a_locked_file_that_was_renamed_away_is_not_mistaken_for_the_new_one() {
+    fn a_file_that_loses_its_name_before_it_is_locked_is_not_taken() {
         let dir = tempfile::tempdir().unwrap();
         let (path, target) = (dir.path().join("a"), dir.path().join("b"));
         let first = try_open_locked(&path).unwrap().expect("free");
+        let late = [open_lock(&path).unwrap(), open_lock(&path).unwrap()];
+        let [while_held, after] = late;
+        assert!(matches!(lock_named(while_held, &path), Ok(Named::Busy)));
         std::fs::rename(&path, &target).unwrap();
-        assert!(!is_at(&first, &path).unwrap());
+        drop(first);
+        assert!(matches!(lock_named(after, &path), Ok(Named::Gone)));
+        let removed = open_lock(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
         let second = try_open_locked(&path).unwrap().expect("a new file");
+        assert!(matches!(lock_named(removed, &path), Ok(Named::Gone)));
         assert!(is_at(&second, &path).unwrap());
-        assert!(try_open_locked(&path).unwrap().is_none());
     }
 
     #[test]

@@ -381,14 +381,16 @@ fn blob(what: &str, descriptor: &oci::Descriptor, limit: u64) -> Result<BlobRef,
     Ok(BlobRef { digest, size })
 }
 
+/// OCI's types say how a layer is packed. Docker's don't bind: Docker looks at the bytes, and tools that
+/// put zstd or a plain tar under Docker's one type rely on that.
 fn compression(index: usize, media_type: &str) -> Result<Compression, ManifestError> {
     match media_type {
-        "application/vnd.oci.image.layer.v1.tar"
-        | "application/vnd.docker.image.rootfs.diff.tar" => Ok(Compression::None),
-        "application/vnd.oci.image.layer.v1.tar+gzip"
-        | "application/vnd.docker.image.rootfs.diff.tar.gzip" => Ok(Compression::Gzip),
-        "application/vnd.oci.image.layer.v1.tar+zstd"
-        | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Ok(Compression::Zstd),
+        "application/vnd.oci.image.layer.v1.tar" => Ok(Compression::None),
+        "application/vnd.oci.image.layer.v1.tar+gzip" => Ok(Compression::Gzip),
+        "application/vnd.oci.image.layer.v1.tar+zstd" => Ok(Compression::Zstd),
+        "application/vnd.docker.image.rootfs.diff.tar"
+        | "application/vnd.docker.image.rootfs.diff.tar.gzip"
+        | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Ok(Compression::Sniff),
         "application/vnd.oci.image.layer.nondistributable.v1.tar"
         | "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
         | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"

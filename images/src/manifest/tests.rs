@@ -77,7 +77,7 @@ fn dockers_types_are_read_too() {
         .iter()
         .map(|layer| layer.compression)
         .collect();
-    assert_eq!(packed, [Compression::Gzip, Compression::Zstd]);
+    assert_eq!(packed, [Compression::Sniff, Compression::Zstd]);
     manifest_with(|value| {
         value.as_object_mut().unwrap().remove("mediaType");
     })
