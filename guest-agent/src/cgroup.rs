@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use crate::failure::{Context, Failure};
-use crate::mount::Setup;
+use crate::mount::{Detached, Setup};
 
 /// Name of the group; the container sees it as `/`.
 const NAME: &str = "container";
@@ -32,22 +32,37 @@ pub struct Cgroup {
     directory: OwnedFd,
 }
 
-impl Cgroup {
-    /// Mounts the hierarchy and makes the group with its limits.
+/// The mounted hierarchy, before the container has its group.
+#[derive(Debug)]
+pub struct Hierarchy(Detached);
+
+impl Hierarchy {
+    /// Mounts it and switches the controllers on.
     ///
     /// # Errors
-    /// What the kernel refuses, such as a limit below what it can keep.
-    pub fn create(resources: &Resources) -> Result<Self, Failure> {
+    /// What mounting or writing says.
+    pub fn mount() -> Result<Self, Failure> {
         let hierarchy = Setup::new("cgroup2", "cgroup")?;
         hierarchy.flag("nsdelegate")?;
         hierarchy.flag("memory_recursiveprot")?;
         let root = hierarchy.create(MountAttrFlags::empty())?;
         write(root.as_fd(), "cgroup.subtree_control", CONTROLLERS)?;
-        mkdirat(&root, NAME, Mode::from_raw_mode(0o755))
+        Ok(Self(root))
+    }
+}
+
+impl Cgroup {
+    /// Makes the group with its limits.
+    ///
+    /// # Errors
+    /// What the kernel refuses, such as a limit below what it can keep.
+    pub fn create(hierarchy: &Hierarchy, resources: &Resources) -> Result<Self, Failure> {
+        let root = &hierarchy.0;
+        mkdirat(root, NAME, Mode::from_raw_mode(0o755))
             .context(|| format!("make cgroup {NAME}"))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory =
-            openat(&root, NAME, flags, Mode::empty()).context(|| format!("open cgroup {NAME}"))?;
+            openat(root, NAME, flags, Mode::empty()).context(|| format!("open cgroup {NAME}"))?;
         let cgroup = Self { directory };
         for (file, value) in limits(resources) {
             write(cgroup.as_fd(), file, &value)?;

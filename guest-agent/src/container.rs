@@ -15,10 +15,10 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Hierarchy};
 use crate::control::{Control, ControlError};
-use crate::device_filter;
-use crate::devices;
+use crate::device_filter::{DEFAULT_RULES, Filter};
+use crate::devices::{self, Node};
 use crate::failure::{Context, Failure};
 use crate::launch::{FirstProcess, Launch, become_process};
 use crate::layers::{self, Stack};
@@ -37,16 +37,43 @@ const MAIN: ProcessId = 0;
 /// starts, few enough for one `poll`.
 const MAX_PROCESSES: usize = 1024;
 
+/// What every container needs, whatever it is: made while the host has not answered yet.
+#[derive(Debug)]
+pub struct Prepared {
+    hierarchy: Hierarchy,
+    terminals: Terminals,
+    filter: Filter,
+}
+
+impl Prepared {
+    /// Makes it.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn new() -> Result<Self, Failure> {
+        loopback::up().context(|| "take the loopback interface up".into())?;
+        Ok(Self {
+            hierarchy: Hierarchy::mount()?,
+            terminals: Terminals::new()?,
+            filter: Filter::load(&DEFAULT_RULES).context(|| FILTER.into())?,
+        })
+    }
+}
+
+const FILTER: &str = "filter the container's devices";
+
 /// Runs the container until its main process has ended and the host knows everything.
 ///
 /// # Errors
 /// Only those of the control connection; the container is over then as well.
 pub fn run(
     spec: &RunSpec,
+    prepared: Result<Prepared, Failure>,
     requests: impl Iterator<Item = Request>,
     control: &mut Control,
 ) -> Result<(), ControlError> {
-    let mut container = match Container::start(spec) {
+    let start = prepared.and_then(|prepared| Container::start(spec, prepared));
+    let mut container = match start {
         Ok(container) => container,
         Err(failure) => return control.send(&failed(MAIN, failure)),
     };
@@ -87,22 +114,12 @@ struct Container {
 
 impl Container {
     /// Sets everything up and clones the main process.
-    fn start(spec: &RunSpec) -> Result<Self, Failure> {
+    fn start(spec: &RunSpec, prepared: Prepared) -> Result<Self, Failure> {
         let connections = stdio::connect(&spec.process)?;
-        loopback::up().context(|| "take the loopback interface up".into())?;
-        let cgroup = Cgroup::create(&spec.resources)?;
+        let cgroup = Cgroup::create(&prepared.hierarchy, &spec.resources)?;
+        let nodes = allow_devices(spec, &cgroup, &prepared.filter)?;
         let stack = layers::stack(spec)?;
-        let dev = open("/dev", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .context(|| "open /dev".into())?;
-        let (mut nodes, rules) = devices::requested(dev.as_fd(), &spec.devices)?;
-        if spec.privileged {
-            nodes.extend(devices::all(dev.as_fd())?);
-        } else {
-            let all = [&device_filter::DEFAULT_RULES[..], &rules].concat();
-            device_filter::attach(cgroup.as_fd(), &all)
-                .context(|| "filter the container's devices".into())?;
-        }
-        let terminals = Terminals::new()?;
+        let terminals = prepared.terminals;
         let streams = connections.join(spec.process.terminal, &terminals)?;
         let parts = Parts {
             spec,
@@ -326,6 +343,25 @@ impl Container {
             }
         }
     }
+}
+
+/// Filters what the container may open, and returns the nodes that it gets besides the fixed ones.
+fn allow_devices(spec: &RunSpec, cgroup: &Cgroup, default: &Filter) -> Result<Vec<Node>, Failure> {
+    if spec.devices.is_empty() && !spec.privileged {
+        default.attach(cgroup.as_fd()).context(|| FILTER.into())?;
+        return Ok(Vec::new());
+    }
+    let dev = open("/dev", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .context(|| "open /dev".into())?;
+    let (mut nodes, rules) = devices::requested(dev.as_fd(), &spec.devices)?;
+    if spec.privileged {
+        nodes.extend(devices::all(dev.as_fd())?);
+    } else {
+        Filter::load(&[&DEFAULT_RULES[..], &rules].concat())
+            .and_then(|filter| filter.attach(cgroup.as_fd()))
+            .context(|| FILTER.into())?;
+    }
+    Ok(nodes)
 }
 
 /// In the child: enters the container. Returns its root, and a procfs when the process needs one;

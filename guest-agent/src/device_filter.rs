@@ -1,6 +1,6 @@
 //! Which device nodes the container may open and make: a BPF program on its control group.
 //!
-//! Called by [`crate::cgroup`]. Device nodes are just files that an image can bring or a process
+//! Called by [`crate::container`]. Device nodes are just files that an image can bring or a process
 //! with `CAP_MKNOD` can make; this filter is what keeps the VM's raw disks and memory out of reach.
 //!
 //! The program is written instruction by instruction: a compiler for a dozen comparisons would be
@@ -176,29 +176,42 @@ fn program(rules: &[DeviceRule]) -> Vec<Instruction> {
     code
 }
 
-/// Puts the filter of `rules` on a cgroup; it holds for every group below it as well.
-///
-/// # Errors
-/// What `bpf(2)` says.
-pub fn attach(cgroup: BorrowedFd<'_>, rules: &[DeviceRule]) -> Result<(), Errno> {
-    let code = program(rules);
-    let load = ProgramLoad {
-        kind: PROGRAM_CGROUP_DEVICE,
-        count: u32::try_from(code.len()).map_err(|_| Errno::TOOBIG)?,
-        instructions: code.as_ptr() as u64,
-        license: c"Apache-2.0".as_ptr() as u64,
-        ..ProgramLoad::default()
-    };
-    let fd = bpf(COMMAND_PROGRAM_LOAD, &load)?;
-    // SAFETY: the kernel just returned this descriptor to us and to nobody else.
-    let filter = unsafe { OwnedFd::from_raw_fd(fd) };
-    let attach = ProgramAttach {
-        target: cgroup.as_raw_fd(),
-        program: filter.as_raw_fd(),
-        kind: ATTACH_CGROUP_DEVICE,
-        flags: ATTACH_MULTI,
-    };
-    bpf(COMMAND_PROGRAM_ATTACH, &attach).map(|_| ())
+/// A filter that the kernel has checked.
+#[derive(Debug)]
+pub struct Filter(OwnedFd);
+
+impl Filter {
+    /// Loads the filter of `rules`.
+    ///
+    /// # Errors
+    /// What `bpf(2)` says.
+    pub fn load(rules: &[DeviceRule]) -> Result<Self, Errno> {
+        let code = program(rules);
+        let load = ProgramLoad {
+            kind: PROGRAM_CGROUP_DEVICE,
+            count: u32::try_from(code.len()).map_err(|_| Errno::TOOBIG)?,
+            instructions: code.as_ptr() as u64,
+            license: c"Apache-2.0".as_ptr() as u64,
+            ..ProgramLoad::default()
+        };
+        let fd = bpf(COMMAND_PROGRAM_LOAD, &load)?;
+        // SAFETY: the kernel just returned this descriptor to us and to nobody else.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Puts it on a cgroup; it holds for every group below as well, and as long as the group lives.
+    ///
+    /// # Errors
+    /// What `bpf(2)` says.
+    pub fn attach(&self, cgroup: BorrowedFd<'_>) -> Result<(), Errno> {
+        let attach = ProgramAttach {
+            target: cgroup.as_raw_fd(),
+            program: self.0.as_raw_fd(),
+            kind: ATTACH_CGROUP_DEVICE,
+            flags: ATTACH_MULTI,
+        };
+        bpf(COMMAND_PROGRAM_ATTACH, &attach).map(|_| ())
+    }
 }
 
 // bpf(2): commands, kinds and flags (Linux uapi/linux/bpf.h).

@@ -56,6 +56,8 @@ fn serve() -> Result<(), InitError> {
     fill_standard_descriptors().context(|| "open /dev/null".into())?;
     let connect = || format!("connect control port {CONTROL_PORT}");
     let connecting = vsock::connect_when_present(CONTROL_PORT).context(connect)?;
+    // Most VMs run a container, and the host's side of the connection takes its time.
+    let prepared = container::Prepared::new();
     let mut control = Control::new(connecting.finish().context(connect)?);
     control.send(&Event::Hello {
         version: PROTOCOL_VERSION,
@@ -67,7 +69,7 @@ fn serve() -> Result<(), InitError> {
     })?;
     let mut requests = control.wait()?.into_iter();
     match requests.next() {
-        Some(Request::Run(spec)) => container::run(&spec, requests, &mut control)?,
+        Some(Request::Run(spec)) => container::run(&spec, prepared, requests, &mut control)?,
         Some(Request::Convert(spec)) => convert::run(&spec, &mut control)?,
         Some(Request::Shutdown) => {}
         _ => return Err(InitError::WrongRequest),
