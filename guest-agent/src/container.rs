@@ -26,9 +26,10 @@ use crate::loopback;
 use crate::mount::{Detached, Setup};
 use crate::namespaces;
 use crate::process::{End, Part, Process};
+use crate::pump::{Flow, Pump};
 use crate::rootfs::{self, Parts};
 use crate::spawn::{self, Spawned};
-use crate::stdio::{self, Flow, Pump, Streams, Terminals};
+use crate::stdio::{self, Streams, Terminals};
 
 /// The main process.
 const MAIN: ProcessId = 0;

@@ -38,6 +38,7 @@ pub mod namespaces;
 pub mod paths;
 pub mod process;
 pub mod program;
+pub mod pump;
 pub mod reaper;
 pub mod rlimits;
 pub mod rootfs;

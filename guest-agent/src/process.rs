@@ -18,8 +18,9 @@ use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
 
 use crate::failure::Failure;
+use crate::pump::{Flow, Pump};
 use crate::spawn::{Outcome, Report, Spawned};
-use crate::stdio::{self, Flow, Pump, Streams};
+use crate::stdio::{self, Streams};
 
 /// Something of a process that can be waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The byte streams of a process: its pipes or its terminal, and the vsock connections to the host
 //! that they are pumped to and from.
 //!
-//! Called by [`crate::container`], whose poll loop runs the [`Pump`]s. Programs get pipes and
+//! Called by [`crate::container`]. Programs get pipes and
 //! terminals and never the connection itself, because they open `/dev/stdout` and ask for its type.
 //! Knows no frames: a stream is bytes and its end.
 
@@ -9,29 +9,20 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use protocol::message::WindowSize;
 use protocol::spec::ProcessSpec;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, open, openat};
+use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, openat};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
-use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::failure::{Context, Failure};
 use crate::mount::{Detached, Setup};
+use crate::pump::{self, Pump, Role};
 use crate::vsock::{self, Connecting};
 
 /// Bytes that a pipe holds: with the default of 64 KiB the pumps run four times as often.
 const PIPE_LEN: usize = 256 << 10;
-
-/// Bytes moved by one call.
-const MOVE_LEN: usize = 1 << 20;
-
-/// Bytes of a terminal's buffer; the kernel's own holds 4 KiB.
-const TERMINAL_LEN: usize = 16 << 10;
-
-/// Calls in a row before other streams get their turn.
-const MOVES_IN_A_ROW: usize = 16;
 
 /// The child's ends, to become its descriptors 0, 1 and 2.
 #[derive(Debug)]
@@ -113,14 +104,14 @@ fn pipe_streams(sockets: [Option<OwnedFd>; 3]) -> Result<Streams, Errno> {
     if let Some(socket) = stdin {
         let (theirs, ours) = pipe()?;
         set_nonblocking(&ours)?;
-        streams.input = Some(Pump::new(socket, ours, Way::Splice, Role::Input));
+        streams.input = Some(Pump::splicing(socket, ours, Role::Input));
         *in_end = Some(theirs);
     }
     for (socket, end) in [(stdout, out_end), (stderr, err_end)] {
         if let Some(socket) = socket {
             let (ours, theirs) = pipe()?;
             set_nonblocking(&ours)?;
-            let pump = Pump::new(ours, socket, Way::Splice, Role::Output);
+            let pump = Pump::splicing(ours, socket, Role::Output);
             streams.outputs.push(pump);
             *end = Some(theirs);
         }
@@ -136,23 +127,18 @@ fn terminal_streams(
 ) -> Result<Streams, Errno> {
     let (ours, theirs) = terminals.open(size)?;
     let [stdin, stdout, _] = sockets;
-    let copy = || Way::Copy {
-        buffer: vec![0; TERMINAL_LEN],
-        start: 0,
-        end: 0,
-    };
     let input = match stdin {
-        Some(socket) => Some(Pump::new(socket, again(&ours)?, copy(), Role::Input)),
+        Some(socket) => Some(Pump::copying(socket, again(&ours)?, Role::Input)),
         None => None,
     };
     let sink = match stdout {
         Some(socket) => socket,
-        None => null()?,
+        None => pump::null()?,
     };
     Ok(Streams {
         child: ChildIo::Terminal(theirs),
         input,
-        outputs: vec![Pump::new(again(&ours)?, sink, copy(), Role::Output)],
+        outputs: vec![Pump::copying(again(&ours)?, sink, Role::Output)],
         terminal: Some(ours),
     })
 }
@@ -171,11 +157,6 @@ fn set_nonblocking(end: &OwnedFd) -> Result<(), Errno> {
 
 fn again(fd: &OwnedFd) -> Result<OwnedFd, Errno> {
     rustix::io::fcntl_dupfd_cloexec(fd, 3)
-}
-
-fn null() -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    open("/dev/null", flags, Mode::empty())
 }
 
 /// The container's own terminals: a devpts that becomes its `/dev/pts`.
@@ -230,181 +211,10 @@ pub fn resize(terminal: BorrowedFd<'_>, size: WindowSize) -> Result<(), Errno> {
     )
 }
 
-/// What a pump is for; decides what a sink that is gone means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    /// To the process: without a reader there is nothing to do.
-    Input,
-    /// From the process: without a listener it goes on, into nothing, as on Docker.
-    Output,
-}
-
-/// How bytes are moved.
-#[derive(Debug)]
-enum Way {
-    /// One side is a pipe: without copying them to us.
-    Splice,
-    /// A terminal: through a buffer.
-    Copy {
-        buffer: Vec<u8>,
-        start: usize,
-        end: usize,
-    },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Waiting {
-    ForSource,
-    ForSink,
-}
-
-/// What a pump says after a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flow {
-    /// There is more to do when [`Pump::interest`] says so.
-    Open,
-    /// The source has ended and everything is delivered.
-    Ended,
-}
-
-/// Moves bytes from one descriptor to another as far as both allow.
-#[derive(Debug)]
-pub struct Pump {
-    from: OwnedFd,
-    to: OwnedFd,
-    way: Way,
-    role: Role,
-    waiting: Waiting,
-    discards: bool,
-}
-
-enum Step {
-    Moved,
-    SourceEmpty,
-    SinkFull,
-    SourceEnded,
-    SinkGone,
-}
-
-impl Pump {
-    fn new(from: OwnedFd, to: OwnedFd, way: Way, role: Role) -> Self {
-        Self {
-            from,
-            to,
-            way,
-            role,
-            waiting: Waiting::ForSource,
-            discards: false,
-        }
-    }
-
-    /// The descriptor to poll, and what for.
-    #[must_use]
-    pub fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
-        match self.waiting {
-            Waiting::ForSource => (self.from.as_fd(), PollFlags::IN),
-            Waiting::ForSink => (self.to.as_fd(), PollFlags::OUT),
-        }
-    }
-
-    /// Whether the source had nothing more to give when the pump last ran.
-    #[must_use]
-    pub fn is_drained(&self) -> bool {
-        self.waiting == Waiting::ForSource
-    }
-
-    /// Moves what there is.
-    pub fn run(&mut self) -> Flow {
-        for _ in 0..MOVES_IN_A_ROW {
-            match self.step() {
-                Step::Moved => {}
-                Step::SourceEmpty => {
-                    self.waiting = Waiting::ForSource;
-                    return Flow::Open;
-                }
-                Step::SinkFull => {
-                    self.waiting = Waiting::ForSink;
-                    return Flow::Open;
-                }
-                Step::SourceEnded => return Flow::Ended,
-                Step::SinkGone => {
-                    if self.role == Role::Input || self.discards || !self.discard() {
-                        return Flow::Ended;
-                    }
-                }
-            }
-        }
-        // There is more, but not for now: the sink is asked first, since it took everything.
-        self.waiting = Waiting::ForSink;
-        Flow::Open
-    }
-
-    /// Delivers to nowhere from now on.
-    fn discard(&mut self) -> bool {
-        self.discards = true;
-        match null() {
-            Ok(null) => {
-                self.to = null;
-                true
-            }
-            Err(_) => false,
-        }
-    }
-
-    fn step(&mut self) -> Step {
-        match &mut self.way {
-            Way::Splice => self.splice(),
-            Way::Copy { buffer, start, end } => {
-                if start == end {
-                    match rustix::io::read(&self.from, &mut **buffer) {
-                        Ok(0) | Err(Errno::IO) => return Step::SourceEnded,
-                        Ok(len) => (*start, *end) = (0, len),
-                        Err(Errno::INTR) => return Step::Moved,
-                        Err(Errno::AGAIN) => return Step::SourceEmpty,
-                        Err(_) => return Step::SourceEnded,
-                    }
-                }
-                match rustix::io::write(&self.to, buffer.get(*start..*end).unwrap_or_default()) {
-                    Ok(len) => {
-                        *start += len;
-                        Step::Moved
-                    }
-                    Err(Errno::INTR) => Step::Moved,
-                    Err(Errno::AGAIN) => Step::SinkFull,
-                    Err(_) => {
-                        *start = *end;
-                        Step::SinkGone
-                    }
-                }
-            }
-        }
-    }
-
-    fn splice(&self) -> Step {
-        let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-        match splice(&self.from, None, &self.to, None, MOVE_LEN, flags) {
-            Ok(0) => Step::SourceEnded,
-            Ok(_) | Err(Errno::INTR) => Step::Moved,
-            // The kernel does not say which side it would have to wait for.
-            Err(Errno::AGAIN) if self.source_has_some() => Step::SinkFull,
-            Err(Errno::AGAIN) => Step::SourceEmpty,
-            Err(_) => Step::SinkGone,
-        }
-    }
-
-    fn source_has_some(&self) -> bool {
-        let mut fds = [PollFd::new(&self.from, PollFlags::IN)];
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pump::Flow;
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     fn sockets() -> (OwnedFd, OwnedFd) {
@@ -412,153 +222,38 @@ mod tests {
         socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap()
     }
 
-    fn pattern(len: usize) -> Vec<u8> {
-        (0..len)
-            .map(|index| u8::try_from(index % 251).unwrap())
-            .collect()
-    }
-
-    /// A process's streams with the host's sides of its connections.
-    fn piped() -> (Streams, [OwnedFd; 3]) {
-        let (stdin, host_in) = sockets();
-        let (stdout, host_out) = sockets();
-        let (stderr, host_err) = sockets();
-        let streams = pipe_streams([Some(stdin), Some(stdout), Some(stderr)]).unwrap();
-        (streams, [host_in, host_out, host_err])
-    }
-
-    fn ends(streams: &mut Streams) -> [OwnedFd; 3] {
-        match std::mem::replace(&mut streams.child, ChildIo::Pipes([None, None, None])) {
-            ChildIo::Pipes(ends) => ends.map(Option::unwrap),
-            ChildIo::Terminal(_) => panic!("a terminal"),
-        }
-    }
-
-    fn read_all(fd: &OwnedFd, into: &mut Vec<u8>) {
-        let mut buffer = vec![0; 64 << 10];
-        while let Ok(len) = rustix::io::read(fd, &mut *buffer) {
-            if len == 0 {
-                return;
-            }
-            into.extend_from_slice(&buffer[..len]);
-        }
-    }
-
     #[test]
-    fn output_arrives_whole_and_its_end_after_it() {
-        let (mut streams, [_, host, _]) = piped();
-        let [_, stdout, _] = ends(&mut streams);
-        let sent = pattern(5 << 20);
-        let writer = {
-            let sent = sent.clone();
-            std::thread::spawn(move || {
-                let mut rest = &sent[..];
-                while !rest.is_empty() {
-                    let len = rustix::io::write(&stdout, rest).unwrap();
-                    rest = &rest[len..];
-                }
-            })
+    fn each_stream_reaches_its_own_descriptor() {
+        let (ours, hosts): (Vec<_>, Vec<_>) = (0..3).map(|_| sockets()).unzip();
+        let ours: [OwnedFd; 3] = ours.try_into().unwrap();
+        let mut streams = pipe_streams(ours.map(Some)).unwrap();
+        let ChildIo::Pipes([Some(stdin), Some(stdout), Some(stderr)]) = streams.child else {
+            panic!("an end is missing");
         };
-        let pump = &mut streams.outputs[0];
-        let mut got = Vec::new();
-        loop {
-            let (fd, flags) = pump.interest();
-            let mut fds = [PollFd::new(&fd, flags), PollFd::new(&host, PollFlags::IN)];
-            poll(&mut fds, None).unwrap();
-            if pump.run() == Flow::Ended {
-                break;
+        let mut buffer = [0; 16];
+        rustix::io::write(&hosts[0], b"in").unwrap();
+        assert_eq!(streams.input.as_mut().unwrap().run(), Flow::Open);
+        assert_eq!(rustix::io::read(&stdin, &mut buffer), Ok(2));
+        for (end, host, word) in [(&stdout, &hosts[1], b"out"), (&stderr, &hosts[2], b"err")] {
+            rustix::io::write(end, word).unwrap();
+            for pump in &mut streams.outputs {
+                assert_eq!(pump.run(), Flow::Open);
             }
-            read_all(&host, &mut got);
+            let len = rustix::io::read(host, &mut buffer).unwrap();
+            assert_eq!(&buffer[..len], word);
         }
-        streams.outputs.clear();
-        read_all(&host, &mut got);
-        writer.join().unwrap();
-        assert!(got == sent, "{} of {} bytes", got.len(), sent.len());
-        assert_eq!(rustix::io::read(&host, &mut [0; 1]), Ok(0));
     }
 
     #[test]
-    fn a_host_that_does_not_read_stops_the_pump_and_not_the_agent() {
-        let (mut streams, [_, host, _]) = piped();
-        let [_, stdout, _] = ends(&mut streams);
-        set_nonblocking(&stdout).unwrap();
-        let pump = &mut streams.outputs[0];
-        let block = pattern(64 << 10);
-        let mut written = 0;
-        loop {
-            match rustix::io::write(&stdout, &block) {
-                Ok(len) => written += len,
-                Err(errno) => {
-                    assert_eq!(errno, Errno::AGAIN);
-                    assert_eq!(pump.run(), Flow::Open);
-                    if !pump.is_drained() && rustix::io::write(&stdout, &block).is_err() {
-                        break;
-                    }
-                }
-            }
-        }
-        assert_eq!(pump.interest().1, PollFlags::OUT);
-        drop(stdout);
-        let mut got = Vec::new();
-        while pump.run() == Flow::Open {
-            read_all(&host, &mut got);
-        }
-        read_all(&host, &mut got);
-        assert!(got.len() >= written && written > PIPE_LEN);
-    }
-
-    #[test]
-    fn output_goes_on_when_the_host_stops_listening() {
-        let (mut streams, [_, host, _]) = piped();
-        let [_, stdout, _] = ends(&mut streams);
-        drop(host);
-        let pump = &mut streams.outputs[0];
-        for _ in 0..100 {
-            rustix::io::write(&stdout, &pattern(PIPE_LEN)).unwrap();
-            assert_eq!(pump.run(), Flow::Open);
-            assert!(pump.is_drained());
-        }
-        drop(stdout);
-        assert_eq!(pump.run(), Flow::Ended);
-    }
-
-    #[test]
-    fn input_arrives_whole_and_its_end_closes_the_pipe() {
-        let (mut streams, [host, _, _]) = piped();
-        let [stdin, _, _] = ends(&mut streams);
-        let sent = pattern(3 << 20);
-        let reader = std::thread::spawn(move || {
-            let mut got = Vec::new();
-            read_all(&stdin, &mut got);
-            got
-        });
-        let mut rest = &sent[..];
-        let mut host = Some(host);
-        let mut pump = streams.input.take();
-        while let Some(one) = &mut pump {
-            if let Some(socket) = &host {
-                match rustix::io::write(socket, rest) {
-                    Ok(len) => rest = &rest[len..],
-                    Err(errno) => assert_eq!(errno, Errno::AGAIN),
-                }
-                if rest.is_empty() {
-                    host = None;
-                }
-            }
-            if one.run() == Flow::Ended {
-                pump = None;
-            }
-        }
-        assert!(reader.join().unwrap() == sent);
-    }
-
-    #[test]
-    fn input_ends_when_the_process_reads_no_more() {
-        let (mut streams, [host, _, _]) = piped();
-        drop(ends(&mut streams));
-        let pump = streams.input.as_mut().unwrap();
-        rustix::io::write(&host, b"nobody reads this").unwrap();
-        assert_eq!(pump.run(), Flow::Ended);
+    fn only_our_ends_do_not_wait() {
+        let (ours, _host) = sockets();
+        let streams = pipe_streams([None, Some(ours), None]).unwrap();
+        let ChildIo::Pipes([None, Some(stdout), None]) = &streams.child else {
+            panic!("other ends than asked for");
+        };
+        assert!(!fcntl_getfl(stdout).unwrap().contains(OFlags::NONBLOCK));
+        let (ours, _) = streams.outputs[0].interest();
+        assert!(fcntl_getfl(ours).unwrap().contains(OFlags::NONBLOCK));
     }
 
     #[test]
