@@ -14,6 +14,7 @@ const EDGES: &[(&str, &str)] = &[
     ("bulkhead", "bulkhead-images"),
     ("bulkhead", "bulkhead-protocol"),
     ("bulkhead", "vmm"),
+    ("bulkhead-harness", "bulkhead-fixtures"),
     ("guest-agent", "bulkhead-protocol"),
 ];
 
