@@ -42,7 +42,10 @@ impl AgentLink {
     /// Talks over `stream`.
     #[must_use]
     pub fn new(stream: UnixStream) -> Self {
-        Self { stream, decoder: Decoder::new() }
+        Self {
+            stream,
+            decoder: Decoder::new(),
+        }
     }
 
     /// The descriptor to poll for events.
@@ -57,10 +60,12 @@ impl AgentLink {
     /// When the request is larger than a frame or the VM is gone.
     pub fn send(&mut self, request: &Request) -> Result<(), AgentError> {
         let bytes = encode(request)?;
-        self.stream.write_all(&bytes).map_err(|error| match error.kind() {
-            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => AgentError::Closed,
-            _ => AgentError::Io(error),
-        })
+        self.stream
+            .write_all(&bytes)
+            .map_err(|error| match error.kind() {
+                ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => AgentError::Closed,
+                _ => AgentError::Io(error),
+            })
     }
 
     /// The next event, waiting for it until `deadline`.

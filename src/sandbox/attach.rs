@@ -95,24 +95,41 @@ pub fn block_signals(forward: bool) -> Result<SigSet> {
 /// # Errors
 /// When the supervisor dies without a word or a thread can't be started.
 pub fn run(attachment: Attachment, signals: SigSet) -> Result<Ended> {
-    let Attachment { socket, stdin, stdout, stderr, terminal, forward_signals, detach_keys } =
-        attachment;
+    let Attachment {
+        socket,
+        stdin,
+        stdout,
+        stderr,
+        terminal,
+        forward_signals,
+        detach_keys,
+    } = attachment;
     let (news, inbox) = channel();
     let sender = Arc::new(Mutex::new(socket.try_clone().context("share the socket")?));
-    let raw_mode = if terminal && stdin.is_some() { RawMode::enter()? } else { None };
+    let raw_mode = if terminal && stdin.is_some() {
+        RawMode::enter()?
+    } else {
+        None
+    };
     listen(socket, news.clone())?;
     forward(sender.clone(), signals, forward_signals)?;
     let mut outputs = Vec::new();
     if let Some(from) = stdout {
-        outputs.push(thread("stdout", move || copy(File::from(from), std::io::stdout()))?);
+        outputs.push(thread("stdout", move || {
+            copy(File::from(from), std::io::stdout())
+        })?);
     }
     if let Some(from) = stderr {
-        outputs.push(thread("stderr", move || copy(File::from(from), std::io::stderr()))?);
+        outputs.push(thread("stderr", move || {
+            copy(File::from(from), std::io::stderr())
+        })?);
     }
     if let Some(to) = stdin {
         let keys = if terminal { detach_keys } else { Vec::new() };
         // Not joined: it may wait for a keystroke that never comes.
-        drop(thread("stdin", move || type_in(File::from(to), &keys, &news))?);
+        drop(thread("stdin", move || {
+            type_in(File::from(to), &keys, &news)
+        })?);
     }
     let ended = loop {
         match inbox.recv() {
@@ -140,10 +157,7 @@ pub fn run(attachment: Attachment, signals: SigSet) -> Result<Ended> {
     Ok(ended)
 }
 
-fn thread(
-    name: &str,
-    work: impl FnOnce() + Send + 'static,
-) -> Result<std::thread::JoinHandle<()>> {
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>> {
     std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(work)
@@ -291,7 +305,9 @@ impl RawMode {
     /// `None` when stdin is no terminal.
     fn enter() -> Result<Option<Self>> {
         let stdin = std::io::stdin();
-        let Ok(before) = tcgetattr(stdin.as_fd()) else { return Ok(None) };
+        let Ok(before) = tcgetattr(stdin.as_fd()) else {
+            return Ok(None);
+        };
         let mut raw = before.clone();
         cfmakeraw(&mut raw);
         tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &raw).context("set the terminal to raw mode")?;
@@ -308,8 +324,10 @@ impl Drop for RawMode {
 /// Size of the terminal on stdout or stdin.
 #[must_use]
 pub fn window_size() -> Option<WindowSize> {
-    terminal_size::terminal_size()
-        .map(|(columns, rows)| WindowSize { rows: rows.0, columns: columns.0 })
+    terminal_size::terminal_size().map(|(columns, rows)| WindowSize {
+        rows: rows.0,
+        columns: columns.0,
+    })
 }
 
 #[cfg(test)]

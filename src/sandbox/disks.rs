@@ -29,8 +29,11 @@ const CONVERTER_VCPUS: u8 = 2;
 
 /// Limits of one layer. The largest public images have layers of some 30 GiB and a million files;
 /// a bomb beyond that ends with a sentence and not with a full disk.
-const LIMITS: ConvertLimits =
-    ConvertLimits { tar_bytes: 64 << 30, image_bytes: 64 << 30, entries: 4_000_000 };
+const LIMITS: ConvertLimits = ConvertLimits {
+    tar_bytes: 64 << 30,
+    image_bytes: 64 << 30,
+    entries: 4_000_000,
+};
 
 /// Longest silence of a converter in which nothing is wrong: it reports every 64 MiB, and its
 /// flush at the end waits for the host's disk.
@@ -74,7 +77,9 @@ fn convert(
         Begin::Pending(pending) => pending,
     };
     let output = pending.file().try_clone().context("share the layer disk")?;
-    output.set_len(LIMITS.image_bytes).context("size the layer disk")?;
+    output
+        .set_len(LIMITS.image_bytes)
+        .context("size the layer disk")?;
     let blob = store.blob(&layer.blob)?;
     let blob_bytes = blob.metadata().context("read the size of the blob")?.len();
     let spec = ConvertSpec {
@@ -91,8 +96,15 @@ fn convert(
             memory_mib: CONVERTER_MEMORY_MIB,
             host_cpus: Vec::new(),
             disks: vec![
-                DiskSource::ReadOnly(vec![Segment { file: blob, len: blob_bytes }]),
-                DiskSource::Writable { file: output, bytes: LIMITS.image_bytes, durable: false },
+                DiskSource::ReadOnly(vec![Segment {
+                    file: blob,
+                    len: blob_bytes,
+                }]),
+                DiskSource::Writable {
+                    file: output,
+                    bytes: LIMITS.image_bytes,
+                    durable: false,
+                },
             ],
             stream_ports: Vec::new(),
             log: log.try_clone().context("share the converter's log")?,
@@ -156,8 +168,18 @@ pub fn create_writable(root: &Root, path: &Path, bytes: u64) -> Result<File> {
 /// File system features of a blank disk: no reserved blocks (no user of the guest is more equal),
 /// inode tables and journal left unwritten until used, a small journal.
 const MKE2FS: [&str; 12] = [
-    "-q", "-F", "-t", "ext4", "-m", "0", "-J", "size=8", "-E",
-    "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0", "-O", "^resize_inode",
+    "-q",
+    "-F",
+    "-t",
+    "ext4",
+    "-m",
+    "0",
+    "-J",
+    "size=8",
+    "-E",
+    "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0",
+    "-O",
+    "^resize_inode",
 ];
 
 fn make_blank(path: &Path, bytes: u64) -> Result<File> {
@@ -200,14 +222,9 @@ fn copy_sparse(source: &File, target: &File, bytes: u64) -> Result<()> {
         let (mut from, mut to) = (start, start);
         while from < end {
             let left = usize::try_from(end - from).context("copy a range")?;
-            let copied = nix::fcntl::copy_file_range(
-                source,
-                Some(&mut from),
-                target,
-                Some(&mut to),
-                left,
-            )
-            .context("copy a range")?;
+            let copied =
+                nix::fcntl::copy_file_range(source, Some(&mut from), target, Some(&mut to), left)
+                    .context("copy a range")?;
             if copied == 0 {
                 bail!("copy a range: the source ended");
             }

@@ -3,7 +3,6 @@
 
 use serde_json::{Map, Value, json};
 
-use super::launch::Launch;
 use super::state::{ContainerConfig, ContainerState, Phases, Status};
 
 /// The JSON object of one container.
@@ -37,7 +36,7 @@ pub fn container(config: &ContainerConfig, state: &ContainerState) -> Value {
         "Name": format!("/{}", config.name),
         "RestartCount": 0,
         "Platform": "linux",
-        "HostConfig": host_config(launch),
+        "HostConfig": host_config(config),
         "Config": {
             "Hostname": launch.run.hostname,
             "Domainname": launch.run.domainname,
@@ -60,7 +59,8 @@ pub fn container(config: &ContainerConfig, state: &ContainerState) -> Value {
     })
 }
 
-fn host_config(launch: &Launch) -> Value {
+fn host_config(config: &ContainerConfig) -> Value {
+    let launch = &config.launch;
     let run = &launch.run;
     let resources = &run.resources;
     json!({
@@ -77,7 +77,9 @@ fn host_config(launch: &Launch) -> Value {
         "CpuPeriod": resources.cpu_period_us.unwrap_or(0),
         "PidsLimit": resources.pids_max,
         "NetworkMode": "none",
+        "StopTimeout": launch.stop_timeout_s,
         "Runtime": "bulkhead",
+        "Annotations": config.annotations,
     })
 }
 
@@ -114,8 +116,12 @@ mod tests {
 
     #[test]
     fn phases_count_from_the_command_and_leave_out_what_did_not_happen() {
-        let phases =
-            Phases { command: 1_000_000, disks: 3_500_000, started: 11_000_000, ..Phases::default() };
+        let phases = Phases {
+            command: 1_000_000,
+            disks: 3_500_000,
+            started: 11_000_000,
+            ..Phases::default()
+        };
         assert_eq!(phases_ms(&phases), json!({"disks": 2.5, "started": 10.0}));
         assert_eq!(phases_ms(&Phases::default()), json!({}));
     }

@@ -55,13 +55,25 @@ const LOG_TAIL: i64 = 4096;
 /// The last lines of a VM's log, to explain why it ended; empty when it printed nothing.
 fn log_tail(log: &mut File) -> String {
     let mut bytes = Vec::new();
-    let from = log.seek(SeekFrom::End(-LOG_TAIL)).or_else(|_| log.seek(SeekFrom::Start(0)));
-    if from.is_err() || log.take(LOG_TAIL.unsigned_abs()).read_to_end(&mut bytes).is_err() {
+    let from = log
+        .seek(SeekFrom::End(-LOG_TAIL))
+        .or_else(|_| log.seek(SeekFrom::Start(0)));
+    if from.is_err()
+        || log
+            .take(LOG_TAIL.unsigned_abs())
+            .read_to_end(&mut bytes)
+            .is_err()
+    {
         return String::new();
     }
     let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    let last = lines.get(lines.len().saturating_sub(3)..).unwrap_or_default();
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    let last = lines
+        .get(lines.len().saturating_sub(3)..)
+        .unwrap_or_default();
     if last.is_empty() {
         return String::new();
     }
@@ -84,7 +96,10 @@ mod tests {
         let mut log = tempfile::tempfile().unwrap();
         assert_eq!(log_tail(&mut log), "");
         log.write_all(b"one\ntwo\n\nthree\nfour\n").unwrap();
-        assert_eq!(log_tail(&mut log), "; its console ends with: two | three | four");
+        assert_eq!(
+            log_tail(&mut log),
+            "; its console ends with: two | three | four"
+        );
     }
 
     #[test]

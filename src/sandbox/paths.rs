@@ -127,8 +127,14 @@ impl GuestFiles {
                 return Ok(files);
             }
         }
-        let list: Vec<String> = tried.iter().map(|path| path.display().to_string()).collect();
-        bail!("find the guest kernel (vmlinux) and agent (initramfs.cpio): not in {}", list.join(", "))
+        let list: Vec<String> = tried
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        bail!(
+            "find the guest kernel (vmlinux) and agent (initramfs.cpio): not in {}",
+            list.join(", ")
+        )
     }
 
     fn in_folder(folder: &Path) -> Self {

@@ -26,7 +26,9 @@ pub fn readable_until(fd: BorrowedFd, deadline: Option<Instant>) -> nix::Result<
 /// The time left until `deadline`, rounded up to milliseconds, as `poll` takes it.
 #[must_use]
 pub fn timeout_until(deadline: Option<Instant>) -> PollTimeout {
-    let Some(deadline) = deadline else { return PollTimeout::NONE };
+    let Some(deadline) = deadline else {
+        return PollTimeout::NONE;
+    };
     let left = deadline.saturating_duration_since(Instant::now());
     let millis = left.as_micros().div_ceil(1000);
     PollTimeout::try_from(i32::try_from(millis).unwrap_or(i32::MAX)).unwrap_or(PollTimeout::MAX)

@@ -48,7 +48,10 @@ pub fn run_attached(
     let mut fds = Vec::new();
     let mut add = |fd: OwnedFd| {
         let child_fd = FIRST_FD + RawFd::try_from(fds.len()).unwrap_or(RawFd::MAX - FIRST_FD);
-        fds.push(FdMapping { parent_fd: fd, child_fd });
+        fds.push(FdMapping {
+            parent_fd: fd,
+            child_fd,
+        });
         child_fd
     };
     let (socket, theirs) = UnixStream::pair().context("create a socket pair")?;

@@ -48,6 +48,8 @@ pub struct ContainerConfig {
     pub image_id: String,
     /// Labels of image and user.
     pub labels: std::collections::BTreeMap<String, String>,
+    /// `--annotation`.
+    pub annotations: std::collections::BTreeMap<String, String>,
     /// What to start.
     pub launch: Launch,
 }
@@ -259,8 +261,8 @@ impl Folder {
     /// Process id of the supervisor that holds the lock.
     fn supervisor(&self) -> Result<Pid> {
         let path = self.0.join("lock");
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         match text.trim().parse() {
             Ok(pid) if pid > 1 => Ok(Pid::from_raw(pid)),
             _ => bail!("{} names no supervisor", path.display()),
@@ -331,8 +333,10 @@ impl Folder {
             .prefix(".new-")
             .tempfile_in(&self.0)
             .with_context(|| format!("write {}", path.display()))?;
-        file.write_all(&text).with_context(|| format!("write {}", path.display()))?;
-        file.persist(&path).with_context(|| format!("write {}", path.display()))?;
+        file.write_all(&text)
+            .with_context(|| format!("write {}", path.display()))?;
+        file.persist(&path)
+            .with_context(|| format!("write {}", path.display()))?;
         Ok(())
     }
 
@@ -368,7 +372,9 @@ const EXIT_CODE_KILLED: u8 = 137;
 /// Docker's conflict sentence when the name is taken; otherwise as [`Folder::create`].
 pub fn create(root: &Root, config: &ContainerConfig) -> Result<Folder> {
     let _names = lock_names(root)?;
-    let taken = list(root)?.into_iter().find(|(_, other)| other.name == config.name);
+    let taken = list(root)?
+        .into_iter()
+        .find(|(_, other)| other.name == config.name);
     if let Some((_, other)) = taken {
         bail!(
             "Conflict. The container name \"/{}\" is already in use by container \"{}\". \
@@ -461,7 +467,9 @@ pub fn find(root: &Root, wanted: &str) -> Result<(Folder, ContainerConfig)> {
     {
         return Ok(all.swap_remove(at));
     }
-    let mut matching = all.into_iter().filter(|(_, c)| !wanted.is_empty() && c.id.starts_with(wanted));
+    let mut matching = all
+        .into_iter()
+        .filter(|(_, c)| !wanted.is_empty() && c.id.starts_with(wanted));
     match (matching.next(), matching.next()) {
         (Some(found), None) => Ok(found),
         (Some(_), Some(_)) => bail!("multiple IDs found with provided prefix: {wanted}"),
@@ -483,16 +491,25 @@ mod tests {
     #[test]
     fn a_running_container_without_a_supervisor_was_killed() {
         let (_temp, folder) = folder();
-        let running =
-            ContainerState { status: Status::Running, pid: 77, ..ContainerState::created() };
+        let running = ContainerState {
+            status: Status::Running,
+            pid: 77,
+            ..ContainerState::created()
+        };
         folder.set_state(&running).unwrap();
         let held = folder.try_lock().unwrap().unwrap();
         assert_eq!(folder.true_state().unwrap().status, Status::Running);
         assert!(folder.try_lock().unwrap().is_none());
-        assert_eq!(folder.supervisor().unwrap().as_raw(), i32::try_from(std::process::id()).unwrap());
+        assert_eq!(
+            folder.supervisor().unwrap().as_raw(),
+            i32::try_from(std::process::id()).unwrap()
+        );
         drop(held);
         let state = folder.true_state().unwrap();
-        assert_eq!((state.status, state.pid, state.exit_code), (Status::Exited, 0, 137));
+        assert_eq!(
+            (state.status, state.pid, state.exit_code),
+            (Status::Exited, 0, 137)
+        );
     }
 
     #[test]
@@ -506,7 +523,13 @@ mod tests {
     #[test]
     fn ids_are_sixty_four_lower_case_hex_digits() {
         assert!(is_full_id(&"a0".repeat(32)));
-        for wrong in ["", "a0", &"A0".repeat(32), &"g0".repeat(32), &"a".repeat(65)] {
+        for wrong in [
+            "",
+            "a0",
+            &"A0".repeat(32),
+            &"g0".repeat(32),
+            &"a".repeat(65),
+        ] {
             assert!(!is_full_id(wrong), "{wrong}");
         }
     }

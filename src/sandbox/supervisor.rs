@@ -91,12 +91,24 @@ pub fn main(config: &str) -> Result<()> {
             },
         )
     };
-    let mut command = CommandLink { stream: Some(attach), decoder: Decoder::new() };
+    let mut command = CommandLink {
+        stream: Some(attach),
+        decoder: Decoder::new(),
+    };
     let folder = Folder::at(config.folder);
-    let outcome = supervise(&Root::at(config.root), &folder, config.phases, &mut command, stdio);
+    let outcome = supervise(
+        &Root::at(config.root),
+        &folder,
+        config.phases,
+        &mut command,
+        stdio,
+    );
     let told = match outcome {
         Ok(message) => message,
-        Err(error) => ToCommand::Failed { code: 125, message: format!("{error:#}") },
+        Err(error) => ToCommand::Failed {
+            code: 125,
+            message: format!("{error:#}"),
+        },
     };
     command.tell(&told);
     Ok(())
@@ -129,7 +141,9 @@ impl CommandLink {
 
     /// Reads what the command says; its end, or nonsense, means that nobody is attached.
     fn read(&mut self) -> Vec<ToSupervisor> {
-        let Some(stream) = &mut self.stream else { return Vec::new() };
+        let Some(stream) = &mut self.stream else {
+            return Vec::new();
+        };
         let mut buffer = [0; 4096];
         let mut all = Vec::new();
         match stream.read(&mut buffer) {
@@ -163,12 +177,23 @@ fn supervise(
     let config = folder.config()?;
     let launch = config.launch;
     let auto_remove = launch.auto_remove;
-    let mut state = ContainerState { phases, ..ContainerState::created() };
-    let mut life = Life { folder, command, state: &mut state, auto_remove };
+    let mut state = ContainerState {
+        phases,
+        ..ContainerState::created()
+    };
+    let mut life = Life {
+        folder,
+        command,
+        state: &mut state,
+        auto_remove,
+    };
     let result = life.run(root, launch, stdio);
     let message = match result {
         Ok(message) => message,
-        Err(error) => ToCommand::Failed { code: 125, message: format!("{error:#}") },
+        Err(error) => ToCommand::Failed {
+            code: 125,
+            message: format!("{error:#}"),
+        },
     };
     let (code, error) = match &message {
         ToCommand::Failed { code, message } => (*code, message.clone()),
@@ -177,8 +202,11 @@ fn supervise(
     };
     state.pid = 0;
     state.exit_code = code;
-    state.status =
-        if error.is_empty() { Status::Exited } else { Status::Created };
+    state.status = if error.is_empty() {
+        Status::Exited
+    } else {
+        Status::Created
+    };
     state.error = error;
     state.finished_at = now();
     state.phases.gone = monotonic_ns();
@@ -219,7 +247,9 @@ impl Life<'_> {
         if let Some(report) = report {
             self.note_times(&report);
         }
-        Ok(ToCommand::Exited { code: ended.0.docker_code() })
+        Ok(ToCommand::Exited {
+            code: ended.0.docker_code(),
+        })
     }
 
     fn spawn(&mut self, root: &Root, launch: Launch, log: &File) -> Result<RunningVm> {
@@ -233,9 +263,15 @@ impl Life<'_> {
             let disk = disks
                 .get(key)?
                 .with_context(|| format!("the disk of layer {} is missing", key.diff_id))?;
-            run.layers.push(LayerExtent { offset, len: disk.len });
+            run.layers.push(LayerExtent {
+                offset,
+                len: disk.len,
+            });
             offset += disk.len.next_multiple_of(DISK_ALIGNMENT);
-            segments.push(Segment { file: disk.file, len: disk.len });
+            segments.push(Segment {
+                file: disk.file,
+                len: disk.len,
+            });
         }
         run.upper_disk = true;
         let upper = self.open_upper(root, launch.writable_bytes)?;
@@ -243,8 +279,10 @@ impl Life<'_> {
         stdio.stdin = launch.open_stdin.then_some(STDIN_PORT);
         stdio.stdout = Some(STDOUT_PORT);
         stdio.stderr = run.process.terminal.is_none().then_some(STDERR_PORT);
-        let stream_ports =
-            [stdio.stdin, stdio.stdout, stdio.stderr].into_iter().flatten().collect();
+        let stream_ports = [stdio.stdin, stdio.stdout, stdio.stderr]
+            .into_iter()
+            .flatten()
+            .collect();
         self.state.phases.vmm_spawn = monotonic_ns();
         let mut vm = RunningVm::spawn(
             &guest,
@@ -297,7 +335,11 @@ impl Life<'_> {
                     self.command.tell(&ToCommand::Started);
                     return Ok(None);
                 }
-                Event::Failed { process: 0, kind, message } => {
+                Event::Failed {
+                    process: 0,
+                    kind,
+                    message,
+                } => {
                     let code = exit_code(kind);
                     let message = super::printable(&message);
                     return Ok(Some(ToCommand::Failed { code, message }));
@@ -310,7 +352,11 @@ impl Life<'_> {
     /// Serves the container until its process ends.
     fn until_exited(&mut self, vm: &mut RunningVm) -> Result<(ExitStatus, bool)> {
         match self.next_event(vm, None)? {
-            Event::Exited { process: 0, status, oom_killed } => Ok((status, oom_killed)),
+            Event::Exited {
+                process: 0,
+                status,
+                oom_killed,
+            } => Ok((status, oom_killed)),
             other => bail!("the agent broke the protocol: unexpected {other:?}"),
         }
     }
@@ -381,7 +427,9 @@ fn exit_code(kind: FailureKind) -> u8 {
 fn explain(error: anyhow::Error, mut vm: RunningVm, log: &mut File) -> anyhow::Error {
     vm.kill();
     let end = match vm.finish_soon() {
-        Ok(Some(VmReport { end: Err(reason), .. })) => format!(": {}", super::printable(&reason)),
+        Ok(Some(VmReport {
+            end: Err(reason), ..
+        })) => format!(": {}", super::printable(&reason)),
         Ok(Some(VmReport { end: Ok(end), .. })) => format!(": {end}"),
         _ => String::new(),
     };
@@ -394,8 +442,11 @@ fn wait(
     second: Option<BorrowedFd>,
     timeout: PollTimeout,
 ) -> nix::Result<(bool, bool)> {
-    let mut fds: Vec<PollFd> =
-        [Some(first), second].into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+    let mut fds: Vec<PollFd> = [Some(first), second]
+        .into_iter()
+        .flatten()
+        .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+        .collect();
     match nix::poll::poll(&mut fds, timeout) {
         Ok(_) | Err(nix::errno::Errno::EINTR) => {}
         Err(error) => return Err(error),
@@ -452,7 +503,9 @@ fn pump_out(mut from: UnixStream, mut to: Option<File>) {
             Ok(0) => return,
             Ok(len) => {
                 let failed = match &mut to {
-                    Some(file) => file.write_all(buffer.get(..len).unwrap_or_default()).is_err(),
+                    Some(file) => file
+                        .write_all(buffer.get(..len).unwrap_or_default())
+                        .is_err(),
                     None => false,
                 };
                 if failed {

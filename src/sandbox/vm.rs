@@ -90,7 +90,10 @@ struct ChildFds(Vec<FdMapping>);
 impl ChildFds {
     fn add(&mut self, fd: impl Into<OwnedFd>) -> Result<RawFd> {
         let number = FIRST_FD + RawFd::try_from(self.0.len()).context("number a descriptor")?;
-        self.0.push(FdMapping { parent_fd: fd.into(), child_fd: number });
+        self.0.push(FdMapping {
+            parent_fd: fd.into(),
+            child_fd: number,
+        });
         Ok(number)
     }
 }
@@ -107,12 +110,17 @@ impl RunningVm {
         let (report, report_writer) = std::io::pipe().context("create a pipe")?;
         let (agent, control) = stream_pair()?;
         let mut streams = BTreeMap::new();
-        let mut stream_configs =
-            vec![StreamConfig { port: protocol::CONTROL_PORT, socket: fds.add(control)? }];
+        let mut stream_configs = vec![StreamConfig {
+            port: protocol::CONTROL_PORT,
+            socket: fds.add(control)?,
+        }];
         for port in request.stream_ports {
             let (ours, theirs) = stream_pair()?;
             streams.insert(port, ours);
-            stream_configs.push(StreamConfig { port, socket: fds.add(theirs)? });
+            stream_configs.push(StreamConfig {
+                port,
+                socket: fds.add(theirs)?,
+            });
         }
         let own_lines = request.log.try_clone().context("share the VM's log")?;
         let config = VmmConfig {
@@ -142,9 +150,16 @@ impl RunningVm {
             .spawn()
             .context("start the VMM process")?;
         let text = serde_json::to_vec(&config).context("write the VM's configuration")?;
-        config_writer.write_all(&text).context("configure the VMM process")?;
+        config_writer
+            .write_all(&text)
+            .context("configure the VMM process")?;
         drop(config_writer);
-        Ok(Self { child, agent: AgentLink::new(agent), streams, report })
+        Ok(Self {
+            child,
+            agent: AgentLink::new(agent),
+            streams,
+            report,
+        })
     }
 
     /// Process id of the VMM.
@@ -204,7 +219,9 @@ fn open(path: &std::path::Path) -> Result<File> {
 /// Our end blocks, the VMM's does not.
 fn stream_pair() -> Result<(UnixStream, UnixStream)> {
     let (ours, theirs) = UnixStream::pair().context("create a socket pair")?;
-    theirs.set_nonblocking(true).context("set up a socket pair")?;
+    theirs
+        .set_nonblocking(true)
+        .context("set up a socket pair")?;
     Ok((ours, theirs))
 }
 
@@ -222,8 +239,14 @@ fn disk_config(disk: DiskSource, fds: &mut ChildFds) -> Result<DiskConfig> {
                 })
                 .collect::<Result<_>>()?,
         ),
-        DiskSource::Writable { file, bytes, durable } => {
-            DiskConfig::Writable { file: fds.add(file)?, bytes, durable }
-        }
+        DiskSource::Writable {
+            file,
+            bytes,
+            durable,
+        } => DiskConfig::Writable {
+            file: fds.add(file)?,
+            bytes,
+            durable,
+        },
     })
 }

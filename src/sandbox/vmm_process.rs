@@ -112,19 +112,25 @@ pub fn main(config: RawFd) -> Result<()> {
     let mut text = String::new();
     // SAFETY: the supervisor passed this descriptor for this use only.
     let file = unsafe { File::from_raw_fd(config) };
-    file.take(CONFIG_BYTES_MAX).read_to_string(&mut text).context("read the VM's configuration")?;
-    let config: VmmConfig =
-        serde_json::from_str(&text).context("parse the VM's configuration")?;
+    file.take(CONFIG_BYTES_MAX)
+        .read_to_string(&mut text)
+        .context("read the VM's configuration")?;
+    let config: VmmConfig = serde_json::from_str(&text).context("parse the VM's configuration")?;
     pin(&config.host_cpus)?;
     // SAFETY: as above; each number in the configuration is named once.
     let mut report_to = unsafe { File::from_raw_fd(config.report) };
-    let mut times = VmTimes { process, ..VmTimes::default() };
+    let mut times = VmTimes {
+        process,
+        ..VmTimes::default()
+    };
     let (end, exits) = match run(&config, &mut times) {
         Ok((end, exits)) => (Ok(end), exits),
         Err(error) => (Err(format!("{error:#}")), ExitCounts::default()),
     };
     let report = serde_json::to_vec(&VmReport { end, exits, times })?;
-    report_to.write_all(&report).context("report the end of the VM")?;
+    report_to
+        .write_all(&report)
+        .context("report the end of the VM")?;
     Ok(())
 }
 
@@ -140,8 +146,8 @@ fn run(config: &VmmConfig, times: &mut VmTimes) -> Result<(VmEnd, ExitCounts)> {
         // SAFETY: the supervisor passed these descriptors, each named once.
         .map(|stream| (stream.port, unsafe { OwnedFd::from_raw_fd(stream.socket) }))
         .collect();
-    let vsock = vsock::VsockDevice::new(protocol::GUEST_CID, streams, None)
-        .context("set up vsock")?;
+    let vsock =
+        vsock::VsockDevice::new(protocol::GUEST_CID, streams, None).context("set up vsock")?;
     devices.push(Box::new(move |_| Ok(Box::new(vsock))));
     devices.push(Box::new(|_| Ok(Box::new(rng::RngDevice::new()))));
 
@@ -187,12 +193,23 @@ fn open_disk(index: usize, disk: &DiskConfig) -> Result<block::BlockDevice> {
                 })
                 .collect(),
         ),
-        DiskConfig::Writable { file, bytes, durable } => {
-            let flush = if *durable { block::Flush::Durable } else { block::Flush::Ignore };
+        DiskConfig::Writable {
+            file,
+            bytes,
+            durable,
+        } => {
+            let flush = if *durable {
+                block::Flush::Durable
+            } else {
+                block::Flush::Ignore
+            };
             block::Disk::writable(open(*file), *bytes, flush)
         }
     };
-    Ok(block::BlockDevice::new(index, backend.with_context(|| format!("set up disk {index}"))?))
+    Ok(block::BlockDevice::new(
+        index,
+        backend.with_context(|| format!("set up disk {index}"))?,
+    ))
 }
 
 /// Dies when the supervisor does, however it dies.
@@ -212,7 +229,8 @@ fn pin(cpus: &[usize]) -> Result<()> {
     }
     let mut set = nix::sched::CpuSet::new();
     for cpu in cpus {
-        set.set(*cpu).with_context(|| format!("use host CPU {cpu}"))?;
+        set.set(*cpu)
+            .with_context(|| format!("use host CPU {cpu}"))?;
     }
     nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)
         .with_context(|| format!("run on host CPUs {cpus:?}"))

@@ -1,0 +1,281 @@
+//! The parser of `run`, built from [`super::surface`]: the flags of `docker run`, read as Docker's
+//! own parser reads them.
+
+use anyhow::{Result, bail};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use super::surface::{ALIASES, Fate, Flag, Form, RUN};
+
+/// The words after the flags.
+const WORDS: &str = "IMAGE [COMMAND] [ARG...]";
+
+/// The parser of `run`.
+#[must_use]
+pub fn command() -> Command {
+    let mut command = Command::new("run")
+        .about("Run an image's process in a microVM of its own")
+        .override_usage("bulkhead run [OPTIONS] IMAGE [COMMAND] [ARG...]")
+        .disable_help_flag(true)
+        .args_override_self(true)
+        .arg(
+            Arg::new(WORDS)
+                .action(ArgAction::Append)
+                .num_args(1..)
+                .required(true)
+                .trailing_var_arg(true)
+                .allow_hyphen_values(false),
+        );
+    for flag in &RUN {
+        command = command.arg(argument(flag));
+    }
+    command
+}
+
+fn argument(flag: &'static Flag) -> Arg {
+    let mut arg = Arg::new(flag.name)
+        .long(flag.name)
+        .help(flag.help)
+        .help_heading(flag.group);
+    if let Some(short) = flag.short {
+        arg = arg.short(short);
+    }
+    for (name, alias) in ALIASES {
+        if name == flag.name {
+            arg = arg.alias(alias);
+        }
+    }
+    if matches!(flag.fate, Fate::Refused(_)) {
+        arg = arg.hide(true);
+    }
+    if flag.name == "help" {
+        return arg.action(ArgAction::Help);
+    }
+    match flag.form {
+        Form::Switch => arg
+            .action(ArgAction::Set)
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+            .value_name("bool")
+            .hide_possible_values(true),
+        Form::Value => arg
+            .action(ArgAction::Set)
+            .num_args(1)
+            .allow_hyphen_values(true),
+        Form::List => arg
+            .action(ArgAction::Append)
+            .num_args(1)
+            .allow_hyphen_values(true),
+    }
+}
+
+/// The parsed flags and words, with everything that this version does not do refused.
+#[derive(Debug)]
+pub struct Flags(ArgMatches);
+
+impl Flags {
+    /// Checks what was parsed against the table.
+    ///
+    /// # Errors
+    /// The sentence of the first flag that is refused.
+    pub fn check(matches: ArgMatches) -> Result<Self> {
+        let flags = Self(matches);
+        for flag in RUN.iter().filter(|flag| flag.name != "help") {
+            let given = flags.list(flag.name);
+            if given.is_empty() {
+                continue;
+            }
+            if flag.form == Form::Switch {
+                flags.switch(flag.name)?;
+            }
+            match flag.fate {
+                // `--detach=false` asks for nothing.
+                Fate::Refused(why)
+                    if flag.form != Form::Switch || flags.switch(flag.name)? == Some(true) =>
+                {
+                    bail!("--{} is not supported: {why}", flag.name);
+                }
+                Fate::Only(values, why) => {
+                    if let Some(value) =
+                        given.iter().find(|value| !values.contains(&value.as_str()))
+                    {
+                        bail!("--{} {value} is not supported: {why}", flag.name);
+                    }
+                }
+                Fate::Works | Fate::Differs(_) | Fate::Warns(_) | Fate::Refused(_) => {}
+            }
+        }
+        Ok(flags)
+    }
+
+    /// Warnings for what is accepted without effect.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<&'static str> {
+        RUN.iter()
+            .filter(|flag| !self.list(flag.name).is_empty())
+            .filter_map(|flag| match flag.fate {
+                Fate::Warns(text) => Some(text),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Every value of a flag, in order.
+    #[must_use]
+    pub fn list(&self, name: &str) -> Vec<String> {
+        if name == "help" {
+            return Vec::new();
+        }
+        self.0
+            .get_many::<String>(name)
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect()
+    }
+
+    /// The last value of a flag.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<String> {
+        self.list(name).pop()
+    }
+
+    fn switch(&self, name: &str) -> Result<Option<bool>> {
+        match self.value(name).as_deref() {
+            None => Ok(None),
+            Some("true" | "True" | "TRUE" | "t" | "T" | "1") => Ok(Some(true)),
+            Some("false" | "False" | "FALSE" | "f" | "F" | "0") => Ok(Some(false)),
+            Some(other) => bail!("invalid argument \"{other}\" for \"--{name}\" flag"),
+        }
+    }
+
+    /// Whether a switch is on; `check` has seen that its value is one.
+    #[must_use]
+    pub fn is_on(&self, name: &str) -> bool {
+        self.switch(name).ok().flatten().unwrap_or(false)
+    }
+
+    /// Whether a switch was turned off.
+    #[must_use]
+    pub fn is_off(&self, name: &str) -> bool {
+        self.switch(name).ok().flatten() == Some(false)
+    }
+
+    /// Image, command and arguments.
+    #[must_use]
+    pub fn words(&self) -> Vec<String> {
+        self.0
+            .get_many::<String>(WORDS)
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Flags> {
+        let matches = command().try_get_matches_from(std::iter::once(&"run").chain(args))?;
+        Flags::check(matches)
+    }
+
+    #[test]
+    fn parsing_stops_at_the_image() {
+        let flags = parse(&["-it", "--rm", "busybox", "sh", "-c", "echo --rm -x"]).unwrap();
+        assert_eq!(flags.words(), ["busybox", "sh", "-c", "echo --rm -x"]);
+        assert!(flags.is_on("interactive") && flags.is_on("tty") && flags.is_on("rm"));
+        let flags = parse(&["busybox", "--rm"]).unwrap();
+        assert!(!flags.is_on("rm"));
+        assert_eq!(flags.words(), ["busybox", "--rm"]);
+    }
+
+    #[test]
+    fn short_values_may_be_glued_and_switches_may_be_false() {
+        let flags = parse(&[
+            "-eA=1",
+            "-e",
+            "B=2",
+            "--rm=false",
+            "--name=x1",
+            "-m64m",
+            "i",
+        ])
+        .unwrap();
+        assert_eq!(flags.list("env"), ["A=1", "B=2"]);
+        assert!(flags.is_off("rm"));
+        assert_eq!(flags.value("name").unwrap(), "x1");
+        assert_eq!(flags.value("memory").unwrap(), "64m");
+        assert!(parse(&["--rm=maybe", "i"]).is_err());
+    }
+
+    #[test]
+    fn the_last_value_counts_and_negative_numbers_are_values() {
+        let flags = parse(&["-w", "/a", "-w", "/b", "--memory-swap", "-1", "i"]).unwrap();
+        assert_eq!(flags.value("workdir").unwrap(), "/b");
+        assert_eq!(flags.value("memory-swap").unwrap(), "-1");
+    }
+
+    #[test]
+    fn every_refused_flag_is_refused_with_its_sentence() {
+        let mut refused = 0;
+        for flag in &RUN {
+            let Fate::Refused(why) = flag.fate else {
+                continue;
+            };
+            let long = format!("--{}", flag.name);
+            let args: Vec<&str> = match flag.form {
+                Form::Switch => vec![&long, "i"],
+                Form::Value | Form::List => vec![&long, "1", "i"],
+            };
+            let error = parse(&args).unwrap_err().to_string();
+            assert_eq!(error, format!("--{} is not supported: {why}", flag.name));
+            refused += 1;
+        }
+        assert!(refused > 30, "{refused}");
+    }
+
+    #[test]
+    fn only_the_listed_values_of_a_limited_flag_are_taken() {
+        for flag in &RUN {
+            let Fate::Only(values, _) = flag.fate else {
+                continue;
+            };
+            for value in values {
+                let arg = format!("--{}={value}", flag.name);
+                assert!(parse(&[&arg, "i"]).is_ok(), "{arg}");
+            }
+            let arg = format!("--{}=false", flag.name);
+            assert!(parse(&[&arg, "i"]).is_err(), "{arg}");
+        }
+    }
+
+    #[test]
+    fn dockers_own_list_is_covered() {
+        let list = include_str!("../../tests/cli/fixtures/docker-run-flags.txt");
+        let mut count = 0;
+        for line in list.lines().filter(|line| !line.starts_with('#')) {
+            let mut words = line.split_whitespace();
+            let (name, short) = (words.next().unwrap(), words.next().unwrap());
+            let flag = RUN
+                .iter()
+                .find(|flag| flag.name == name)
+                .unwrap_or_else(|| panic!("{name}"));
+            let want = if short == "-" {
+                None
+            } else {
+                short.chars().next()
+            };
+            assert_eq!(flag.short, want, "{name}");
+            count += 1;
+        }
+        assert_eq!(count, RUN.len());
+    }
+
+    #[test]
+    fn the_parser_itself_is_sound() {
+        command().debug_assert();
+    }
+}

@@ -1,0 +1,217 @@
+//! `bulkhead pull`, and the pull that `run` does when an image is missing.
+
+use std::collections::HashMap;
+use std::io::IsTerminal;
+use std::sync::Mutex;
+
+use anyhow::Result;
+use images::registry::{LayerProgress, LayerState};
+use images::{Digest, Platform, PullOptions, PullStatus, Pulled, Reference, Store};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::sandbox::paths::Root;
+
+/// Registries that may speak plain HTTP besides those on this machine, separated by commas.
+const INSECURE_VARIABLE: &str = "BULKHEAD_INSECURE_REGISTRIES";
+
+/// Further certificate authorities: PEM files separated by colons.
+const CA_VARIABLE: &str = "BULKHEAD_CA_FILES";
+
+/// Flags of `pull`.
+#[derive(Debug, clap::Args)]
+pub struct PullArgs {
+    /// Print nothing but the image's name
+    #[arg(short, long)]
+    quiet: bool,
+    /// Platform, where the image is for several: os[/arch[/variant]]
+    #[arg(long)]
+    platform: Option<String>,
+    /// Allow plain HTTP to this registry (host[:port]); may be repeated
+    #[arg(long, value_name = "HOST")]
+    insecure_registry: Vec<String>,
+    /// Trust this certificate authority (PEM), too; may be repeated
+    #[arg(long, value_name = "FILE")]
+    ca_file: Vec<std::path::PathBuf>,
+    /// NAME[:TAG|@DIGEST]
+    name: String,
+}
+
+/// Pulls one image.
+///
+/// # Errors
+/// What the registry or the store says.
+pub fn run(args: PullArgs) -> Result<()> {
+    let platform = match &args.platform {
+        Some(text) => Platform::parse(text)?,
+        None => Platform::host(),
+    };
+    let reference = Reference::parse(&args.name)?;
+    let store = Store::open(&Root::of_user()?.images())?;
+    if !args.quiet
+        && reference.digest().is_none()
+        && !args.name.ends_with(reference.tag().unwrap_or(""))
+    {
+        println!("Using default tag: latest");
+    }
+    let mut options = options();
+    options.insecure.extend(args.insecure_registry);
+    options.ca_files.extend(args.ca_file);
+    let pulled = pull_with(&store, &reference, &platform, args.quiet, &options)?;
+    if !args.quiet {
+        println!("Digest: {}", pulled.digest);
+        match pulled.status {
+            PullStatus::Downloaded => {
+                println!(
+                    "Status: Downloaded newer image for {}",
+                    reference.familiar()
+                );
+            }
+            PullStatus::UpToDate => {
+                println!("Status: Image is up to date for {}", reference.familiar());
+            }
+        }
+    }
+    println!("{}", canonical(&reference));
+    Ok(())
+}
+
+/// Domain, path and tag, as Docker prints it last.
+fn canonical(reference: &Reference) -> String {
+    match (reference.tag(), reference.digest()) {
+        (_, Some(digest)) => format!("{}@{digest}", reference.repository()),
+        (Some(tag), None) => format!("{}:{tag}", reference.repository()),
+        (None, None) => reference.repository(),
+    }
+}
+
+fn options() -> PullOptions {
+    let mut options = PullOptions::default();
+    if let Ok(list) = std::env::var(INSECURE_VARIABLE) {
+        options
+            .insecure
+            .extend(list.split(',').filter(|s| !s.is_empty()).map(str::to_owned));
+    }
+    if let Some(list) = std::env::var_os(CA_VARIABLE) {
+        options.ca_files.extend(std::env::split_paths(&list));
+    }
+    options
+}
+
+/// Pulls with progress on stderr.
+///
+/// # Errors
+/// What the registry or the store says.
+pub fn pull(
+    store: &Store,
+    reference: &Reference,
+    platform: &Platform,
+    quiet: bool,
+) -> Result<Pulled> {
+    pull_with(store, reference, platform, quiet, &options())
+}
+
+fn pull_with(
+    store: &Store,
+    reference: &Reference,
+    platform: &Platform,
+    quiet: bool,
+    options: &PullOptions,
+) -> Result<Pulled> {
+    let bars = Bars::new(quiet);
+    let pulled = images::pull(store, reference, platform, options, &|layer| {
+        bars.show(layer)
+    });
+    bars.all.clear().ok();
+    Ok(pulled?)
+}
+
+/// A bar per layer on a terminal, a line per layer that is done elsewhere.
+struct Bars {
+    all: MultiProgress,
+    by_layer: Mutex<HashMap<Digest, (ProgressBar, LayerState)>>,
+    lines: bool,
+}
+
+impl Bars {
+    fn new(quiet: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let target = if quiet || !terminal {
+            ProgressDrawTarget::hidden()
+        } else {
+            ProgressDrawTarget::stderr()
+        };
+        Self {
+            all: MultiProgress::with_draw_target(target),
+            by_layer: Mutex::default(),
+            lines: !quiet && !terminal,
+        }
+    }
+
+    fn show(&self, layer: LayerProgress) {
+        let mut bars = self
+            .by_layer
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (bar, before) = bars.entry(layer.digest).or_insert_with(|| {
+            let bar = self.all.add(ProgressBar::new(layer.total));
+            if let Ok(style) =
+                ProgressStyle::with_template("{prefix}: {msg:11} {bar:30} {bytes}/{total_bytes}")
+            {
+                bar.set_style(style);
+            }
+            bar.set_prefix(layer.digest.short());
+            (bar, LayerState::Waiting)
+        });
+        let word = match layer.state {
+            LayerState::Waiting => "Waiting",
+            LayerState::Exists => "Already exists",
+            LayerState::Downloading => "Downloading",
+            LayerState::Retrying => "Retrying",
+            LayerState::Verifying => "Verifying",
+            LayerState::Done => "Pull complete",
+        };
+        bar.set_message(word);
+        bar.set_position(layer.current);
+        let ended = matches!(layer.state, LayerState::Exists | LayerState::Done);
+        if self.lines && ended && *before != layer.state {
+            eprintln!("{}: {word}", layer.digest.short());
+        }
+        *before = layer.state;
+    }
+}
+
+/// One bar for the conversion of layers, shown on a terminal only.
+pub struct ConvertBar(Option<ProgressBar>);
+
+impl ConvertBar {
+    /// A bar that shows nothing when `quiet` or where there is no terminal.
+    #[must_use]
+    pub fn new(quiet: bool) -> Self {
+        Self((!quiet && std::io::stderr().is_terminal()).then(|| {
+            let bar = ProgressBar::new(0);
+            if let Ok(style) =
+                ProgressStyle::with_template("unpacking layer {msg} {bar:30} {bytes}/{total_bytes}")
+            {
+                bar.set_style(style);
+            }
+            bar
+        }))
+    }
+
+    /// Layer `index` of `count`: `done` of `all` bytes are read.
+    pub fn show(&mut self, index: usize, count: usize, done: u64, all: u64) {
+        if let Some(bar) = &self.0 {
+            bar.set_message(format!("{} of {count}", index + 1));
+            bar.set_length(all);
+            bar.set_position(done);
+        }
+    }
+}
+
+impl Drop for ConvertBar {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
