@@ -2,11 +2,13 @@
 //! Nothing here is part of what users run.
 
 mod artifacts;
+mod bench;
 mod cargo;
 mod ci;
 mod cpio;
 mod demo;
 mod elf;
+mod fixtures;
 mod fuzz;
 mod kernel;
 mod lab;
@@ -31,10 +33,12 @@ struct Xtask {
 #[derive(Subcommand, Debug)]
 enum Verb {
     Artifacts(artifacts::ArtifactsArgs),
+    Bench(bench::BenchArgs),
     /// Run all checks and tests that a change must pass
     Ci,
     /// Set everything up and run an image, side by side with its host
     Demo,
+    Fixtures(fixtures::FixturesArgs),
     Fuzz(fuzz::FuzzArgs),
     Kernel(kernel::KernelArgs),
     Lab(lab::LabArgs),
@@ -62,8 +66,10 @@ fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Artifacts(arguments) => artifacts::provide(&arguments).map(|_| ExitCode::SUCCESS),
+        Verb::Bench(arguments) => bench::main(&arguments),
         Verb::Ci => ci::main(),
         Verb::Demo => demo::main().map(|()| ExitCode::SUCCESS),
+        Verb::Fixtures(arguments) => fixtures::main(&arguments).map(|()| ExitCode::SUCCESS),
         Verb::Fuzz(arguments) => fuzz::main(&arguments),
         Verb::Kernel(arguments) => kernel::main(&arguments).map(|()| ExitCode::SUCCESS),
         Verb::Lab(arguments) => lab::main(&arguments),

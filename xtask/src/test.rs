@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use crate::artifacts::{self, ArtifactsArgs};
+use crate::fixtures::{self, Recipe};
 use crate::packages::{self, Package};
 use crate::progress::Step;
 use crate::{cargo, fuzz, lab, paths};
@@ -26,6 +27,12 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(15 * 60);
 
 /// A fuzz target's share of a test run.
 const FUZZ_SECONDS: u32 = 5;
+
+/// What VM tests compare with and pull from.
+const PEERS: &[Package] = &[
+    Package::file("docker-registry", &["/usr/bin/docker-registry"]),
+    Package::file("docker.io", &["/usr/bin/dockerd", "/usr/sbin/dockerd"]),
+];
 
 /// Run all tests: unit tests, VM tests where KVM works, a short run of each fuzz target
 #[derive(Args, Debug, Default)]
@@ -154,6 +161,8 @@ fn needs(kinds: &[Kind]) -> Result<Vec<Package>> {
             Kind::Vm => {
                 needs.extend(artifacts::needs(&ArtifactsArgs::default())?);
                 needs.extend(lab::needs());
+                needs.extend(fixtures::needs(Recipe::ALL));
+                needs.extend(PEERS);
             }
             Kind::Fuzz => needs.extend(fuzz::needs()),
         }
@@ -180,6 +189,7 @@ fn unit(filter: Option<&str>) -> Result<Run> {
 
 fn vm(filter: Option<&str>) -> Result<Run> {
     let artifacts = artifacts::provide(&ArtifactsArgs::default())?;
+    let fixtures = fixtures::provide(Recipe::ALL)?;
     let mut build = cargo::command();
     build.args([
         "test",
@@ -205,6 +215,8 @@ fn vm(filter: Option<&str>) -> Result<Run> {
         .arg(&out)
         .arg("--env")
         .arg(variable("BULKHEAD", &artifacts.join("bulkhead")))
+        .arg("--env")
+        .arg(variable("BULKHEAD_FIXTURES", &fixtures))
         .arg("--env")
         .arg(variable("BULKHEAD_TEST_OUT", &out))
         .args(["--env", "RUST_BACKTRACE=1", "--"])

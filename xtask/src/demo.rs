@@ -1,26 +1,23 @@
 //! `cargo xtask demo`: does all set-up, then runs an image whose process prints what it sees,
 //! side by side with what its host sees. main.rs calls it.
 
-mod image;
-
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
 use crate::artifacts::{self, ArtifactsArgs};
-use crate::packages::{self, Package};
+use crate::fixtures::{self, Recipe};
+use crate::lab;
+use crate::packages;
 use crate::progress::Step;
-use crate::{lab, paths};
 
-const BUSYBOX: &str = "/bin/busybox";
-
-const PACKAGES: &[Package] = &[Package::static_file("busybox-static", BUSYBOX)];
-
-const REFERENCE: &str = "bulkhead-demo:latest";
+/// The image, in the archive that the recipe makes.
+const REFERENCE: &str = "busybox:latest";
+const ARCHIVE: &str = "busybox/busybox.tar";
+const RECIPES: &[Recipe] = &[Recipe::Busybox];
 
 /// Run on both sides, by any POSIX shell: one `name: value` a line.
 const FACTS: &str = r#"
@@ -53,20 +50,17 @@ echo "$facts" | sed 's/^/container /'
 pub(crate) fn main() -> Result<()> {
     let begun = Instant::now();
     let build = ArtifactsArgs::default();
-    packages::ensure(&[artifacts::needs(&build)?, lab::needs(), PACKAGES.to_vec()].concat())?;
+    packages::ensure(
+        &[
+            artifacts::needs(&build)?,
+            lab::needs(),
+            fixtures::needs(RECIPES),
+        ]
+        .concat(),
+    )?;
     artifacts::provide(&build)?;
 
-    let step = Step::begin("pack an image of busybox");
-    let archive = paths::lab().join("demo.tar");
-    fs::create_dir_all(paths::lab()).context("create the lab's folder")?;
-    let busybox = fs::read(BUSYBOX).with_context(|| format!("read {BUSYBOX}"))?;
-    let packed = image::pack(REFERENCE, &busybox, &applets()?)?;
-    fs::write(&archive, &packed).with_context(|| format!("write {}", archive.display()))?;
-    step.done_with(format!(
-        "{}, {} KiB",
-        archive.display(),
-        packed.len() / 1024
-    ));
+    let archive = fixtures::provide(RECIPES)?.join(ARCHIVE);
 
     let step = Step::begin(format!("bulkhead run --rm {REFERENCE} sh -c ..."));
     let facts = run(&archive)?;
@@ -78,18 +72,6 @@ pub(crate) fn main() -> Result<()> {
     println!("\n{}", table(&facts));
     println!("all of it took {:.1} s", begun.elapsed().as_secs_f64());
     Ok(())
-}
-
-/// The names under which busybox may be called.
-fn applets() -> Result<Vec<String>> {
-    let output = Command::new(BUSYBOX)
-        .arg("--list")
-        .output()
-        .with_context(|| format!("run {BUSYBOX}"))?;
-    Ok(String::from_utf8_lossy(&output.stdout)
-        .split_whitespace()
-        .map(str::to_owned)
-        .collect())
 }
 
 fn run(archive: &Path) -> Result<Facts> {
@@ -171,6 +153,9 @@ fn table(facts: &Facts) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::process::Command;
+
     use super::*;
 
     #[test]
