@@ -5,6 +5,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -162,30 +164,50 @@ fn run(targets: &[String], seconds: u32) -> Result<Run> {
     let executables = cargo::build(build)?;
     step.done();
 
-    let mut tally = Tally::default();
+    let mut jobs = Vec::new();
     for target in targets {
-        let step = Step::begin(format!("fuzz {target}"));
-        match run_one(
-            target,
-            &cargo::named(executables.clone(), target)?,
-            &home,
-            seconds,
-        )? {
-            Outcome::Clean { runs } => {
-                tally.passed += 1;
-                step.done_with(format!("{runs} runs"));
-            }
-            Outcome::Finding { report } => {
-                tally.failed += 1;
-                drop(step);
-                println!("{report}");
+        jobs.push((target, cargo::named(executables.clone(), target)?));
+    }
+    // A target is one thread: as many at once as there are CPUs.
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let (queue, tally) = (Mutex::new(jobs.into_iter()), Mutex::new(Tally::default()));
+    let work = || -> Result<()> {
+        loop {
+            let job = lock(&queue).next();
+            let Some((target, executable)) = job else {
+                return Ok(());
+            };
+            let step = Step::begin(format!("fuzz {target}"));
+            match run_one(target, &executable, &home, seconds)? {
+                Outcome::Clean { runs } => {
+                    lock(&tally).passed += 1;
+                    step.done_with(format!("{runs} runs"));
+                }
+                Outcome::Finding { report } => {
+                    lock(&tally).failed += 1;
+                    drop(step);
+                    println!("{report}");
+                }
             }
         }
-    }
+    };
+    let ends: Vec<Result<()>> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        let ends = workers.into_iter().map(|worker| worker.join());
+        ends.map(|end| end.unwrap_or_else(|_| bail!("a worker panicked")))
+            .collect()
+    });
+    ends.into_iter().collect::<Result<()>>()?;
+    let tally = *lock(&tally);
     Ok(Run {
         tally,
         succeeded: tally.failed == 0,
     })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A counter or an iterator is whole at any time.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Debug, PartialEq, Eq)]
