@@ -7,7 +7,9 @@ use protocol::message::Event;
 
 fuzz_target!(|input: &[u8]| {
     // The first byte says in what pieces the rest arrives.
-    let Some((piece, stream)) = input.split_first() else { return };
+    let Some((piece, stream)) = input.split_first() else {
+        return;
+    };
     let mut decoder = Decoder::new();
     for bytes in stream.chunks(usize::from(*piece).max(1)) {
         decoder.push(bytes);
@@ -18,7 +20,8 @@ fuzz_target!(|input: &[u8]| {
                     let frame = encode(&event).expect("an event that fit a frame fits one again");
                     let mut again = Decoder::new();
                     again.push(&frame);
-                    let event_again: Event = again.decode().expect("own frame").expect("whole frame");
+                    let event_again: Event =
+                        again.decode().expect("own frame").expect("whole frame");
                     assert_eq!(format!("{event:?}"), format!("{event_again:?}"));
                 }
                 Ok(None) => break,
