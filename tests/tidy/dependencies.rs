@@ -84,7 +84,7 @@ fn unexplained(manifest: &str) -> Vec<String> {
         let words: Vec<_> = comment
             .split(|c: char| !(c.is_alphanumeric() || c == '-' || c == '_'))
             .collect();
-        if !ours && !(words.contains(&name) && comment.contains(": ")) {
+        if !(ours || words.contains(&name) && comment.contains(": ")) {
             unexplained.push(format!("{name}: no comment above says what it is for"));
         }
     }
