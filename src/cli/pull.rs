@@ -26,13 +26,13 @@ pub struct PullArgs {
     /// Platform, where the image is for several: os[/arch[/variant]]
     #[arg(long)]
     platform: Option<String>,
-    /// Allow plain HTTP to this registry (host[:port]); may be repeated
+    /// Allow plain HTTP to this registry (host or host:port); may be repeated
     #[arg(long, value_name = "HOST")]
     insecure_registry: Vec<String>,
     /// Trust this certificate authority (PEM), too; may be repeated
     #[arg(long, value_name = "FILE")]
     ca_file: Vec<std::path::PathBuf>,
-    /// NAME[:TAG|@DIGEST]
+    /// Image: `NAME`, `NAME:TAG` or `NAME@DIGEST`
     name: String,
 }
 

@@ -43,7 +43,11 @@ const CHECKS: &[Check] = &[
     Check {
         name: "documentation",
         arguments: &["doc", "--workspace", "--no-deps", "--locked"],
-        environment: &[("RUSTDOCFLAGS", "-D warnings")],
+        environment: &[(
+            "RUSTDOCFLAGS",
+            // A link to a private item says where to read on in the source.
+            "-D warnings -A rustdoc::private_intra_doc_links",
+        )],
     },
 ];
 
