@@ -33,8 +33,19 @@ fuzz_target!(|bytes: &[u8]| {
     let disk = if read_only {
         let (len, capacity) = (5000, 8192);
         let file = file.try_clone().expect("a descriptor");
-        let first = Segment { file, len, capacity };
-        Disk::read_only(vec![first, Segment { file: shared, len: DISK_BYTES, capacity: DISK_BYTES }])
+        let first = Segment {
+            file,
+            len,
+            capacity,
+        };
+        Disk::read_only(vec![
+            first,
+            Segment {
+                file: shared,
+                len: DISK_BYTES,
+                capacity: DISK_BYTES,
+            },
+        ])
     } else {
         Disk::writable(shared, DISK_BYTES, Flush::Durable)
     };

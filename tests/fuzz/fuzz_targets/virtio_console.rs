@@ -12,7 +12,10 @@ use vmm::virtio::console::ConsoleDevice;
 use vmm::virtio::mock::DirectDriver;
 
 fuzz_target!(|bytes: &[u8]| {
-    let output = OpenOptions::new().write(true).open("/dev/null").expect("open /dev/null");
+    let output = OpenOptions::new()
+        .write(true)
+        .open("/dev/null")
+        .expect("open /dev/null");
     let (host, guest) = UnixStream::pair().expect("a socket pair");
     guest.set_nonblocking(true).expect("set up a socket");
     host.set_nonblocking(true).expect("set up a socket");
@@ -33,7 +36,9 @@ fuzz_target!(|bytes: &[u8]| {
             Ok(served) => assert!(served == 0 || was_watched),
             Err(_) => {
                 driver.reset();
-                driver.activate(vmm::virtio::mock::VERSION_1).expect("a console starts");
+                driver
+                    .activate(vmm::virtio::mock::VERSION_1)
+                    .expect("a console starts");
             }
         }
     });

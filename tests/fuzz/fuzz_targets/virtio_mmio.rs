@@ -18,8 +18,7 @@ use vmm::virtio::rng::RngDevice;
 
 const OPERATIONS_MAX: usize = 128;
 
-const RUNNING: u32 =
-    Status::ACKNOWLEDGE | Status::DRIVER | Status::FEATURES_OK | Status::DRIVER_OK;
+const RUNNING: u32 = Status::ACKNOWLEDGE | Status::DRIVER | Status::FEATURES_OK | Status::DRIVER_OK;
 
 fn request(driver: &mut MmioDriver) {
     driver.rings[0].offer(&[Buffer::Writable(32)]);

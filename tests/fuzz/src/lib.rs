@@ -128,7 +128,9 @@ pub fn play<D: Device>(
 
 fn start<D: Device>(driver: &mut DirectDriver<D>, features: u8) {
     let event_idx = if features & 1 == 0 { 0 } else { EVENT_IDX };
-    driver.activate(VERSION_1 | event_idx).expect("a device starts with any of its features");
+    driver
+        .activate(VERSION_1 | event_idx)
+        .expect("a device starts with any of its features");
 }
 
 fn on_queue<D: Device>(
@@ -149,7 +151,12 @@ fn on_queue<D: Device>(
             let count = input.byte() % CHAIN_MAX;
             let table: Vec<_> = (0..count).map(|_| input.descriptor(ring)).collect();
             let (address, len) = ring.place_table(&table);
-            let descriptor = Descriptor { address, len, flags: Flags::INDIRECT, next: 0 };
+            let descriptor = Descriptor {
+                address,
+                len,
+                flags: Flags::INDIRECT,
+                next: 0,
+            };
             ring.offer_raw(0, &[descriptor]);
         }
         4 => ring.publish(input.half()),
@@ -158,7 +165,9 @@ fn on_queue<D: Device>(
             let address = input.address(ring);
             let len = usize::from(input.byte());
             // Outside of memory a guest's write goes nowhere, either.
-            let _ = driver.memory.write_slice(input.bytes(len), GuestAddress(address));
+            let _ = driver
+                .memory
+                .write_slice(input.bytes(len), GuestAddress(address));
         }
         _ => {
             if driver.run(queue).is_err() {
