@@ -19,7 +19,10 @@ const EDGES: &[(&str, &str)] = &[
 ];
 
 /// Edges that only tests have.
-const TEST_EDGES: &[(&str, &str)] = &[("bulkhead", "bulkhead-harness")];
+const TEST_EDGES: &[(&str, &str)] = &[
+    ("bulkhead", "bulkhead-fixtures"),
+    ("bulkhead", "bulkhead-harness"),
+];
 
 /// Crates that no async runtime or image code may get into: they see guest bytes or run as PID 1.
 const WITHOUT_RUNTIME: &[&str] = &["vmm", "guest-agent", "bulkhead-protocol"];

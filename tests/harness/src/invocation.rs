@@ -355,7 +355,7 @@ impl Output {
         let lines: Vec<_> = output
             .stderr
             .lines()
-            .filter(|line| !line.trim().is_empty() && !line.starts_with("Run 'bulkhead"))
+            .filter(|line| !line.trim().is_empty() && !line.starts_with("See 'bulkhead"))
             .collect();
         let (sentence, rest) = match lines.as_slice() {
             [sentence, rest @ ..] => ((*sentence).to_owned(), rest),

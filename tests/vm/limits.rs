@@ -1,0 +1,153 @@
+//! Memory, CPUs, processes, open files: what a limit makes of the VM and of the process.
+
+use anyhow::Result;
+
+use crate::world::World;
+
+crate::tests![
+    memory_is_the_vms_and_the_groups,
+    too_little_memory_is_refused,
+    cpus_are_vcpus_and_a_quota,
+    more_cpus_than_the_host_has_are_refused,
+    the_out_of_memory_killer_is_told,
+    processes_are_limited,
+    resource_limits_are_set,
+    the_writable_layer_is_limited,
+];
+
+fn memory_is_the_vms_and_the_groups(world: &World) -> Result<()> {
+    let vm = world.busybox()?;
+    let script = "cat /sys/fs/cgroup/memory.max; awk '/MemTotal/ {print $2}' /proc/meminfo";
+    let text = vm
+        .run(["-m", "64m", "busybox", "sh", "-c", script])?
+        .only_stdout()?;
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("67108864"), "{text}");
+    let kib: u64 = lines.next().unwrap_or_default().parse()?;
+    // What the flag grants is there, and the VM has some more for its kernel and agent.
+    assert!((65_536..512 * 1024).contains(&kib), "{text}");
+    Ok(())
+}
+
+fn too_little_memory_is_refused(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let before = vm.snapshot()?;
+    vm.run(["-m", "5m", "busybox", "true"])?
+        .refusal("Minimum memory limit allowed is 6MB")?;
+    before.no_leftovers(&vm)?;
+    // The least that is allowed is enough.
+    assert_eq!(
+        vm.run(["-m", "6m", "busybox", "echo", "fits"])?
+            .only_stdout()?,
+        "fits\n"
+    );
+    Ok(())
+}
+
+fn cpus_are_vcpus_and_a_quota(world: &World) -> Result<()> {
+    let vm = world.busybox()?;
+    let script = "nproc; cat /sys/fs/cgroup/cpu.max";
+    for (flags, expected) in [
+        (&["--cpus", "1"][..], "1\n100000 100000\n"),
+        (&["--cpus", "1.5"], "2\n150000 100000\n"),
+        (&["--cpuset-cpus", "1"], "1\nmax 100000\n"),
+    ] {
+        let out = vm
+            .bulkhead(["run", "--rm"])
+            .args(flags)
+            .args(["busybox", "sh", "-c", script])
+            .output()?;
+        assert_eq!(out.only_stdout()?, expected, "{flags:?}");
+    }
+    Ok(())
+}
+
+fn more_cpus_than_the_host_has_are_refused(world: &World) -> Result<()> {
+    let vm = world.busybox()?;
+    vm.run(["--cpus", "1000", "busybox", "nproc"])?
+        .refusal("range of CPUs is from 0.01 to")?;
+    vm.run(["--cpuset-cpus", "999", "busybox", "nproc"])?
+        .refusal("999")?;
+    Ok(())
+}
+
+fn the_out_of_memory_killer_is_told(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let out = vm
+        .bulkhead([
+            "run", "--name", "hoarder", "-m", "32m", "probe", "/probe", "hoard",
+        ])
+        .output()?;
+    assert_eq!(out.code, 137, "{out}");
+    let inspect = |format: &str| -> Result<String> {
+        vm.bulkhead(["inspect", "-f", format, "hoarder"])
+            .output()?
+            .only_stdout()
+    };
+    assert_eq!(
+        inspect("{{.State.OOMKilled}} {{.State.ExitCode}}")?,
+        "true 137\n"
+    );
+    // Killed by hand is not out of memory.
+    vm.bulkhead([
+        "run",
+        "--name",
+        "killed",
+        "--init",
+        "busybox",
+        "sh",
+        "-c",
+        "kill -9 $$",
+    ])
+    .output()?
+    .code(137)?;
+    let out = vm
+        .bulkhead(["inspect", "-f", "{{.State.OOMKilled}}", "killed"])
+        .output()?;
+    assert_eq!(out.only_stdout()?, "false\n");
+    Ok(())
+}
+
+fn processes_are_limited(world: &World) -> Result<()> {
+    let vm = world.busybox()?;
+    let script =
+        "cat /sys/fs/cgroup/pids.max; for i in 1 2 3 4 5 6 7 8; do sleep 100 & done; echo all";
+    let out = vm.run(["--pids-limit", "5", "busybox", "sh", "-c", script])?;
+    assert!(
+        out.stdout.starts_with("5\n") && !out.stdout.contains("all"),
+        "{out}"
+    );
+    assert!(out.stderr.contains("fork"), "{out}");
+    Ok(())
+}
+
+fn resource_limits_are_set(world: &World) -> Result<()> {
+    let vm = world.busybox()?;
+    let script = "ulimit -Sn; ulimit -Hn; ulimit -Sc; ulimit -Su";
+    let text = vm
+        .run([
+            "--ulimit",
+            "nofile=100:200",
+            "--ulimit",
+            "core=0",
+            "--ulimit",
+            "nproc=77:77",
+            "busybox",
+            "sh",
+            "-c",
+            script,
+        ])?
+        .only_stdout()?;
+    assert_eq!(text, "100\n200\n0\n77\n");
+    vm.run(["--ulimit", "nofile=5:2", "busybox", "true"])?
+        .refusal("soft limit")?;
+    Ok(())
+}
+
+fn the_writable_layer_is_limited(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let script = "dd if=/dev/zero of=/fill bs=1M count=100 2>&1 | grep -o 'No space left.*'; rm /fill; echo after";
+    let out = vm.run(["--storage-opt", "size=32m", "busybox", "sh", "-c", script])?;
+    assert_eq!(out.only_stdout()?, "No space left on device\nafter\n");
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! Tests that need KVM: the command from outside, on real images, with what each run leaves
+//! behind. `cargo xtask test` compiles this and runs it where KVM works, with BULKHEAD naming the
+//! command and BULKHEAD_FIXTURES the images. A file a topic; `world` is what they share.
+//!
+//! It has a main of its own because sandboxes are shared by tests and must be gone at the end.
+
+mod bad_input;
+mod confinement;
+mod containers;
+mod debian;
+mod differential;
+mod environment;
+mod kills;
+mod layers60;
+mod limits;
+mod process;
+mod pulling;
+mod store;
+mod streams;
+mod terminal;
+mod world;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
+
+use world::World;
+
+/// A test: passes, or says what is wrong.
+type Test = fn(&World) -> anyhow::Result<()>;
+
+/// The tests of a file, by name.
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => {
+        /// The tests of this file.
+        pub(crate) fn tests() -> Vec<(&'static str, crate::Test)> {
+            vec![$((concat!(module_path!(), "::", stringify!($name)), $name as crate::Test)),*]
+        }
+    };
+}
+pub(crate) use tests;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let world = Arc::new(World::default());
+    let mut trials = Vec::new();
+    // The long ones first, so that no thread is left with one at the end.
+    for tests in [
+        layers60::tests,
+        debian::tests,
+        streams::tests,
+        kills::tests,
+        bad_input::tests,
+        pulling::tests,
+        store::tests,
+        terminal::tests,
+        containers::tests,
+        limits::tests,
+        confinement::tests,
+        environment::tests,
+        process::tests,
+    ] {
+        for (name, test) in tests() {
+            let name = name.strip_prefix("vm::").unwrap_or(name);
+            trials.push(trial(name.to_owned(), &world, test));
+        }
+    }
+    trials.extend(differential::trials(&world));
+    let conclusion: Conclusion = libtest_mimic::run(&arguments, trials);
+    differential::summarize(&world);
+    conclusion.exit_code()
+}
+
+fn trial(name: String, world: &Arc<World>, test: Test) -> Trial {
+    let world = Arc::clone(world);
+    Trial::test(name, move || {
+        test(&world).map_err(|error| Failed::from(format!("{error:#}")))
+    })
+}

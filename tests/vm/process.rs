@@ -1,0 +1,143 @@
+//! The process: its exit code, signals, what can't be started.
+
+use anyhow::Result;
+use rustix::process::Signal;
+
+use crate::world::World;
+
+crate::tests![
+    the_exit_code_comes_back,
+    a_signal_is_128_and_its_number,
+    pid_1_ignores_signals_it_does_not_handle,
+    signals_are_forwarded,
+    without_sig_proxy_signals_stay_outside,
+    what_is_not_found_is_127,
+    what_is_not_executable_is_126,
+    init_reaps_orphans,
+];
+
+fn the_exit_code_comes_back(world: &World) -> Result<()> {
+    let vm = world.busybox()?;
+    for code in [0, 1, 125, 126, 127, 128, 255] {
+        let out = vm.run(["busybox", "sh", "-c", &format!("exit {code}")])?;
+        assert_eq!((out.code, out.stdout.as_str()), (code, ""), "{out}");
+        assert_eq!(out.stderr, "", "{out}");
+    }
+    Ok(())
+}
+
+fn a_signal_is_128_and_its_number(world: &World) -> Result<()> {
+    let vm = world.busybox()?;
+    for signal in [6, 9, 15] {
+        // Behind --init the process is not PID 1 and dies as anywhere.
+        let script = format!("kill -{signal} $$; sleep 100");
+        let out = vm.run(["--init", "busybox", "sh", "-c", &script])?;
+        assert_eq!(out.code, 128 + signal, "{out}");
+    }
+    Ok(())
+}
+
+fn pid_1_ignores_signals_it_does_not_handle(world: &World) -> Result<()> {
+    let vm = world.busybox()?;
+    let script = "kill -9 $$; kill -15 $$; echo pid $$ lives";
+    let out = vm.run(["busybox", "sh", "-c", script])?;
+    assert_eq!(out.only_stdout()?, "pid 1 lives\n");
+    Ok(())
+}
+
+/// Says `ready`, then says which signal came and ends with its number.
+const CATCHER: &str = "for s in INT TERM HUP USR1 QUIT; do trap \"echo caught $s; exit 7\" $s; done
+    echo ready; while :; do sleep 0.1; done";
+
+fn signals_are_forwarded(world: &World) -> Result<()> {
+    let vm = world.busybox()?;
+    for (signal, name) in [
+        (Signal::TERM, "TERM"),
+        (Signal::INT, "INT"),
+        (Signal::USR1, "USR1"),
+    ] {
+        let mut running = vm
+            .bulkhead(["run", "--rm", "busybox", "sh", "-c", CATCHER])
+            .spawn()?;
+        running.wait_for_stdout("ready\n")?;
+        running.signal(signal)?;
+        let out = running.wait()?;
+        assert_eq!(out.stdout, format!("ready\ncaught {name}\n"), "{out}");
+        assert_eq!(out.code, 7, "{out}");
+    }
+    Ok(())
+}
+
+fn without_sig_proxy_signals_stay_outside(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let mut running = vm
+        .bulkhead([
+            "run",
+            "--sig-proxy=false",
+            "--name",
+            "kept",
+            "busybox",
+            "sh",
+            "-c",
+            CATCHER,
+        ])
+        .spawn()?;
+    running.wait_for_stdout("ready\n")?;
+    running.signal(Signal::TERM)?;
+    let out = running.wait()?;
+    assert!(!out.stdout.contains("caught"), "{out}");
+    let state = vm.bulkhead(["inspect", "-f", "{{.State.Running}}", "kept"]);
+    assert_eq!(state.output()?.only_stdout()?, "true\n");
+    vm.bulkhead(["rm", "-f", "kept"]).output()?.code(0)?;
+    Ok(())
+}
+
+fn what_is_not_found_is_127(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let before = vm.snapshot()?;
+    for (words, text) in [
+        (
+            ["busybox", "no-such-program"],
+            "executable file not found in $PATH",
+        ),
+        (["busybox", "/no/such/program"], "no such file or directory"),
+        (
+            ["probe", "/cases/no-interpreter"],
+            "no such file or directory",
+        ),
+    ] {
+        let out = vm.run(words)?.code(127)?;
+        assert!(out.stderr.contains(text), "{out}");
+        assert_eq!(out.stdout, "", "{out}");
+    }
+    before.no_leftovers(&vm)
+}
+
+fn what_is_not_executable_is_126(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let before = vm.snapshot()?;
+    for words in [
+        &["busybox", "/etc"][..],
+        &["probe", "/cases/not-executable"],
+        &["-u", "app", "probe", "/cases/closed/probe"],
+    ] {
+        let out = vm.run(words)?.code(126)?;
+        assert!(out.stderr.contains("permission denied"), "{out}");
+        assert_eq!(out.stdout, "", "{out}");
+    }
+    before.no_leftovers(&vm)
+}
+
+fn init_reaps_orphans(world: &World) -> Result<()> {
+    let vm = world.busybox()?;
+    let out = vm.run(["--init", "probe", "/probe", "orphans", "20"])?;
+    assert_eq!(out.only_stdout()?, "all reaped\n");
+    // As PID 1 the program has to reap them itself, and it does not.
+    let out = vm.run(["probe", "/probe", "orphans", "3"])?.code(1)?;
+    assert!(out.stderr.contains("3 zombies stay"), "{out}");
+    let out = vm.run(["--init", "busybox", "sh", "-c", "echo $$; cat /proc/1/comm"])?;
+    let lines: Vec<_> = out.stdout.lines().collect();
+    assert_ne!(lines.first(), Some(&"1"), "{out}");
+    assert_ne!(lines.get(1), Some(&"sh"), "{out}");
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! Standard streams: apart, complete, in both directions, small and long.
+
+use anyhow::Result;
+
+use crate::world::World;
+
+crate::tests![
+    a_long_stream_comes_in_whole,
+    a_long_stream_goes_out_whole,
+    bytes_go_through_unchanged,
+    output_and_error_are_apart_and_complete,
+    input_ends_when_ours_does,
+    without_interactive_there_is_no_input,
+    a_reader_may_leave_early,
+    attach_chooses_streams,
+];
+
+/// Lines of the long stream: 168 MB.
+const LINES: u64 = 20_000_000;
+
+/// `seq 1 LINES | md5sum` on the host.
+fn expected(vm: &harness::Sandbox) -> Result<String> {
+    let sum = vm.shell(&format!("seq 1 {LINES} | md5sum")).output()?;
+    sum.only_stdout()
+}
+
+fn a_long_stream_comes_in_whole(world: &World) -> Result<()> {
+    let vm = world.busybox()?;
+    let script = format!("seq 1 {LINES} | bulkhead run --rm -i busybox md5sum");
+    let out = vm.shell(&script).output()?;
+    assert_eq!(out.only_stdout()?, expected(vm)?);
+    Ok(())
+}
+
+fn a_long_stream_goes_out_whole(world: &World) -> Result<()> {
+    let vm = world.busybox()?;
+    let script = format!("bulkhead run --rm busybox seq 1 {LINES} | md5sum");
+    let out = vm.shell(&script).output()?;
+    assert_eq!(out.only_stdout()?, expected(vm)?);
+    Ok(())
+}
+
+fn bytes_go_through_unchanged(world: &World) -> Result<()> {
+    let vm = world.busybox()?;
+    let probe = harness::images::path(fixtures::Recipe::Busybox, "probe")?;
+    let probe = probe.display();
+    let bytes = 20_000_003;
+    let script = format!(
+        "{probe} bytes {bytes} | bulkhead run --rm -i busybox cat | {probe} digest
+         {probe} bytes {bytes} | {probe} digest"
+    );
+    let text = vm.shell(&script).output()?.only_stdout()?;
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert_eq!(lines[0], lines[1]);
+    assert!(lines[0].starts_with("20000003 "), "{text}");
+    Ok(())
+}
+
+fn output_and_error_are_apart_and_complete(world: &World) -> Result<()> {
+    let vm = world.busybox()?;
+    let lines = 3000;
+    let script = format!(
+        "i=0; while [ $i -lt {lines} ]; do echo out $i; echo error $i >&2; i=$((i + 1)); done; exit 3"
+    );
+    let out = vm.run(["busybox", "sh", "-c", &script])?.code(3)?;
+    let numbered = |word: &str| -> String {
+        (0..lines)
+            .map(|number| format!("{word} {number}\n"))
+            .collect()
+    };
+    assert!(out.stdout == numbered("out"), "{out}");
+    assert!(out.stderr == numbered("error"), "{out}");
+    Ok(())
+}
+
+fn input_ends_when_ours_does(world: &World) -> Result<()> {
+    let vm = world.busybox()?;
+    let given: Vec<u8> = (0..=255).collect();
+    let out = vm
+        .bulkhead([
+            "run",
+            "--rm",
+            "-i",
+            "busybox",
+            "sh",
+            "-c",
+            "cat; echo end >&2",
+        ])
+        .stdin(given.clone())
+        .output()?
+        .code(0)?;
+    assert_eq!(out.stdout_bytes, given);
+    assert_eq!(out.stderr, "end\n");
+    Ok(())
+}
+
+fn without_interactive_there_is_no_input(world: &World) -> Result<()> {
+    let vm = world.busybox()?;
+    let out = vm
+        .bulkhead(["run", "--rm", "busybox", "sh", "-c", "cat; echo end"])
+        .stdin("not for it")
+        .output()?;
+    assert_eq!(out.only_stdout()?, "end\n");
+    Ok(())
+}
+
+fn a_reader_may_leave_early(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let before = vm.snapshot()?;
+    let out = vm
+        .shell("yes | bulkhead run --rm -i busybox head -c 4; echo code $?")
+        .output()?;
+    assert_eq!(out.only_stdout()?, "y\ny\ncode 0\n");
+    before.no_leftovers(&vm)
+}
+
+fn attach_chooses_streams(world: &World) -> Result<()> {
+    let vm = world.busybox()?;
+    let script = ["busybox", "sh", "-c", "echo out; echo error >&2; exit 4"];
+    let out = vm
+        .bulkhead(["run", "--rm", "-a", "stdout"])
+        .args(script)
+        .output()?
+        .code(4)?;
+    assert_eq!((out.stdout.as_str(), out.stderr.as_str()), ("out\n", ""));
+    let out = vm
+        .bulkhead(["run", "--rm", "-a", "stderr"])
+        .args(script)
+        .output()?
+        .code(4)?;
+    assert_eq!((out.stdout.as_str(), out.stderr.as_str()), ("", "error\n"));
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! `run -it` driven by a terminal: job control, Ctrl-C, size, detaching, exit code.
+
+use anyhow::Result;
+
+use crate::world::World;
+
+crate::tests![
+    a_shell_has_job_control,
+    the_size_follows_the_terminal,
+    the_exit_code_comes_back_from_a_terminal,
+    the_detach_keys_leave_it_running,
+    a_terminal_without_one_outside,
+];
+
+fn a_shell_has_job_control(world: &World) -> Result<()> {
+    let vm = world.debian()?;
+    let mut terminal = vm.terminal(["run", "--rm", "-it", "-h", "box", "debian:12", "bash"])?;
+    terminal.wait_for("root@box:/# ")?;
+    terminal.send("tty; echo $TERM\r")?;
+    terminal.wait_for("/dev/pts/0\r\n")?;
+    terminal.wait_for("xterm\r\n")?;
+    terminal.wait_for("# ")?;
+
+    terminal.send("sleep 1000\r")?;
+    terminal.wait_for("sleep 1000\r\n")?;
+    terminal.send("\x03")?;
+    terminal.wait_for("^C")?;
+    terminal.wait_for("# ")?;
+    terminal.send("echo code $?\r")?;
+    terminal.wait_for("code 130\r\n")?;
+
+    terminal.send("sleep 2000\r")?;
+    terminal.wait_for("sleep 2000\r\n")?;
+    terminal.send("\x1a")?;
+    terminal.wait_for("Stopped")?;
+    terminal.wait_for("# ")?;
+    terminal.send("jobs; bg; jobs\r")?;
+    terminal.wait_for("Running")?;
+    terminal.send("fg\r")?;
+    terminal.wait_for("sleep 2000\r\n")?;
+    terminal.send("\x03")?;
+    terminal.wait_for("# ")?;
+
+    terminal.send("echo error >&2; exit\r")?;
+    let (code, text) = terminal.wait()?;
+    assert_eq!(code, 0, "{text}");
+    // There is one stream, and lines end as a terminal ends them.
+    assert!(text.contains("\r\nerror\r\n"), "{text}");
+    Ok(())
+}
+
+fn the_size_follows_the_terminal(world: &World) -> Result<()> {
+    let vm = world.debian()?;
+    let mut terminal = vm.terminal(["run", "--rm", "-it", "debian:12", "bash", "--norc"])?;
+    terminal.wait_for("# ")?;
+    terminal.send("stty size\r")?;
+    terminal.wait_for("24 80\r\n")?;
+    terminal.send("trap 'echo size $(stty size)' WINCH\r")?;
+    terminal.wait_for("# ")?;
+    terminal.resize((50, 132))?;
+    terminal.wait_for("size 50 132\r\n")?;
+    terminal.send("exit\r")?;
+    assert_eq!(terminal.wait()?.0, 0);
+    Ok(())
+}
+
+fn the_exit_code_comes_back_from_a_terminal(world: &World) -> Result<()> {
+    let vm = world.busybox()?;
+    let mut terminal = vm.terminal(["run", "--rm", "-it", "busybox"])?;
+    terminal.wait_for("# ")?;
+    terminal.send("exit 42\r")?;
+    let (code, text) = terminal.wait()?;
+    assert_eq!(code, 42, "{text}");
+    let (code, text) = vm
+        .terminal(["run", "--rm", "-it", "busybox", "no-such-program"])?
+        .wait()?;
+    assert_eq!(code, 127, "{text}");
+    assert!(
+        text.contains("executable file not found in $PATH"),
+        "{text}"
+    );
+    Ok(())
+}
+
+fn the_detach_keys_leave_it_running(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    vm.run(["busybox", "true"])?.code(0)?;
+    let before = vm.snapshot()?;
+    let mut terminal = vm.terminal(["run", "-it", "--name", "left", "busybox"])?;
+    terminal.wait_for("# ")?;
+    terminal.send("\x10\x11")?;
+    let (code, text) = terminal.wait()?;
+    assert_eq!(code, 0, "{text}");
+    let running = vm.bulkhead(["ps", "--format", "{{.Names}}"]).output()?;
+    assert_eq!(running.only_stdout()?, "left\n");
+    vm.bulkhead(["rm", "-f", "left"]).output()?.code(0)?;
+    before.no_leftovers(&vm)
+}
+
+fn a_terminal_without_one_outside(world: &World) -> Result<()> {
+    let vm = world.busybox()?;
+    // -t alone needs none outside; standard error is in the one stream.
+    let out = vm.run(["-t", "busybox", "sh", "-c", "tty; echo error >&2"])?;
+    assert_eq!(out.only_stdout()?, "/dev/pts/0\r\nerror\r\n");
+    let out = vm
+        .bulkhead(["run", "--rm", "-it", "busybox", "true"])
+        .stdin("")
+        .output()?
+        .code(1)?;
+    assert!(
+        out.stderr.contains("the input device is not a TTY"),
+        "{out}"
+    );
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! What tests share: sandboxes with images that are loaded and unpacked once, and the engine to
+//! compare with. Made when first asked for; gone when the last test is.
+
+use std::sync::OnceLock;
+
+use anyhow::{Result, anyhow};
+use harness::{Docker, Sandbox, images};
+
+/// See the module's page.
+#[derive(Default)]
+pub(crate) struct World {
+    busybox: Shared<Sandbox>,
+    debian: Shared<Sandbox>,
+    layers60: Shared<Sandbox>,
+    docker: Shared<Docker>,
+    pub(crate) differences: crate::differential::Differences,
+}
+
+impl World {
+    /// A sandbox with busybox, its variants and the probe image. Tests use it side by side: none
+    /// removes images or asks what there is in all.
+    pub(crate) fn busybox(&self) -> Result<&Sandbox> {
+        self.busybox.get(|| {
+            let sandbox = Sandbox::with_busybox()?;
+            sandbox.load(&images::variants()?)?;
+            sandbox.warm("probe", &["/probe", "ids"])?;
+            sandbox.warm("busybox", &["true"])?;
+            Ok(sandbox)
+        })
+    }
+
+    /// A sandbox of the test's own with the same images, unpacked.
+    pub(crate) fn own(&self) -> Result<Sandbox> {
+        self.busybox()?.copied()
+    }
+
+    /// A sandbox with debian:12.
+    pub(crate) fn debian(&self) -> Result<&Sandbox> {
+        self.debian.get(|| {
+            let sandbox = Sandbox::empty()?;
+            sandbox.load(&images::debian()?)?;
+            sandbox.warm("debian:12", &["true"])?;
+            Ok(sandbox)
+        })
+    }
+
+    /// A sandbox with the image of 60 layers.
+    pub(crate) fn layers60(&self) -> Result<&Sandbox> {
+        self.layers60.get(|| {
+            let sandbox = Sandbox::empty()?;
+            sandbox.load(&images::layers60()?)?;
+            sandbox.warm(fixtures::layers60::IMAGE, &["true"])?;
+            Ok(sandbox)
+        })
+    }
+
+    /// The real engine, with busybox, its variants and the probe image.
+    pub(crate) fn docker(&self) -> Result<&Docker> {
+        self.docker.get(|| {
+            let docker = Docker::start()?;
+            docker.load(&images::busybox()?)?;
+            docker.load(&images::variants()?)?;
+            Ok(docker)
+        })
+    }
+}
+
+/// Made once; that it can't be made is the failure of all who ask.
+struct Shared<T>(OnceLock<Result<T, String>>);
+
+impl<T> Default for Shared<T> {
+    fn default() -> Self {
+        Self(OnceLock::new())
+    }
+}
+
+impl<T> Shared<T> {
+    fn get(&self, make: impl FnOnce() -> Result<T>) -> Result<&T> {
+        self.0
+            .get_or_init(|| make().map_err(|error| format!("{error:#}")))
+            .as_ref()
+            .map_err(|error| anyhow!("what the tests share can't be made: {error}"))
+    }
+}
