@@ -4,18 +4,12 @@
 //!
 //! It has a main of its own because sandboxes are shared by tests and must be gone at the end.
 
-mod bad_input;
 mod confinement;
 mod containers;
 mod debian;
-mod differential;
 mod environment;
-mod kills;
-mod layers60;
 mod limits;
 mod process;
-mod pulling;
-mod store;
 mod streams;
 mod terminal;
 mod world;
@@ -47,13 +41,8 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     // The long ones first, so that no thread is left with one at the end.
     for tests in [
-        layers60::tests,
         debian::tests,
         streams::tests,
-        kills::tests,
-        bad_input::tests,
-        pulling::tests,
-        store::tests,
         terminal::tests,
         containers::tests,
         limits::tests,
@@ -66,9 +55,7 @@ fn main() -> ExitCode {
             trials.push(trial(name.to_owned(), &world, test));
         }
     }
-    trials.extend(differential::trials(&world));
     let conclusion: Conclusion = libtest_mimic::run(&arguments, trials);
-    differential::summarize(&world);
     conclusion.exit_code()
 }
 

@@ -5,49 +5,11 @@ use anyhow::Result;
 use crate::world::World;
 
 crate::tests![
-    a_shell_has_job_control,
     the_size_follows_the_terminal,
     the_exit_code_comes_back_from_a_terminal,
     the_detach_keys_leave_it_running,
     a_terminal_without_one_outside,
 ];
-
-fn a_shell_has_job_control(world: &World) -> Result<()> {
-    let vm = world.debian()?;
-    let mut terminal = vm.terminal(["run", "--rm", "-it", "-h", "box", "debian:12", "bash"])?;
-    terminal.wait_for("root@box:/# ")?;
-    terminal.send("tty; echo $TERM\r")?;
-    terminal.wait_for("/dev/pts/0\r\n")?;
-    terminal.wait_for("xterm\r\n")?;
-    terminal.wait_for("# ")?;
-
-    terminal.send("sleep 1000\r")?;
-    terminal.wait_for("sleep 1000\r\n")?;
-    terminal.send("\x03")?;
-    terminal.wait_for("^C")?;
-    terminal.wait_for("# ")?;
-    terminal.send("echo code $?\r")?;
-    terminal.wait_for("code 130\r\n")?;
-
-    terminal.send("sleep 2000\r")?;
-    terminal.wait_for("sleep 2000\r\n")?;
-    terminal.send("\x1a")?;
-    terminal.wait_for("Stopped")?;
-    terminal.wait_for("# ")?;
-    terminal.send("jobs; bg; jobs\r")?;
-    terminal.wait_for("Running")?;
-    terminal.send("fg\r")?;
-    terminal.wait_for("sleep 2000\r\n")?;
-    terminal.send("\x03")?;
-    terminal.wait_for("# ")?;
-
-    terminal.send("echo error >&2; exit\r")?;
-    let (code, text) = terminal.wait()?;
-    assert_eq!(code, 0, "{text}");
-    // There is one stream, and lines end as a terminal ends them.
-    assert!(text.contains("\r\nerror\r\n"), "{text}");
-    Ok(())
-}
 
 fn the_size_follows_the_terminal(world: &World) -> Result<()> {
     let vm = world.debian()?;
