@@ -1,13 +1,20 @@
-//! Whether this host can run VMs, and why not: each finding with a hint. Used by `doctor` and,
-//! for the part that decides, by `run` before it does anything.
+//! Whether this host can run VMs, and why not: findings, each with a hint. `cli/doctor` prints all of
+//! them; `run` asks [`can_run`] before it does anything, so that it ends at once on a host that
+//! can't.
+//!
+//! Probes read files below a root folder and judge what they find, so that tests fake a host by a
+//! folder. It knows no container and prints nothing.
 
-use std::fs;
-use std::io::ErrorKind;
-use std::path::Path;
+mod guest;
+mod host;
+mod kvm;
 
-use kvm_ioctls::{Cap, Kvm};
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
-use crate::sandbox::paths::{GuestFiles, Root};
+/// Longest file of the kernel's that is read, in bytes: /proc/cpuinfo of the largest hosts.
+const FILE_BYTES_MAX: u64 = 8 << 20;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,23 +34,33 @@ pub struct Finding {
     pub level: Level,
     /// What was found.
     pub text: String,
-    /// What to do.
+    /// What to do; none when nothing is to be done.
     pub hint: Option<String>,
 }
 
-fn ok(text: impl Into<String>) -> Finding {
-    Finding {
-        level: Level::Ok,
-        text: text.into(),
-        hint: None,
+impl Finding {
+    fn ok(text: impl Into<String>) -> Self {
+        Self {
+            level: Level::Ok,
+            text: text.into(),
+            hint: None,
+        }
     }
-}
 
-fn bad(level: Level, text: impl Into<String>, hint: &str) -> Finding {
-    Finding {
-        level,
-        text: text.into(),
-        hint: Some(hint.to_owned()),
+    fn warn(text: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            level: Level::Warn,
+            text: text.into(),
+            hint: Some(hint.into()),
+        }
+    }
+
+    fn fail(text: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            level: Level::Fail,
+            text: text.into(),
+            hint: Some(hint.into()),
+        }
     }
 }
 
@@ -56,235 +73,78 @@ pub struct Reason {
     pub hint: String,
 }
 
-/// What KVM needs of the CPU, from the text of /proc/cpuinfo.
-fn cpu(cpuinfo: &str) -> Finding {
-    let has = |flag: &str| {
-        cpuinfo
-            .lines()
-            .filter(|line| line.starts_with("flags"))
-            .any(|line| line.split_whitespace().any(|word| word == flag))
-    };
-    match (has("vmx"), has("svm")) {
-        (true, _) => ok("CPU with hardware virtualization (VMX)"),
-        (_, true) => ok("CPU with hardware virtualization (SVM)"),
-        _ => bad(
-            Level::Fail,
-            "the CPU shows neither VMX nor SVM: a /dev/kvm here is no hardware KVM",
-            "enable virtualization in the firmware, or nested virtualization where this host is a VM itself; \
-             to try things out use `cargo xtask lab`",
-        ),
-    }
-}
+/// A host by the folder that its root file system is in.
+#[derive(Debug, Clone)]
+struct Host(PathBuf);
 
-/// Whether /dev/kvm is there, may be used, and does what is needed.
-fn kvm(device: &Path) -> Finding {
-    match fs::OpenOptions::new().read(true).write(true).open(device) {
-        Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            return bad(
-                Level::Fail,
-                format!("{} does not exist", device.display()),
-                "load the module kvm_intel or kvm_amd; where this host is a VM itself, enable nested virtualization",
-            );
-        }
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            return bad(
-                Level::Fail,
-                format!("no permission for {}", device.display()),
-                "add your user to the group kvm (`sudo usermod -aG kvm $USER`) and log in again",
-            );
-        }
-        Err(error) => {
-            return bad(
-                Level::Fail,
-                format!("open {}: {error}", device.display()),
-                "see `dmesg` for what KVM said when it was loaded",
-            );
+impl Host {
+    fn path(&self, path: &str) -> PathBuf {
+        self.0.join(path)
+    }
+
+    /// A file without the blanks around it; empty when it can't be read, as where a kernel does
+    /// not have it.
+    fn read(&self, path: &str) -> String {
+        let mut text = String::new();
+        let read = File::open(self.path(path))
+            .and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text));
+        match read {
+            Ok(_) => text.trim().to_owned(),
+            Err(_) => String::new(),
         }
     }
-    let kvm = match Kvm::new() {
-        Ok(kvm) => kvm,
-        Err(error) => {
-            return bad(
-                Level::Fail,
-                format!("open KVM: {error}"),
-                "see `dmesg` for what KVM said",
-            );
-        }
-    };
-    let version = kvm.get_api_version();
-    if version != 12 {
-        return bad(
-            Level::Fail,
-            format!("KVM speaks API version {version}, not 12"),
-            "use a Linux kernel of 2.6.22 or later with its own KVM",
-        );
-    }
-    let needed = [
-        Cap::Irqchip,
-        Cap::Ioeventfd,
-        Cap::Irqfd,
-        Cap::UserMemory,
-        Cap::SetTssAddr,
-    ];
-    for cap in needed {
-        if !kvm.check_extension(cap) {
-            return bad(
-                Level::Fail,
-                format!("KVM lacks {cap:?}"),
-                "use a Linux kernel of 5.10 or later with its own KVM",
-            );
-        }
-    }
-    ok("KVM with everything that is needed")
-}
 
-fn guest_files() -> Finding {
-    match GuestFiles::find() {
-        Ok(files) => ok(format!("guest kernel {}", files.kernel.display())),
-        Err(error) => bad(
-            Level::Fail,
-            format!("{error:#}"),
-            "build them with `cargo xtask artifacts`, or name their folder in BULKHEAD_GUEST",
-        ),
-    }
-}
-
-fn mke2fs() -> Finding {
-    let found = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"]
-        .iter()
-        .any(|folder| Path::new(folder).join("mke2fs").exists());
-    if found {
-        ok("mke2fs, which makes writable layers")
-    } else {
-        bad(
-            Level::Fail,
-            "mke2fs is missing",
-            "install the package e2fsprogs",
-        )
-    }
-}
-
-/// Side channels between tenants: SMT and the kernel's own list of vulnerabilities.
-fn side_channels(sys: &Path) -> Vec<Finding> {
-    let cpu = sys.join("devices/system/cpu");
-    let mut all = Vec::new();
-    let smt = fs::read_to_string(cpu.join("smt/control")).unwrap_or_default();
-    all.push(match smt.trim() {
-        "on" => bad(
-            Level::Warn,
-            "SMT is on: VMs of different users may share a core",
-            "turn it off where users distrust each other (`echo off > /sys/devices/system/cpu/smt/control`)",
-        ),
-        "" => ok("SMT: not told by this kernel"),
-        state => ok(format!("SMT: {state}")),
-    });
-    let mut vulnerable = Vec::new();
-    for entry in fs::read_dir(cpu.join("vulnerabilities"))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        let text = fs::read_to_string(entry.path()).unwrap_or_default();
-        if text.starts_with("Vulnerable") {
-            vulnerable.push(entry.file_name().to_string_lossy().into_owned());
-        }
-    }
-    vulnerable.sort();
-    all.push(if vulnerable.is_empty() {
-        ok("CPU vulnerabilities: none unmitigated")
-    } else {
-        bad(
-            Level::Warn,
-            format!(
-                "CPU vulnerabilities without mitigation: {}",
-                vulnerable.join(", ")
-            ),
-            "update the microcode and the kernel, and don't boot with mitigations=off",
-        )
-    });
-    let ksm = fs::read_to_string(sys.join("kernel/mm/ksm/run")).unwrap_or_default();
-    all.push(if ksm.trim() == "1" {
-        bad(
-            Level::Warn,
-            "KSM merges pages of different VMs, which can be timed",
-            "turn it off (`echo 2 > /sys/kernel/mm/ksm/run`)",
-        )
-    } else {
-        ok("KSM is off")
-    });
-    all
-}
-
-fn cgroup(sys: &Path, own: &str) -> Finding {
-    let root = sys.join("fs/cgroup");
-    if !root.join("cgroup.controllers").exists() {
-        return bad(
-            Level::Warn,
-            "no cgroup v2: VMs can't be limited on the host as a group",
-            "boot with systemd.unified_cgroup_hierarchy=1",
-        );
-    }
-    let path = own
-        .lines()
-        .find_map(|line| line.strip_prefix("0::/"))
-        .unwrap_or_default();
-    let procs = root.join(path).join("cgroup.procs");
-    let writable = fs::OpenOptions::new().write(true).open(procs).is_ok();
-    if writable {
-        ok("cgroup v2, delegated to this user")
-    } else {
-        bad(
-            Level::Warn,
-            "cgroup v2 is not delegated to this user",
-            "log in through systemd, or run under `systemd-run --user --scope`",
-        )
-    }
-}
-
-fn state_root() -> Finding {
-    match Root::of_user() {
-        Ok(root) => ok(format!("state in {}", root.path().display())),
-        Err(error) => bad(
-            Level::Fail,
-            format!("{error:#}"),
-            "name a writable folder in BULKHEAD_ROOT",
-        ),
+    /// Names in a folder, sorted.
+    fn names(&self, path: &str) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(self.path(path))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        names.sort();
+        names
     }
 }
 
 /// What decides whether a VM can run, most basic first.
-fn decisive() -> Vec<Finding> {
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    vec![
-        kvm(Path::new("/dev/kvm")),
-        cpu(&cpuinfo),
-        guest_files(),
-        mke2fs(),
-        state_root(),
-    ]
+fn decisive(host: &Host) -> Vec<Finding> {
+    let cpu = kvm::cpu(host);
+    let device = kvm::device(host, cpu.level == Level::Ok);
+    // What KVM can do is asked only where it is KVM that answers.
+    let extensions = match (device.level, cpu.level) {
+        (Level::Ok, Level::Ok) => Some(kvm::extensions(host)),
+        _ => None,
+    };
+    let mut all = vec![device, cpu];
+    all.extend(extensions);
+    all.extend([guest::files(), guest::mke2fs(host), guest::state_root()]);
+    all
 }
 
-/// Everything, line by line; whether VMs can run.
+/// Everything, in the order to read it.
 #[must_use]
-pub fn report() -> (Vec<Finding>, bool) {
-    let mut all = decisive();
-    all.extend(side_channels(Path::new("/sys")));
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    all.push(cgroup(Path::new("/sys"), &own));
-    let runs = all.iter().all(|finding| finding.level != Level::Fail);
-    (all, runs)
+pub fn report() -> Vec<Finding> {
+    let host = Host(Path::new("/").to_owned());
+    let mut all = decisive(&host);
+    all.extend(guest::checksum());
+    all.extend(host::side_channels(&host));
+    all.push(host::page_merging(&host));
+    all.push(host::swap(&host));
+    all.push(host::cgroup(&host));
+    all
 }
 
-/// Whether `run` may go on.
+/// Whether `run` may go on. Reads a few small files and asks KVM for its version.
 ///
 /// # Errors
 /// The first thing that keeps VMs from running.
 pub fn can_run() -> Result<(), Reason> {
-    match decisive()
+    let host = Host(Path::new("/").to_owned());
+    let failed = decisive(&host)
         .into_iter()
-        .find(|finding| finding.level == Level::Fail)
-    {
+        .find(|finding| finding.level == Level::Fail);
+    match failed {
         None => Ok(()),
         Some(Finding { text, hint, .. }) => Err(Reason {
             text,
@@ -294,47 +154,50 @@ pub fn can_run() -> Result<(), Reason> {
 }
 
 #[cfg(test)]
+mod fake {
+    //! A host made of files.
+
+    use super::Host;
+
+    /// A host with these files; the folder goes with the first value.
+    pub(super) fn host(files: &[(&str, &str)]) -> (tempfile::TempDir, Host) {
+        let folder = tempfile::tempdir().unwrap();
+        for (path, content) in files {
+            let path = folder.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
+        }
+        let host = Host(folder.path().to_owned());
+        (folder, host)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_cpu_without_virtualization_is_told() {
-        assert_eq!(cpu("flags\t: fpu vmx sse\n").level, Level::Ok);
-        assert_eq!(cpu("flags\t: fpu svm\n").level, Level::Ok);
-        let finding = cpu("flags\t: fpu svmx\nvmx flags: vnmi\n");
-        assert_eq!(finding.level, Level::Fail);
-        assert!(finding.hint.is_some());
+    fn the_first_failure_is_the_reason_and_every_failure_has_a_hint() {
+        let (_folder, host) = fake::host(&[("proc/cpuinfo", "flags\t: fpu\n")]);
+        let findings = decisive(&host);
+        assert_eq!(findings[0].level, Level::Fail);
+        assert!(findings[0].text.contains("does not exist"), "{findings:?}");
+        assert_eq!(findings[1].level, Level::Fail);
+        for finding in findings {
+            assert_eq!(
+                finding.hint.is_some(),
+                finding.level != Level::Ok,
+                "{finding:?}"
+            );
+        }
     }
 
     #[test]
-    fn a_missing_device_and_one_without_permission_are_told_apart() {
-        let folder = tempfile::tempdir().unwrap();
-        let missing = kvm(&folder.path().join("kvm"));
-        assert!(missing.text.ends_with("does not exist"), "{missing:?}");
-        let wrong = kvm(folder.path());
-        assert_eq!(wrong.level, Level::Fail);
-    }
-
-    #[test]
-    fn the_kernels_list_of_vulnerabilities_is_read() {
-        let sys = tempfile::tempdir().unwrap();
-        let cpu = sys.path().join("devices/system/cpu");
-        fs::create_dir_all(cpu.join("vulnerabilities")).unwrap();
-        fs::create_dir_all(cpu.join("smt")).unwrap();
-        fs::write(cpu.join("smt/control"), "on\n").unwrap();
-        fs::write(
-            cpu.join("vulnerabilities/mds"),
-            "Vulnerable: no microcode\n",
-        )
-        .unwrap();
-        fs::write(
-            cpu.join("vulnerabilities/l1tf"),
-            "Mitigation: PTE Inversion\n",
-        )
-        .unwrap();
-        let all = side_channels(sys.path());
-        assert_eq!(all[0].level, Level::Warn);
-        assert_eq!(all[1].text, "CPU vulnerabilities without mitigation: mds");
-        assert_eq!(all[2].level, Level::Ok);
+    fn a_file_that_is_not_there_is_empty() {
+        let (_folder, host) = fake::host(&[("a/b", " x \n")]);
+        assert_eq!(host.read("a/b"), "x");
+        assert_eq!(host.read("a/c"), "");
+        assert_eq!(host.names("a"), ["b"]);
+        assert!(host.names("c").is_empty());
     }
 }

@@ -1,10 +1,11 @@
 //! The parser of `run`, built from [`super::surface`]: the flags of `docker run`, read as Docker's
 //! own parser reads them.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::surface::{ALIASES, Fate, Flag, Form, RUN};
+use super::surface::{ALIASES, Fate, Flag, Form, IMAGE, RUN};
+use super::values;
 
 /// The words after the flags.
 const WORDS: &str = "IMAGE [COMMAND] [ARG...]";
@@ -15,6 +16,7 @@ pub fn command() -> Command {
     let mut command = Command::new("run")
         .about("Run an image's process in a microVM of its own")
         .override_usage("bulkhead run [OPTIONS] IMAGE [COMMAND] [ARG...]")
+        .after_help(footnotes())
         .disable_help_flag(true)
         .args_override_self(true)
         .arg(
@@ -22,6 +24,7 @@ pub fn command() -> Command {
                 .action(ArgAction::Append)
                 .num_args(1..)
                 .required(true)
+                .hide(true)
                 .trailing_var_arg(true)
                 .allow_hyphen_values(false),
         );
@@ -34,7 +37,7 @@ pub fn command() -> Command {
 fn argument(flag: &'static Flag) -> Arg {
     let mut arg = Arg::new(flag.name)
         .long(flag.name)
-        .help(flag.help)
+        .help(help(flag))
         .help_heading(flag.group);
     if let Some(short) = flag.short {
         arg = arg.short(short);
@@ -56,16 +59,65 @@ fn argument(flag: &'static Flag) -> Arg {
             .num_args(0..=1)
             .require_equals(true)
             .default_missing_value("true")
-            .value_name("bool")
-            .hide_possible_values(true),
-        Form::Value => arg
-            .action(ArgAction::Set)
+            .hide_default_value(true)
+            .value_name("bool"),
+        Form::Value(word) | Form::List(word) => arg
+            .action(match flag.form {
+                Form::List(_) => ArgAction::Append,
+                _ => ArgAction::Set,
+            })
             .num_args(1)
+            .value_name(word)
             .allow_hyphen_values(true),
-        Form::List => arg
-            .action(ArgAction::Append)
-            .num_args(1)
-            .allow_hyphen_values(true),
+    }
+}
+
+/// One line of help, with what is different here.
+fn help(flag: &Flag) -> String {
+    match flag.fate {
+        Fate::Differs(how) => format!("{} ({how})", flag.help),
+        Fate::Only(values, _) => {
+            let values: Vec<&str> = values.iter().copied().filter(|v| !v.is_empty()).collect();
+            match values.as_slice() {
+                [] => format!("{} (not supported)", flag.help),
+                some => format!("{} (only {})", flag.help, some.join(", ")),
+            }
+        }
+        Fate::Warns(_) => format!("{} (discarded with a warning)", flag.help),
+        Fate::Works | Fate::Refused(_) => flag.help.to_owned(),
+    }
+}
+
+/// What follows the flags in the help: those that are refused, and the image's part.
+fn footnotes() -> String {
+    let refused: Vec<String> = RUN
+        .iter()
+        .filter(|flag| matches!(flag.fate, Fate::Refused(_)))
+        .map(|flag| format!("--{}", flag.name))
+        .collect();
+    let image: Vec<String> = IMAGE
+        .iter()
+        .filter_map(|(member, fate)| match fate {
+            Fate::Differs(how) => Some(format!("  {member}: {how}")),
+            _ => None,
+        })
+        .collect();
+    format!(
+        "Refused, each with its reason when it is used:\n  {}\n\nOf the image's configuration:\n{}",
+        refused.join(" "),
+        image.join("\n")
+    )
+}
+
+/// A flag as Docker's messages have it: `-m, --memory`.
+fn shown(name: &str) -> String {
+    let short = RUN
+        .iter()
+        .find(|flag| flag.name == name)
+        .and_then(|flag| flag.short);
+    match short {
+        Some(short) => format!("-{short}, --{name}"),
+        None => format!("--{name}"),
     }
 }
 
@@ -81,25 +133,19 @@ impl Flags {
     pub fn check(matches: ArgMatches) -> Result<Self> {
         let flags = Self(matches);
         for flag in RUN.iter().filter(|flag| flag.name != "help") {
-            let given = flags.list(flag.name);
-            if given.is_empty() {
-                continue;
-            }
-            if flag.form == Form::Switch {
-                flags.switch(flag.name)?;
-            }
+            let given = flags.given(flag)?;
             match flag.fate {
-                // `--detach=false` asks for nothing.
-                Fate::Refused(why)
-                    if flag.form != Form::Switch || flags.switch(flag.name)? == Some(true) =>
-                {
+                Fate::Refused(why) if !given.is_empty() => {
                     bail!("--{} is not supported: {why}", flag.name);
                 }
                 Fate::Only(values, why) => {
-                    if let Some(value) =
-                        given.iter().find(|value| !values.contains(&value.as_str()))
-                    {
-                        bail!("--{} {value} is not supported: {why}", flag.name);
+                    let other = given.iter().find(|value| !values.contains(&value.as_str()));
+                    if let Some(value) = other {
+                        // Docker's sentence, for scripts that look for it.
+                        if flag.name == "restart" && flags.is_on("rm") {
+                            bail!("conflicting options: cannot specify both --restart and --rm");
+                        }
+                        bail!("--{}={value} is not supported: {why}", flag.name);
                     }
                 }
                 Fate::Works | Fate::Differs(_) | Fate::Warns(_) | Fate::Refused(_) => {}
@@ -108,13 +154,27 @@ impl Flags {
         Ok(flags)
     }
 
+    /// What was given for a flag; a switch that is off asks for nothing, unless off is the
+    /// question.
+    fn given(&self, flag: &Flag) -> Result<Vec<String>> {
+        if flag.form != Form::Switch {
+            return Ok(self.list(flag.name));
+        }
+        Ok(match (self.switch(flag.name)?, flag.fate) {
+            (Some(on), Fate::Only(..)) => vec![on.to_string()],
+            (Some(true), _) => vec!["true".to_owned()],
+            (Some(false) | None, _) => Vec::new(),
+        })
+    }
+
     /// Warnings for what is accepted without effect.
     #[must_use]
     pub fn warnings(&self) -> Vec<&'static str> {
         RUN.iter()
-            .filter(|flag| !self.list(flag.name).is_empty())
-            .filter_map(|flag| match flag.fate {
-                Fate::Warns(text) => Some(text),
+            .filter_map(|flag| match (flag.fate, self.given(flag)) {
+                (Fate::Warns(text), Ok(given)) if given.iter().any(|value| value != "0") => {
+                    Some(text)
+                }
                 _ => None,
             })
             .collect()
@@ -140,13 +200,41 @@ impl Flags {
         self.list(name).pop()
     }
 
+    /// The last value of a flag for which empty is the same as absent.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<String> {
+        self.value(name).filter(|text| !text.is_empty())
+    }
+
+    /// The last value of a flag, read by `parse`.
+    ///
+    /// # Errors
+    /// As Docker says that a value can't be read.
+    pub fn one<T>(&self, name: &str, parse: impl Fn(&str) -> Result<T>) -> Result<Option<T>> {
+        Ok(self.each(name, parse)?.pop())
+    }
+
+    /// Every value of a flag, read by `parse`.
+    ///
+    /// # Errors
+    /// As Docker says that a value can't be read.
+    pub fn each<T>(&self, name: &str, parse: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
+        self.list(name)
+            .iter()
+            .map(|text| match parse(text) {
+                Ok(value) => Ok(value),
+                Err(cause) => bail!(
+                    "invalid argument \"{text}\" for \"{}\" flag: {cause:#}",
+                    shown(name)
+                ),
+            })
+            .collect()
+    }
+
     fn switch(&self, name: &str) -> Result<Option<bool>> {
-        match self.value(name).as_deref() {
-            None => Ok(None),
-            Some("true" | "True" | "TRUE" | "t" | "T" | "1") => Ok(Some(true)),
-            Some("false" | "False" | "FALSE" | "f" | "F" | "0") => Ok(Some(false)),
-            Some(other) => bail!("invalid argument \"{other}\" for \"--{name}\" flag"),
-        }
+        self.one(name, |text| {
+            values::security::switch(text).context("it is neither true nor false")
+        })
     }
 
     /// Whether a switch is on; `check` has seen that its value is one.
@@ -228,7 +316,7 @@ mod tests {
             let long = format!("--{}", flag.name);
             let args: Vec<&str> = match flag.form {
                 Form::Switch => vec![&long, "i"],
-                Form::Value | Form::List => vec![&long, "1", "i"],
+                Form::Value(_) | Form::List(_) => vec![&long, "1", "i"],
             };
             let error = parse(&args).unwrap_err().to_string();
             assert_eq!(error, format!("--{} is not supported: {why}", flag.name));

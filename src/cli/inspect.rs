@@ -1,10 +1,14 @@
 //! `bulkhead inspect`: containers and images as JSON, in Docker's shape.
 
 use anyhow::{Result, bail};
-use images::Store;
+use clap::ValueEnum;
+use images::{Image, Store};
+use serde::{Serialize, Serializer};
 use serde_json::Value;
+use serde_json::ser::PrettyFormatter;
 
-use super::template;
+use super::output;
+use super::template::Template;
 use crate::sandbox::paths::Root;
 use crate::sandbox::{inspect, state};
 
@@ -14,29 +18,48 @@ pub struct InspectArgs {
     /// `json` or a template such as '{{.State.ExitCode}}'
     #[arg(short, long)]
     format: Option<String>,
-    /// container or image
-    #[arg(long = "type")]
-    kind: Option<String>,
+    /// What to look for
+    #[arg(long = "type", value_name = "type")]
+    kind: Option<ObjectKind>,
     /// Show sizes; they are always shown
     #[arg(short, long)]
     size: bool,
     /// Names or ids
-    #[arg(required = true)]
+    #[arg(required = true, value_name = "NAME|ID")]
     names: Vec<String>,
+}
+
+/// What there is to inspect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ObjectKind {
+    /// A container
+    Container,
+    /// An image
+    Image,
+}
+
+/// One that was found.
+enum Object {
+    Container(Value),
+    Image(Box<Image>),
+}
+
+impl Serialize for Object {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Container(value) => value.serialize(serializer),
+            Self::Image(image) => images::inspect_json(image).serialize(serializer),
+        }
+    }
 }
 
 /// Prints each object, and fails at the end when one is missing.
 ///
 /// # Errors
 /// `No such object`, with Docker's `[]` on stdout when there is none at all.
-pub fn run(args: &InspectArgs, only: Option<&str>) -> Result<()> {
-    let kind = only.or(args.kind.as_deref());
-    if kind.is_some_and(|kind| !matches!(kind, "container" | "image")) {
-        bail!(
-            "\"{}\" is not a valid value for --type",
-            kind.unwrap_or_default()
-        );
-    }
+pub fn run(args: &InspectArgs, only: Option<ObjectKind>) -> Result<()> {
+    let kind = only.or(args.kind);
+    let template = args.format.as_deref().map(Template::parse).transpose()?;
     let root = Root::of_user()?;
     let store = Store::open(&root.images())?;
     let (mut found, mut missing) = (Vec::new(), Vec::new());
@@ -46,40 +69,67 @@ pub fn run(args: &InspectArgs, only: Option<&str>) -> Result<()> {
             None => missing.push(name.as_str()),
         }
     }
-    match args.format.as_deref() {
-        None => println!(
-            "{}",
-            serde_json::to_string_pretty(&found)?.replace("  ", "    ")
-        ),
-        Some(format) => {
-            for value in &found {
-                println!("{}", template::render(format, value)?);
+    match template {
+        None => output::line(&pretty(&found)?)?,
+        Some(template) => {
+            for object in &found {
+                output::line(&template.render(&serde_json::to_value(object)?)?)?;
             }
         }
     }
     if !missing.is_empty() {
         let word = match kind {
-            Some("container") => "container",
-            Some("image") => "image",
-            _ => "object",
+            Some(ObjectKind::Container) => "container",
+            Some(ObjectKind::Image) => "image",
+            None => "object",
         };
         bail!("No such {word}: {}", missing.join(", "));
     }
     Ok(())
 }
 
-fn object(root: &Root, store: &Store, name: &str, kind: Option<&str>) -> Result<Option<Value>> {
-    if kind != Some("image")
+/// Indented by four, as Docker does.
+fn pretty(found: &[Object]) -> Result<String> {
+    let mut bytes = Vec::new();
+    let formatter = PrettyFormatter::with_indent(b"    ");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
+    found.serialize(&mut serializer)?;
+    Ok(String::from_utf8(bytes)?)
+}
+
+fn object(
+    root: &Root,
+    store: &Store,
+    name: &str,
+    kind: Option<ObjectKind>,
+) -> Result<Option<Object>> {
+    if kind != Some(ObjectKind::Image)
         && let Ok((folder, config)) = state::find(root, name)
     {
-        return Ok(Some(inspect::container(&config, &folder.true_state()?)));
+        let state = folder.true_state()?;
+        return Ok(Some(Object::Container(inspect::container(&config, &state))));
     }
-    if kind == Some("container") {
+    if kind == Some(ObjectKind::Container) {
         return Ok(None);
     }
     match store.resolve(name) {
-        Ok(image) => Ok(Some(serde_json::to_value(images::inspect_json(&image))?)),
+        Ok(image) => Ok(Some(Object::Image(Box::new(image)))),
         Err(error) if error.is_no_such_image() => Ok(None),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_indented_by_four_and_their_texts_are_left_alone() {
+        let object = Object::Container(serde_json::json!({"Args": ["two  blanks"], "Env": []}));
+        assert_eq!(
+            pretty(&[object]).unwrap(),
+            "[\n    {\n        \"Args\": [\n            \"two  blanks\"\n        ],\n        \"Env\": []\n    }\n]"
+        );
+        assert_eq!(pretty(&[]).unwrap(), "[]");
     }
 }

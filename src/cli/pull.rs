@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::sync::Mutex;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use images::registry::{LayerProgress, LayerState};
 use images::{Digest, Platform, PullOptions, PullStatus, Pulled, Reference, Store};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::output;
 use crate::sandbox::paths::Root;
 
 /// Registries that may speak plain HTTP besides those on this machine, separated by commas.
@@ -23,6 +24,9 @@ pub struct PullArgs {
     /// Print nothing but the image's name
     #[arg(short, long)]
     quiet: bool,
+    /// Every tag of the repository; refused, name each tag
+    #[arg(short, long)]
+    all_tags: bool,
     /// Platform, where the image is for several: os[/arch[/variant]]
     #[arg(long)]
     platform: Option<String>,
@@ -33,6 +37,7 @@ pub struct PullArgs {
     #[arg(long, value_name = "FILE")]
     ca_file: Vec<std::path::PathBuf>,
     /// Image: `NAME`, `NAME:TAG` or `NAME@DIGEST`
+    #[arg(value_name = "NAME[:TAG|@DIGEST]")]
     name: String,
 }
 
@@ -41,38 +46,43 @@ pub struct PullArgs {
 /// # Errors
 /// What the registry or the store says.
 pub fn run(args: PullArgs) -> Result<()> {
+    if args.all_tags {
+        bail!("--all-tags is not supported: name each tag");
+    }
     let platform = match &args.platform {
         Some(text) => Platform::parse(text)?,
         None => Platform::host(),
     };
     let reference = Reference::parse(&args.name)?;
     let store = Store::open(&Root::of_user()?.images())?;
-    if !args.quiet
-        && reference.digest().is_none()
-        && !args.name.ends_with(reference.tag().unwrap_or(""))
-    {
-        println!("Using default tag: latest");
+    let names_tag = reference
+        .tag()
+        .is_some_and(|tag| args.name.ends_with(&format!(":{tag}")));
+    if !args.quiet && reference.digest().is_none() && !names_tag {
+        output::line("Using default tag: latest")?;
     }
     let mut options = options();
     options.insecure.extend(args.insecure_registry);
     options.ca_files.extend(args.ca_file);
     let pulled = pull_with(&store, &reference, &platform, args.quiet, &options)?;
     if !args.quiet {
-        println!("Digest: {}", pulled.digest);
-        match pulled.status {
-            PullStatus::Downloaded => {
-                println!(
-                    "Status: Downloaded newer image for {}",
-                    reference.familiar()
-                );
-            }
-            PullStatus::UpToDate => {
-                println!("Status: Image is up to date for {}", reference.familiar());
-            }
+        for line in outcome(&pulled, &reference) {
+            output::line(&line)?;
         }
     }
-    println!("{}", canonical(&reference));
-    Ok(())
+    output::line(&canonical(&reference))
+}
+
+/// What Docker says at the end of a pull.
+fn outcome(pulled: &Pulled, reference: &Reference) -> [String; 2] {
+    let familiar = reference.familiar();
+    [
+        format!("Digest: {}", pulled.digest),
+        match pulled.status {
+            PullStatus::Downloaded => format!("Status: Downloaded newer image for {familiar}"),
+            PullStatus::UpToDate => format!("Status: Image is up to date for {familiar}"),
+        },
+    ]
 }
 
 /// Domain, path and tag, as Docker prints it last.
@@ -107,7 +117,13 @@ pub fn pull(
     platform: &Platform,
     quiet: bool,
 ) -> Result<Pulled> {
-    pull_with(store, reference, platform, quiet, &options())
+    let pulled = pull_with(store, reference, platform, quiet, &options())?;
+    if !quiet {
+        for line in outcome(&pulled, reference) {
+            output::note(&line);
+        }
+    }
+    Ok(pulled)
 }
 
 fn pull_with(
@@ -117,11 +133,19 @@ fn pull_with(
     quiet: bool,
     options: &PullOptions,
 ) -> Result<Pulled> {
+    if !quiet {
+        let version = match (reference.digest(), reference.tag()) {
+            (Some(digest), _) => digest.to_string(),
+            (None, tag) => tag.unwrap_or("latest").to_owned(),
+        };
+        output::note(&format!("{version}: Pulling from {}", reference.path()));
+    }
     let bars = Bars::new(quiet);
     let pulled = images::pull(store, reference, platform, options, &|layer| {
         bars.show(layer)
     });
-    bars.all.clear().ok();
+    // What the terminal says to that changes nothing.
+    let _ = bars.all.clear();
     Ok(pulled?)
 }
 
@@ -174,7 +198,7 @@ impl Bars {
         bar.set_position(layer.current);
         let ended = matches!(layer.state, LayerState::Exists | LayerState::Done);
         if self.lines && ended && *before != layer.state {
-            eprintln!("{}: {word}", layer.digest.short());
+            output::note(&format!("{}: {word}", layer.digest.short()));
         }
         *before = layer.state;
     }

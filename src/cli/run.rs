@@ -7,22 +7,33 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::ArgMatches;
-use images::{Image, Platform, Reference, Store};
+use images::{Image, Reference, Store};
 use protocol::message::WindowSize;
 
 use super::flags::Flags;
-use super::plan::{Caller, Plan, plan};
-use super::{names, pull, values};
+use super::merge::{self, Host};
+use super::options::{Caller, ImageOptions, PullPolicy, RunOptions};
+use super::{names, output, pull};
 use crate::doctor;
 use crate::sandbox::attach::{self, Ended};
 use crate::sandbox::clock::{monotonic_ns, now};
 use crate::sandbox::disks;
+use crate::sandbox::launch::Launch;
 use crate::sandbox::paths::{GuestFiles, Root};
 use crate::sandbox::start::{AttachOptions, run_attached};
 use crate::sandbox::state::{self, ContainerConfig, Phases};
 
 /// Bytes of an environment, label or seccomp file.
 const FILE_MAX: u64 = 1 << 20;
+
+/// Where the kernel lists the CPUs that are online.
+const CPUS_ONLINE: &str = "/sys/devices/system/cpu/online";
+
+/// Size of a terminal that nobody has: the VT100's.
+const DEFAULT_WINDOW: WindowSize = WindowSize {
+    rows: 24,
+    columns: 80,
+};
 
 /// A refusal with an exit code of its own; any other error of `run` is 125.
 #[derive(Debug, thiserror::Error)]
@@ -39,34 +50,30 @@ pub struct WithCode {
 /// Anything that kept the process from running; exit code 125 unless it is a [`WithCode`].
 pub fn run(matches: ArgMatches, began: u64) -> Result<u8> {
     let flags = Flags::check(matches)?;
-    if flags.is_on("tty") && flags.is_on("interactive") && !std::io::stdin().is_terminal() {
+    let options = parse(&flags)?;
+    if options.container.streams.stdin && options.process.tty && !std::io::stdin().is_terminal() {
         return Err(WithCode {
             code: 1,
             message: "the input device is not a TTY".to_owned(),
         }
         .into());
     }
-    for warning in flags.warnings() {
-        eprintln!("WARNING: {warning}");
+    let without_effect = flags.warnings().into_iter().map(str::to_owned);
+    for warning in without_effect.chain(options.warnings()) {
+        output::note(&format!("WARNING: {warning}"));
     }
-    let name = flags
-        .value("name")
-        .map(|text| values::container_name(&text).map(str::to_owned))
-        .transpose()?;
-    let words = flags.words();
-    let wanted = words.first().context("no image given")?;
+    let cidfile = CidFile::create(options.container.cidfile.as_deref())?;
     doctor::can_run()?;
     let guest = GuestFiles::find()?;
     let root = Root::of_user()?;
     let store = Store::open(&root.images())?;
     // Until the container is on record as a user of its layers, nobody may remove them.
     let lease = store.lease()?;
-    let image = find_image(&flags, &store, wanted)?;
+    let image = find_image(&options.image, &store)?;
     let id = names::random_id()?;
     // Refused before anything is unpacked.
-    let plan = make_plan(&flags, &image, &id)?;
-    let cidfile = CidFile::create(flags.value("cidfile"))?;
-    let mut progress = pull::ConvertBar::new(flags.is_on("quiet"));
+    let launch = launch(&options, &image, &id)?;
+    let mut progress = pull::ConvertBar::new(options.image.quiet);
     disks::prepare_layers(
         &guest,
         &store,
@@ -77,17 +84,18 @@ pub fn run(matches: ArgMatches, began: u64) -> Result<u8> {
     )?;
     drop(progress);
     let config = ContainerConfig {
-        name: match name {
-            Some(name) => name,
+        name: match &options.container.name {
+            Some(name) => name.clone(),
             None => names::random_name(&root)?,
         },
         id,
         created: now(),
-        image: wanted.clone(),
+        image: options.image.name.clone(),
         image_id: image.id.to_string(),
-        labels: plan.labels,
-        annotations: plan.annotations,
-        launch: plan.launch,
+        labels: merge::labels(&options, &image.config),
+        annotations: options.container.annotations.clone(),
+        exposed_ports: merge::exposed_ports(&options, &image.config),
+        launch,
     };
     let folder = state::create(&root, &config)?;
     drop(lease);
@@ -100,91 +108,114 @@ pub fn run(matches: ArgMatches, began: u64) -> Result<u8> {
         disks: monotonic_ns(),
         ..Phases::default()
     };
-    let options = AttachOptions {
-        stdin: plan.attach.0 && config.launch.open_stdin,
-        stdout: plan.attach.1,
-        stderr: plan.attach.2,
-        terminal: config.launch.run.process.terminal.is_some(),
-        forward_signals: plan.forward_signals,
-        detach_keys: plan.detach_keys,
+    let attach_options = AttachOptions {
+        stdin: options.container.streams.stdin && config.launch.open_stdin,
+        stdout: options.container.streams.stdout,
+        stderr: options.container.streams.stderr,
+        terminal: options.process.tty,
+        forward_signals: options.container.forward_signals,
+        detach_keys: options.container.detach_keys,
     };
-    match run_attached(&root, &folder, phases, options)? {
+    match run_attached(&root, &folder, phases, attach_options)? {
         Ended::Exited(code) => Ok(code),
         Ended::Failed(code, message) => Err(WithCode { code, message }.into()),
         Ended::Detached => Ok(0),
     }
 }
 
-/// The image by the pull policy.
-fn find_image(flags: &Flags, store: &Store, wanted: &str) -> Result<Image> {
-    let platform = match flags.value("platform") {
-        Some(text) => Platform::parse(&text)?,
-        None => Platform::host(),
+fn parse(flags: &Flags) -> Result<RunOptions> {
+    let cpu_count = std::thread::available_parallelism().map_or(1, usize::from);
+    let cpus_online = match std::fs::read_to_string(CPUS_ONLINE) {
+        Ok(text) => text.trim().to_owned(),
+        Err(_) => format!("0-{}", cpu_count.saturating_sub(1)),
     };
-    let quiet = flags.is_on("quiet");
-    let policy = flags.value("pull").unwrap_or_else(|| "missing".to_owned());
-    let image = match policy.as_str() {
-        "always" => pull::pull(store, &Reference::parse(wanted)?, &platform, quiet)?.image,
-        "missing" | "never" | "" => match store.resolve(wanted) {
-            Ok(image) => image,
-            Err(error) if error.is_no_such_image() && policy != "never" => {
-                let reference = Reference::parse(wanted)?;
-                if !quiet {
-                    eprintln!("Unable to find image '{}' locally", reference.familiar());
-                }
-                pull::pull(store, &reference, &platform, quiet)?.image
+    let caller = Caller {
+        variable: &|name| std::env::var(name).ok(),
+        read: &read_file,
+        cpu_count,
+        cpus_online: &cpus_online,
+    };
+    RunOptions::parse(flags, &caller)
+}
+
+fn launch(options: &RunOptions, image: &Image, id: &str) -> Result<Launch> {
+    let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let host = Host {
+        resolv_conf: &resolv_conf,
+        window: attach::window_size().unwrap_or(DEFAULT_WINDOW),
+    };
+    let layers = image.layers.iter().map(images::Layer::key).collect();
+    merge::launch(options, &image.config, id, layers, &host)
+}
+
+/// The image by the pull policy.
+fn find_image(options: &ImageOptions, store: &Store) -> Result<Image> {
+    let ImageOptions {
+        name,
+        platform,
+        quiet,
+        ..
+    } = options;
+    let image = match (options.pull, store.resolve(name)) {
+        (PullPolicy::Always, _) => {
+            pull::pull(store, &Reference::parse(name)?, platform, *quiet)?.image
+        }
+        (_, Ok(image)) => image,
+        (PullPolicy::Missing, Err(error)) if error.is_no_such_image() => {
+            let reference = Reference::parse(name)?;
+            if !quiet {
+                let familiar = reference.familiar();
+                output::note(&format!("Unable to find image '{familiar}' locally"));
             }
-            Err(error) => return Err(error.into()),
-        },
-        other => bail!(
-            "invalid pull option: '{other}': must be one of \"always\", \"missing\" or \"never\""
-        ),
+            pull::pull(store, &reference, platform, *quiet)?.image
+        }
+        (_, Err(error)) => return Err(error.into()),
     };
     if platform.fit(image.platform()).is_none() {
         bail!(
-            "image {wanted} is for {}, and this host runs {platform}: a VM emulates no other CPU",
+            "image {name} is for {}, not for {platform}",
+            image.platform()
+        );
+    }
+    let host = images::Platform::host();
+    if host.fit(image.platform()).is_none() {
+        bail!(
+            "image {name} is for {}, and this host runs {host}: a VM emulates no other CPU",
             image.platform()
         );
     }
     Ok(image)
 }
 
-fn make_plan(flags: &Flags, image: &Image, id: &str) -> Result<Plan> {
-    let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let caller = Caller {
-        variable: &|name| std::env::var(name).ok(),
-        read: &read_file,
-        host_cpus: std::thread::available_parallelism().map_or(1, usize::from),
-        resolv_conf: &resolv_conf,
-        window: attach::window_size().unwrap_or(WindowSize {
-            rows: 24,
-            columns: 80,
-        }),
-    };
-    let layers = image.layers.iter().map(images::Layer::key).collect();
-    plan(flags, &image.config, id, layers, &caller)
-}
-
 fn read_file(path: &str) -> Result<String> {
     let mut text = String::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(FILE_MAX + 1).read_to_string(&mut text))
-        .with_context(|| format!("open {path}"))?;
+        .map_err(|error| anyhow::anyhow!("open {path}: {}", plain(&error)))?;
     if text.len() as u64 > FILE_MAX {
         bail!("{path} is larger than {FILE_MAX} bytes");
     }
     Ok(text)
 }
 
+/// An error of the system in the words of its manual, without Rust's number.
+fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error") {
+        Some((words, _)) => words.to_lowercase(),
+        None => text,
+    }
+}
+
 /// The file that takes the container's id; removed again when there is no container.
 struct CidFile(Option<PathBuf>);
 
 impl CidFile {
-    fn create(path: Option<String>) -> Result<Self> {
-        let Some(path) = path.filter(|path| !path.is_empty()) else {
+    fn create(path: Option<&str>) -> Result<Self> {
+        let Some(path) = path else {
             return Ok(Self(None));
         };
-        if Path::new(&path).exists() {
+        if Path::new(path).exists() {
             bail!(
                 "container ID file found, make sure the other container isn't running or delete {path}"
             );
@@ -193,7 +224,7 @@ impl CidFile {
             .write(true)
             .create_new(true)
             .mode(0o644)
-            .open(&path)
+            .open(path)
             .with_context(|| format!("failed to create the container ID file {path}"))?;
         Ok(Self(Some(path.into())))
     }

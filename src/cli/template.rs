@@ -1,98 +1,56 @@
-//! `--format`: the part of Go's templates that looks values up: text, `{{.A.B}}`, `{{json .A}}` and
-//! the word `json`. Anything else is refused rather than printed wrongly.
+//! `--format`: Go's templates, as far as scripts use them with docker: fields, variables, pipelines,
+//! `if`, `with`, `range`, comparisons, and the functions of Docker's own.
+//!
+//! Called by the verbs that print objects. It knows JSON values and nothing of containers or images.
+//! Written here because the one crate for it has not been kept up and prints values otherwise than
+//! Go. Not supported and refused by name: `define`, `template`, `block`, and Go's escaping functions.
+//!
+//! ```text
+//! text ─ lexer ─► tokens ─ parser ─► nodes ─ eval (functions, print) ─► text
+//! ```
 
-use anyhow::{Context, Result, bail};
+mod eval;
+mod functions;
+mod lexer;
+mod parser;
+mod print;
+
+use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// Fills `format` from `value`.
-///
-/// # Errors
-/// When the template has something that is not supported, or a name that is not there.
-pub fn render(format: &str, value: &Value) -> Result<String> {
-    if format == "json" {
-        return Ok(value.to_string());
-    }
-    let mut out = String::new();
-    let mut rest = format;
-    while let Some((text, behind)) = rest.split_once("{{") {
-        out.push_str(text);
-        let (action, behind) = behind
-            .split_once("}}")
-            .with_context(|| format!("template parsing error: unclosed action in {format}"))?;
-        out.push_str(&evaluate(action.trim(), value)?);
-        rest = behind;
-    }
-    out.push_str(rest);
-    Ok(out.replace("\\n", "\n").replace("\\t", "\t"))
-}
+/// A format that has been understood.
+#[derive(Debug)]
+pub struct Template(Vec<parser::Node>);
 
-fn evaluate(action: &str, value: &Value) -> Result<String> {
-    let words: Vec<&str> = action.split_whitespace().collect();
-    match words.as_slice() {
-        ["json", path] => Ok(look_up(path, value)?.to_string()),
-        [path] if path.starts_with('.') => Ok(plain(look_up(path, value)?)),
-        _ => bail!(
-            "template {{{{{action}}}}} is not supported: only {{{{.A.B}}}} and {{{{json .A}}}} are"
-        ),
+impl Template {
+    /// Reads a format; the word `json` stands for the whole object.
+    ///
+    /// # Errors
+    /// What is no template, or not supported.
+    pub fn parse(text: &str) -> Result<Self> {
+        let text = if text == "json" { "{{json .}}" } else { text };
+        let nodes = lexer::pieces(text)
+            .and_then(|pieces| parser::parse(&pieces))
+            .context("template parsing error")?;
+        Ok(Self(nodes))
     }
-}
 
-fn look_up<'a>(path: &str, value: &'a Value) -> Result<&'a Value> {
-    let path = path
-        .strip_prefix('.')
-        .context("template parsing error: a name begins with a dot")?;
-    let mut at = value;
-    for name in path.split('.').filter(|name| !name.is_empty()) {
-        at = at
-            .get(name)
-            .with_context(|| format!("template: can't evaluate field {name} in {path}"))?;
+    /// Reads the format of a list, in which `\t` and `\n` are the characters they mean.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_list(text: &str) -> Result<Self> {
+        Self::parse(&text.replace("\\t", "\t").replace("\\n", "\n"))
     }
-    Ok(at)
-}
 
-/// As Go prints it.
-fn plain(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Null => "<no value>".to_owned(),
-        Value::Array(list) => {
-            format!("[{}]", list.iter().map(plain).collect::<Vec<_>>().join(" "))
-        }
-        Value::Object(map) => {
-            let pairs: Vec<String> = map
-                .iter()
-                .map(|(k, v)| format!("{k}:{}", plain(v)))
-                .collect();
-            format!("map[{}]", pairs.join(" "))
-        }
-        other => other.to_string(),
+    /// Fills it from `value`.
+    ///
+    /// # Errors
+    /// A name that is not there, or a value that a function can't take.
+    pub fn render(&self, value: &Value) -> Result<String> {
+        eval::render(&self.0, value).context("template parsing error")
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn values_are_looked_up_and_printed_as_go_does() {
-        let value = json!({"State": {"ExitCode": 3, "Ok": true}, "L": ["a", "b"], "M": {"k": "v"}});
-        for (format, want) in [
-            ("code {{.State.ExitCode}}!", "code 3!"),
-            ("{{ .State.Ok }}", "true"),
-            ("{{.L}} {{.M}}", "[a b] map[k:v]"),
-            ("{{json .L}}", "[\"a\",\"b\"]"),
-            ("a\\tb", "a\tb"),
-        ] {
-            assert_eq!(render(format, &value).unwrap(), want, "{format}");
-        }
-        assert_eq!(render("json", &json!([1])).unwrap(), "[1]");
-    }
-
-    #[test]
-    fn what_is_not_supported_is_refused() {
-        for format in ["{{range .L}}", "{{.Nope}}", "{{.L", "{{len .L}}"] {
-            assert!(render(format, &json!({"L": []})).is_err(), "{format}");
-        }
-    }
-}
+mod tests;

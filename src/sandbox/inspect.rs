@@ -48,6 +48,11 @@ pub fn container(config: &ContainerConfig, state: &ContainerState) -> Value {
             "Image": config.image,
             "WorkingDir": process.cwd,
             "Labels": config.labels,
+            "ExposedPorts": config
+                .exposed_ports
+                .iter()
+                .map(|port| (port.clone(), json!({})))
+                .collect::<Map<_, _>>(),
         },
         "Bulkhead": {
             "Vcpus": launch.vcpu_count,

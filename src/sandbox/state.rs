@@ -50,6 +50,8 @@ pub struct ContainerConfig {
     pub labels: std::collections::BTreeMap<String, String>,
     /// `--annotation`.
     pub annotations: std::collections::BTreeMap<String, String>,
+    /// Ports of the image and `--expose`, such as `80/tcp`; nothing is published.
+    pub exposed_ports: std::collections::BTreeSet<String>,
     /// What to start.
     pub launch: Launch,
 }

@@ -1,0 +1,286 @@
+//! `bulkhead images`, `bulkhead image ls`: what is in the store.
+
+use anyhow::{Result, bail};
+use images::{Digest, Image, Reference, Store};
+use serde_json::{Map, Value, json};
+
+use super::output::{self, Column, List};
+use crate::sandbox::paths::Root;
+
+/// What Docker shows where there is nothing.
+const NONE: &str = "<none>";
+
+const COLUMNS: [Column; 11] = [
+    ("ID", "IMAGE ID"),
+    ("Repository", "REPOSITORY"),
+    ("Tag", "TAG"),
+    ("Digest", "DIGEST"),
+    ("CreatedSince", "CREATED"),
+    ("CreatedAt", "CREATED AT"),
+    ("Size", "SIZE"),
+    ("Containers", "CONTAINERS"),
+    ("SharedSize", "SHARED SIZE"),
+    ("UniqueSize", "UNIQUE SIZE"),
+    ("VirtualSize", "SIZE"),
+];
+
+/// Flags of `images`.
+#[derive(Debug, clap::Args)]
+pub struct ImagesArgs {
+    /// Show ids only
+    #[arg(short, long)]
+    quiet: bool,
+    /// Show whole ids
+    #[arg(long)]
+    no_trunc: bool,
+    /// Show digests
+    #[arg(long)]
+    digests: bool,
+    /// Show all; there are no intermediate images
+    #[arg(short, long)]
+    all: bool,
+    /// `json`, a template such as '{{.Repository}}:{{.Tag}}', or `table` and a template
+    #[arg(long)]
+    format: Option<String>,
+    /// dangling=BOOL, label=KEY[=VALUE], before=IMAGE, since=IMAGE, reference=PATTERN
+    #[arg(short, long, value_name = "filter")]
+    filter: Vec<String>,
+    /// Only images whose name matches this
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    repository: Option<String>,
+}
+
+/// Lists images.
+///
+/// # Errors
+/// When the store can't be read or a filter is unknown.
+pub fn run(args: &ImagesArgs) -> Result<()> {
+    let store = Store::open(&Root::of_user()?.images())?;
+    let filter = Filter::parse(args, &store)?;
+    let listing = store.list()?;
+    for damaged in &listing.damaged {
+        output::note(&format!(
+            "bulkhead: image {} is damaged: {}",
+            damaged.id.short(),
+            damaged.error
+        ));
+    }
+    let mut rows = Vec::new();
+    for image in listing.images.iter().filter(|image| filter.takes(image)) {
+        for name in names_of(image)
+            .iter()
+            .filter(|name| filter.takes_name(name))
+        {
+            rows.push(row(image, name, args.no_trunc));
+        }
+    }
+    let list = List {
+        columns: &COLUMNS,
+        table: match args.digests {
+            true => &["Repository", "Tag", "Digest", "ID", "CreatedSince", "Size"],
+            false => &["Repository", "Tag", "ID", "CreatedSince", "Size"],
+        },
+        format: args.format.as_deref(),
+        only: args.quiet.then_some("ID"),
+    };
+    list.print(&rows)
+}
+
+/// An image under one of its names.
+#[derive(Debug, PartialEq, Eq)]
+struct Name {
+    repository: String,
+    tag: String,
+    digest: String,
+}
+
+fn names_of(image: &Image) -> Vec<Name> {
+    let digest_of = |repository: &str| {
+        let digests = image.repo_digests.iter();
+        digests
+            .filter(|name| name.familiar_repository() == repository)
+            .find_map(Reference::digest)
+            .map_or_else(|| NONE.to_owned(), Digest::to_string)
+    };
+    let name = |repository: String, tag: &str| Name {
+        digest: digest_of(&repository),
+        tag: tag.to_owned(),
+        repository,
+    };
+    if image.tags.is_empty() {
+        let pulled = image.repo_digests.first();
+        let repository = pulled.map_or_else(|| NONE.to_owned(), Reference::familiar_repository);
+        return vec![name(repository, NONE)];
+    }
+    let tags = image.tags.iter();
+    tags.map(|tag| name(tag.familiar_repository(), tag.tag().unwrap_or(NONE)))
+        .collect()
+}
+
+fn row(image: &Image, name: &Name, whole: bool) -> Map<String, Value> {
+    let now = jiff::Timestamp::now().as_second();
+    let created = image.created();
+    let size = output::size(image.size);
+    let values = [
+        if whole {
+            image.id.to_string()
+        } else {
+            image.id.short()
+        },
+        name.repository.clone(),
+        name.tag.clone(),
+        name.digest.clone(),
+        created.map_or_else(
+            || "N/A".to_owned(),
+            |time| output::duration(now - time.unix_seconds()) + " ago",
+        ),
+        created.map_or_else(|| "N/A".to_owned(), |time| time.as_str().to_owned()),
+        size.clone(),
+        "N/A".to_owned(),
+        "N/A".to_owned(),
+        "N/A".to_owned(),
+        size,
+    ];
+    let names = COLUMNS.iter().map(|(name, _)| (*name).to_owned());
+    names.zip(values.map(|value| json!(value))).collect()
+}
+
+/// Which images are shown: every kind of filter has to hold, of several patterns one.
+#[derive(Debug, Default)]
+struct Filter {
+    dangling: Option<bool>,
+    labels: Vec<(String, Option<String>)>,
+    /// Seconds since 1970.
+    before: Option<i64>,
+    /// Seconds since 1970.
+    since: Option<i64>,
+    patterns: Vec<String>,
+}
+
+impl Filter {
+    fn parse(args: &ImagesArgs, store: &Store) -> Result<Self> {
+        let mut filter = Self {
+            patterns: args.repository.iter().cloned().collect(),
+            ..Self::default()
+        };
+        let created = |name: &str| -> Result<Option<i64>> {
+            let image = store.resolve(name)?;
+            // An image without a time is as old as can be.
+            Ok(Some(image.created().map_or(0, |time| time.unix_seconds())))
+        };
+        for text in &args.filter {
+            let Some((key, value)) = text.split_once('=') else {
+                bail!(
+                    "invalid argument \"{text}\" for \"-f, --filter\" flag: bad format of filter \
+                     (expected name=value)"
+                );
+            };
+            match key {
+                "dangling" => {
+                    filter.dangling = Some(match value {
+                        "true" | "1" => true,
+                        "false" | "0" => false,
+                        _ => bail!("invalid filter 'dangling=[{value}]'"),
+                    });
+                }
+                "label" => {
+                    let (name, wanted) = match value.split_once('=') {
+                        Some((name, wanted)) => (name, Some(wanted.to_owned())),
+                        None => (value, None),
+                    };
+                    filter.labels.push((name.to_owned(), wanted));
+                }
+                "before" => filter.before = created(value)?,
+                "since" => filter.since = created(value)?,
+                "reference" => filter.patterns.push(value.to_owned()),
+                _ => bail!("invalid filter '{key}'"),
+            }
+        }
+        Ok(filter)
+    }
+
+    fn takes(&self, image: &Image) -> bool {
+        let created = image.created().map_or(0, |time| time.unix_seconds());
+        self.dangling
+            .is_none_or(|wanted| image.tags.is_empty() == wanted)
+            && self.before.is_none_or(|time| created < time)
+            && self.since.is_none_or(|time| created > time)
+            && self.labels.iter().all(|(name, wanted)| {
+                let found = image.config.labels.get(name);
+                found.is_some_and(|found| wanted.as_ref().is_none_or(|wanted| found == wanted))
+            })
+    }
+
+    fn takes_name(&self, name: &Name) -> bool {
+        let full = format!("{}:{}", name.repository, name.tag);
+        self.patterns.is_empty()
+            || self
+                .patterns
+                .iter()
+                .any(|pattern| matches(pattern, &full) || matches(pattern, &name.repository))
+    }
+}
+
+/// Whether a pattern of `*`, `?` and plain characters matches all of `text`; as in Docker, neither
+/// sign matches a slash.
+fn matches(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
+    let (mut at, mut of) = (0, 0);
+    // Where to go on when the last star takes one more character.
+    let mut star = None;
+    while of < text.len() {
+        match pattern.get(at) {
+            Some(b'*') => {
+                at += 1;
+                star = Some((at, of));
+                continue;
+            }
+            Some(b'?') if text[of] != b'/' => {
+                (at, of) = (at + 1, of + 1);
+                continue;
+            }
+            Some(plain) if *plain == text[of] => {
+                (at, of) = (at + 1, of + 1);
+                continue;
+            }
+            _ => {}
+        }
+        match star {
+            Some((behind, taken)) if text[taken] != b'/' => {
+                star = Some((behind, taken + 1));
+                (at, of) = (behind, taken + 1);
+            }
+            _ => return false,
+        }
+    }
+    pattern[at..].iter().all(|sign| *sign == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_names_but_not_across_slashes() {
+        for (pattern, text, want) in [
+            ("busybox", "busybox", true),
+            ("busy*", "busybox", true),
+            ("*box", "busybox", true),
+            ("b*y*x", "busybox", true),
+            ("b?sybox", "busybox", true),
+            ("busy*:lat*", "busybox:latest", true),
+            ("busy", "busybox", false),
+            ("b*z", "busybox", false),
+            ("*", "a/b", false),
+            ("*/*", "a/b", true),
+            ("a*b", "a/b", false),
+            ("a?b", "a/b", false),
+            ("busybox?", "busybox", false),
+            ("busybox*", "busybox", true),
+            ("", "", true),
+            ("", "a", false),
+        ] {
+            assert_eq!(matches(pattern, text), want, "{pattern} {text}");
+        }
+    }
+}

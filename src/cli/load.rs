@@ -1,0 +1,47 @@
+//! `bulkhead load`: images from an archive or an OCI layout.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use images::{Platform, Store};
+
+use super::output;
+use crate::sandbox::paths::Root;
+
+/// Flags of `load`.
+#[derive(Debug, clap::Args)]
+pub struct LoadArgs {
+    /// Archive file or OCI layout folder; without it stdin
+    #[arg(short, long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// No progress; there is none anyway
+    #[arg(short, long)]
+    quiet: bool,
+    /// Platform, where the archive has several: os[/arch[/variant]]
+    #[arg(long)]
+    platform: Option<String>,
+}
+
+/// Loads images.
+///
+/// # Errors
+/// When the archive is no image or the store can't take it.
+pub fn run(args: &LoadArgs) -> Result<()> {
+    let platform = match &args.platform {
+        Some(text) => Platform::parse(text)?,
+        None => Platform::host(),
+    };
+    if args.input.is_none() && std::io::stdin().is_terminal() {
+        bail!("requested load from stdin, but stdin is empty");
+    }
+    let store = Store::open(&Root::of_user()?.images())?;
+    let loaded = match &args.input {
+        Some(path) => images::load(&store, path, &platform)?,
+        None => images::archive::load_stream(&store, std::io::stdin().lock(), &platform)?,
+    };
+    for image in loaded {
+        output::line(&image.to_string())?;
+    }
+    Ok(())
+}

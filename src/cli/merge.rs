@@ -1,0 +1,215 @@
+//! Flags and image together: what a supervisor starts. Docker's rules of who wins, as pure
+//! functions from the checked flags and the image's configuration to [`Launch`].
+//!
+//! `run` calls it once the image is known. What an image's author wrote goes on as it is: names,
+//! paths and users are looked up in the guest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Result, bail};
+use images::{ImageConfig, LayerKey};
+use protocol::message::WindowSize;
+use protocol::spec::{ProcessSpec, Rlimit, RunSpec, Seccomp, Stdio};
+
+use super::network_files;
+use super::options::{RunOptions, check_workdir};
+use super::values;
+use crate::sandbox::launch::{Launch, memory_mib};
+use crate::sandbox::state::SHORT_ID_LEN;
+
+/// PATH of a container whose image sets none.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Open files a process may have, as Docker's own default on systemd hosts.
+const NOFILE: u64 = 1_048_576;
+
+/// SIGTERM.
+const DEFAULT_STOP_SIGNAL: i32 = 15;
+
+/// What is the host's to say.
+pub struct Host<'a> {
+    /// Its resolv.conf.
+    pub resolv_conf: &'a str,
+    /// Size of the command's terminal.
+    pub window: WindowSize,
+}
+
+/// Joins flags and image for the container `id`.
+///
+/// # Errors
+/// Docker's sentence when there is nothing to run, or the image names a relative working directory
+/// or an unknown signal.
+pub fn launch(
+    options: &RunOptions,
+    image: &ImageConfig,
+    id: &str,
+    layers: Vec<LayerKey>,
+    host: &Host,
+) -> Result<Launch> {
+    let short_id = id.get(..SHORT_ID_LEN).unwrap_or(id);
+    let hostname = options.names.hostname.as_deref().unwrap_or(short_id);
+    let (process, storage, limits) = (&options.process, &options.storage, &options.limits);
+    let security = &process.security;
+    Ok(Launch {
+        run: RunSpec {
+            layers: Vec::new(),
+            upper_disk: true,
+            read_only_root: storage.read_only,
+            hostname: hostname.to_owned(),
+            domainname: options.names.domainname.clone(),
+            hosts: network_files::hosts(&options.names.hosts),
+            resolv_conf: network_files::resolv_conf(&options.names, host.resolv_conf),
+            tmpfs: storage.tmpfs.clone(),
+            shm_bytes: storage.shm_bytes,
+            sysctls: storage.sysctls.clone(),
+            resources: limits.resources,
+            init: process.init,
+            privileged: process.privileged,
+            system_paths_unconfined: process.privileged || security.system_paths_unconfined,
+            writable_cgroups: security.writable_cgroups.unwrap_or(process.privileged),
+            ipc_none: storage.ipc_none,
+            devices: storage.devices.clone(),
+            process: process_spec(options, image, hostname, host)?,
+        },
+        vcpu_count: u8::try_from(
+            limits
+                .vcpu_count
+                .clamp(1, usize::from(vmm::builder::VCPUS_MAX)),
+        )?,
+        memory_mib: memory_mib(limits.resources.memory_max),
+        host_cpus: limits.host_cpus.clone(),
+        layers,
+        writable_bytes: storage.writable_bytes,
+        auto_remove: options.container.auto_remove,
+        open_stdin: process.interactive,
+        stop_signal: stop_signal(options, image)?,
+        stop_timeout_s: options.container.stop_timeout_s,
+    })
+}
+
+fn process_spec(
+    options: &RunOptions,
+    image: &ImageConfig,
+    hostname: &str,
+    host: &Host,
+) -> Result<ProcessSpec> {
+    let process = &options.process;
+    let mut rlimits = process.rlimits.clone();
+    if rlimits.iter().all(|limit| limit.name != "nofile") {
+        rlimits.push(Rlimit {
+            name: "nofile".to_owned(),
+            soft: NOFILE,
+            hard: NOFILE,
+        });
+    }
+    Ok(ProcessSpec {
+        args: arguments(options, image)?,
+        env: environment(&process.env, &image.env, hostname, process.tty),
+        user: process.user.clone().unwrap_or_else(|| image.user.clone()),
+        group_add: process.groups.clone(),
+        cwd: working_directory(options, image)?,
+        terminal: process.tty.then_some(host.window),
+        // Ports are the supervisor's to give.
+        stdio: Stdio {
+            stdin: None,
+            stdout: None,
+            stderr: None,
+        },
+        rlimits,
+        capabilities: process.capabilities.clone(),
+        no_new_privileges: process.security.no_new_privileges,
+        seccomp: match &process.security.seccomp {
+            Some(seccomp) => seccomp.clone(),
+            None if process.privileged => Seccomp::Unconfined,
+            None => Seccomp::Default,
+        },
+        oom_score_adj: process.oom_score_adj,
+    })
+}
+
+/// Entry point and command: `--entrypoint` drops both of the image's, words behind the image
+/// replace its command.
+fn arguments(options: &RunOptions, image: &ImageConfig) -> Result<Vec<String>> {
+    let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+    let (mut args, image_cmd) = match options.process.entrypoint.as_deref() {
+        None => (list(&image.entrypoint), list(&image.cmd)),
+        Some("") => (Vec::new(), Vec::new()),
+        Some(program) => (vec![program.to_owned()], Vec::new()),
+    };
+    if options.process.args.is_empty() {
+        args.extend(image_cmd);
+    } else {
+        args.extend(options.process.args.iter().cloned());
+    }
+    if args.is_empty() {
+        bail!("no command specified");
+    }
+    Ok(args)
+}
+
+/// Variables as the process finds them: Docker's own first, then the user's, then those of the
+/// image that the user did not name. A name that is there already keeps its place and takes the
+/// later value; the user's names without `=` take away what Docker or the image would set.
+fn environment(user: &[String], image: &[String], hostname: &str, tty: bool) -> Vec<String> {
+    fn name(text: &str) -> &str {
+        text.split_once('=').map_or(text, |(name, _)| name)
+    }
+    let named: BTreeSet<&str> = user.iter().map(|text| name(text)).collect();
+    let of_image = image.iter().filter(|text| !named.contains(name(text)));
+    let mut all = vec![DEFAULT_PATH.to_owned(), format!("HOSTNAME={hostname}")];
+    if tty {
+        all.push("TERM=xterm".to_owned());
+    }
+    let own_count = all.len();
+    for text in user.iter().chain(of_image) {
+        let found = all
+            .iter_mut()
+            .enumerate()
+            .find(|(_, other)| name(other) == name(text));
+        match (found, text.contains('=')) {
+            (Some((_, other)), true) => other.clone_from(text),
+            (None, true) => all.push(text.clone()),
+            (Some((at, other)), false) if at < own_count => other.clear(),
+            (_, false) => {}
+        }
+    }
+    all.retain(|text| !text.is_empty());
+    all
+}
+
+fn working_directory(options: &RunOptions, image: &ImageConfig) -> Result<String> {
+    let path = match &options.process.workdir {
+        Some(path) => path.as_str(),
+        None if image.working_dir.is_empty() => "/",
+        None => image.working_dir.as_str(),
+    };
+    check_workdir(path)?;
+    Ok(path.to_owned())
+}
+
+fn stop_signal(options: &RunOptions, image: &ImageConfig) -> Result<i32> {
+    match options.container.stop_signal {
+        Some(signal) => Ok(signal),
+        None if image.stop_signal.is_empty() => Ok(DEFAULT_STOP_SIGNAL),
+        None => values::signal(&image.stop_signal),
+    }
+}
+
+/// Labels of the image, and the user's, which win.
+#[must_use]
+pub fn labels(options: &RunOptions, image: &ImageConfig) -> BTreeMap<String, String> {
+    let mut all = image.labels.clone();
+    all.extend(options.container.labels.clone());
+    all
+}
+
+/// Ports that the image exposes, and the user's.
+#[must_use]
+pub fn exposed_ports(options: &RunOptions, image: &ImageConfig) -> BTreeSet<String> {
+    let mut all = options.container.exposed_ports.clone();
+    all.extend(image.exposed_ports.iter().cloned());
+    all
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! `bulkhead ps`, `bulkhead container ls`: the containers of this user.
+
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+
+use super::output::{self, Column, List};
+use crate::sandbox::paths::Root;
+use crate::sandbox::state::{self, ContainerConfig, ContainerState, SHORT_ID_LEN, Status};
+
+/// Characters of a command that are shown, its quotes included.
+const COMMAND_CHARS: usize = 20;
+
+const COLUMNS: [Column; 12] = [
+    ("ID", "CONTAINER ID"),
+    ("Image", "IMAGE"),
+    ("Command", "COMMAND"),
+    ("CreatedAt", "CREATED AT"),
+    ("RunningFor", "CREATED"),
+    ("Status", "STATUS"),
+    ("State", "STATE"),
+    ("Ports", "PORTS"),
+    ("Names", "NAMES"),
+    ("Labels", "LABELS"),
+    ("Mounts", "MOUNTS"),
+    ("Networks", "NETWORKS"),
+];
+
+/// Flags of `ps`.
+#[derive(Debug, clap::Args)]
+pub struct PsArgs {
+    /// Show all, not only running ones
+    #[arg(short, long)]
+    all: bool,
+    /// Show ids only
+    #[arg(short, long)]
+    quiet: bool,
+    /// Show whole ids and commands
+    #[arg(long)]
+    no_trunc: bool,
+    /// `json`, a template such as '{{.Names}}', or `table` and a template
+    #[arg(long)]
+    format: Option<String>,
+}
+
+/// Lists containers.
+///
+/// # Errors
+/// When the folder of containers can't be read.
+pub fn run(args: &PsArgs) -> Result<()> {
+    let root = Root::of_user()?;
+    let now = jiff::Timestamp::now().as_second();
+    let mut rows = Vec::new();
+    for (folder, config) in state::list(&root)? {
+        match folder.true_state() {
+            Ok(state) if args.all || state.status == Status::Running => {
+                rows.push(row(&config, &state, args.no_trunc, now));
+            }
+            Ok(_) => {}
+            Err(error) => output::note(&format!("bulkhead: {error:#}")),
+        }
+    }
+    let list = List {
+        columns: &COLUMNS,
+        table: &[
+            "ID",
+            "Image",
+            "Command",
+            "RunningFor",
+            "Status",
+            "Ports",
+            "Names",
+        ],
+        format: args.format.as_deref(),
+        only: args.quiet.then_some("ID"),
+    };
+    list.print(&rows)
+}
+
+fn row(
+    config: &ContainerConfig,
+    state: &ContainerState,
+    whole: bool,
+    now: i64,
+) -> Map<String, Value> {
+    let since = |time: &str| match time.parse::<jiff::Timestamp>() {
+        Ok(then) => output::duration(now - then.as_second()),
+        Err(_) => "N/A".to_owned(),
+    };
+    let id = match config.id.get(..SHORT_ID_LEN) {
+        Some(short) if !whole => short.to_owned(),
+        _ => config.id.clone(),
+    };
+    let status = match state.status {
+        Status::Created => "Created".to_owned(),
+        Status::Running => format!("Up {}", since(&state.started_at)),
+        Status::Exited => {
+            format!(
+                "Exited ({}) {} ago",
+                state.exit_code,
+                since(&state.finished_at)
+            )
+        }
+    };
+    let labels: Vec<String> = config
+        .labels
+        .iter()
+        .map(|(k, v)| format!("{k}={v}"))
+        .collect();
+    let values = [
+        id,
+        config.image.clone(),
+        command(&config.launch.run.process.args, whole),
+        config.created.clone(),
+        since(&config.created) + " ago",
+        status,
+        state.status.word().to_owned(),
+        String::new(),
+        config.name.clone(),
+        labels.join(","),
+        String::new(),
+        "none".to_owned(),
+    ];
+    let names = COLUMNS.iter().map(|(name, _)| (*name).to_owned());
+    names.zip(values.map(|value| json!(value))).collect()
+}
+
+/// In quotes, cut to what a column bears, on one line.
+fn command(args: &[String], whole: bool) -> String {
+    let text = output::harmless(&args.join(" ")).replace(['\n', '\t'], "\u{fffd}");
+    if whole || text.chars().count() <= COMMAND_CHARS {
+        return format!("\"{text}\"");
+    }
+    let cut: String = text.chars().take(COMMAND_CHARS - 1).collect();
+    format!("\"{cut}…\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_quoted_and_cut() {
+        let args = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(command(&args("sh -c x"), false), "\"sh -c x\"");
+        let long = args("sleep 1000 and then some more");
+        assert_eq!(command(&long, false), "\"sleep 1000 and then…\"");
+        assert_eq!(command(&long, true), "\"sleep 1000 and then some more\"");
+        assert_eq!(command(&args("a\x1bb\nc"), true), "\"a\u{fffd}b\u{fffd}c\"");
+    }
+}

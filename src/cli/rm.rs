@@ -1,0 +1,49 @@
+//! `bulkhead rm`: containers that have ended, or are to.
+
+use anyhow::Result;
+
+use super::output;
+use crate::sandbox::paths::Root;
+use crate::sandbox::state;
+
+/// Flags of `rm`.
+#[derive(Debug, clap::Args)]
+pub struct RmArgs {
+    /// Remove a running container, too, by pulling its plug
+    #[arg(short, long)]
+    force: bool,
+    /// Remove anonymous volumes; there are none
+    #[arg(short, long)]
+    volumes: bool,
+    /// Names or ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+/// Removes containers; goes on after an error and fails at the end.
+///
+/// # Errors
+/// The last thing that could not be removed; those before it are told on the way. With `--force`,
+/// a container that is not there is none.
+pub fn run(args: &RmArgs) -> Result<()> {
+    let root = Root::of_user()?;
+    let mut failed: Option<anyhow::Error> = None;
+    for name in &args.containers {
+        let found = match state::find(&root, name) {
+            Err(error) if args.force => {
+                output::note(&format!("bulkhead: {error:#}"));
+                continue;
+            }
+            found => found,
+        };
+        match found.and_then(|(folder, config)| state::remove(&folder, &config, args.force)) {
+            Ok(()) => output::line(name)?,
+            Err(error) => {
+                if let Some(before) = failed.replace(error) {
+                    output::note(&format!("bulkhead: {before:#}"));
+                }
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}

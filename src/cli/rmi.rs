@@ -1,0 +1,64 @@
+//! `bulkhead rmi`: names and images out of the store.
+
+use anyhow::Result;
+use images::store::{ContainerUse, Force};
+use images::{Digest, Store};
+
+use super::output;
+use crate::sandbox::paths::Root;
+use crate::sandbox::state::{self, SHORT_ID_LEN, Status};
+
+/// Flags of `rmi`.
+#[derive(Debug, clap::Args)]
+pub struct RmiArgs {
+    /// Remove although it has several names or a stopped container uses it
+    #[arg(short, long)]
+    force: bool,
+    /// Names or ids
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+}
+
+/// Removes images; goes on after an error and fails at the end.
+///
+/// # Errors
+/// The last thing that could not be removed; those before it are told on the way. With `--force`,
+/// an image that is not there is none.
+pub fn run(args: &RmiArgs) -> Result<()> {
+    let root = Root::of_user()?;
+    let store = Store::open(&root.images())?;
+    let force = if args.force { Force::Yes } else { Force::No };
+    let mut failed: Option<anyhow::Error> = None;
+    for image in &args.images {
+        match store.remove(image, force, &|| uses(&root)) {
+            Ok(lines) => {
+                for line in lines {
+                    output::line(&line.to_string())?;
+                }
+            }
+            Err(error) if args.force && error.is_no_such_image() => {
+                output::note(&format!("bulkhead: {error}"));
+            }
+            Err(error) => {
+                if let Some(before) = failed.replace(error.into()) {
+                    output::note(&format!("bulkhead: {before:#}"));
+                }
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// What containers need of the store.
+fn uses(root: &Root) -> Result<Vec<ContainerUse>, Box<dyn std::error::Error + Send + Sync>> {
+    let mut all = Vec::new();
+    for (folder, config) in state::list(root)? {
+        all.push(ContainerUse {
+            container: config.id.get(..SHORT_ID_LEN).unwrap_or_default().to_owned(),
+            image: Digest::parse(&config.image_id)?,
+            layers: config.launch.layers.clone(),
+            running: folder.true_state()?.status == Status::Running,
+        });
+    }
+    Ok(all)
+}

@@ -1,0 +1,231 @@
+//! Functions: Go's own, and those that Docker adds.
+
+use std::cmp::Ordering;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::print::{holds, plain};
+
+/// Calls a function.
+///
+/// # Errors
+/// A name that is none, or arguments it can't take.
+pub fn call(name: &str, args: &[Value]) -> Result<Value> {
+    Ok(match (name, args) {
+        ("json", [value]) => value.to_string().into(),
+        ("lower", [value]) => text(value)?.to_lowercase().into(),
+        ("upper", [value]) => text(value)?.to_uppercase().into(),
+        ("title", [value]) => title(text(value)?).into(),
+        ("split", [value, separator]) => {
+            let (value, separator) = (text(value)?, text(separator)?);
+            if separator.is_empty() {
+                value.chars().map(String::from).collect()
+            } else {
+                value.split(separator).map(str::to_owned).collect()
+            }
+        }
+        ("join", [list, separator]) => {
+            let list = list.as_array().context("wrong type: not a list")?;
+            let list: Vec<&str> = list.iter().map(text).collect::<Result<_>>()?;
+            list.join(text(separator)?).into()
+        }
+        ("pad", [value, before, after]) => match text(value)? {
+            "" => "".into(),
+            text => {
+                let (before, after) = (count(before)?, count(after)?);
+                format!("{:before$}{text}{:after$}", "", "").into()
+            }
+        },
+        ("truncate", [value, length]) => {
+            let length = count(length)?;
+            text(value)?.chars().take(length).collect::<String>().into()
+        }
+        ("len", [value]) => length(value)?.into(),
+        ("index", [_, _, ..]) => index(args)?,
+        ("slice", [value, bounds @ ..]) => slice(value, bounds)?,
+        ("not", [value]) => (!holds(value)).into(),
+        ("eq", [first, others @ ..]) if !others.is_empty() => {
+            let mut equal = false;
+            for other in others {
+                equal |= is_equal(first, other)?;
+            }
+            equal.into()
+        }
+        ("ne", [a, b]) => (!is_equal(a, b)?).into(),
+        ("lt", [a, b]) => (order(a, b)? == Ordering::Less).into(),
+        ("le", [a, b]) => (order(a, b)? != Ordering::Greater).into(),
+        ("gt", [a, b]) => (order(a, b)? == Ordering::Greater).into(),
+        ("ge", [a, b]) => (order(a, b)? != Ordering::Less).into(),
+        ("print", args) => print(args).into(),
+        ("println", args) => {
+            let words: Vec<String> = args.iter().map(plain).collect();
+            (words.join(" ") + "\n").into()
+        }
+        ("printf", [format, args @ ..]) => printf(text(format)?, args)?.into(),
+        (
+            "json" | "lower" | "upper" | "title" | "split" | "join" | "pad" | "truncate" | "len"
+            | "index" | "slice" | "not" | "eq" | "ne" | "lt" | "le" | "gt" | "ge" | "printf",
+            args,
+        ) => bail!("wrong number of args for {name}: got {}", args.len()),
+        _ => bail!("function \"{name}\" not defined"),
+    })
+}
+
+fn text(value: &Value) -> Result<&str> {
+    value.as_str().with_context(|| {
+        format!(
+            "wrong type for value; expected string; got {}",
+            plain(value)
+        )
+    })
+}
+
+fn count(value: &Value) -> Result<usize> {
+    value
+        .as_u64()
+        .and_then(|number| usize::try_from(number).ok())
+        .with_context(|| format!("wrong type for value; expected int; got {}", plain(value)))
+}
+
+/// Every word with a capital, as Go's old function does it.
+fn title(text: &str) -> String {
+    let mut out = String::new();
+    let mut inside = false;
+    for c in text.chars() {
+        if inside {
+            out.push(c);
+        } else {
+            out.extend(c.to_uppercase());
+        }
+        inside = c.is_alphanumeric() || matches!(c, '_' | '\'');
+    }
+    out
+}
+
+fn length(value: &Value) -> Result<usize> {
+    match value {
+        Value::String(text) => Ok(text.len()),
+        Value::Array(list) => Ok(list.len()),
+        Value::Object(map) => Ok(map.len()),
+        other => bail!("len of type {}", plain(other)),
+    }
+}
+
+/// `index VALUE KEY…`: an element of a list or a map, and so on. A key that a map does not have
+/// gives what Go's empty string does.
+///
+/// # Errors
+/// A place that a list does not have, or what is neither list nor map.
+pub fn index(args: &[Value]) -> Result<Value> {
+    let (first, keys) = args.split_first().context("index of nothing")?;
+    let mut value = first.clone();
+    for key in keys {
+        value = match (&value, key) {
+            (Value::Array(list), _) => {
+                let at = count(key)?;
+                let element = list.get(at);
+                element
+                    .with_context(|| format!("index out of range: {at}"))?
+                    .clone()
+            }
+            (Value::Object(map), Value::String(key)) => match map.get(key) {
+                Some(value) => value.clone(),
+                None => "".into(),
+            },
+            (Value::Null, _) => bail!("index of nil pointer"),
+            (other, _) => bail!("can't index {} with {}", plain(other), plain(key)),
+        };
+    }
+    Ok(value)
+}
+
+/// `slice VALUE FROM TO` of a text or a list.
+fn slice(value: &Value, bounds: &[Value]) -> Result<Value> {
+    let (from, to) = match bounds {
+        [] => (0, length(value)?),
+        [from] => (count(from)?, length(value)?),
+        [from, to] => (count(from)?, count(to)?),
+        _ => bail!("cannot slice more than twice"),
+    };
+    let found = match value {
+        Value::String(text) => text.get(from..to).map(Value::from),
+        Value::Array(list) => list.get(from..to).map(|list| list.to_vec().into()),
+        other => bail!("can't slice {}", plain(other)),
+    };
+    found.with_context(|| format!("index out of range: {from} to {to}"))
+}
+
+/// Numbers with numbers, texts with texts, switches with switches.
+fn is_equal(a: &Value, b: &Value) -> Result<bool> {
+    match (a, b) {
+        (Value::Null, _) | (_, Value::Null) => Ok(a == b),
+        (Value::Bool(a), Value::Bool(b)) => Ok(a == b),
+        _ => Ok(order(a, b)? == Ordering::Equal),
+    }
+}
+
+fn order(a: &Value, b: &Value) -> Result<Ordering> {
+    let found = match (a, b) {
+        (Value::String(a), Value::String(b)) => Some(a.cmp(b)),
+        (Value::Number(a), Value::Number(b)) => match (a.as_i64(), b.as_i64()) {
+            (Some(a), Some(b)) => Some(a.cmp(&b)),
+            _ => a.as_f64().partial_cmp(&b.as_f64()),
+        },
+        _ => None,
+    };
+    found.context("incompatible types for comparison")
+}
+
+/// Blanks between what is no text on either side.
+fn print(args: &[Value]) -> String {
+    let mut out = String::new();
+    for (at, value) in args.iter().enumerate() {
+        let before = at.checked_sub(1).and_then(|at| args.get(at));
+        if before.is_some_and(|before| !before.is_string() && !value.is_string()) {
+            out.push(' ');
+        }
+        out.push_str(&plain(value));
+    }
+    out
+}
+
+/// `%s %d %v %q %t %%`, with a width and `-`.
+fn printf(format: &str, args: &[Value]) -> Result<String> {
+    let mut out = String::new();
+    let mut args = args.iter();
+    let mut rest = format;
+    while let Some((before, behind)) = rest.split_once('%') {
+        out.push_str(before);
+        let verb_at = behind
+            .find(|c: char| !c.is_ascii_digit() && c != '-')
+            .context("printf: a % without a verb")?;
+        let (flags, verb) = behind.split_at(verb_at);
+        let verb_len = verb.chars().next().map_or(0, char::len_utf8);
+        rest = &verb[verb_len..];
+        let verb = &verb[..verb_len];
+        if verb == "%" {
+            out.push('%');
+            continue;
+        }
+        let value = args
+            .next()
+            .with_context(|| format!("printf: %{verb} has no argument"))?;
+        let shown = match verb {
+            "s" | "d" | "v" | "t" => plain(value),
+            "q" => format!("{:?}", plain(value)),
+            _ => bail!("printf: %{verb} is not supported"),
+        };
+        let width: usize = match flags.trim_start_matches('-') {
+            "" => 0,
+            digits => digits.parse().context("printf: bad width")?,
+        };
+        out.push_str(&if flags.starts_with('-') {
+            format!("{shown:<width$}")
+        } else {
+            format!("{shown:>width$}")
+        });
+    }
+    out.push_str(rest);
+    Ok(out)
+}

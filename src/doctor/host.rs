@@ -1,0 +1,158 @@
+//! What a host's settings mean for VMs of users that distrust each other: side channels, merged and
+//! swapped memory, control groups. None of it keeps a VM from running.
+
+use std::fs::OpenOptions;
+
+use super::{Finding, Host};
+
+const CPU: &str = "sys/devices/system/cpu";
+
+/// SMT, and the kernel's own list of what the CPU is vulnerable to.
+pub fn side_channels(host: &Host) -> Vec<Finding> {
+    let smt = match host.read(&format!("{CPU}/smt/control")).as_str() {
+        "on" => Finding::warn(
+            "SMT is on: VMs of different users may share a core",
+            "turn it off where users distrust each other: \
+             `echo off | sudo tee /sys/devices/system/cpu/smt/control`",
+        ),
+        "" => Finding::ok("SMT: this kernel does not say"),
+        state => Finding::ok(format!("SMT: {state}")),
+    };
+    let folder = format!("{CPU}/vulnerabilities");
+    let (mut vulnerable, mut mitigated) = (Vec::new(), 0);
+    for name in host.names(&folder) {
+        let state = host.read(&format!("{folder}/{name}"));
+        if state.starts_with("Vulnerable") {
+            vulnerable.push(name);
+        } else if state.starts_with("Mitigation") {
+            mitigated += 1;
+        }
+    }
+    let vulnerabilities = match vulnerable.as_slice() {
+        [] => Finding::ok(format!(
+            "CPU vulnerabilities: {mitigated} mitigated, none open"
+        )),
+        some => Finding::warn(
+            format!(
+                "CPU vulnerabilities: {mitigated} mitigated, open: {}",
+                some.join(", ")
+            ),
+            "update the microcode and the kernel, and don't boot with mitigations=off",
+        ),
+    };
+    vec![smt, vulnerabilities]
+}
+
+/// KSM, which lets a VM find out by timing what others have in memory.
+pub fn page_merging(host: &Host) -> Finding {
+    match host.read("sys/kernel/mm/ksm/run").as_str() {
+        "1" => Finding::warn(
+            "KSM merges equal pages of different VMs, which can be timed",
+            "turn it off and unmerge: `echo 2 | sudo tee /sys/kernel/mm/ksm/run`",
+        ),
+        _ => Finding::ok("KSM is off"),
+    }
+}
+
+/// Swap, where a VM's memory may end up on a disk. Compressed memory is none.
+pub fn swap(host: &Host) -> Finding {
+    let areas = host.read("proc/swaps");
+    let on_disk: Vec<&str> = areas
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|path| !path.starts_with("/dev/zram"))
+        .collect();
+    match on_disk.as_slice() {
+        [] => Finding::ok("no swap on a disk"),
+        some => Finding::warn(
+            format!("memory of VMs may be swapped to {}", some.join(", ")),
+            "encrypt the swap, or turn it off with `sudo swapoff -a`",
+        ),
+    }
+}
+
+/// Whether the user may limit processes by control groups.
+pub fn cgroup(host: &Host) -> Finding {
+    if !host.path("sys/fs/cgroup/cgroup.controllers").exists() {
+        return Finding::warn(
+            "no cgroup v2: VMs can't be limited on the host as a group",
+            "boot with systemd.unified_cgroup_hierarchy=1",
+        );
+    }
+    let own = host.read("proc/self/cgroup");
+    let group = own
+        .lines()
+        .find_map(|line| line.strip_prefix("0::/"))
+        .unwrap_or_default();
+    let procs = host.path("sys/fs/cgroup").join(group).join("cgroup.procs");
+    match OpenOptions::new().write(true).open(procs) {
+        Ok(_) => Finding::ok("cgroup v2, and this user may use it"),
+        Err(_) => Finding::warn(
+            "cgroup v2, but it is not delegated to this user",
+            "log in through systemd, or run under `systemd-run --user --scope -p Delegate=yes`",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Level, fake};
+    use super::*;
+
+    #[test]
+    fn smt_and_open_vulnerabilities_are_told() {
+        let (_folder, host) = fake::host(&[
+            ("sys/devices/system/cpu/smt/control", "on\n"),
+            (
+                "sys/devices/system/cpu/vulnerabilities/mds",
+                "Vulnerable: no microcode\n",
+            ),
+            (
+                "sys/devices/system/cpu/vulnerabilities/l1tf",
+                "Mitigation: PTE Inversion\n",
+            ),
+            (
+                "sys/devices/system/cpu/vulnerabilities/srbds",
+                "Not affected\n",
+            ),
+        ]);
+        let all = side_channels(&host);
+        assert_eq!(all[0].level, Level::Warn);
+        assert_eq!(all[1].text, "CPU vulnerabilities: 1 mitigated, open: mds");
+        let (_folder, host) = fake::host(&[("sys/devices/system/cpu/smt/control", "forceoff\n")]);
+        let all = side_channels(&host);
+        assert_eq!(all[0].text, "SMT: forceoff");
+        assert_eq!(all[1].level, Level::Ok);
+    }
+
+    #[test]
+    fn merged_and_swapped_memory_is_told() {
+        let swaps = "Filename\tType\tSize\tUsed\tPriority\n/dev/zram0\tpartition\t1\t0\t1\n";
+        let (_folder, host) =
+            fake::host(&[("sys/kernel/mm/ksm/run", "0\n"), ("proc/swaps", swaps)]);
+        assert_eq!(page_merging(&host).level, Level::Ok);
+        assert_eq!(swap(&host).level, Level::Ok);
+        let swaps = format!("{swaps}/swapfile\tfile\t1\t0\t-2\n");
+        let (_folder, host) =
+            fake::host(&[("sys/kernel/mm/ksm/run", "1\n"), ("proc/swaps", &swaps)]);
+        assert_eq!(page_merging(&host).level, Level::Warn);
+        assert_eq!(
+            swap(&host).text,
+            "memory of VMs may be swapped to /swapfile"
+        );
+    }
+
+    #[test]
+    fn control_groups_are_there_and_delegated_or_not() {
+        let (_folder, host) = fake::host(&[]);
+        assert!(cgroup(&host).text.starts_with("no cgroup v2"));
+        let controllers = ("sys/fs/cgroup/cgroup.controllers", "cpu memory\n");
+        let own = ("proc/self/cgroup", "0::/user.slice/a\n");
+        let (_folder, host) = fake::host(&[controllers, own]);
+        assert!(cgroup(&host).text.contains("not delegated"));
+        let procs = ("sys/fs/cgroup/user.slice/a/cgroup.procs", "");
+        let (_folder, host) = fake::host(&[controllers, own, procs]);
+        assert_eq!(cgroup(&host).level, Level::Ok);
+    }
+}

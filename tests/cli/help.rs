@@ -1,0 +1,88 @@
+//! Help and versions.
+
+use crate::User;
+
+#[test]
+fn the_help_of_run_names_every_flag() {
+    let out = User::new()
+        .run(&["run", "--help"])
+        .only_stdout()
+        .expect("help");
+    let list = include_str!("fixtures/docker-run-flags.txt");
+    for line in list.lines().filter(|line| !line.starts_with('#')) {
+        let name = line.split(' ').next().expect("a name");
+        // Switches are shown as `--rm[=<bool>]`.
+        let named = |text: &str| text.split('[').next() == Some(&*format!("--{name}"));
+        assert!(
+            out.split_whitespace().any(named),
+            "--{name} is not in the help"
+        );
+    }
+    for heading in ["Lifecycle:", "Limits:", "Network:", "Process:", "Security:"] {
+        assert!(out.contains(heading), "{heading}");
+    }
+    // -h is the host name.
+    assert!(out.contains("-h, --hostname <string>"), "{out}");
+}
+
+#[test]
+fn every_verb_has_a_help() {
+    let user = User::new();
+    for words in [
+        &["--help"][..],
+        &["pull", "--help"],
+        &["images", "--help"],
+        &["load", "--help"],
+        &["tag", "--help"],
+        &["rmi", "--help"],
+        &["inspect", "--help"],
+        &["ps", "--help"],
+        &["rm", "--help"],
+        &["doctor", "--help"],
+        &["version", "--help"],
+        &["image"],
+        &["container"],
+        &["image", "ls", "--help"],
+        &["container", "run", "--help"],
+    ] {
+        let out = user.run(words);
+        assert_eq!(out.code, 0, "{out}");
+        assert!(
+            format!("{}{}", out.stdout, out.stderr).contains("Usage:"),
+            "{out}"
+        );
+    }
+}
+
+#[test]
+fn versions_are_told_without_a_kernel_too() {
+    let user = User::new();
+    let version = format!("bulkhead {}\n", env!("CARGO_PKG_VERSION"));
+    for flag in ["-v", "--version"] {
+        assert_eq!(user.stdout(&[flag]), version);
+    }
+    let out = user.stdout(&["version"]);
+    assert!(out.starts_with(&version), "{out}");
+    assert!(out.contains("agent protocol "), "{out}");
+    assert!(out.contains("guest kernel"), "{out}");
+    let format = ["version", "--format", "{{.Version}}"];
+    let out = user.stdout(&format);
+    assert_eq!(out, format!("{}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let user = User::new();
+    for args in [
+        &["version"][..],
+        &["images"],
+        &["run", "--help"],
+        &["doctor"],
+    ] {
+        let (reader, writer) = std::io::pipe().expect("pipe");
+        drop(reader);
+        let closed = std::fs::File::from(std::os::fd::OwnedFd::from(writer));
+        let out = user.bulkhead(args).stdout_to(closed).output().expect("run");
+        assert_eq!((out.code, out.stderr.as_str()), (0, ""), "{out}");
+    }
+}
