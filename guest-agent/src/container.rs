@@ -289,7 +289,8 @@ impl Container {
         let main = self
             .processes
             .get(&MAIN)
-            .ok_or_else(|| Failure::other("the container's main process has ended"))?;
+            .filter(|main| main.is_running())
+            .ok_or_else(|| Failure::other("the container is not running"))?;
         let streams = stdio::connect(spec)?.join(spec.terminal, &self.terminals)?;
         let spawned = self.spawn_beside(main, spec, &streams)?;
         self.processes.insert(id, Process::new(spawned, streams));

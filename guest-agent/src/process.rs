@@ -200,6 +200,12 @@ impl Process {
         }
     }
 
+    /// Whether its program runs: others may join it now.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.status.is_none() && matches!(self.outcome, Outcome::Started { .. })
+    }
+
     /// Its number as the agent sees it.
     #[must_use]
     pub fn pid(&self) -> i32 {
