@@ -50,6 +50,9 @@ const SCRATCH_DISK_INODES: u32 = 2_000_000;
 /// Starting takes 4 s on two idle cores; a busy machine may take many times that.
 const START_TIMEOUT: Duration = Duration::from_secs(180);
 
+/// A host that went away is waited for so long, to see how it ended.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
+
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Other processes take ports as well; so often another one is tried.
@@ -73,6 +76,7 @@ pub(super) struct Machine {
     pub(super) emulator: Child,
     pub(super) address: Address,
     console: File,
+    messages: File,
     end: End,
 }
 
@@ -86,6 +90,34 @@ impl Machine {
     /// Lets the emulator go on after this process.
     pub(super) fn detach(mut self) {
         self.end = End::LetRun;
+    }
+
+    /// Why a host that went away did: how the emulator ended, what it said, its console's end.
+    pub(super) fn obituary(&mut self) -> String {
+        let begun = Instant::now();
+        let end = loop {
+            match self.emulator.try_wait() {
+                Ok(Some(status)) => break format!("the emulator ended with {status}"),
+                Ok(None) if begun.elapsed() < END_TIMEOUT => thread::sleep(POLL_INTERVAL),
+                Ok(None) => break "the emulator still runs".to_owned(),
+                Err(error) => break format!("the emulator can't be watched: {error}"),
+            }
+        };
+        format!("{end}\n{}", self.last_words())
+    }
+
+    /// What the emulator said, and the end of the console.
+    fn last_words(&self) -> String {
+        let messages = content(&self.messages);
+        // What an emulated CPU lacks is known and harmless.
+        let messages = messages
+            .lines()
+            .filter(|line| !line.contains("TCG doesn't support"));
+        let console = content(&self.console);
+        let console: Vec<_> = console.lines().collect();
+        let tail = console.len().saturating_sub(CONSOLE_TAIL_LINES);
+        let lines: Vec<_> = messages.chain(console.into_iter().skip(tail)).collect();
+        lines.join("\n")
     }
 }
 
@@ -212,26 +244,18 @@ fn try_start(options: &Options) -> Result<Option<Machine>> {
         emulator,
         address: Address { port, token },
         console,
+        messages,
         end: End::Kill,
     };
 
     match machine.wait_until_ready()? {
         Start::Ready => Ok(Some(machine)),
         Start::Failed(why) => {
-            let messages = content(&messages);
-            // What an emulated CPU lacks is known and harmless.
-            let messages: Vec<_> = messages
-                .lines()
-                .filter(|line| !line.contains("TCG doesn't support"))
-                .collect();
-            let messages = messages.join("\n");
-            if messages.contains("Could not set up host forwarding rule") {
+            let said = machine.last_words();
+            if said.contains("Could not set up host forwarding rule") {
                 return Ok(None);
             }
-            let console = content(&machine.console);
-            let lines: Vec<_> = console.lines().collect();
-            let tail = &lines[lines.len().saturating_sub(CONSOLE_TAIL_LINES)..];
-            bail!("the emulated host {why}\n{messages}\n{}", tail.join("\n"));
+            bail!("the emulated host {why}\n{said}");
         }
     }
 }

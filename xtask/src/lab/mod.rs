@@ -188,9 +188,10 @@ pub(crate) fn run(place: &Place, what: &What) -> Result<ExitCode> {
     let command = client::describe(&what.command, &what.variables, &paths::artifacts())?;
     let signals = Signals::take_over()?;
     let step = Step::begin_for(Audience::Terminal, "start an emulated host");
-    let machine = emulator::start(&options)?;
+    let mut machine = emulator::start(&options)?;
     step.done();
-    let code = client::run(&machine.address, command, &signals)?;
+    let code =
+        client::run(&machine.address, command, &signals).with_context(|| machine.obituary())?;
     Ok(code.into())
 }
 
