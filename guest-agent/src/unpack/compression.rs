@@ -1,9 +1,17 @@
-//! From the blob to the tar: decompression and the digest, on a thread of their own, so that a
-//! second vCPU has something to do.
+//! From the blob to the tar: decompression on a thread of its own, the digest on the caller's, so
+//! that two vCPUs have something to do.
+//!
+//! Called by [`super::read`]. It knows nothing of what is in the tar.
+//!
+//! ```text
+//! decompress thread: blob ─► decoder ─► full pieces ─┐
+//!                              ▲                     ▼
+//!                              └── empty pieces ◄── TarStream: SHA-256, then whoever reads
+//! ```
 
 use std::io::{BufReader, ErrorKind, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use flate2::bufread::MultiGzDecoder;
 use protocol::spec::{Compression, ConvertSpec};
@@ -11,9 +19,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::UnpackError;
 
-/// Bytes handed over at once, and how many such pieces may wait: enough to keep both sides busy.
-const PIECE: usize = 512 << 10;
-const PIECES: usize = 4;
+/// Bytes handed over at once: they stay in a CPU's cache from decoder to digest to copy.
+const PIECE: usize = 256 << 10;
+
+/// Pieces on their way, which evens out a decoder and a writer that stutter.
+const PIECES: usize = 8;
 
 /// Bytes of the blob read at once.
 const READ_LEN: usize = 256 << 10;
@@ -22,12 +32,28 @@ const READ_LEN: usize = 256 << 10;
 /// without being asked twice.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
+/// What libzstd says of a larger one (`ZSTD_error_frameParameter_windowTooLarge`).
+const ZSTD_WINDOW_MESSAGE: &str = "Frame requires too much memory for decoding";
+
+/// Bytes that tell the formats apart.
+const MAGIC_LEN: u64 = 10;
+
 /// What the tar as a whole is.
+#[derive(Debug)]
 pub(super) struct Digest {
-    /// SHA-256 in lower-case hex.
-    pub(super) hex: String,
+    pub(super) sha256: [u8; 32],
     /// Length in bytes.
     pub(super) bytes: u64,
+}
+
+impl Digest {
+    /// In lower-case hex.
+    pub(super) fn hex(&self) -> String {
+        self.sha256
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
 }
 
 /// Counts what was read of the blob.
@@ -46,24 +72,40 @@ impl<R: Read> Read for Counted<'_, R> {
 
 /// The tar as `consume` reads it.
 pub(super) struct TarStream<'a> {
-    pieces: Receiver<Vec<u8>>,
+    full: Receiver<Vec<u8>>,
+    empty: Sender<Vec<u8>>,
     piece: Vec<u8>,
     at: usize,
+    /// The decoder has nothing more.
+    ended: bool,
+    hash: Sha256,
+    bytes: u64,
     count: &'a AtomicU64,
     progress: &'a mut dyn FnMut(u64),
 }
 
+impl TarStream<'_> {
+    /// Takes the next piece and adds it to the digest; `false` at the end.
+    fn next_piece(&mut self) -> bool {
+        let Ok(piece) = self.full.recv() else {
+            self.ended = true;
+            return false;
+        };
+        let used = std::mem::replace(&mut self.piece, piece);
+        // At the end there is nobody left who wants it.
+        let _ = self.empty.send(used);
+        self.at = 0;
+        self.hash.update(&self.piece);
+        self.bytes = self.bytes.saturating_add(self.piece.len() as u64);
+        (self.progress)(self.count.load(Ordering::Relaxed));
+        true
+    }
+}
+
 impl Read for TarStream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        if self.at == self.piece.len() {
-            match self.pieces.recv() {
-                Ok(piece) => {
-                    self.piece = piece;
-                    self.at = 0;
-                    (self.progress)(self.count.load(Ordering::Relaxed));
-                }
-                Err(_) => return Ok(0),
-            }
+        if self.at >= self.piece.len() && !self.next_piece() {
+            return Ok(0);
         }
         let rest = self.piece.get(self.at..).unwrap_or_default();
         let len = rest.len().min(buffer.len());
@@ -76,7 +118,11 @@ impl Read for TarStream<'_> {
 }
 
 /// Decompresses `blob` on a thread while `consume` reads the tar, then reads what `consume` left
-/// (a tar may be followed by anything) and returns the digest of it all.
+/// (an archive may be followed by anything) and returns the digest of it all.
+///
+/// # Errors
+/// Those of `consume`, unless it failed for want of bytes that the decoder could not give: then
+/// the decoder's.
 pub(super) fn with_tar<T>(
     blob: impl Read + Send,
     spec: &ConvertSpec,
@@ -84,61 +130,124 @@ pub(super) fn with_tar<T>(
     consume: impl FnOnce(&mut TarStream) -> Result<T, UnpackError>,
 ) -> Result<(T, Digest), UnpackError> {
     let count = AtomicU64::new(0);
+    let (compression, limit) = (spec.compression, spec.limits.tar_bytes);
     std::thread::scope(|scope| {
-        let (sender, pieces) = sync_channel(PIECES);
-        let count = &count;
-        let compression = spec.compression;
-        let limit = spec.limits.tar_bytes;
+        let (full_sender, full) = sync_channel(PIECES);
+        let (empty, empty_receiver) = channel();
+        let (count, pieces) = (
+            &count,
+            Pieces {
+                full: full_sender,
+                empty: empty_receiver,
+                left: limit,
+                limit,
+            },
+        );
         let worker = std::thread::Builder::new()
             .name("decompress".to_owned())
             .spawn_scoped(scope, move || {
-                decompress(Counted { inner: blob, count }, compression, limit, &sender)
+                decompress(Counted { inner: blob, count }, compression, pieces)
             })
             .map_err(|source| UnpackError::Io {
                 operation: "start a thread",
                 source,
             })?;
         let mut stream = TarStream {
-            pieces,
+            full,
+            empty,
             piece: Vec::new(),
             at: 0,
+            ended: false,
+            hash: Sha256::new(),
+            bytes: 0,
             count,
             progress,
         };
         let consumed = consume(&mut stream);
         if consumed.is_ok() {
-            // Dropped pieces were hashed already.
-            while stream.pieces.recv().is_ok() {}
+            while stream.next_piece() {}
         }
-        drop(stream);
+        let TarStream {
+            full,
+            ended,
+            hash,
+            bytes,
+            ..
+        } = stream;
+        // A decoder that waits for room learns that nobody makes any.
+        drop(full);
         let decompressed = match worker.join() {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),
         };
-        // A stream that breaks off makes the tar end early: the cause is the one to tell.
-        match (consumed, decompressed) {
-            (_, Err(error)) => Err(error),
-            (Err(error), _) => Err(error),
-            (Ok(value), Ok(digest)) => Ok((value, digest)),
-        }
+        let value = match (consumed, decompressed) {
+            (_, Err(error)) if ended => return Err(error),
+            (Err(error), _) | (_, Err(error)) => return Err(error),
+            (Ok(value), Ok(())) => value,
+        };
+        let sha256 = hash.finalize().into();
+        Ok((value, Digest { sha256, bytes }))
     })
 }
 
-fn decompress(
-    blob: impl Read,
-    declared: Compression,
+/// Where the decoder puts the tar.
+struct Pieces {
+    full: SyncSender<Vec<u8>>,
+    empty: Receiver<Vec<u8>>,
+    left: u64,
     limit: u64,
-    pieces: &SyncSender<Vec<u8>>,
-) -> Result<Digest, UnpackError> {
-    let mut blob = BufReader::with_capacity(READ_LEN, blob);
-    let mut magic = Vec::with_capacity(6);
+}
+
+impl Pieces {
+    /// Hands over all of `from`, until nobody takes it.
+    fn pump(mut self, mut from: impl Read) -> Result<(), UnpackError> {
+        loop {
+            let mut piece = self.empty.try_recv().unwrap_or_default();
+            piece.resize(PIECE, 0);
+            let filled = fill(&mut from, &mut piece)?;
+            if filled == 0 {
+                return Ok(());
+            }
+            piece.truncate(filled);
+            self.left = self
+                .left
+                .checked_sub(filled as u64)
+                .ok_or(UnpackError::Limit {
+                    what: "bytes of uncompressed tar",
+                    limit: self.limit,
+                })?;
+            if self.full.send(piece).is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn fill(from: &mut impl Read, piece: &mut [u8]) -> Result<usize, UnpackError> {
+    let mut filled = 0;
+    while let Some(room) = piece.get_mut(filled..).filter(|room| !room.is_empty()) {
+        match from.read(room) {
+            Ok(0) => break,
+            Ok(len) => filled += len,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(read_error(error)),
+        }
+    }
+    Ok(filled)
+}
+
+fn decompress(
+    mut blob: impl Read,
+    declared: Compression,
+    pieces: Pieces,
+) -> Result<(), UnpackError> {
+    let mut magic = Vec::new();
     Read::by_ref(&mut blob)
-        .take(6)
+        .take(MAGIC_LEN)
         .read_to_end(&mut magic)
         .map_err(read_error)?;
     let found = sniff(&magic)?;
-    let matches = declared == Compression::Sniff || declared == found;
-    if !matches {
+    if declared != Compression::Sniff && declared != found {
         return Err(UnpackError::corrupt(format!(
             "the layer is declared as {} and its bytes are {}",
             name(declared),
@@ -147,15 +256,15 @@ fn decompress(
     }
     let blob = BufReader::with_capacity(READ_LEN, magic.as_slice().chain(blob));
     match found {
-        Compression::Gzip => pump(MultiGzDecoder::new(blob), limit, pieces),
+        Compression::Gzip => pieces.pump(MultiGzDecoder::new(blob)),
         Compression::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(blob).map_err(read_error)?;
             decoder
                 .window_log_max(ZSTD_WINDOW_LOG_MAX)
                 .map_err(read_error)?;
-            pump(decoder, limit, pieces)
+            pieces.pump(decoder)
         }
-        Compression::None | Compression::Sniff => pump(blob, limit, pieces),
+        Compression::None | Compression::Sniff => pieces.pump(blob),
     }
 }
 
@@ -182,65 +291,32 @@ fn sniff(magic: &[u8]) -> Result<Compression, UnpackError> {
         [0x1f, 0x8b, ..] => Ok(Compression::Gzip),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Compression::Zstd),
         _ if skippable => Ok(Compression::Zstd),
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => Err(unsupported("xz")),
-        [b'B', b'Z', b'h', ..] => Err(unsupported("bzip2")),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Err(unsupported("xz")),
+        // The level, then the digits of pi that begin a block or those that end an empty stream:
+        // a tar may begin with a file named BZh…
+        [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, ..]
+        | [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72, 0x45, ..] => Err(unsupported("bzip2")),
         _ => Ok(Compression::None),
     }
 }
 
+/// A decoder's errors come without a number of the system's, a device's with one.
 fn read_error(source: std::io::Error) -> UnpackError {
-    match source.kind() {
-        ErrorKind::InvalidData | ErrorKind::InvalidInput | ErrorKind::Other => {
-            UnpackError::corrupt(format!("the layer is corrupt: {source}"))
-        }
-        ErrorKind::UnexpectedEof => UnpackError::corrupt("the layer is truncated"),
-        _ => UnpackError::Io {
+    if source.raw_os_error().is_some() {
+        return UnpackError::Io {
             operation: "read the layer",
             source,
-        },
+        };
     }
-}
-
-/// Hashes everything and hands it over as long as somebody takes it.
-fn pump(
-    mut from: impl Read,
-    limit: u64,
-    pieces: &SyncSender<Vec<u8>>,
-) -> Result<Digest, UnpackError> {
-    let mut hash = Sha256::new();
-    let mut bytes: u64 = 0;
-    let mut wanted = true;
-    loop {
-        let mut piece = vec![0; PIECE];
-        let mut filled = 0;
-        while let Some(room) = piece.get_mut(filled..).filter(|room| !room.is_empty()) {
-            match from.read(room) {
-                Ok(0) => break,
-                Ok(len) => filled += len,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(read_error(error)),
-            }
-        }
-        piece.truncate(filled);
-        if piece.is_empty() {
-            break;
-        }
-        bytes = bytes.saturating_add(filled as u64);
-        if bytes > limit {
-            return Err(UnpackError::Limit {
-                what: "bytes of uncompressed tar",
-                limit,
-            });
-        }
-        hash.update(&piece);
-        if wanted {
-            wanted = pieces.send(piece).is_ok();
-        }
+    if source.kind() == ErrorKind::UnexpectedEof {
+        return UnpackError::corrupt("the layer is truncated");
     }
-    let hex = hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    Ok(Digest { hex, bytes })
+    let message = source.to_string();
+    if message.contains(ZSTD_WINDOW_MESSAGE) {
+        return UnpackError::Limit {
+            what: "bytes of zstd window",
+            limit: 1 << ZSTD_WINDOW_LOG_MAX,
+        };
+    }
+    UnpackError::corrupt(format!("the layer is corrupt: {message}"))
 }

@@ -1,88 +1,61 @@
 //! Unpacks a layer: a tar from a stranger becomes an EROFS image, in one pass.
 //!
-//! Called by [`crate::convert`] in a converter VM. No path of the tar ever reaches a file system:
-//! names are keys of a tree in memory ([`tree`]), so `..`, symbolic links and races have nothing to
-//! act on. File data goes to the output while the tar is being read, the tree is written behind it.
+//! Called by [`crate::convert`] in a converter VM. The image's bytes depend on the tar alone.
 //!
 //! ```text
 //! blob ─► compression ─► tar ─► apply ─► tree ──────────► erofs (metadata, superblock)
-//!              └─ SHA-256         └─ file data ─► output (data area)
+//!              └─ SHA-256         └─ content ─► output (data area)
 //! ```
 //!
-//! The rules are those of Docker's overlay2 driver: a layer is unpacked on its own, without the
-//! layers below; whiteouts become character devices 0:0 and opaque directories an extended
-//! attribute, which is what overlayfs reads.
+//! # Security
+//!
+//! No path of the tar ever reaches a file system. Names are keys of a [`tree`] in memory, symbolic
+//! links and hard links are edges in it, modes and owners are numbers to be written down: `..`,
+//! links, devices, races between entries and the names of the guest's own files have nothing to act
+//! on. Of the guest, a layer gets to use CPU time, memory and one block device, each up to a limit:
+//!
+//! | what | limit | where |
+//! |---|---|---|
+//! | uncompressed tar, image, entries and inodes | [`protocol::spec::ConvertLimits`] | [`compression`], [`output`], [`apply`], [`tree`] |
+//! | one extended header; pieces of a sparse file; one file | 1 MiB; 2^20; 16 TiB | [`tar`] |
+//! | attributes of an entry | 128 of 65,535 bytes, 262,144 bytes in all | [`tar`], [`erofs`] |
+//! | a name; a path or link target | 255; 4095 bytes | [`path`] |
+//! | symbolic links on the way to a name | 40 | [`tree`] |
+//! | memory for names and attributes; for small files | 1280 MiB; 256 MiB, then blocks are used | [`tree`], [`content`] |
+//! | zstd window | 128 MiB | [`compression`] |
+//!
+//! Every number in a tar is checked before it is used to allocate, index or compute; there is no
+//! recursion. What comes out is an image that only the kernel of a guest ever mounts. The layer's
+//! own rules for what overlayfs reads (opaque directories, redirects) are not the stranger's to set.
 
 mod apply;
 mod compression;
+mod content;
 mod erofs;
+mod error;
 mod output;
+mod path;
 mod tar;
 mod tree;
 
 use std::fs::File;
 use std::io::Read;
 
-use protocol::message::{Converted, FailureKind};
-use protocol::spec::ConvertSpec;
+use protocol::message::Converted;
+use protocol::spec::{Compression, ConvertLimits, ConvertSpec};
 
-use crate::failure::Failure;
+pub use self::error::UnpackError;
 
-/// Why a layer can't be unpacked.
-#[derive(Debug, thiserror::Error)]
-pub enum UnpackError {
-    /// The bytes are not what they should be.
-    #[error("{0}")]
-    Corrupt(String),
-    /// A named limit was exceeded.
-    #[error("the layer exceeds the limit of {limit} {what}")]
-    Limit {
-        /// What is limited, with its unit.
-        what: &'static str,
-        /// The limit.
-        limit: u64,
-    },
-    /// The output takes no more.
-    #[error("the disk is full")]
-    Full,
-    /// A device failed.
-    #[error("{operation}: {source}")]
-    Io {
-        /// What was tried.
-        operation: &'static str,
-        /// Why it failed.
-        source: std::io::Error,
-    },
-}
+use self::compression::Digest;
+use self::error::shown;
+use self::output::Output;
+use self::tree::Tree;
 
-impl UnpackError {
-    /// What decides the exit code.
-    #[must_use]
-    pub fn kind(&self) -> FailureKind {
-        match self {
-            Self::Corrupt(_) => FailureKind::CorruptLayer,
-            Self::Limit { .. } => FailureKind::LimitExceeded,
-            Self::Full => FailureKind::DiskFull,
-            Self::Io { .. } => FailureKind::Other,
-        }
-    }
-
-    fn corrupt(message: impl Into<String>) -> Self {
-        Self::Corrupt(message.into())
-    }
-}
-
-impl From<UnpackError> for Failure {
-    fn from(error: UnpackError) -> Self {
-        Self::new(error.kind(), error.to_string())
-    }
-}
-
-/// Unpacks the layer in the first `spec.blob_bytes` of `blob` into an EROFS on `out`, which reads
-/// as zero so far. `progress` is told the bytes of the blob read.
+/// Unpacks the layer in the first `spec.blob_bytes` of `blob` into an EROFS on `out`, a block device
+/// or a file. `progress` is told the bytes of the blob read.
 ///
 /// # Errors
-/// [`UnpackError`]; what is on `out` is of no use then.
+/// [`UnpackError`]; what is on `out` has no superblock then.
 pub fn convert(
     blob: &File,
     out: &File,
@@ -106,40 +79,57 @@ pub fn unpack(
     spec: &ConvertSpec,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Converted, UnpackError> {
-    let mut output = output::Output::new(out, spec.limits.image_bytes);
-    let (tree, digest) = compression::with_tar(blob, spec, progress, |stream| {
-        apply::read_layer(stream, &mut output, &spec.limits)
-    })?;
-    if digest.hex != spec.diff_id {
+    let mut output = Output::new(out, spec.limits.image_bytes);
+    let (tree, digest) = read(blob, &mut output, spec, progress)?;
+    let hex = digest.hex();
+    if hex != spec.diff_id {
         return Err(UnpackError::corrupt(format!(
-            "the uncompressed layer has the digest sha256:{}, the image says sha256:{}",
-            digest.hex,
+            "the uncompressed layer has the digest sha256:{hex}, its diff_id is sha256:{}",
             shown(spec.diff_id.as_bytes())
         )));
     }
-    let inodes = tree.inode_count();
-    let image_bytes = erofs::write(tree, output, &spec.diff_id)?;
+    write(&tree, output, &digest)
+}
+
+/// Reads all of the blob: data is on `output` then, everything else in the tree.
+fn read(
+    blob: impl Read + Send,
+    output: &mut Output,
+    spec: &ConvertSpec,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(Tree, Digest), UnpackError> {
+    compression::with_tar(blob, spec, progress, |stream| {
+        apply::read_layer(stream, output, &spec.limits)
+    })
+}
+
+fn write(tree: &Tree, output: Output, digest: &Digest) -> Result<Converted, UnpackError> {
+    let uuid = digest.sha256.first_chunk().copied().unwrap_or_default();
+    let image = erofs::write(tree, output, uuid)?;
     Ok(Converted {
-        image_bytes,
-        inodes,
+        image_bytes: image.bytes,
+        inodes: image.inodes,
         tar_bytes: digest.bytes,
     })
 }
 
-/// Longest name in a message, in characters.
-const SHOWN_MAX: usize = 200;
-
-/// A name of a stranger, fit for a message: printable ASCII, the rest escaped.
-fn shown(name: &[u8]) -> String {
-    let text: String = name
-        .escape_ascii()
-        .map(char::from)
-        .take(SHOWN_MAX + 1)
-        .collect();
-    match text.get(..SHOWN_MAX) {
-        Some(short) if text.len() > SHOWN_MAX => format!("{short}…"),
-        _ => text,
-    }
+/// Unpacks any bytes with small limits, whatever their digest: for fuzzing. The image is left on
+/// `out`; `None` when the bytes are refused.
+#[must_use]
+pub fn fuzz_layer(bytes: &[u8], out: &File) -> Option<Converted> {
+    let spec = ConvertSpec {
+        blob_bytes: bytes.len() as u64,
+        compression: Compression::Sniff,
+        diff_id: String::new(),
+        limits: ConvertLimits {
+            tar_bytes: 1 << 20,
+            image_bytes: 4 << 20,
+            entries: 1000,
+        },
+    };
+    let mut output = Output::new(out, spec.limits.image_bytes);
+    let (tree, digest) = read(bytes, &mut output, &spec, &mut |_| {}).ok()?;
+    write(&tree, output, &digest).ok()
 }
 
 #[cfg(test)]

@@ -1,9 +1,16 @@
 //! The layer's tree in memory. Names are bytes and keys, nothing else: a path is walked here and
 //! nowhere else.
+//!
+//! Filled by [`super::apply`], written out by [`super::erofs`]. It knows neither tar nor EROFS.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use super::UnpackError;
+use super::error::shown;
+use super::path::split;
+use super::tar::Xattr;
 
 /// Index of an inode in the tree.
 pub(super) type InodeId = u32;
@@ -11,23 +18,22 @@ pub(super) type InodeId = u32;
 /// The root directory.
 pub(super) const ROOT: InodeId = 0;
 
-/// File type bits of a mode (`<sys/stat.h>`).
-pub(super) const S_IFMT: u16 = 0o170_000;
-pub(super) const S_IFIFO: u16 = 0o010_000;
-pub(super) const S_IFCHR: u16 = 0o020_000;
-pub(super) const S_IFDIR: u16 = 0o040_000;
-pub(super) const S_IFBLK: u16 = 0o060_000;
-pub(super) const S_IFREG: u16 = 0o100_000;
-pub(super) const S_IFLNK: u16 = 0o120_000;
-
-/// Bytes of a name in a directory (`NAME_MAX`, and EROFS's own limit).
-pub(super) const NAME_MAX: usize = 255;
-
 /// Symbolic links followed on the way to one name, as the kernel does.
 const HOPS_MAX: u32 = 40;
 
-/// Components of one path: deeper trees can't be named by any program (`PATH_MAX` is 4096).
-const DEPTH_MAX: usize = 2048;
+/// Mode of a directory that the tar does not describe, as in Docker.
+const IMPLIED_MODE: u16 = 0o755;
+
+/// Bytes of memory for the tree: a converter VM has 2 GiB, of which the small files' contents, a
+/// zstd window, the kernel and its page cache take the rest.
+const MEMORY_MAX: u64 = 1280 << 20;
+
+/// What a directory's entry takes besides its name: a share of a B-tree's node, and the allocator's
+/// rounding.
+const DIRENT_MEMORY: usize = 64;
+
+/// What a directory takes besides its inode: a B-tree of one node.
+const DIRECTORY_MEMORY: usize = 320;
 
 /// What every inode has.
 #[derive(Debug, Clone, Default)]
@@ -36,11 +42,13 @@ pub(super) struct Metadata {
     pub(super) mode: u16,
     pub(super) uid: u32,
     pub(super) gid: u32,
-    /// Seconds since 1970 and nanoseconds.
+    /// Seconds since 1970, and nanoseconds.
     pub(super) mtime: (i64, u32),
-    /// Full names and values, sorted by name.
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) xattrs: Xattrs,
 }
+
+/// Extended attributes, sorted by name. Many files have the same ones, so they are shared.
+pub(super) type Xattrs = Option<Rc<Vec<Xattr>>>;
 
 /// A run of blocks on the output that holds a run of blocks of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,34 +61,43 @@ pub(super) struct Extent {
     pub(super) count: u32,
 }
 
-/// Content of a regular file.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Content {
-    pub(super) size: u64,
-    /// In order; what no extent covers is a hole.
-    pub(super) extents: Vec<Extent>,
-    /// The last, partial block, when it is kept with the inode.
-    pub(super) tail: Vec<u8>,
+impl Extent {
+    /// The first block in the file behind it.
+    pub(super) fn end(&self) -> u32 {
+        self.from.saturating_add(self.count)
+    }
+}
+
+/// Where the content of a regular file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Data {
+    /// From this block of the output on, without a hole.
+    Flat { block: u32 },
+    /// As [`Self::Flat`], but for the last, partial block: that is kept in memory, in
+    /// [`Tree::tails`] from this offset on.
+    Tail { block: u32, at: u32 },
+    /// In these, in order; what no extent covers is a hole.
+    Holes(Box<[Extent]>),
 }
 
 /// What an inode is.
 #[derive(Debug, Clone)]
 pub(super) enum Kind {
-    Directory(Directory),
-    File(Content),
-    Symlink(Vec<u8>),
-    /// Character or block device, or a fifo: type bits and device number.
-    Special {
-        type_bits: u16,
-        major: u32,
-        minor: u32,
-    },
+    Directory(Box<Directory>),
+    File { size: u64, data: Data },
+    Symlink(Box<[u8]>),
+    CharDevice { major: u32, minor: u32 },
+    BlockDevice { major: u32, minor: u32 },
+    Fifo,
 }
+
+/// overlayfs's mark for a name that is gone.
+const WHITEOUT: Kind = Kind::CharDevice { major: 0, minor: 0 };
 
 /// A directory.
 #[derive(Debug, Clone)]
 pub(super) struct Directory {
-    pub(super) entries: BTreeMap<Vec<u8>, InodeId>,
+    pub(super) entries: BTreeMap<Box<[u8]>, InodeId>,
     pub(super) parent: InodeId,
     /// It hides what lies below it in lower layers.
     pub(super) opaque: bool,
@@ -93,63 +110,61 @@ pub(super) struct Directory {
 pub(super) struct Inode {
     pub(super) metadata: Metadata,
     pub(super) kind: Kind,
-    /// Names that lead to it, for anything but a directory.
+    /// Names that lead to it; 1 for a directory, 0 when it was replaced.
     pub(super) links: u32,
 }
 
 impl Inode {
-    /// Whether it is overlayfs's mark for a name that is gone.
     fn is_whiteout(&self) -> bool {
-        matches!(
-            self.kind,
-            Kind::Special {
-                type_bits: S_IFCHR,
-                major: 0,
-                minor: 0
-            }
-        )
+        matches!(self.kind, Kind::CharDevice { major: 0, minor: 0 })
     }
 }
 
 /// The tree.
 pub(super) struct Tree {
     pub(super) inodes: Vec<Inode>,
+    /// See [`Data::Tail`].
+    pub(super) tails: Vec<u8>,
+    xattrs: BTreeSet<Rc<Vec<Xattr>>>,
     /// Inodes at most.
-    limit: u64,
+    inodes_max: u64,
+    memory: u64,
 }
 
-/// Mode of a directory that the tar does not describe.
-const IMPLIED_MODE: u16 = 0o755;
+fn implied_metadata() -> Metadata {
+    Metadata {
+        mode: IMPLIED_MODE,
+        ..Metadata::default()
+    }
+}
 
-fn directory(parent: InodeId, implied: bool, metadata: Metadata) -> Inode {
+fn directory(parent: InodeId, metadata: Metadata) -> Inode {
     Inode {
         metadata,
-        kind: Kind::Directory(Directory {
+        kind: Kind::Directory(Box::new(Directory {
             entries: BTreeMap::new(),
             parent,
             opaque: false,
-            implied,
-        }),
+            implied: false,
+        })),
         links: 1,
     }
 }
 
 impl Tree {
-    /// A root directory; `limit` inodes at most.
-    pub(super) fn new(limit: u64) -> Self {
-        let root = Metadata {
-            mode: IMPLIED_MODE,
-            ..Metadata::default()
-        };
-        Self {
-            inodes: vec![directory(ROOT, true, root)],
-            limit,
+    /// A root directory that nothing describes; `inodes_max` inodes at most.
+    pub(super) fn new(inodes_max: u64) -> Self {
+        let mut root = directory(ROOT, implied_metadata());
+        if let Kind::Directory(root) = &mut root.kind {
+            root.implied = true;
         }
-    }
-
-    /// Inodes that have a name.
-    pub(super) fn inode_count(&self) -> u64 {
-        self.inodes.iter().filter(|inode| inode.links > 0).count() as u64
+        Self {
+            inodes: vec![root],
+            tails: Vec::new(),
+            xattrs: BTreeSet::new(),
+            inodes_max,
+            memory: 0,
+        }
     }
 
     pub(super) fn inode(&self, id: InodeId) -> Result<&Inode, UnpackError> {
@@ -159,30 +174,17 @@ impl Tree {
             .ok_or_else(lost)
     }
 
-    pub(super) fn inode_mut(&mut self, id: InodeId) -> Result<&mut Inode, UnpackError> {
+    fn inode_mut(&mut self, id: InodeId) -> Result<&mut Inode, UnpackError> {
         usize::try_from(id)
             .ok()
             .and_then(|index| self.inodes.get_mut(index))
             .ok_or_else(lost)
     }
 
-    fn add(&mut self, inode: Inode) -> Result<InodeId, UnpackError> {
-        let limit = self.limit;
-        let id = InodeId::try_from(self.inodes.len())
-            .ok()
-            .filter(|id| u64::from(*id) < limit)
-            .ok_or(UnpackError::Limit {
-                what: "entries",
-                limit,
-            })?;
-        self.inodes.push(inode);
-        Ok(id)
-    }
-
-    fn child(&self, parent: InodeId, name: &[u8]) -> Result<Option<InodeId>, UnpackError> {
-        match &self.inode(parent)?.kind {
-            Kind::Directory(directory) => Ok(directory.entries.get(name).copied()),
-            _ => Ok(None),
+    pub(super) fn directory(&self, id: InodeId) -> Result<&Directory, UnpackError> {
+        match &self.inode(id)?.kind {
+            Kind::Directory(directory) => Ok(directory),
+            _ => Err(lost()),
         }
     }
 
@@ -193,118 +195,137 @@ impl Tree {
         }
     }
 
-    /// The directory that `path` leads to, made where it is missing. Symbolic links on the way are
-    /// followed within this tree, as if its root were `/`.
-    pub(super) fn make_directories(&mut self, path: &[Vec<u8>]) -> Result<InodeId, UnpackError> {
-        let mut pending: Vec<Vec<u8>> = path.iter().rev().cloned().collect();
-        let mut at = ROOT;
-        let mut hops = 0;
-        while let Some(name) = pending.pop() {
-            if name == b".." {
-                at = match &self.inode(at)?.kind {
-                    Kind::Directory(directory) => directory.parent,
-                    _ => return Err(lost()),
-                };
-                continue;
-            }
-            let found = self.child(at, &name)?;
-            let Some(next) = found else {
-                at = self.add_directory(
-                    at,
-                    name,
-                    true,
-                    Metadata {
-                        mode: IMPLIED_MODE,
-                        ..Metadata::default()
-                    },
-                )?;
-                continue;
-            };
-            let inode = self.inode(next)?;
-            match &inode.kind {
-                Kind::Directory(_) => at = next,
-                Kind::Symlink(target) => {
-                    hops += 1;
-                    if hops > HOPS_MAX {
-                        return Err(UnpackError::corrupt(format!(
-                            "more than {HOPS_MAX} symbolic links on the way to {}",
-                            super::shown(&path.join(&b'/'))
-                        )));
-                    }
-                    let target = target.clone();
-                    if target.first() == Some(&b'/') {
-                        at = ROOT;
-                    }
-                    let parts = split(&target)?;
-                    if pending.len() + parts.len() > DEPTH_MAX {
-                        return Err(too_deep(&target));
-                    }
-                    pending.extend(parts.into_iter().rev());
-                }
-                _ if inode.is_whiteout() => {
-                    self.unlink(at, &name)?;
-                    let metadata = Metadata {
-                        mode: IMPLIED_MODE,
-                        ..Metadata::default()
-                    };
-                    at = self.add_directory(at, name, true, metadata)?;
-                    // What a lower layer has under this name stays hidden.
-                    self.directory_mut(at)?.opaque = true;
-                }
-                _ => {
-                    return Err(UnpackError::corrupt(format!(
-                        "{} is no directory, and an entry lies below it",
-                        super::shown(&name)
-                    )));
-                }
-            }
+    fn child(&self, parent: InodeId, name: &[u8]) -> Result<Option<InodeId>, UnpackError> {
+        Ok(self.directory(parent)?.entries.get(name).copied())
+    }
+
+    /// Counts memory that is never given back: what a layer replaces again is not worth tracking.
+    pub(super) fn take_memory(&mut self, bytes: usize) -> Result<(), UnpackError> {
+        self.memory = self.memory.saturating_add(bytes as u64);
+        if self.memory > MEMORY_MAX {
+            return Err(UnpackError::Limit {
+                what: "bytes of memory for names and attributes",
+                limit: MEMORY_MAX,
+            });
         }
-        Ok(at)
+        Ok(())
+    }
+
+    /// The same attributes, stored once.
+    pub(super) fn share_xattrs(&mut self, xattrs: Vec<Xattr>) -> Result<Xattrs, UnpackError> {
+        if xattrs.is_empty() {
+            return Ok(None);
+        }
+        if let Some(same) = self.xattrs.get(&xattrs) {
+            return Ok(Some(Rc::clone(same)));
+        }
+        let bytes = |xattr: &Xattr| xattr.name.len() + xattr.value.len() + DIRENT_MEMORY;
+        self.take_memory(xattrs.iter().map(bytes).sum())?;
+        let shared = Rc::new(xattrs);
+        self.xattrs.insert(Rc::clone(&shared));
+        Ok(Some(shared))
+    }
+
+    fn add(&mut self, parent: InodeId, name: &[u8], inode: Inode) -> Result<InodeId, UnpackError> {
+        let limit = self.inodes_max;
+        let id = InodeId::try_from(self.inodes.len())
+            .ok()
+            .filter(|id| u64::from(*id) < limit)
+            .ok_or(UnpackError::Limit {
+                what: "entries",
+                limit,
+            })?;
+        self.take_memory(size_of::<Inode>())?;
+        self.inodes.push(inode);
+        self.name(parent, name, id)?;
+        Ok(id)
+    }
+
+    fn name(&mut self, parent: InodeId, name: &[u8], id: InodeId) -> Result<(), UnpackError> {
+        self.take_memory(name.len() + DIRENT_MEMORY)?;
+        self.directory_mut(parent)?.entries.insert(name.into(), id);
+        Ok(())
     }
 
     fn add_directory(
         &mut self,
         parent: InodeId,
-        name: Vec<u8>,
-        implied: bool,
+        name: &[u8],
         metadata: Metadata,
     ) -> Result<InodeId, UnpackError> {
-        let id = self.add(directory(parent, implied, metadata))?;
-        self.directory_mut(parent)?.entries.insert(name, id);
+        self.take_memory(DIRECTORY_MEMORY)?;
+        self.add(parent, name, directory(parent, metadata))
+    }
+
+    fn add_implied(&mut self, parent: InodeId, name: &[u8]) -> Result<InodeId, UnpackError> {
+        let id = self.add_directory(parent, name, implied_metadata())?;
+        self.directory_mut(id)?.implied = true;
         Ok(id)
+    }
+
+    /// The directory that `path` leads to, made where it is missing.
+    pub(super) fn make_directories(&mut self, path: &[&[u8]]) -> Result<InodeId, UnpackError> {
+        let mut walk = Walk::new(path);
+        while let Some(name) = walk.pending.pop() {
+            if walk.step(self, &name)? {
+                continue;
+            }
+            match self.child(walk.at, &name)? {
+                None => walk.at = self.add_implied(walk.at, &name)?,
+                Some(id) if self.inode(id)?.is_whiteout() => {
+                    self.unlink(walk.at, &name)?;
+                    walk.at = self.add_implied(walk.at, &name)?;
+                    // What lower layers have under this name stays hidden.
+                    self.directory_mut(walk.at)?.opaque = true;
+                }
+                Some(_) => {
+                    return Err(UnpackError::corrupt(format!(
+                        "{} is no directory, and an entry lies below it",
+                        shown(&name)
+                    )));
+                }
+            }
+        }
+        Ok(walk.at)
+    }
+
+    /// As [`Self::make_directories`], making nothing.
+    fn find_directory(&self, path: &[&[u8]]) -> Result<Option<InodeId>, UnpackError> {
+        let mut walk = Walk::new(path);
+        while let Some(name) = walk.pending.pop() {
+            if !walk.step(self, &name)? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(walk.at))
     }
 
     /// Puts a directory under `name`: over an existing one only the metadata changes.
     pub(super) fn put_directory(
         &mut self,
         parent: InodeId,
-        name: Vec<u8>,
+        name: &[u8],
         metadata: Metadata,
     ) -> Result<(), UnpackError> {
-        if let Some(id) = self.child(parent, &name)? {
+        let mut opaque = false;
+        if let Some(id) = self.child(parent, name)? {
             let inode = self.inode_mut(id)?;
-            let whiteout = inode.is_whiteout();
-            if let Kind::Directory(directory) = &mut inode.kind {
-                directory.implied = false;
-                inode.metadata = metadata;
-                return Ok(());
+            if matches!(inode.kind, Kind::Directory(_)) {
+                return self.describe(id, metadata);
             }
-            self.unlink(parent, &name)?;
-            let id = self.add_directory(parent, name, false, metadata)?;
             // The whiteout said that nothing of lower layers is to be seen here.
-            self.directory_mut(id)?.opaque = whiteout;
-            return Ok(());
+            opaque = inode.is_whiteout();
+            self.unlink(parent, name)?;
         }
-        self.add_directory(parent, name, false, metadata).map(drop)
+        let id = self.add_directory(parent, name, metadata)?;
+        self.directory_mut(id)?.opaque = opaque;
+        Ok(())
     }
 
-    /// Describes the root directory.
-    pub(super) fn put_root(&mut self, metadata: Metadata) -> Result<(), UnpackError> {
-        let root = self.inode_mut(ROOT)?;
-        root.metadata = metadata;
-        if let Kind::Directory(directory) = &mut root.kind {
-            directory.implied = false;
-        }
+    /// Gives a directory the metadata that the tar has for it.
+    pub(super) fn describe(&mut self, id: InodeId, metadata: Metadata) -> Result<(), UnpackError> {
+        self.directory_mut(id)?.implied = false;
+        self.inode_mut(id)?.metadata = metadata;
         Ok(())
     }
 
@@ -312,35 +333,46 @@ impl Tree {
     pub(super) fn put(
         &mut self,
         parent: InodeId,
-        name: Vec<u8>,
+        name: &[u8],
         metadata: Metadata,
         kind: Kind,
     ) -> Result<(), UnpackError> {
-        self.unlink(parent, &name)?;
-        let id = self.add(Inode {
-            metadata,
-            kind,
-            links: 1,
+        self.take_memory(match &kind {
+            Kind::Symlink(target) => target.len(),
+            Kind::File {
+                data: Data::Holes(extents),
+                ..
+            } => size_of_val(&**extents),
+            _ => 0,
         })?;
-        self.directory_mut(parent)?.entries.insert(name, id);
+        self.unlink(parent, name)?;
+        self.add(
+            parent,
+            name,
+            Inode {
+                metadata,
+                kind,
+                links: 1,
+            },
+        )?;
         Ok(())
     }
 
-    /// Marks `name` as gone, unless this very layer has it.
-    pub(super) fn put_whiteout(
-        &mut self,
-        parent: InodeId,
-        name: Vec<u8>,
-    ) -> Result<(), UnpackError> {
-        if self.child(parent, &name)?.is_some() {
-            return Ok(());
-        }
-        let kind = Kind::Special {
-            type_bits: S_IFCHR,
-            major: 0,
-            minor: 0,
+    /// Marks `name` as gone from lower layers. What this very layer has under that name stays,
+    /// whichever of both comes first (OCI image specification, layer.md).
+    pub(super) fn hide(&mut self, parent: InodeId, name: &[u8]) -> Result<(), UnpackError> {
+        let Some(id) = self.child(parent, name)? else {
+            return self.put_whiteout(parent, name);
         };
-        self.put(parent, name, Metadata::default(), kind)
+        if let Kind::Directory(directory) = &mut self.inode_mut(id)?.kind {
+            directory.opaque = true;
+        }
+        Ok(())
+    }
+
+    /// Puts a whiteout under `name`, in place of what was there.
+    pub(super) fn put_whiteout(&mut self, parent: InodeId, name: &[u8]) -> Result<(), UnpackError> {
+        self.put(parent, name, Metadata::default(), WHITEOUT)
     }
 
     /// Hides what lower layers have in this directory.
@@ -349,69 +381,38 @@ impl Tree {
         Ok(())
     }
 
-    /// Gives the file at `target` another name.
+    /// Gives what is at `target` another name. As with `link(2)`, a symbolic link that is there is
+    /// given the name itself; one on the way is followed.
     pub(super) fn link(
         &mut self,
         parent: InodeId,
-        name: Vec<u8>,
-        target: &[Vec<u8>],
+        name: &[u8],
+        target: &[&[u8]],
     ) -> Result<(), UnpackError> {
+        // First, as Docker does: so a link to itself, or to what it replaces, has no target.
+        self.unlink(parent, name)?;
         let missing = || {
             UnpackError::corrupt(format!(
-                "hard link {} to {}, which this layer does not have",
-                super::shown(&name),
-                super::shown(&target.join(&b'/'))
+                "a hard link to {}, which this layer does not have",
+                shown(&target.join(&b'/'))
             ))
         };
         let (last, path) = target.split_last().ok_or_else(missing)?;
         let folder = self.find_directory(path)?.ok_or_else(missing)?;
         let id = self.child(folder, last)?.ok_or_else(missing)?;
-        let inode = self.inode(id)?;
-        if matches!(inode.kind, Kind::Directory(_)) || inode.is_whiteout() {
+        let inode = self.inode_mut(id)?;
+        if inode.is_whiteout() {
             return Err(missing());
         }
-        if self.child(parent, &name)? == Some(id) {
-            return Ok(());
+        if matches!(inode.kind, Kind::Directory(_)) {
+            return Err(UnpackError::corrupt(format!(
+                "a hard link to the directory {}",
+                shown(&target.join(&b'/'))
+            )));
         }
-        self.unlink(parent, &name)?;
-        let inode = self.inode_mut(id)?;
         // Each link is an entry, of which there are far fewer than 2^32.
         inode.links = inode.links.saturating_add(1);
-        self.directory_mut(parent)?.entries.insert(name, id);
-        Ok(())
-    }
-
-    /// As [`Self::make_directories`], making nothing.
-    fn find_directory(&self, path: &[Vec<u8>]) -> Result<Option<InodeId>, UnpackError> {
-        let mut pending: Vec<Vec<u8>> = path.iter().rev().cloned().collect();
-        let (mut at, mut hops) = (ROOT, 0);
-        while let Some(name) = pending.pop() {
-            if name == b".." {
-                if let Kind::Directory(directory) = &self.inode(at)?.kind {
-                    at = directory.parent;
-                }
-                continue;
-            }
-            let Some(next) = self.child(at, &name)? else {
-                return Ok(None);
-            };
-            match &self.inode(next)?.kind {
-                Kind::Directory(_) => at = next,
-                Kind::Symlink(target) if hops < HOPS_MAX => {
-                    hops += 1;
-                    if target.first() == Some(&b'/') {
-                        at = ROOT;
-                    }
-                    let parts = split(target)?;
-                    if pending.len() + parts.len() > DEPTH_MAX {
-                        return Err(too_deep(target));
-                    }
-                    pending.extend(parts.into_iter().rev());
-                }
-                _ => return Ok(None),
-            }
-        }
-        Ok(Some(at))
+        self.name(parent, name, id)
     }
 
     /// Takes the name away, and everything below it when it is a directory.
@@ -426,67 +427,66 @@ impl Tree {
             if inode.links > 0 {
                 continue;
             }
-            match &mut inode.kind {
-                Kind::Directory(directory) => {
-                    doomed.extend(std::mem::take(&mut directory.entries).into_values());
-                }
-                Kind::File(content) => *content = Content::default(),
-                Kind::Symlink(_) | Kind::Special { .. } => {}
+            let kind = std::mem::replace(&mut inode.kind, Kind::Fifo);
+            inode.metadata.xattrs = None;
+            if let Kind::Directory(directory) = kind {
+                doomed.extend(directory.entries.into_values());
             }
-            inode.metadata.xattrs = Vec::new();
         }
         Ok(())
     }
 }
 
-/// The components of a path, without empty ones and `.`.
-pub(super) fn split(path: &[u8]) -> Result<Vec<Vec<u8>>, UnpackError> {
-    let mut parts = Vec::new();
-    for part in path.split(|byte| *byte == b'/') {
-        if part.is_empty() || part == b"." {
-            continue;
-        }
-        if part.len() > NAME_MAX {
-            return Err(UnpackError::corrupt(format!(
-                "a name of {} bytes, the limit is {NAME_MAX}: {}",
-                part.len(),
-                super::shown(part)
-            )));
-        }
-        if part.contains(&0) {
-            return Err(UnpackError::corrupt(format!(
-                "a NUL byte in the name {}",
-                super::shown(part)
-            )));
-        }
-        if parts.len() == DEPTH_MAX {
-            return Err(too_deep(path));
-        }
-        parts.push(part.to_vec());
-    }
-    Ok(parts)
+/// A path being followed within a tree, as if the tree's root were `/`.
+struct Walk<'a> {
+    /// Components to come, the last first.
+    pending: Vec<Cow<'a, [u8]>>,
+    at: InodeId,
+    hops: u32,
 }
 
-/// As [`split`], with `..` taken back as in a shell; `None` when it leads out of the root.
-pub(super) fn split_clean(path: &[u8]) -> Result<Option<Vec<Vec<u8>>>, UnpackError> {
-    let mut clean: Vec<Vec<u8>> = Vec::new();
-    for part in split(path)? {
-        if part == b".." {
-            if clean.pop().is_none() {
-                return Ok(None);
+impl<'a> Walk<'a> {
+    fn new(path: &[&'a [u8]]) -> Self {
+        Self {
+            pending: path.iter().rev().map(|part| Cow::Borrowed(*part)).collect(),
+            at: ROOT,
+            hops: 0,
+        }
+    }
+
+    /// Goes into `name`, or puts where it leads to in front of what is to come. `false` when there
+    /// is no directory of this name and no symbolic link.
+    fn step(&mut self, tree: &Tree, name: &[u8]) -> Result<bool, UnpackError> {
+        let directory = tree.directory(self.at)?;
+        if name == b".." {
+            self.at = directory.parent;
+            return Ok(true);
+        }
+        let Some(id) = directory.entries.get(name).copied() else {
+            return Ok(false);
+        };
+        match &tree.inode(id)?.kind {
+            Kind::Directory(_) => self.at = id,
+            Kind::Symlink(target) => {
+                self.hops += 1;
+                // Targets add up to no more than this many paths either.
+                if self.hops > HOPS_MAX {
+                    return Err(UnpackError::corrupt(format!(
+                        "more than {HOPS_MAX} symbolic links on the way to it, the last one {}",
+                        shown(name)
+                    )));
+                }
+                if target.first() == Some(&b'/') {
+                    self.at = ROOT;
+                }
+                let parts = split(target)?.rev();
+                self.pending
+                    .extend(parts.map(|part| Cow::Owned(part.to_vec())));
             }
-        } else {
-            clean.push(part);
+            _ => return Ok(false),
         }
+        Ok(true)
     }
-    Ok(Some(clean))
-}
-
-fn too_deep(path: &[u8]) -> UnpackError {
-    UnpackError::corrupt(format!(
-        "a path of more than {DEPTH_MAX} parts: {}",
-        super::shown(path)
-    ))
 }
 
 /// Our own bookkeeping is wrong; unpacking stops rather than writing nonsense.
