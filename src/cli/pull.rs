@@ -223,7 +223,7 @@ impl ConvertBar {
     }
 
     /// Layer `index` of `count`: `done` of `all` bytes are read.
-    pub fn show(&mut self, index: usize, count: usize, done: u64, all: u64) {
+    pub fn show(&self, index: usize, count: usize, done: u64, all: u64) {
         if let Some(bar) = &self.0 {
             bar.set_message(format!("{} of {count}", index + 1));
             bar.set_length(all);

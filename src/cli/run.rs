@@ -73,15 +73,10 @@ pub fn run(matches: ArgMatches, began: u64) -> Result<u8> {
     let id = names::random_id()?;
     // Refused before anything is unpacked.
     let launch = launch(&options, &image, &id)?;
-    let mut progress = pull::ConvertBar::new(options.image.quiet);
-    disks::prepare_layers(
-        &guest,
-        &store,
-        &image.layers,
-        &mut |index, count, done, all| {
-            progress.show(index, count, done, all);
-        },
-    )?;
+    let progress = pull::ConvertBar::new(options.image.quiet);
+    disks::prepare_layers(&guest, &store, &image.layers, &|index, count, done, all| {
+        progress.show(index, count, done, all)
+    })?;
     drop(progress);
     let config = ContainerConfig {
         name: match &options.container.name {

@@ -8,6 +8,8 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -27,6 +29,9 @@ const CONVERTER_MEMORY_MIB: u32 = 2048;
 /// One vCPU unpacks, the other decompresses.
 const CONVERTER_VCPUS: u8 = 2;
 
+/// Converters at once: each may take its memory, and more than a few wait for the same disk.
+const CONVERTERS_MAX: usize = 4;
+
 /// Limits of one layer. The largest public images have layers of some 30 GiB and a million files;
 /// a bomb beyond that ends with a sentence and not with a full disk.
 const LIMITS: ConvertLimits = ConvertLimits {
@@ -40,13 +45,15 @@ const LIMITS: ConvertLimits = ConvertLimits {
 const CONVERTER_SILENCE: Duration = Duration::from_secs(300);
 
 /// What happens while layers are made ready: index of the layer, number of layers, bytes read,
-/// bytes of its blob.
-pub type ConvertProgress<'a> = &'a mut dyn FnMut(usize, usize, u64, u64);
+/// bytes of its blob. Several layers at once call it.
+pub type ConvertProgress<'a> = &'a (dyn Fn(usize, usize, u64, u64) + Sync);
 
-/// Makes the disk of every layer that has none yet, lowest first.
+/// Makes the disk of every layer that has none yet, lowest first, as many at once as there are
+/// CPUs, up to [`CONVERTERS_MAX`].
 ///
 /// # Errors
-/// When a layer is corrupt, exceeds a limit, or can't be stored; the message names the layer.
+/// When a layer is corrupt, exceeds a limit, or can't be stored; the message names the layer. No
+/// other layer is begun then.
 pub fn prepare_layers(
     guest: &GuestFiles,
     store: &Store,
@@ -54,14 +61,40 @@ pub fn prepare_layers(
     progress: ConvertProgress,
 ) -> Result<()> {
     let disks = store.layer_disks()?;
+    let mut missing = Vec::new();
     for (index, layer) in layers.iter().enumerate() {
         if disks.get(&layer.key())?.is_none() {
-            let mut tell = |bytes| progress(index, layers.len(), bytes, layer.size);
-            convert(guest, store, &disks, layer, &mut tell)
-                .with_context(|| format!("unpack layer {}", layer.diff_id))?;
+            missing.push((index, layer));
         }
     }
-    Ok(())
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    let queue = Mutex::new(missing.into_iter());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || -> Result<()> {
+        while let Some((index, layer)) = next() {
+            let tell = |bytes| progress(index, layers.len(), bytes, layer.size);
+            let converted = convert(guest, store, &disks, layer, &tell);
+            if converted.is_err() {
+                // The others finish what they have begun.
+                while next().is_some() {}
+            }
+            converted.with_context(|| format!("unpack layer {}", layer.diff_id))?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..cpus.min(CONVERTERS_MAX))
+            .map(|_| scope.spawn(work))
+            .collect();
+        let mut result = work();
+        for other in others {
+            let end = other
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            result = result.and(end);
+        }
+        result
+    })
 }
 
 /// Unpacks one layer in a VM of its own and stores its disk.
@@ -70,7 +103,7 @@ fn convert(
     store: &Store,
     disks: &LayerDisks,
     layer: &Layer,
-    progress: &mut dyn FnMut(u64),
+    progress: &dyn Fn(u64),
 ) -> Result<LayerDisk> {
     let pending = match disks.begin(&layer.key())? {
         Begin::Ready(disk) => return Ok(disk),

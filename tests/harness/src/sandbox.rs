@@ -17,6 +17,9 @@ use crate::{Snapshot, Terminal, images};
 /// The variable that names the command to test.
 pub const COMMAND_VARIABLE: &str = "BULKHEAD";
 
+/// What the command needs beside itself, where it has been built.
+const GUEST_FILES: [&str; 3] = ["initramfs.cpio", "kernel.json", "vmlinux"];
+
 /// Loading an image and unpacking its layers takes a VM a layer.
 const LOAD_PATIENCE: Duration = Duration::from_secs(600);
 
@@ -26,7 +29,6 @@ const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 /// See the module's page. Dropped, it ends what still runs and goes with all files.
 pub struct Sandbox {
     folder: TempDir,
-    guest: PathBuf,
 }
 
 impl Sandbox {
@@ -61,19 +63,29 @@ impl Sandbox {
     pub fn of_program(program: &Path) -> Result<Self> {
         let program = fs::canonicalize(program)
             .with_context(|| format!("find the command {}", program.display()))?;
-        let guest = program.parent().unwrap_or(Path::new("/")).to_owned();
-        Self::create(&program, guest)
+        let sandbox = Self::create(&program)?;
+        // In an emulated host the original is read through the emulator, byte by byte, at each
+        // start; a copy is in the page cache.
+        let artifacts = program.parent().unwrap_or(Path::new("/"));
+        for name in GUEST_FILES {
+            let original = artifacts.join(name);
+            if original.exists() {
+                fs::copy(&original, sandbox.guest().join(name))
+                    .with_context(|| format!("copy {}", original.display()))?;
+            }
+        }
+        Ok(sandbox)
     }
 
-    fn create(program: &Path, guest: PathBuf) -> Result<Self> {
+    fn create(program: &Path) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("bulkhead-test-")
             .tempdir()
             .context("create a sandbox")?;
-        for name in ["bin", "home", "root", "work"] {
+        for name in ["bin", "guest", "home", "root", "work"] {
             fs::create_dir(folder.path().join(name)).context("create a sandbox")?;
         }
-        let sandbox = Self { folder, guest };
+        let sandbox = Self { folder };
         fs::copy(program, sandbox.program()).context("copy the command")?;
         Ok(sandbox)
     }
@@ -84,7 +96,12 @@ impl Sandbox {
     ///
     /// Copying fails.
     pub fn copied(&self) -> Result<Self> {
-        let copy = Self::create(&self.program(), self.guest.clone())?;
+        let copy = Self::create(&self.program())?;
+        for entry in fs::read_dir(self.guest()).context("read the guest's files")? {
+            let entry = entry.context("read the guest's files")?;
+            fs::hard_link(entry.path(), copy.guest().join(entry.file_name()))
+                .context("link the guest's files")?;
+        }
         for entry in fs::read_dir(self.root()).context("read the state root")? {
             let path = entry.context("read the state root")?.path();
             if path.file_name() == Some(OsStr::new("containers")) {
@@ -109,6 +126,11 @@ impl Sandbox {
     #[must_use]
     pub fn root(&self) -> PathBuf {
         self.folder().join("root")
+    }
+
+    /// The guest kernel and what belongs to it.
+    fn guest(&self) -> PathBuf {
+        self.folder().join("guest")
     }
 
     /// The user's home.
@@ -137,7 +159,7 @@ impl Sandbox {
             ("PATH", path),
             ("HOME", self.home().into()),
             ("BULKHEAD_ROOT", self.root().into()),
-            ("BULKHEAD_GUEST", self.guest.clone().into()),
+            ("BULKHEAD_GUEST", self.guest().into()),
             ("RUST_BACKTRACE", "1".into()),
         ]
     }

@@ -203,11 +203,14 @@ mod tests {
     fn ctrl_c_interrupts_what_runs_in_the_foreground() {
         let mut terminal = shell();
         terminal.wait_for("$ ").expect("prompt");
-        terminal.send("sleep 1000; echo code $?\n").expect("send");
+        // The echo of the line has no 42: what has is in the foreground already.
+        let line = "sh -c 'echo up $((40 + 2)); exec sleep 1000'; echo code $?\n";
+        terminal.send(line).expect("send");
+        terminal.wait_for("up 42").expect("start");
         terminal.send("\x03").expect("send");
         terminal.wait_for("^C").expect("echo");
-        terminal.send("echo still $((40 + 2))\n").expect("send");
-        terminal.wait_for("still 42").expect("alive");
+        terminal.send("echo still $((40 + 3))\n").expect("send");
+        terminal.wait_for("still 43").expect("alive");
     }
 
     #[test]
