@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use images::layers::Begin;
 use images::{Layer, LayerDisk, LayerDisks, Store};
-use protocol::message::{Event, Request};
+use protocol::message::{Converted, Event, Request};
 use protocol::spec::{Compression, ConvertLimits, ConvertSpec};
 
 use super::agent::AgentError;
@@ -143,19 +143,10 @@ fn convert(
             log: log.try_clone().context("share the converter's log")?,
         },
     )?;
-    vm.agent.send(&Request::Convert(Box::new(spec)))?;
-    let converted = loop {
-        match vm.agent.next(Some(Instant::now() + CONVERTER_SILENCE)) {
-            Ok(Event::Hello { version, .. }) => super::check_version(version)?,
-            Ok(Event::Converting { bytes }) => progress(bytes),
-            Ok(Event::Converted(converted)) => break converted,
-            Ok(Event::Failed { message, .. }) => bail!("{}", super::printable(&message)),
-            Ok(other) => bail!("the agent broke the protocol: unexpected {other:?}"),
-            Err(error @ AgentError::Closed) => {
-                bail!("{error}{}", super::log_tail(&mut log));
-            }
-            Err(error) => return Err(error.into()),
-        }
+    let converted = match converse(&mut vm, spec, progress) {
+        Ok(converted) => converted,
+        Err(error) if error.is::<AgentError>() => return Err(vm.post_mortem(&error, &mut log)),
+        Err(error) => return Err(error),
     };
     drop(vm);
     let len = converted.image_bytes;
@@ -163,6 +154,19 @@ fn convert(
         bail!("the agent reports a layer disk of {len} bytes");
     }
     Ok(pending.commit(len)?)
+}
+
+fn converse(vm: &mut RunningVm, spec: ConvertSpec, progress: &dyn Fn(u64)) -> Result<Converted> {
+    vm.agent.send(&Request::Convert(Box::new(spec)))?;
+    loop {
+        match vm.agent.next(Some(Instant::now() + CONVERTER_SILENCE))? {
+            Event::Hello { version, .. } => super::check_version(version)?,
+            Event::Converting { bytes } => progress(bytes),
+            Event::Converted(converted) => return Ok(converted),
+            Event::Failed { message, .. } => bail!("{}", super::printable(&message)),
+            other => bail!("the agent broke the protocol: unexpected {other:?}"),
+        }
+    }
 }
 
 fn compression(of: images::Compression) -> Compression {

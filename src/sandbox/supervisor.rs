@@ -234,19 +234,17 @@ impl Life<'_> {
         match self.until_started(&mut vm) {
             Ok(None) => {}
             Ok(Some(failed)) => return Ok(failed),
-            Err(error) => return Err(explain(error, vm, &mut log)),
+            Err(error) => return Err(vm.post_mortem(&error, &mut log)),
         }
         let ended = match self.until_exited(&mut vm) {
             Ok(ended) => ended,
-            Err(error) => return Err(explain(error, vm, &mut log)),
+            Err(error) => return Err(vm.post_mortem(&error, &mut log)),
         };
         pumps.finish();
         self.state.phases.exited = monotonic_ns();
         self.state.oom_killed = ended.1;
         let report = self.power_off(vm)?;
-        if let Some(report) = report {
-            self.note_times(&report);
-        }
+        self.note_times(&report);
         Ok(ToCommand::Exited {
             code: ended.0.docker_code(),
         })
@@ -384,7 +382,7 @@ impl Life<'_> {
     }
 
     /// Ends the VM: orderly when its disk is kept, by pulling the plug when it goes anyway.
-    fn power_off(&mut self, mut vm: RunningVm) -> Result<Option<VmReport>> {
+    fn power_off(&mut self, mut vm: RunningVm) -> Result<VmReport> {
         if self.auto_remove {
             vm.kill();
             return vm.finish_soon();
@@ -421,19 +419,6 @@ fn exit_code(kind: FailureKind) -> u8 {
         FailureKind::NotExecutable => 126,
         _ => 125,
     }
-}
-
-/// Adds what the VMM reports and the guest's console said last to an error of a VM that failed.
-fn explain(error: anyhow::Error, mut vm: RunningVm, log: &mut File) -> anyhow::Error {
-    vm.kill();
-    let end = match vm.finish_soon() {
-        Ok(Some(VmReport {
-            end: Err(reason), ..
-        })) => format!(": {}", super::printable(&reason)),
-        Ok(Some(VmReport { end: Ok(end), .. })) => format!(": {end}"),
-        _ => String::new(),
-    };
-    anyhow::anyhow!("{error:#}{end}{}", super::log_tail(log))
 }
 
 /// Waits for either descriptor: `(first, second)` readable or at its end.

@@ -14,9 +14,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use command_fds::{CommandFdExt, FdMapping};
 
+use vmm::ExitCounts;
+
 use super::agent::AgentLink;
 use super::paths::GuestFiles;
-use super::vmm_process::{DiskConfig, SegmentConfig, StreamConfig, VmReport, VmmConfig};
+use super::vmm_process::{DiskConfig, SegmentConfig, StreamConfig, VmReport, VmTimes, VmmConfig};
 
 /// Name of the hidden verb that [`super::vmm_process`] serves.
 pub const VMM_VERB: &str = "__vmm";
@@ -179,7 +181,7 @@ impl RunningVm {
     ///
     /// # Errors
     /// When the process can't be waited for.
-    pub fn finish(mut self, deadline: Instant) -> Result<Option<VmReport>> {
+    pub fn finish(mut self, deadline: Instant) -> Result<VmReport> {
         let ended = super::poll::readable_until(self.report.as_fd(), Some(deadline));
         if !ended.context("wait for the VM")? {
             self.kill();
@@ -189,15 +191,34 @@ impl RunningVm {
             .take(REPORT_BYTES_MAX)
             .read_to_end(&mut text)
             .context("read the VM's report")?;
-        self.child.wait().context("wait for the VMM process")?;
-        Ok(serde_json::from_slice(&text).ok())
+        let status = self.child.wait().context("wait for the VMM process")?;
+        // One that was killed had no time to report.
+        Ok(serde_json::from_slice(&text).unwrap_or_else(|_| VmReport {
+            end: Err(format!("its process ended with {status}")),
+            exits: ExitCounts::default(),
+            times: VmTimes::default(),
+        }))
+    }
+
+    /// Adds to the error of a VM that failed what the VMM reports and what the guest's console
+    /// said last.
+    #[must_use]
+    pub fn post_mortem(self, error: &anyhow::Error, log: &mut File) -> anyhow::Error {
+        let end = match self.finish(Instant::now() + DEATH_TIMEOUT) {
+            Ok(VmReport { end: Ok(end), .. }) => end.to_string(),
+            Ok(VmReport {
+                end: Err(reason), ..
+            }) => super::printable(&reason),
+            Err(error) => format!("{error:#}"),
+        };
+        anyhow::anyhow!("{error:#}: {end}{}", super::log_tail(log))
     }
 
     /// As [`Self::finish`], within the time an orderly power-off takes.
     ///
     /// # Errors
     /// As [`Self::finish`].
-    pub fn finish_soon(self) -> Result<Option<VmReport>> {
+    pub fn finish_soon(self) -> Result<VmReport> {
         self.finish(Instant::now() + POWER_OFF_TIMEOUT)
     }
 }
@@ -208,6 +229,9 @@ impl Drop for RunningVm {
         let _ = self.child.wait();
     }
 }
+
+/// A guest whose agent fails resets itself; one that does not is killed after so long.
+const DEATH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// From the agent's last word to the end of its VM: unmounted already, it only has to reset.
 const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(10);

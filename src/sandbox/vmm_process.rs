@@ -11,11 +11,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use vmm::virtio::{block, rng, vsock};
+use vmm::virtio::{balloon, block, console, rng, vsock};
 use vmm::{DeviceMaker, ExitCounts, Vm, VmConfig, VmEnd};
 
 /// Longest configuration in bytes: 127 layers take some 10 KiB.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
+
+/// The serial port is for what the kernel says before it has the virtio console.
+const CMDLINE: &str = "console=hvc0";
 
 /// What the VMM process is told.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -34,7 +37,7 @@ pub struct VmmConfig {
     pub disks: Vec<DiskConfig>,
     /// Streams by vsock port.
     pub streams: Vec<StreamConfig>,
-    /// Takes the early console's output.
+    /// Takes what kernel and agent print, each with a limit.
     pub console: RawFd,
     /// Takes one [`VmReport`] as JSON when the VM ended.
     pub report: RawFd,
@@ -150,24 +153,30 @@ fn run(config: &VmmConfig, times: &mut VmTimes) -> Result<(VmEnd, ExitCounts)> {
         vsock::VsockDevice::new(protocol::GUEST_CID, streams, None).context("set up vsock")?;
     devices.push(Box::new(move |_| Ok(Box::new(vsock))));
     devices.push(Box::new(|_| Ok(Box::new(rng::RngDevice::new()))));
+    // Memory that the guest has freed goes back to the host by free page reporting.
+    devices.push(Box::new(|_| Ok(Box::new(balloon::BalloonDevice::new()?.0))));
 
     // SAFETY: as above.
-    let (kernel, initramfs, console) = unsafe {
+    let (kernel, initramfs, log) = unsafe {
         (
             File::from_raw_fd(config.kernel),
             File::from_raw_fd(config.initramfs),
             File::from_raw_fd(config.console),
         )
     };
+    let console = log.try_clone().context("share the log")?;
+    devices.push(Box::new(|_| {
+        Ok(Box::new(console::ConsoleDevice::new(console, None)))
+    }));
     let start = super::clock::monotonic_ns();
     let vm = Vm::build(VmConfig {
         vcpu_count: config.vcpu_count,
         memory_mib: config.memory_mib,
         kernel,
         initramfs,
-        cmdline: String::new(),
+        cmdline: CMDLINE.to_owned(),
         devices,
-        console: Box::new(console),
+        console: Box::new(log),
     })?;
     let since = |duration: Duration| {
         start.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))

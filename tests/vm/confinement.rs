@@ -12,6 +12,7 @@ crate::tests![
     no_new_privileges_takes_setuid_its_power,
     kernel_files_are_masked_and_read_only,
     privileged_is_unmasked,
+    the_guests_own_processes_are_not_seen,
     sysctls_are_set,
     tmpfs_and_shm_have_their_options,
 ];
@@ -177,6 +178,21 @@ fn privileged_is_unmasked(world: &World) -> Result<()> {
     let out = vm.run(unmasked)?.code(0)?;
     assert!(out.stdout.contains("open /proc/"), "{out}");
     assert!(out.stdout.contains("writable /proc/sys"), "{out}");
+    Ok(())
+}
+
+fn the_guests_own_processes_are_not_seen(world: &World) -> Result<()> {
+    let vm = world.busybox()?;
+    let script =
+        "ls -d /proc/[0-9]* | wc -l; readlink /proc/1/exe; cat /proc/1/cgroup; ls /sys/class/net";
+    let out = vm.run(["busybox", "sh", "-c", script])?;
+    // The shell, ls and wc at most.
+    let text = out.only_stdout()?;
+    let mut lines = text.lines();
+    let processes: u32 = lines.next().unwrap_or_default().parse()?;
+    assert!(processes <= 3, "{text}");
+    let rest: Vec<_> = lines.collect();
+    assert_eq!(rest, ["/bin/sh", "0::/", "lo"], "{text}");
     Ok(())
 }
 

@@ -11,6 +11,9 @@ crate::tests![
     without_rm_it_is_kept_until_removed,
     a_taken_name_is_refused,
     the_id_goes_to_the_cidfile,
+    a_running_one_is_removed_by_force_only,
+    labels_and_configuration_are_inspected,
+    a_start_records_its_phases,
     a_failed_start_is_kept_as_created,
 ];
 
@@ -104,6 +107,121 @@ fn the_id_goes_to_the_cidfile(world: &World) -> Result<()> {
     .refusal("already in use")?;
     assert!(!vm.work().join("other").exists());
     Ok(())
+}
+
+fn a_running_one_is_removed_by_force_only(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    vm.run(["busybox", "true"])?.code(0)?;
+    let before = vm.snapshot()?;
+    let mut running = vm
+        .bulkhead([
+            "run",
+            "--name",
+            "runs",
+            "busybox",
+            "sh",
+            "-c",
+            "echo ready; sleep 1000",
+        ])
+        .spawn()?;
+    running.wait_for_stdout("ready\n")?;
+    assert_eq!(
+        vm.bulkhead(["ps", "--format", "{{.Names}}"])
+            .output()?
+            .only_stdout()?,
+        "runs\n"
+    );
+    let refused = vm.bulkhead(["rm", "runs"]).output()?.code(1)?;
+    assert!(refused.stderr.contains("running container"), "{refused}");
+    vm.bulkhead(["rm", "-f", "runs"]).output()?.code(0)?;
+    let out = running.wait()?;
+    assert_eq!(out.code, 137, "{out}");
+    before.no_leftovers(&vm)
+}
+
+fn labels_and_configuration_are_inspected(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    fs::write(vm.work().join("labels"), "from.file=yes\n")?;
+    vm.bulkhead([
+        "run",
+        "--name",
+        "labelled",
+        "-l",
+        "one=1",
+        "-l",
+        "bare",
+        "--label-file",
+        "labels",
+    ])
+    .args([
+        "-e",
+        "A=b",
+        "-w",
+        "/tmp",
+        "variant:stop",
+        "sh",
+        "-c",
+        "exit 9",
+    ])
+    .output()?
+    .code(9)?;
+    for (format, expected) in [
+        ("{{.State.Status}} {{.State.ExitCode}}", "exited 9"),
+        (
+            "{{json .Config.Labels}}",
+            r#"{"bare":"","from.file":"yes","maker":"fixtures","one":"1"}"#,
+        ),
+        ("{{json .Config.Cmd}}", r#"["sh","-c","exit 9"]"#),
+        (
+            "{{.Config.WorkingDir}} {{.Config.StopSignal}}",
+            "/tmp SIGUSR1",
+        ),
+        ("{{.Config.Image}}", "variant:stop"),
+    ] {
+        let out = vm
+            .bulkhead(["inspect", "-f", format, "labelled"])
+            .output()?;
+        assert_eq!(out.only_stdout()?.trim_end(), expected, "{format}");
+    }
+    let missing = vm.bulkhead(["inspect", "nothing"]).output()?.code(1)?;
+    assert_eq!(missing.stdout.trim(), "[]");
+    assert!(
+        missing.stderr.contains("No such object: nothing"),
+        "{missing}"
+    );
+    Ok(())
+}
+
+fn a_start_records_its_phases(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    vm.bulkhead(["run", "--name", "timed", "busybox", "true"])
+        .output()?
+        .code(0)?;
+    let text = vm.bulkhead(["inspect", "timed"]).output()?.only_stdout()?;
+    let value: serde_json::Value = serde_json::from_str(&text)?;
+    let phases = find(&value, "Phases").or_else(|| find(&value, "phases"));
+    let Some(serde_json::Value::Object(phases)) = phases else {
+        anyhow::bail!("no phases in {text}");
+    };
+    assert!(phases.len() >= 6, "{phases:?}");
+    assert!(
+        phases
+            .values()
+            .all(|value| value.as_f64().is_some_and(|time| time >= 0.0)),
+        "{phases:?}"
+    );
+    Ok(())
+}
+
+/// The first member with this name at any depth.
+fn find<'a>(value: &'a serde_json::Value, name: &str) -> Option<&'a serde_json::Value> {
+    match value {
+        serde_json::Value::Object(members) => members
+            .get(name)
+            .or_else(|| members.values().find_map(|member| find(member, name))),
+        serde_json::Value::Array(items) => items.iter().find_map(|item| find(item, name)),
+        _ => None,
+    }
 }
 
 fn a_failed_start_is_kept_as_created(world: &World) -> Result<()> {

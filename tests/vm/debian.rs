@@ -4,7 +4,11 @@ use anyhow::Result;
 
 use crate::world::World;
 
-crate::tests![python_runs, ping_works_as_a_user_by_its_file_capability,];
+crate::tests![
+    python_runs,
+    ping_works_as_a_user_by_its_file_capability,
+    its_tools_see_a_machine_of_their_own,
+];
 
 fn python_runs(world: &World) -> Result<()> {
     let vm = world.debian()?;
@@ -40,5 +44,18 @@ fn ping_works_as_a_user_by_its_file_capability(world: &World) -> Result<()> {
     assert!(out.stdout.contains("1 received"), "{out}");
     let out = run(&["--cap-drop", "NET_RAW"])?;
     assert_ne!(out.code, 0, "{out}");
+    Ok(())
+}
+
+fn its_tools_see_a_machine_of_their_own(world: &World) -> Result<()> {
+    let vm = world.debian()?;
+    let script =
+        ". /etc/os-release; echo $ID $VERSION_ID; uname -s; ps -e --no-headers | wc -l; id -un
+        su nobody -s /bin/sh -c 'id -un'; dpkg --verify base-files && echo unchanged";
+    let out = vm.run(["debian:12", "bash", "-c", script])?;
+    assert_eq!(
+        out.only_stdout()?,
+        "debian 12\nLinux\n3\nroot\nnobody\nunchanged\n"
+    );
     Ok(())
 }

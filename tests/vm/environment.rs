@@ -6,10 +6,12 @@ use crate::world::World;
 
 crate::tests![
     users_and_groups_are_looked_up_in_the_image,
+    unknown_users_are_refused,
     the_folder_is_the_images_or_the_flags_and_made_if_missing,
     variables_come_from_image_files_and_flags,
     names_are_set,
     the_root_file_system_is_writable_and_others_are_not,
+    devices_are_dockers,
 ];
 
 fn users_and_groups_are_looked_up_in_the_image(world: &World) -> Result<()> {
@@ -51,6 +53,18 @@ fn sorted_groups(id: &str) -> String {
         digits.parse::<u32>().unwrap_or(u32::MAX)
     });
     format!("{head}groups={}", groups.join(","))
+}
+
+fn unknown_users_are_refused(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let before = vm.snapshot()?;
+    vm.run(["-u", "stranger", "busybox", "id"])?
+        .refusal("unable to find user stranger: no matching entries in passwd file")?;
+    vm.run(["-u", "app:strangers", "busybox", "id"])?
+        .refusal("unable to find group strangers: no matching entries in group file")?;
+    vm.run(["variant:unknown-user"])?
+        .refusal("unable to find user stranger")?;
+    before.no_leftovers(&vm)
 }
 
 fn the_folder_is_the_images_or_the_flags_and_made_if_missing(world: &World) -> Result<()> {
@@ -194,5 +208,24 @@ fn the_root_file_system_is_writable_and_others_are_not(world: &World) -> Result<
         "/file not\n/etc/hosts not\n/dev/shm/file writable\n/tmp/file writable\n\
          /proc/sys/kernel/domainname not\n/sys/kernel/file not\n/proc/sysrq-trigger not\n"
     );
+    Ok(())
+}
+
+fn devices_are_dockers(world: &World) -> Result<()> {
+    let vm = world.busybox()?;
+    let script = "ls /dev; head -c 16 /dev/urandom | wc -c; head -c 3 /dev/zero | wc -c
+        echo x >/dev/null; echo x >/dev/full || echo full; cat /dev/vda 2>&1 || echo no disk";
+    let out = vm.run(["busybox", "sh", "-c", script])?.code(0)?;
+    let text = &out.stdout;
+    let listed: Vec<_> = text.lines().take_while(|line| *line != "16").collect();
+    assert_eq!(
+        listed,
+        [
+            "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr",
+            "stdin", "stdout", "tty", "urandom", "zero"
+        ]
+    );
+    assert!(text.contains("16\n3\nfull\n"), "{out}");
+    assert!(text.ends_with("no disk\n"), "{out}");
     Ok(())
 }

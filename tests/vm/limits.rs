@@ -6,6 +6,7 @@ use crate::world::World;
 
 crate::tests![
     memory_is_the_vms_and_the_groups,
+    too_little_memory_is_refused,
     cpus_are_vcpus_and_a_quota,
     more_cpus_than_the_host_has_are_refused,
     the_out_of_memory_killer_is_told,
@@ -25,6 +26,21 @@ fn memory_is_the_vms_and_the_groups(world: &World) -> Result<()> {
     let kib: u64 = lines.next().unwrap_or_default().parse()?;
     // What the flag grants is there, and the VM has some more for its kernel and agent.
     assert!((65_536..512 * 1024).contains(&kib), "{text}");
+    Ok(())
+}
+
+fn too_little_memory_is_refused(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let before = vm.snapshot()?;
+    vm.run(["-m", "5m", "busybox", "true"])?
+        .refusal("Minimum memory limit allowed is 6MB")?;
+    before.no_leftovers(&vm)?;
+    // The least that is allowed is enough.
+    assert_eq!(
+        vm.run(["-m", "6m", "busybox", "echo", "fits"])?
+            .only_stdout()?,
+        "fits\n"
+    );
     Ok(())
 }
 

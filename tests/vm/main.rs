@@ -4,16 +4,23 @@
 //!
 //! It has a main of its own because sandboxes are shared by tests and must be gone at the end.
 
+mod bad_input;
 mod confinement;
 mod containers;
 mod debian;
+mod differential;
 mod environment;
+mod kills;
+mod layers60;
 mod limits;
 mod process;
+mod pulling;
+mod store;
 mod streams;
 mod terminal;
 mod world;
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -41,8 +48,13 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     // The long ones first, so that no thread is left with one at the end.
     for tests in [
+        layers60::tests,
         debian::tests,
         streams::tests,
+        kills::tests,
+        bad_input::tests,
+        pulling::tests,
+        store::tests,
         terminal::tests,
         containers::tests,
         limits::tests,
@@ -55,8 +67,22 @@ fn main() -> ExitCode {
             trials.push(trial(name.to_owned(), &world, test));
         }
     }
+    trials.extend(differential::trials(&world));
+    let passed = passed();
+    trials.retain(|trial| !passed.contains(trial.name()));
     let conclusion: Conclusion = libtest_mimic::run(&arguments, trials);
+    differential::summarize(&world);
     conclusion.exit_code()
+}
+
+/// Tests that passed in a host that went away, one a line of the file that the variable names.
+fn passed() -> BTreeSet<String> {
+    let Some(list) = std::env::var_os("BULKHEAD_TESTS_PASSED") else {
+        return BTreeSet::new();
+    };
+    let list = std::fs::read_to_string(&list)
+        .unwrap_or_else(|error| panic!("read {}: {error}", list.display()));
+    list.lines().map(str::to_owned).collect()
 }
 
 fn trial(name: String, world: &Arc<World>, test: Test) -> Trial {

@@ -11,6 +11,8 @@ crate::tests![
     pid_1_ignores_signals_it_does_not_handle,
     signals_are_forwarded,
     without_sig_proxy_signals_stay_outside,
+    what_is_not_found_is_127,
+    what_is_not_executable_is_126,
     init_reaps_orphans,
 ];
 
@@ -88,6 +90,45 @@ fn without_sig_proxy_signals_stay_outside(world: &World) -> Result<()> {
     assert_eq!(state.output()?.only_stdout()?, "true\n");
     vm.bulkhead(["rm", "-f", "kept"]).output()?.code(0)?;
     Ok(())
+}
+
+fn what_is_not_found_is_127(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let before = vm.snapshot()?;
+    for (words, text) in [
+        (
+            ["busybox", "no-such-program"],
+            "executable file not found in $PATH",
+        ),
+        (["busybox", "/no/such/program"], "no such file or directory"),
+        (
+            ["probe", "/cases/no-interpreter"],
+            "no such file or directory",
+        ),
+    ] {
+        let out = vm.run(words)?.code(127)?;
+        assert!(out.stderr.contains(text), "{out}");
+        assert_eq!(out.stdout, "", "{out}");
+    }
+    before.no_leftovers(&vm)
+}
+
+fn what_is_not_executable_is_126(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let before = vm.snapshot()?;
+    for (words, text) in [
+        (&["busybox", "/etc"][..], "is a directory"),
+        (&["probe", "/cases/not-executable"], "permission denied"),
+        (
+            &["-u", "app", "probe", "/cases/closed/probe"],
+            "permission denied",
+        ),
+    ] {
+        let out = vm.run(words)?.code(126)?;
+        assert!(out.stderr.contains(text), "{out}");
+        assert_eq!(out.stdout, "", "{out}");
+    }
+    before.no_leftovers(&vm)
 }
 
 fn init_reaps_orphans(world: &World) -> Result<()> {

@@ -11,6 +11,7 @@ crate::tests![
     output_and_error_are_apart_and_complete,
     input_ends_when_ours_does,
     without_interactive_there_is_no_input,
+    a_reader_may_leave_early,
     attach_chooses_streams,
 ];
 
@@ -102,6 +103,16 @@ fn without_interactive_there_is_no_input(world: &World) -> Result<()> {
         .output()?;
     assert_eq!(out.only_stdout()?, "end\n");
     Ok(())
+}
+
+fn a_reader_may_leave_early(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let before = vm.snapshot()?;
+    let out = vm
+        .shell("yes | bulkhead run --rm -i busybox head -c 4; echo code $?")
+        .output()?;
+    assert_eq!(out.only_stdout()?, "y\ny\ncode 0\n");
+    before.no_leftovers(&vm)
 }
 
 fn attach_chooses_streams(world: &World) -> Result<()> {

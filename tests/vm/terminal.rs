@@ -5,11 +5,56 @@ use anyhow::Result;
 use crate::world::World;
 
 crate::tests![
+    a_shell_has_job_control,
     the_size_follows_the_terminal,
     the_exit_code_comes_back_from_a_terminal,
     the_detach_keys_leave_it_running,
     a_terminal_without_one_outside,
 ];
+
+fn a_shell_has_job_control(world: &World) -> Result<()> {
+    let vm = world.debian()?;
+    let mut terminal = vm.terminal(["run", "--rm", "-it", "-h", "box", "debian:12", "bash"])?;
+    terminal.wait_for("root@box:/# ")?;
+    terminal.send("tty; echo $TERM\r")?;
+    terminal.wait_for("/dev/pts/0\r\n")?;
+    terminal.wait_for("xterm\r\n")?;
+    terminal.wait_for("# ")?;
+
+    // Keys that come before a program is in the foreground are the shell's: the program says when
+    // it is, in words that the echo of the line has not.
+    terminal.send("sh -c 'echo $((41 + 1)) up; exec sleep 1000'\r")?;
+    terminal.wait_for("42 up\r\n")?;
+    terminal.send("\x03")?;
+    terminal.wait_for("^C")?;
+    terminal.wait_for("# ")?;
+    terminal.send("echo code $?\r")?;
+    terminal.wait_for("code 130\r\n")?;
+
+    terminal.send("sh -c 'echo $((42 + 1)) up; exec cat'\r")?;
+    terminal.wait_for("43 up\r\n")?;
+    terminal.send("\x1a")?;
+    terminal.wait_for("Stopped")?;
+    terminal.wait_for("# ")?;
+    terminal.send("sleep 2000 & jobs\r")?;
+    terminal.wait_for("Running")?;
+    terminal.wait_for("# ")?;
+    terminal.send("fg %1\r")?;
+    terminal.wait_for("exec cat'\r\n")?;
+    terminal.send("typed\r")?;
+    terminal.wait_for("typed\r\n")?;
+    // The first is the echo.
+    terminal.wait_for("typed\r\n")?;
+    terminal.send("\x03")?;
+    terminal.wait_for("# ")?;
+
+    terminal.send("echo error >&2; exit\r")?;
+    let (code, text) = terminal.wait()?;
+    assert_eq!(code, 0, "{text}");
+    // There is one stream, and lines end as a terminal ends them.
+    assert!(text.contains("\r\nerror\r\n"), "{text}");
+    Ok(())
+}
 
 fn the_size_follows_the_terminal(world: &World) -> Result<()> {
     let vm = world.debian()?;

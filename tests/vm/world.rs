@@ -1,15 +1,19 @@
-//! What tests share: sandboxes with images that are loaded and unpacked once. Made when first asked for; gone when the last test is.
+//! What tests share: sandboxes with images that are loaded and unpacked once, and the engine to
+//! compare with. Made when first asked for; gone when the last test is.
 
 use std::sync::OnceLock;
 
 use anyhow::{Result, anyhow};
-use harness::{Sandbox, images};
+use harness::{Docker, Sandbox, images};
 
 /// See the module's page.
 #[derive(Default)]
 pub(crate) struct World {
     busybox: Shared<Sandbox>,
     debian: Shared<Sandbox>,
+    layers60: Shared<Sandbox>,
+    docker: Shared<Docker>,
+    pub(crate) differences: crate::differential::Differences,
 }
 
 impl World {
@@ -37,6 +41,26 @@ impl World {
             sandbox.load(&images::debian()?)?;
             sandbox.warm("debian:12", &["true"])?;
             Ok(sandbox)
+        })
+    }
+
+    /// A sandbox with the image of 60 layers.
+    pub(crate) fn layers60(&self) -> Result<&Sandbox> {
+        self.layers60.get(|| {
+            let sandbox = Sandbox::empty()?;
+            sandbox.load(&images::layers60()?)?;
+            sandbox.warm(fixtures::layers60::IMAGE, &["true"])?;
+            Ok(sandbox)
+        })
+    }
+
+    /// The real engine, with busybox, its variants and the probe image.
+    pub(crate) fn docker(&self) -> Result<&Docker> {
+        self.docker.get(|| {
+            let docker = Docker::start()?;
+            docker.load(&images::busybox()?)?;
+            docker.load(&images::variants()?)?;
+            Ok(docker)
         })
     }
 }

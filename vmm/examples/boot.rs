@@ -14,7 +14,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let initramfs = File::open(args.next().ok_or(usage)?)?;
     let vcpu_count = args.next().map_or(Ok(1), |text| text.parse())?;
     let memory_mib = args.next().map_or(Ok(128), |text| text.parse())?;
-    let cmdline = args.next().unwrap_or_default();
+    // There is no other console to print to.
+    let cmdline = format!("keep_bootcon {}", args.next().unwrap_or_default());
     let vm = Vm::build(VmConfig {
         vcpu_count,
         memory_mib,

@@ -43,7 +43,7 @@ const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
 /// `reboot=k` resets by the keyboard controller, `panic=-1` at once after a panic; `nomodule`,
 /// `i8042`, `8250` keep the kernel from probing hardware that is not there.
 const CMDLINE: &str = "reboot=k panic=-1 no_timer_check noreplace-smp 8250.nr_uarts=0 \
-    earlycon=uart8250,io,0x3f8 keep_bootcon random.trust_cpu=on cryptomgr.notests";
+    earlycon=uart8250,io,0x3f8 random.trust_cpu=on cryptomgr.notests";
 
 /// What to build.
 pub struct VmConfig {

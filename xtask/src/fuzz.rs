@@ -2,6 +2,7 @@
 //! with the toolchain that is there: the instrumentation that libFuzzer needs is a stable code
 //! generation flag. main.rs and `test` call it. It must not know what a target parses.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -69,7 +70,7 @@ pub(crate) fn main(arguments: &FuzzArgs) -> Result<ExitCode> {
     }
     let run = run(&targets, arguments.seconds)?;
     println!("{} passed, {} failed", run.tally.passed, run.tally.failed);
-    Ok(if run.succeeded {
+    Ok(if run.succeeded() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -201,7 +202,8 @@ fn run(targets: &[String], seconds: u32) -> Result<Run> {
     let tally = *lock(&tally);
     Ok(Run {
         tally,
-        succeeded: tally.failed == 0,
+        code: Some(i32::from(tally.failed > 0)),
+        passed: BTreeSet::new(),
     })
 }
 

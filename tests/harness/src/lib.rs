@@ -32,7 +32,7 @@ pub use terminal::Terminal;
 /// How long anything may take that is not known to be long. Many times what is needed on two
 /// busy cores that are emulated, whose clock may run ahead: it ends what hangs and says nothing
 /// of speed.
-pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(600);
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(300);
 
 /// Time between two looks at something that changes.
 pub const POLL_INTERVAL: std::time::Duration = std::time::Duration::from_millis(20);

@@ -92,6 +92,9 @@ pub(crate) struct What {
     pub(crate) command: Vec<OsString>,
 }
 
+/// Exit code for a command whose end nobody saw, as Docker's for what is not the command's doing.
+pub(crate) const LAB_FAILED: u8 = 125;
+
 impl Place {
     fn options(&self, lifetime: Lifetime) -> Result<Options> {
         let cpus = match self.smp {
@@ -169,11 +172,12 @@ pub(crate) fn main(arguments: &LabArgs) -> Result<ExitCode> {
     }
 }
 
-/// Runs a command where KVM works, in a host of its own if it has to be emulated.
+/// Runs a command where KVM works, in a host of its own if it has to be emulated. When that host
+/// goes away in the middle, the exit code is [`LAB_FAILED`].
 ///
 /// # Errors
 ///
-/// The lab itself failed.
+/// The lab can't be made.
 pub(crate) fn run(place: &Place, what: &What) -> Result<ExitCode> {
     if what.command.is_empty() {
         bail!("no command was given; say `cargo xtask lab -- CMD ARG...`");
@@ -190,9 +194,14 @@ pub(crate) fn run(place: &Place, what: &What) -> Result<ExitCode> {
     let step = Step::begin_for(Audience::Terminal, "start an emulated host");
     let mut machine = emulator::start(&options)?;
     step.done();
-    let code =
-        client::run(&machine.address, command, &signals).with_context(|| machine.obituary())?;
-    Ok(code.into())
+    Ok(match client::run(&machine.address, command, &signals) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("lab: {error:#}: {}", machine.obituary());
+            LAB_FAILED
+        }
+    }
+    .into())
 }
 
 /// What running a command needs on this machine.

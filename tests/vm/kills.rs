@@ -1,0 +1,189 @@
+//! kill -9 of each process at each phase: nothing stays, and the next command works.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use harness::Sandbox;
+use rustix::process::Signal;
+
+use crate::world::World;
+
+crate::tests![
+    the_command_while_unpacking,
+    the_converter_while_unpacking,
+    the_command_while_booting,
+    the_supervisor_while_booting,
+    the_vmm_while_booting,
+    the_command_while_running,
+    the_supervisor_while_running,
+    the_vmm_while_running,
+];
+
+/// Hidden verbs of the command's own processes.
+const SUPERVISOR: &str = "__supervisor";
+const VMM: &str = "__vmm";
+
+/// Who is killed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Command,
+    Process(&'static str),
+}
+
+fn the_command_while_unpacking(_: &World) -> Result<()> {
+    kill_while_unpacking(Victim::Command)
+}
+
+fn the_converter_while_unpacking(_: &World) -> Result<()> {
+    kill_while_unpacking(Victim::Process(VMM))
+}
+
+fn the_command_while_booting(world: &World) -> Result<()> {
+    kill_while_booting(world, Victim::Command)
+}
+
+fn the_supervisor_while_booting(world: &World) -> Result<()> {
+    kill_while_booting(world, Victim::Process(SUPERVISOR))
+}
+
+fn the_vmm_while_booting(world: &World) -> Result<()> {
+    kill_while_booting(world, Victim::Process(VMM))
+}
+
+fn the_command_while_running(world: &World) -> Result<()> {
+    kill_while_running(world, Victim::Command)
+}
+
+fn the_supervisor_while_running(world: &World) -> Result<()> {
+    kill_while_running(world, Victim::Process(SUPERVISOR))
+}
+
+fn the_vmm_while_running(world: &World) -> Result<()> {
+    kill_while_running(world, Victim::Process(VMM))
+}
+
+/// Starts a container called `victim` that would run for long.
+fn start(vm: &Sandbox) -> Result<harness::Running> {
+    vm.bulkhead([
+        "run",
+        "--name",
+        "victim",
+        "busybox",
+        "sh",
+        "-c",
+        "echo ready; sleep 1000",
+    ])
+    .spawn()
+}
+
+/// Kills the victim and waits for the command's end.
+fn kill(vm: &Sandbox, running: harness::Running, victim: Victim) -> Result<harness::Output> {
+    match victim {
+        Victim::Command => running.signal(Signal::KILL)?,
+        Victim::Process(verb) => vm.wait_for_process(verb)?.kill()?,
+    }
+    let out = running.wait()?;
+    if victim == Victim::Command {
+        assert_eq!(out.code, -9, "{out}");
+    } else {
+        assert!(out.code == 125 || out.code == 137, "{out}");
+        assert!(
+            out.stderr.lines().count() >= 1 || out.code == 137,
+            "silence: {out}"
+        );
+        assert!(!out.stderr.contains("panicked"), "{out}");
+    }
+    Ok(out)
+}
+
+fn kill_while_unpacking(victim: Victim) -> Result<()> {
+    let vm = Sandbox::with_busybox()?;
+    let running = start(&vm)?;
+    vm.wait_for_process(VMM)?;
+    kill(&vm, running, victim)?;
+    until_no_process(&vm)?;
+    let out = vm.run(["busybox", "echo", "next"])?;
+    assert_eq!(out.code(0)?.stdout, "next\n");
+    let count = |folder: &str| {
+        fs::read_dir(vm.root().join(folder))
+            .with_context(|| format!("read {folder}"))
+            .map(Iterator::count)
+    };
+    assert_eq!(count("images/layers")?, 1, "a half-made layer disk stays");
+    assert_eq!(count("images/ingest")?, 0);
+    assert_eq!(count("containers")?, only_lock(&vm)?);
+    until_no_process(&vm)
+}
+
+/// Files in the folder of containers that are no container.
+fn only_lock(vm: &Sandbox) -> Result<usize> {
+    let entries = fs::read_dir(vm.root().join("containers")).context("read containers")?;
+    Ok(entries
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with('.'))
+        .count())
+}
+
+fn until_no_process(vm: &Sandbox) -> Result<()> {
+    harness::process::wait_until(&vm.program(), "the end of all processes", |processes| {
+        processes.is_empty().then_some(())
+    })
+}
+
+fn kill_while_booting(world: &World, victim: Victim) -> Result<()> {
+    let vm = world.own()?;
+    vm.run(["busybox", "true"])?.code(0)?;
+    let before = vm.snapshot()?;
+    let running = start(&vm)?;
+    vm.wait_for_process(VMM)?;
+    kill(&vm, running, victim)?;
+    clean(&vm, victim)?;
+    before.no_leftovers(&vm)?;
+    assert_eq!(
+        vm.run(["busybox", "echo", "next"])?.only_stdout()?,
+        "next\n"
+    );
+    before.no_leftovers(&vm)
+}
+
+fn kill_while_running(world: &World, victim: Victim) -> Result<()> {
+    let vm = world.own()?;
+    vm.run(["busybox", "true"])?.code(0)?;
+    let before = vm.snapshot()?;
+    let mut running = start(&vm)?;
+    running.wait_for_stdout("ready\n")?;
+    kill(&vm, running, victim)?;
+    clean(&vm, victim)?;
+    before.no_leftovers(&vm)?;
+    assert_eq!(
+        vm.run(["busybox", "echo", "next"])?.only_stdout()?,
+        "next\n"
+    );
+    before.no_leftovers(&vm)
+}
+
+/// What is listed is removed as any other container. As with docker, a container outlives the
+/// command that started it; without its supervisor or VMM it has ended.
+fn clean(vm: &Sandbox, victim: Victim) -> Result<()> {
+    if victim != Victim::Command {
+        until_no_process(vm)?;
+        let running = vm.bulkhead(["ps", "-q"]).output()?.only_stdout()?;
+        assert_eq!(running, "", "it counts as running");
+        let state = [
+            "inspect",
+            "-f",
+            "{{.State.Status}} {{.State.Running}}",
+            "victim",
+        ];
+        let state = vm.bulkhead(state).output()?.only_stdout()?;
+        assert!(
+            state == "exited false\n" || state == "created false\n",
+            "{state}"
+        );
+    }
+    let listed = vm.bulkhead(["ps", "-aq"]).output()?.only_stdout()?;
+    if !listed.is_empty() {
+        vm.bulkhead(["rm", "-f", "victim"]).output()?.code(0)?;
+    }
+    Ok(())
+}

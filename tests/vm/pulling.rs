@@ -1,0 +1,219 @@
+//! Pulling from a real registry, plain and with a password, and from one that goes wrong.
+
+use std::fs;
+
+use anyhow::Result;
+use fixtures::Recipe;
+use fixtures::hostile::{self, Wrong};
+use harness::fault::{Fault, FaultyRegistry};
+use harness::registry::{Access, PASSWORD, Registry, USER, docker_config, free_port};
+use harness::{Sandbox, images};
+use rustix::process::Signal;
+
+use crate::world::World;
+
+crate::tests![
+    images_come_from_an_open_registry,
+    a_password_is_asked_for_and_taken,
+    pull_policies_are_followed,
+    an_unknown_image_is_refused,
+    a_registry_that_is_down_is_told,
+    a_registry_that_fails_in_the_middle_is_told,
+    a_manifest_that_is_too_long_is_refused,
+    a_killed_pull_is_resumed,
+];
+
+/// `oci-archive:` and where the image is.
+fn source(recipe: Recipe, file: &str) -> Result<String> {
+    Ok(format!(
+        "oci-archive:{}",
+        images::path(recipe, file)?.display()
+    ))
+}
+
+fn images_come_from_an_open_registry(_: &World) -> Result<()> {
+    let registry = Registry::start(Access::Open)?;
+    let busybox = registry.push(
+        &source(Recipe::Busybox, "busybox-oci.tar")?,
+        "busybox:latest",
+    )?;
+    let debian = registry.push(&source(Recipe::Debian, "debian.tar")?, "team/debian:12")?;
+    let vm = Sandbox::empty()?;
+    let out = vm.bulkhead(["pull", &busybox]).output()?.code(0)?;
+    assert!(out.stdout.contains(&busybox), "{out}");
+    // `run` pulls what is missing.
+    let out = vm
+        .run([debian.as_str(), "python3", "-c", "print(6 * 7)"])?
+        .code(0)?;
+    assert_eq!(out.stdout, "42\n", "{out}");
+    assert!(out.stderr.contains("Unable to find image"), "{out}");
+    assert_eq!(
+        vm.run([busybox.as_str(), "echo", "pulled"])?
+            .only_stdout()?,
+        "pulled\n"
+    );
+    // Another name of what is there.
+    let format = "{{index .RepoDigests 0}}";
+    let digest = vm
+        .bulkhead(["inspect", "-f", format, &busybox])
+        .output()?
+        .only_stdout()?;
+    let out = vm.run([digest.trim_end(), "echo", "by digest"])?;
+    assert_eq!(out.only_stdout()?, "by digest\n");
+    Ok(())
+}
+
+fn a_password_is_asked_for_and_taken(_: &World) -> Result<()> {
+    let registry = Registry::start(Access::Password)?;
+    let name = registry.push(
+        &source(Recipe::Busybox, "busybox-oci.tar")?,
+        "busybox:latest",
+    )?;
+    let vm = Sandbox::empty()?;
+    let before = vm.snapshot()?;
+    let log_in = |password: &str| {
+        fs::create_dir_all(vm.home().join(".docker"))?;
+        let config = docker_config(&registry.address(), USER, password);
+        fs::write(vm.home().join(".docker/config.json"), config)
+    };
+    vm.run([name.as_str(), "true"])?.code(125)?;
+    log_in("wrong")?;
+    let out = vm.run([name.as_str(), "true"])?.code(125)?;
+    assert!(
+        out.stderr.contains("401") || out.stderr.contains("unauthorized"),
+        "{out}"
+    );
+    before
+        .no_leftovers(&vm)
+        .or_else(|error| stored_nothing(&vm, error))?;
+    log_in(PASSWORD)?;
+    vm.bulkhead(["pull", &name]).output()?.code(0)?;
+    assert_eq!(
+        vm.run([name.as_str(), "echo", "let in"])?.only_stdout()?,
+        "let in\n"
+    );
+    Ok(())
+}
+
+/// The first use of a state root makes its folders; images and containers there are none.
+fn stored_nothing(vm: &Sandbox, error: anyhow::Error) -> Result<()> {
+    let blobs = vm.root().join("images/blobs/sha256");
+    let blobs = fs::read_dir(blobs).map_or(0, Iterator::count);
+    let ingest = fs::read_dir(vm.root().join("images/ingest")).map_or(0, Iterator::count);
+    if blobs + ingest > 0 || !vm.processes()?.is_empty() {
+        return Err(error);
+    }
+    Ok(())
+}
+
+fn pull_policies_are_followed(_: &World) -> Result<()> {
+    let registry = Registry::start(Access::Open)?;
+    let name = registry.push(
+        &source(Recipe::Busybox, "busybox-oci.tar")?,
+        "busybox:latest",
+    )?;
+    let vm = Sandbox::empty()?;
+    vm.run(["--pull", "never", &name, "true"])?
+        .refusal("No such image")?;
+    vm.run(["--pull", "sometimes", &name, "true"])?
+        .refusal("sometimes")?;
+    let out = vm.run(["--pull", "always", "-q", &name, "echo", "first"])?;
+    assert_eq!(out.only_stdout()?, "first\n");
+    drop(registry);
+    assert_eq!(
+        vm.run([name.as_str(), "echo", "cached"])?.only_stdout()?,
+        "cached\n"
+    );
+    vm.run(["--pull", "always", &name, "true"])?.code(125)?;
+    Ok(())
+}
+
+fn an_unknown_image_is_refused(_: &World) -> Result<()> {
+    let registry = Registry::start(Access::Open)?;
+    let vm = Sandbox::empty()?;
+    let name = registry.name("no/such/image:tag");
+    let out = vm.run(["-q", &name, "true"])?;
+    out.refusal("no/such/image")?;
+    vm.run(["-q", "Not-A-Name", "true"])?
+        .refusal("Not-A-Name")?;
+    Ok(())
+}
+
+fn a_registry_that_is_down_is_told(_: &World) -> Result<()> {
+    let vm = Sandbox::empty()?;
+    let name = format!("127.0.0.1:{}/busybox", free_port()?);
+    let sentence = vm.run(["-q", &name, "true"])?.refusal("127.0.0.1")?;
+    assert!(sentence.to_lowercase().contains("connect"), "{sentence}");
+    Ok(())
+}
+
+fn a_registry_that_fails_in_the_middle_is_told(_: &World) -> Result<()> {
+    let layout = tempfile::tempdir()?;
+    hostile::write(layout.path(), Wrong::Nothing)?;
+    let registry = FaultyRegistry::start(layout.path(), Fault::None)?;
+    let name = registry.name(hostile::IMAGE);
+    let vm = Sandbox::empty()?;
+    for (fault, text) in [
+        (Fault::Status(500), "500"),
+        (Fault::LayerStatus(500), "500"),
+        (Fault::LayerStatus(404), "404"),
+        (Fault::WrongByte, "digest"),
+        (Fault::ExtraBytes, "bytes"),
+        (Fault::HalfLayers, ""),
+    ] {
+        registry.set_fault(fault);
+        let sentence = vm.run(["-q", &name, "true"])?.refusal("")?;
+        assert!(sentence.contains(text), "{fault:?}: {sentence}");
+        let found = vm.bulkhead(["images", "-q"]).output()?.only_stdout()?;
+        assert_eq!(found, "", "{fault:?} leaves an image");
+    }
+    // After all that it works.
+    registry.set_fault(Fault::None);
+    vm.bulkhead(["pull", "-q", &name]).output()?.code(0)?;
+    Ok(())
+}
+
+fn a_manifest_that_is_too_long_is_refused(_: &World) -> Result<()> {
+    let layout = tempfile::tempdir()?;
+    hostile::write(layout.path(), Wrong::Nothing)?;
+    let registry = FaultyRegistry::start(layout.path(), Fault::LongManifest(hostile::LONG_BYTES))?;
+    let vm = Sandbox::empty()?;
+    let name = registry.name(hostile::IMAGE);
+    vm.run(["-q", &name, "true"])?.refusal("manifest")?;
+    Ok(())
+}
+
+fn a_killed_pull_is_resumed(_: &World) -> Result<()> {
+    let layout = images::path(Recipe::Busybox, "busybox-oci")?;
+    let registry = FaultyRegistry::start(&layout, Fault::Slow)?;
+    let name = registry.name("busybox:latest");
+    let vm = Sandbox::empty()?;
+    let pull = vm.bulkhead(["pull", &name]).spawn()?;
+    let ingest = vm.root().join("images/ingest");
+    let half_there = || {
+        let files = fs::read_dir(&ingest).into_iter().flatten().flatten();
+        files
+            .filter_map(|file| file.metadata().ok())
+            .any(|file| file.len() > 100_000)
+    };
+    while !half_there() {
+        std::thread::sleep(harness::POLL_INTERVAL);
+    }
+    pull.signal(Signal::KILL)?;
+    pull.wait()?;
+    assert_eq!(vm.bulkhead(["images", "-q"]).output()?.only_stdout()?, "");
+    registry.set_fault(Fault::None);
+    vm.bulkhead(["pull", &name]).output()?.code(0)?;
+    let resumed = registry.requests();
+    assert!(
+        resumed
+            .iter()
+            .any(|request| request.first_byte.is_some_and(|first| first > 0)),
+        "{resumed:?}"
+    );
+    assert_eq!(
+        vm.run([name.as_str(), "echo", "whole"])?.only_stdout()?,
+        "whole\n"
+    );
+    Ok(())
+}
