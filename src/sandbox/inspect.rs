@@ -48,6 +48,7 @@ pub fn container(config: &ContainerConfig, state: &ContainerState) -> Value {
             "Image": config.image,
             "WorkingDir": process.cwd,
             "Labels": config.labels,
+            "StopSignal": signal_name(launch.stop_signal),
             "ExposedPorts": config
                 .exposed_ports
                 .iter()
@@ -62,6 +63,12 @@ pub fn container(config: &ContainerConfig, state: &ContainerState) -> Value {
             "PhasesMs": phases_ms(&state.phases),
         },
     })
+}
+
+/// `SIGTERM`; a real-time signal has no name.
+fn signal_name(signal: i32) -> String {
+    nix::sys::signal::Signal::try_from(signal)
+        .map_or_else(|_| signal.to_string(), |signal| signal.as_str().to_owned())
 }
 
 fn host_config(config: &ContainerConfig) -> Value {

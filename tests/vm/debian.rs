@@ -51,11 +51,13 @@ fn its_tools_see_a_machine_of_their_own(world: &World) -> Result<()> {
     let vm = world.debian()?;
     let script =
         ". /etc/os-release; echo $ID $VERSION_ID; uname -s; ps -e --no-headers | wc -l; id -un
-        su nobody -s /bin/sh -c 'id -un'; dpkg --verify base-files && echo unchanged";
+        su nobody -s /bin/sh -c 'id -un'
+        dpkg --verify base-files | grep -v ' /usr/share/doc'; echo verified";
     let out = vm.run(["debian:12", "bash", "-c", script])?;
     assert_eq!(
         out.only_stdout()?,
-        "debian 12\nLinux\n3\nroot\nnobody\nunchanged\n"
+        // Documentation is left out of the image.
+        "debian 12\nLinux\n3\nroot\nnobody\nverified\n"
     );
     Ok(())
 }

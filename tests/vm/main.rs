@@ -46,33 +46,51 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let world = Arc::new(World::default());
     let mut trials = Vec::new();
-    // The long ones first, so that no thread is left with one at the end.
-    for tests in [
-        layers60::tests,
-        debian::tests,
-        streams::tests,
-        kills::tests,
-        bad_input::tests,
-        pulling::tests,
-        store::tests,
-        terminal::tests,
-        containers::tests,
-        limits::tests,
-        confinement::tests,
-        environment::tests,
-        process::tests,
+    // The long ones first, so that no thread is left with one at the end; the first file's share
+    // has what needs the large images.
+    for (share, tests) in [
+        (0, layers60::tests()),
+        (0, debian::tests()),
+        (0, terminal::tests()),
+        (0, streams::tests()),
+        (0, kills::tests()),
+        (1, bad_input::tests()),
+        (1, pulling::tests()),
+        (1, store::tests()),
+        (1, containers::tests()),
+        (1, limits::tests()),
+        (1, confinement::tests()),
+        (1, environment::tests()),
+        (1, process::tests()),
     ] {
-        for (name, test) in tests() {
+        for (name, test) in tests {
             let name = name.strip_prefix("vm::").unwrap_or(name);
-            trials.push(trial(name.to_owned(), &world, test));
+            trials.push((share, trial(name.to_owned(), &world, test)));
         }
     }
-    trials.extend(differential::trials(&world));
+    trials.extend((0..).zip(differential::trials(&world)));
+    let (number, of) = share();
+    let mut trials: Vec<Trial> = trials
+        .into_iter()
+        .filter_map(|(share, trial)| (share % of == number).then_some(trial))
+        .collect();
     let passed = passed();
     trials.retain(|trial| !passed.contains(trial.name()));
     let conclusion: Conclusion = libtest_mimic::run(&arguments, trials);
     differential::summarize(&world);
     conclusion.exit_code()
+}
+
+/// Which of how many parts of the tests are to be run, as `0/2`; all of them when nothing is said.
+fn share() -> (usize, usize) {
+    let Ok(share) = std::env::var("BULKHEAD_TESTS_SHARE") else {
+        return (0, 1);
+    };
+    let numbers = share.split_once('/').and_then(|(number, of)| {
+        let (number, of) = (number.parse().ok()?, of.parse().ok()?);
+        (number < of).then_some((number, of))
+    });
+    numbers.unwrap_or_else(|| panic!("BULKHEAD_TESTS_SHARE={share}: not of the form 0/2"))
 }
 
 /// Tests that passed in a host that went away, one a line of the file that the variable names.

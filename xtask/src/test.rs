@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -216,41 +217,101 @@ fn vm(filter: Option<&str>) -> Result<Run> {
     ]);
     let executable = cargo::named(cargo::build(build)?, VM_TARGET)?;
 
+    let answers = paths::cache()?.join("oracle");
+    fs::create_dir_all(&answers).with_context(|| format!("create {}", answers.display()))?;
     // What tests leave to look at; their own scratch folders are on the emulated host's disk.
     let out = paths::lab().join("tests");
-    fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
-    let variable = |name: &str, value: &std::path::Path| {
-        let mut variable = OsString::from(format!("{name}="));
-        variable.push(value);
-        variable
-    };
-    let passed_list = out.join("passed");
-    let attempt = |passed: &BTreeSet<String>| {
+    let attempt = |passed: &BTreeSet<String>, share: Share| {
+        let out = out.join(share.number.to_string());
+        fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
         let names: Vec<&str> = passed.iter().map(String::as_str).collect();
+        let passed_list = out.join("passed");
         fs::write(&passed_list, names.join("\n"))
             .with_context(|| format!("write {}", passed_list.display()))?;
         let mut command = lab::command()?;
+        if share.of > 1 {
+            command.args(["--smp", "1"]);
+        }
+        command.arg("--out").arg(&out);
+        for (name, path) in [
+            ("BULKHEAD", artifacts.join("bulkhead").as_path()),
+            ("BULKHEAD_FIXTURES", &fixtures),
+            ("BULKHEAD_TEST_OUT", &out),
+            ("BULKHEAD_TESTS_PASSED", &passed_list),
+            ("BULKHEAD_ORACLE", &answers),
+        ] {
+            let mut variable = OsString::from(format!("{name}="));
+            variable.push(path);
+            command.arg("--env").arg(variable);
+        }
         command
-            .arg("--out")
-            .arg(&out)
             .arg("--env")
-            .arg(variable("BULKHEAD", &artifacts.join("bulkhead")))
-            .arg("--env")
-            .arg(variable("BULKHEAD_FIXTURES", &fixtures))
-            .arg("--env")
-            .arg(variable("BULKHEAD_TEST_OUT", &out))
-            .arg("--env")
-            .arg(variable("BULKHEAD_TESTS_PASSED", &passed_list))
+            .arg(format!(
+                "BULKHEAD_TESTS_SHARE={}/{}",
+                share.number, share.of
+            ))
             .args(["--env", "RUST_BACKTRACE=1", "--"])
             .arg(&executable)
             .args(filter)
             .stdin(Stdio::null());
-        count(&mut command, Some(LONGEST_SILENCE))
+        let run = count(&mut command, Some(LONGEST_SILENCE));
+        keep_answers(&out.join("oracle"), &answers)?;
+        run
     };
     if lab::why_emulated().is_none() {
-        return attempt(&BTreeSet::new());
+        return attempt(&BTreeSet::new(), Share { number: 0, of: 1 });
     }
-    in_emulated_hosts(attempt)
+    // An emulated host with one CPU is slower but fails far less often than one with several.
+    let hosts = thread::available_parallelism().map_or(1, |count| count.get().clamp(2, 4));
+    let runs: Vec<Result<Run>> = thread::scope(|scope| {
+        let attempt = &attempt;
+        let shares: Vec<_> = (0..hosts)
+            .map(|number| {
+                let share = Share { number, of: hosts };
+                scope.spawn(move || in_emulated_hosts(|passed| attempt(passed, share)))
+            })
+            .collect();
+        let runs = shares.into_iter().map(thread::ScopedJoinHandle::join);
+        runs.map(|run| run.unwrap_or_else(|_| bail!("a share of the tests panicked")))
+            .collect()
+    });
+    let mut all = Run {
+        tally: Tally::default(),
+        code: Some(0),
+        passed: BTreeSet::new(),
+    };
+    for run in runs {
+        let run = run?;
+        all.tally.add(run.tally);
+        if !run.succeeded() {
+            all.code = run.code;
+        }
+    }
+    Ok(all)
+}
+
+/// A part of the VM tests: number 0 to `of` - 1.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    number: usize,
+    of: usize,
+}
+
+/// Moves what Docker answered from where tests can write to where they find it the next time.
+fn keep_answers(from: &Path, to: &Path) -> Result<()> {
+    let Ok(entries) = fs::read_dir(from) else {
+        return Ok(()); // No line was run.
+    };
+    for entry in entries {
+        let path = entry.context("read the answers")?.path();
+        if path.extension() == Some("json".as_ref())
+            && let Some(name) = path.file_name()
+        {
+            fs::copy(&path, to.join(name))
+                .with_context(|| format!("keep the answer {}", path.display()))?;
+        }
+    }
+    fs::remove_dir_all(from).context("remove the answers")
 }
 
 /// Runs tests, as often as the emulator needs.

@@ -5,13 +5,14 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::invocation::{pid, words};
+use crate::invocation::{Output, pid, words};
 use crate::{Invocation, PATIENCE, POLL_INTERVAL, Terminal};
 
 /// Debian's client; a machine may have others.
@@ -26,6 +27,26 @@ pub struct Docker {
 }
 
 impl Docker {
+    /// The client's version and build; the engine is of the same package.
+    ///
+    /// # Errors
+    ///
+    /// It is not installed.
+    pub fn version() -> Result<&'static str> {
+        static VERSION: OnceLock<Result<String, String>> = OnceLock::new();
+        let ask = || {
+            let output = Invocation::new(CLIENT).arg("--version").output();
+            output
+                .and_then(Output::only_stdout)
+                .map(|text| text.trim().to_owned())
+                .map_err(|error| format!("{error:#}"))
+        };
+        VERSION
+            .get_or_init(ask)
+            .as_deref()
+            .map_err(|error| anyhow!("ask docker for its version: {error}"))
+    }
+
     /// Starts an engine without images.
     ///
     /// # Errors

@@ -1,0 +1,85 @@
+//! What the engine answered in an earlier run: on an emulated machine it takes ten seconds for a
+//! command line. An answer counts as long as the question is the same: the line, the engine's
+//! version, the kernel below it and the images. Only answers of lines that passed are kept.
+//!
+//! `differential` calls it; `cargo xtask test` keeps the folder outside of the work tree.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use fixtures::Recipe;
+use harness::{Docker, images};
+use serde::{Deserialize, Serialize};
+
+use super::Answer;
+use super::list::Case;
+
+/// Names the folder of earlier answers.
+const KNOWN_VARIABLE: &str = "BULKHEAD_ORACLE";
+
+/// Names the folder for what outlives a run; new answers go into its folder `oracle`.
+const OUT_VARIABLE: &str = "BULKHEAD_TEST_OUT";
+
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    question: String,
+    answer: Answer,
+}
+
+/// Everything that the answer to `case` depends on.
+///
+/// # Errors
+///
+/// There is no engine, or no image.
+pub(super) fn question(case: &Case) -> Result<String> {
+    let archive = images::path(Recipe::Busybox, "busybox.tar")?;
+    // The folder's own name has a hash of what the images are made of.
+    let archive = fs::canonicalize(&archive).context("find the images")?;
+    let folder = archive.parent().unwrap_or(Path::new("/"));
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("read the release")?;
+    let Case {
+        arguments,
+        stdin,
+        variables,
+        terminal,
+        ..
+    } = case;
+    Ok(format!(
+        "{} | {} | {} | {arguments:?} {stdin:?} {variables:?} {terminal}",
+        Docker::version()?,
+        kernel.trim(),
+        folder.file_name().unwrap_or_default().display(),
+    ))
+}
+
+/// An earlier answer to the same question.
+pub(super) fn known(name: &str, question: &str) -> Option<Answer> {
+    let folder = env::var_os(KNOWN_VARIABLE)?;
+    let text = fs::read(file(folder.as_ref(), name)).ok()?;
+    let kept: Kept = serde_json::from_slice(&text).ok()?;
+    (kept.question == question).then_some(kept.answer)
+}
+
+/// Keeps an answer for later runs.
+///
+/// # Errors
+///
+/// It can't be written.
+pub(super) fn keep(name: &str, question: String, answer: Answer) -> Result<()> {
+    let Some(out) = env::var_os(OUT_VARIABLE) else {
+        return Ok(());
+    };
+    let folder = PathBuf::from(out).join("oracle");
+    fs::create_dir_all(&folder).context("create a folder for answers")?;
+    let kept = serde_json::to_vec(&Kept { question, answer })?;
+    // In one piece: the machine may go away at any time.
+    let new = folder.join(format!("{name}.new"));
+    fs::write(&new, kept).context("write an answer")?;
+    fs::rename(&new, file(&folder, name)).context("write an answer")
+}
+
+fn file(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.json"))
+}
