@@ -21,7 +21,8 @@ type Check<'a> = &'a dyn Fn(&Path) -> Result<(), Errno>;
 /// Finds `name` as a shell would: as a path when it has a slash, otherwise in the folders of `path`.
 ///
 /// # Errors
-/// [`FailureKind::NotFound`] or [`FailureKind::NotExecutable`].
+/// [`FailureKind::NotFound`], [`FailureKind::NotExecutable`], or another kind for what is neither,
+/// such as a loop of links.
 pub fn find(name: &str, path: Option<&str>) -> Result<PathBuf, Failure> {
     search(name, path.unwrap_or_default(), &executable)
 }
@@ -36,10 +37,14 @@ fn search(name: &str, path: &str, check: Check<'_>) -> Result<PathBuf, Failure> 
                 FailureKind::NotExecutable,
                 format!("{quoted}: {}", errno_text(errno)),
             )),
-            Err(errno) => Err(Failure::new(
-                FailureKind::NotFound,
-                format!("{quoted}: stat {name}: {}", errno_text(errno)),
-            )),
+            Err(errno) => {
+                let kind = match errno {
+                    Errno::NOENT | Errno::NOTDIR => FailureKind::NotFound,
+                    _ => FailureKind::Other,
+                };
+                let text = format!("{quoted}: stat {name}: {}", errno_text(errno));
+                Err(Failure::new(kind, text))
+            }
         };
     }
     let missing = || {
@@ -150,6 +155,7 @@ mod tests {
             "/etc" => Err(Errno::ISDIR),
             "/usr/bin/data" | "/data" => Err(Errno::ACCESS),
             "/etc/passwd/x" => Err(Errno::NOTDIR),
+            "/loop" => Err(Errno::LOOP),
             _ => Err(Errno::NOENT),
         }
     }
@@ -167,7 +173,7 @@ mod tests {
 
     #[test]
     fn the_errors_are_the_ones_that_docker_tells_apart() {
-        use FailureKind::{NotExecutable, NotFound};
+        use FailureKind::{NotExecutable, NotFound, Other};
         let in_path = "executable file not found in $PATH";
         let table = [
             ("nope", NotFound, format!("exec: \"nope\": {in_path}")),
@@ -177,6 +183,11 @@ mod tests {
                 "/x",
                 NotFound,
                 "exec: \"/x\": stat /x: no such file or directory".into(),
+            ),
+            (
+                "/loop",
+                Other,
+                "exec: \"/loop\": stat /loop: too many levels of symbolic links".into(),
             ),
             (
                 "/etc",

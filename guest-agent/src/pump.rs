@@ -4,6 +4,7 @@
 //! descriptors is ready. It waits for one of them at a time and never blocks.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
@@ -18,6 +19,17 @@ const MOVES_IN_A_ROW: usize = 16;
 
 /// Bytes of a terminal's buffer; the kernel's own holds 4 KiB.
 const BUFFER_LEN: usize = 16 << 10;
+
+/// A program that writes again so soon is a stream, not a conversation.
+const STREAM_GAP: Duration = Duration::from_millis(4);
+
+/// A stream gets so long to fill its pipe.
+const FILL_TIME: Duration = Duration::from_millis(2);
+
+const NOW: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
 
 /// What a pump is for; decides what a sink that is gone means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +77,8 @@ pub struct Pump {
     role: Role,
     waiting: Waiting,
     discards: bool,
+    /// When it last moved something.
+    moved: Option<Instant>,
 }
 
 enum Step {
@@ -102,6 +116,7 @@ impl Pump {
             role,
             waiting: Waiting::ForSource,
             discards: false,
+            moved: None,
         }
     }
 
@@ -122,9 +137,12 @@ impl Pump {
 
     /// Moves what there is.
     pub fn run(&mut self) -> Flow {
+        if self.is_streaming() {
+            std::thread::sleep(FILL_TIME);
+        }
         for _ in 0..MOVES_IN_A_ROW {
             match self.step() {
-                Step::Moved => {}
+                Step::Moved => self.moved = Some(Instant::now()),
                 Step::SourceEmpty => {
                     self.waiting = Waiting::ForSource;
                     return Flow::Open;
@@ -144,6 +162,20 @@ impl Pump {
         // There is more, but not for now: the sink is asked first, since it took everything.
         self.waiting = Waiting::ForSink;
         Flow::Open
+    }
+
+    /// Whether a program that goes on writing is best left to it for a moment: programs write 4 KiB
+    /// at a time, and each delivery costs an exit from the VM and an interrupt.
+    fn is_streaming(&self) -> bool {
+        let is_output = self.role == Role::Output && matches!(self.way, Way::Splice);
+        let soon = |moved: Instant| moved.elapsed() < STREAM_GAP;
+        if !is_output || self.waiting != Waiting::ForSource || !self.moved.is_some_and(soon) {
+            return false;
+        }
+        let mut fds = [PollFd::new(&self.from, PollFlags::IN)];
+        let polled = poll(&mut fds, Some(&NOW));
+        let [source] = fds;
+        polled.is_ok() && !source.revents().contains(PollFlags::HUP)
     }
 
     /// Delivers to nowhere from now on.
@@ -201,11 +233,7 @@ impl Pump {
 
     fn source_has_some(&self) -> bool {
         let mut fds = [PollFd::new(&self.from, PollFlags::IN)];
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+        poll(&mut fds, Some(&NOW)).is_ok_and(|ready| ready > 0)
     }
 }
 

@@ -27,7 +27,7 @@ use super::vm::{DiskSource, RunningVm, Segment, VmRequest};
 const CONVERTER_MEMORY_MIB: u32 = 2048;
 
 /// One vCPU unpacks, the other decompresses.
-const CONVERTER_VCPUS: u8 = 2;
+const CONVERTER_VCPUS_MAX: u8 = 2;
 
 /// Converters at once: each may take its memory, and more than a few wait for the same disk.
 const CONVERTERS_MAX: usize = 4;
@@ -67,7 +67,6 @@ pub fn prepare_layers(
             missing.push((index, layer));
         }
     }
-    let cpus = thread::available_parallelism().map_or(1, usize::from);
     let queue = Mutex::new(missing.into_iter());
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work = || -> Result<()> {
@@ -83,7 +82,7 @@ pub fn prepare_layers(
         Ok(())
     };
     thread::scope(|scope| {
-        let others: Vec<_> = (1..cpus.min(CONVERTERS_MAX))
+        let others: Vec<_> = (1..cpu_count().min(CONVERTERS_MAX))
             .map(|_| scope.spawn(work))
             .collect();
         let mut result = work();
@@ -95,6 +94,11 @@ pub fn prepare_layers(
         }
         result
     })
+}
+
+/// CPUs that this process may use.
+fn cpu_count() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Unpacks one layer in a VM of its own and stores its disk.
@@ -125,7 +129,9 @@ fn convert(
     let mut vm = RunningVm::spawn(
         guest,
         VmRequest {
-            vcpu_count: CONVERTER_VCPUS,
+            vcpu_count: u8::try_from(cpu_count())
+                .unwrap_or(u8::MAX)
+                .min(CONVERTER_VCPUS_MAX),
             memory_mib: CONVERTER_MEMORY_MIB,
             host_cpus: Vec::new(),
             disks: vec![

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use fixtures::hostile::{self, Wrong};
 use fixtures::oci::{Compression, ImageConfig, Layout};
 use serde_json::{Value, json};
 
@@ -214,4 +215,54 @@ fn what_can_not_be_loaded_or_pulled_is_told() {
     assert!(out.stderr.contains("must be lowercase"), "{out}");
     let out = user.run(&["pull", "-a", "demo"]);
     assert_refused(&out, 1, "--all-tags is not supported: name each tag");
+}
+
+/// Names of all files below the user's state root, but for locks and folders that are made when
+/// first used.
+fn stored(user: &User) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    let mut pending = vec![user.root()];
+    while let Some(folder) = pending.pop() {
+        for entry in std::fs::read_dir(folder).expect("read a folder") {
+            let path = entry.expect("read a folder").path();
+            if path.is_dir() {
+                pending.push(path);
+            } else if path.file_name() != Some(".lock".as_ref()) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn images_that_are_damaged_are_not_loaded() {
+    let user = User::new();
+    user.stdout(&["images", "-q"]);
+    let before = stored(&user);
+    for (wrong, text) in [
+        (Wrong::ShortBlob, "bytes"),
+        (Wrong::MissingBlob, "sha256"),
+        (Wrong::BlobDigest, "sha256:"),
+        (Wrong::MissingDiffId, "layers"),
+        (Wrong::ManyLayers, "1000"),
+        (Wrong::LongManifest, "10486188 bytes"),
+        (Wrong::LongConfig, "config"),
+        (Wrong::DeepManifest, "manifest"),
+        (Wrong::NotJson, "manifest"),
+        (Wrong::Platform, "arm64"),
+    ] {
+        let folder = user.work().join("layout");
+        hostile::write(&folder, wrong).expect("write an image");
+        let out = user.run(&["load", "-i", "layout"]);
+        std::fs::remove_dir_all(&folder).expect("remove a layout");
+        // As with docker, other verbs than `run` fail with 1.
+        assert_eq!(out.code, 1, "{wrong:?}: {out}");
+        let mut lines = out.stderr.lines();
+        let sentence = lines.next().unwrap_or_default();
+        assert!(sentence.contains(text), "{wrong:?}: {out}");
+        assert!(lines.all(|line| line.starts_with("hint: ")), "{out}");
+        assert_eq!(stored(&user), before, "{wrong:?}");
+    }
 }

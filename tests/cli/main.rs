@@ -33,12 +33,17 @@ impl User {
         self.0.path().join("work")
     }
 
+    /// The state root.
+    fn root(&self) -> PathBuf {
+        self.0.path().join("root")
+    }
+
     /// The command with these arguments, to be run.
     fn bulkhead<I: IntoIterator<Item: AsRef<OsStr>>>(&self, args: I) -> Invocation {
         Invocation::new(env!("CARGO_BIN_EXE_bulkhead"))
             .args(args)
             .env("HOME", self.0.path().join("home"))
-            .env("BULKHEAD_ROOT", self.0.path().join("root"))
+            .env("BULKHEAD_ROOT", self.root())
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .current_dir(self.work())
     }

@@ -11,7 +11,6 @@ use harness::{Invocation, Sandbox, images};
 use crate::world::World;
 
 crate::tests![
-    images_that_are_damaged_are_not_loaded,
     layers_that_are_damaged_do_not_run,
     a_bomb_that_fills_the_disk_is_told,
     a_full_disk_in_the_store_is_told,
@@ -34,33 +33,6 @@ fn load(vm: &Sandbox, wrong: Wrong) -> Result<harness::Output> {
         .output();
     fs::remove_dir_all(&layout).context("remove a layout")?;
     out
-}
-
-fn images_that_are_damaged_are_not_loaded(world: &World) -> Result<()> {
-    let vm = world.own()?;
-    let before = vm.snapshot()?;
-    for (wrong, text) in [
-        (Wrong::ShortBlob, "bytes"),
-        (Wrong::MissingBlob, "sha256:"),
-        (Wrong::BlobDigest, "digest"),
-        (Wrong::MissingDiffId, "layers"),
-        (Wrong::ManyLayers, "1000"),
-        (Wrong::LongManifest, "manifest"),
-        (Wrong::LongConfig, "config"),
-        (Wrong::DeepManifest, "manifest"),
-        (Wrong::NotJson, "manifest"),
-        (Wrong::Platform, "arm64"),
-    ] {
-        let out = load(&vm, wrong)?;
-        // As with docker, other verbs than `run` fail with 1.
-        let out = out.code(1).with_context(|| format!("{wrong:?}"))?;
-        let sentence = one_sentence(&out)?;
-        assert!(sentence.contains(text), "{wrong:?}: {sentence}");
-        before
-            .no_leftovers(&vm)
-            .with_context(|| format!("{wrong:?}"))?;
-    }
-    Ok(())
 }
 
 /// The only line on standard error but for a hint.
@@ -221,8 +193,8 @@ fn a_missing_guest_kernel_is_told(world: &World) -> Result<()> {
 fn a_name_that_is_no_name_is_refused(world: &World) -> Result<()> {
     let vm = world.own()?;
     for name in ["UPPER", "a//b", "a:b:c", "busybox@sha256:12", "../x", ":x"] {
-        let sentence = vm.run(["-q", name, "true"])?.refusal("")?;
-        assert!(sentence.contains(name), "{name}: {sentence}");
+        vm.run(["-q", name, "true"])?
+            .refusal("invalid reference format")?;
     }
     Ok(())
 }

@@ -135,7 +135,7 @@ fn an_unknown_image_is_refused(_: &World) -> Result<()> {
     let out = vm.run(["-q", &name, "true"])?;
     out.refusal("no/such/image")?;
     vm.run(["-q", "Not-A-Name", "true"])?
-        .refusal("Not-A-Name")?;
+        .refusal("repository name must be lowercase")?;
     Ok(())
 }
 

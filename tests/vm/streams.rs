@@ -1,5 +1,7 @@
 //! Standard streams: apart, complete, in both directions, small and long.
 
+use std::time::Duration;
+
 use anyhow::Result;
 
 use crate::world::World;
@@ -18,6 +20,9 @@ crate::tests![
 /// Lines of the long stream: 168 MB.
 const LINES: u64 = 20_000_000;
 
+/// For so much data on an emulated machine.
+const PATIENCE: Duration = Duration::from_secs(900);
+
 /// `seq 1 LINES | md5sum` on the host.
 fn expected(vm: &harness::Sandbox) -> Result<String> {
     let sum = vm.shell(&format!("seq 1 {LINES} | md5sum")).output()?;
@@ -27,7 +32,7 @@ fn expected(vm: &harness::Sandbox) -> Result<String> {
 fn a_long_stream_comes_in_whole(world: &World) -> Result<()> {
     let vm = world.busybox()?;
     let script = format!("seq 1 {LINES} | bulkhead run --rm -i busybox md5sum");
-    let out = vm.shell(&script).output()?;
+    let out = vm.shell(&script).timeout(PATIENCE).output()?;
     assert_eq!(out.only_stdout()?, expected(vm)?);
     Ok(())
 }
@@ -35,7 +40,7 @@ fn a_long_stream_comes_in_whole(world: &World) -> Result<()> {
 fn a_long_stream_goes_out_whole(world: &World) -> Result<()> {
     let vm = world.busybox()?;
     let script = format!("bulkhead run --rm busybox seq 1 {LINES} | md5sum");
-    let out = vm.shell(&script).output()?;
+    let out = vm.shell(&script).timeout(PATIENCE).output()?;
     assert_eq!(out.only_stdout()?, expected(vm)?);
     Ok(())
 }
