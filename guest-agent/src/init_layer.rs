@@ -63,7 +63,10 @@ pub fn build(
         made.directory(name)?;
     }
     for path in implied(layers) {
-        made.directory(&path)?;
+        // A higher layer may have removed it, or put something else there.
+        if directory(layers, &path).is_some() {
+            made.directory(&path)?;
+        }
     }
     for name in [".dockerenv", "etc/hostname", "etc/hosts", "etc/resolv.conf"] {
         write(made.root.as_fd(), name, 0o755, "")?;
@@ -243,22 +246,24 @@ pub fn directory(layers: &[BorrowedFd<'_>], path: &str) -> Option<OwnedFd> {
     invented
 }
 
-/// What `layer` says of `path`, and whether a directory on the way hides all lower layers.
+/// What `layer` says of `path`, and whether a directory above it hides all lower layers. One that is
+/// opaque itself hides what lower layers have in it, not what they say of it.
 fn find(layer: BorrowedFd<'_>, path: &str) -> (Found, bool) {
     let Ok(mut here) = openat(layer, ".", DIRECTORY, Mode::empty()) else {
         return (Found::Nothing, false);
     };
-    let mut opaque = false;
+    let (mut opaque, mut opaque_above) = (false, false);
     for name in path.split('/').filter(|name| !name.is_empty()) {
+        opaque_above |= opaque;
         here = match openat(&here, name, DIRECTORY, Mode::empty()) {
             Ok(next) => next,
-            Err(Errno::NOENT) => return (Found::Nothing, opaque),
-            Err(_) => return (Found::End, opaque),
+            Err(Errno::NOENT) => return (Found::Nothing, opaque_above),
+            Err(_) => return (Found::End, opaque_above),
         };
-        opaque |= xattr(&here, c"trusted.overlay.opaque").is_some_and(|value| value == b"y");
+        opaque = xattr(&here, c"trusted.overlay.opaque").is_some_and(|value| value == b"y");
     }
     let implied = xattr(&here, IMPLIED).is_some();
-    (Found::Directory { fd: here, implied }, opaque)
+    (Found::Directory { fd: here, implied }, opaque_above)
 }
 
 /// A short xattr.

@@ -220,7 +220,10 @@ impl CidFile {
             .create_new(true)
             .mode(0o644)
             .open(path)
-            .with_context(|| format!("failed to create the container ID file {path}"))?;
+            .map_err(|error| {
+                let cause = plain(&error);
+                anyhow::anyhow!("failed to create the container ID file: open {path}: {cause}")
+            })?;
         Ok(Self(Some(path.into())))
     }
 

@@ -132,7 +132,7 @@ fn a_running_one_is_removed_by_force_only(world: &World) -> Result<()> {
         "runs\n"
     );
     let refused = vm.bulkhead(["rm", "runs"]).output()?.code(1)?;
-    assert!(refused.stderr.contains("running container"), "{refused}");
+    assert!(refused.stderr.contains("container is running"), "{refused}");
     vm.bulkhead(["rm", "-f", "runs"]).output()?.code(0)?;
     let out = running.wait()?;
     assert_eq!(out.code, 137, "{out}");

@@ -156,7 +156,7 @@ fn a_registry_that_fails_in_the_middle_is_told(_: &World) -> Result<()> {
     for (fault, text) in [
         (Fault::Status(500), "500"),
         (Fault::LayerStatus(500), "500"),
-        (Fault::LayerStatus(404), "404"),
+        (Fault::LayerStatus(404), "is not on"),
         (Fault::WrongByte, "digest"),
         (Fault::ExtraBytes, "bytes"),
         (Fault::HalfLayers, ""),
