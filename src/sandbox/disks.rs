@@ -29,6 +29,9 @@ const CONVERTER_MEMORY_MIB: u32 = 2048;
 /// One vCPU unpacks, the other decompresses.
 const CONVERTER_VCPUS_MAX: u8 = 2;
 
+/// A file system with less room is full: a converter writes a MiB at a time.
+const FULL_BYTES: u64 = 8 << 20;
+
 /// Converters at once: each may take its memory, and more than a few wait for the same disk.
 const CONVERTERS_MAX: usize = 4;
 
@@ -152,7 +155,14 @@ fn convert(
     let converted = match converse(&mut vm, spec, progress) {
         Ok(converted) => converted,
         Err(error) if error.is::<AgentError>() => return Err(vm.post_mortem(&error, &mut log)),
-        Err(error) => return Err(error),
+        Err(error) => {
+            // To the guest, a full disk of the host is a disk that fails.
+            return Err(if is_full(pending.file()) {
+                error.context("no space left for layer disks")
+            } else {
+                error
+            });
+        }
     };
     drop(vm);
     let len = converted.image_bytes;
@@ -160,6 +170,14 @@ fn convert(
         bail!("the agent reports a layer disk of {len} bytes");
     }
     Ok(pending.commit(len)?)
+}
+
+/// Whether the file system of `file` has hardly any room.
+fn is_full(file: &File) -> bool {
+    nix::sys::statvfs::fstatvfs(file).is_ok_and(|status| {
+        let free = status.blocks_available() * status.fragment_size();
+        free < FULL_BYTES
+    })
 }
 
 fn converse(vm: &mut RunningVm, spec: ConvertSpec, progress: &dyn Fn(u64)) -> Result<Converted> {

@@ -12,6 +12,10 @@ pub(super) const BLOCK: usize = 4096;
 /// Bytes written at once.
 const BUFFER: usize = 1 << 20;
 
+/// Bytes after which the device is asked whether it has really taken everything: a host whose disk
+/// is full says so then, and a bomb is not decompressed to its end.
+const SYNC_BYTES: u64 = 64 << 20;
+
 /// Appends blocks from block 1 on; block 0 is the superblock's.
 pub(super) struct Output<'a> {
     file: &'a File,
@@ -19,6 +23,8 @@ pub(super) struct Output<'a> {
     /// Offset of the buffer's first byte.
     start: u64,
     limit: u64,
+    /// Offset up to which the device has taken everything.
+    synced: u64,
 }
 
 impl<'a> Output<'a> {
@@ -29,6 +35,7 @@ impl<'a> Output<'a> {
             buffer: Vec::with_capacity(BUFFER + BLOCK),
             start: BLOCK as u64,
             limit,
+            synced: 0,
         }
     }
 
@@ -83,6 +90,10 @@ impl<'a> Output<'a> {
         )?;
         self.buffer.drain(..whole);
         self.start += whole as u64;
+        if self.start - self.synced >= SYNC_BYTES {
+            self.file.sync_data().map_err(error)?;
+            self.synced = self.start;
+        }
         Ok(())
     }
 
@@ -96,14 +107,17 @@ impl<'a> Output<'a> {
 }
 
 fn write_at(file: &File, bytes: &[u8], offset: u64) -> Result<(), UnpackError> {
-    file.write_all_at(bytes, offset)
-        .map_err(|source| match source.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::WriteZero => {
-                UnpackError::Full
-            }
-            _ => UnpackError::Io {
-                operation: "write the layer disk",
-                source,
-            },
-        })
+    file.write_all_at(bytes, offset).map_err(error)
+}
+
+fn error(source: std::io::Error) -> UnpackError {
+    match source.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::WriteZero => {
+            UnpackError::Full
+        }
+        _ => UnpackError::Io {
+            operation: "write the layer disk",
+            source,
+        },
+    }
 }
