@@ -10,13 +10,18 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use protocol::frame::{Decoder, encode};
 use protocol::message::WindowSize;
 
 use super::attach_wire::{ToCommand, ToSupervisor};
+
+/// The other side of an attachment went away without a word.
+#[derive(Debug, thiserror::Error)]
+#[error("the container's supervisor died; it may have been killed")]
+pub struct SupervisorDied;
 
 /// Bytes moved at once.
 const PUMP_LEN: usize = 128 << 10;
@@ -144,7 +149,7 @@ pub fn run(attachment: Attachment, signals: SigSet) -> Result<Ended> {
             }
             Ok(News::Detach) => break Ended::Detached,
             Ok(News::SupervisorGone) | Err(_) => {
-                bail!("the container's supervisor died; it may have been killed");
+                return Err(SupervisorDied.into());
             }
         }
     };

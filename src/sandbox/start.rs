@@ -3,12 +3,14 @@
 use std::io::{PipeReader, PipeWriter};
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use command_fds::{CommandFdExt, FdMapping};
 
-use super::attach::{self, Attachment, Ended};
+use super::attach::{self, Attachment, Ended, SupervisorDied};
 use super::paths::Root;
 use super::state::{Folder, Phases};
 use super::supervisor::{SUPERVISOR_VERB, SupervisorConfig};
@@ -103,7 +105,30 @@ pub fn run_attached(
         forward_signals: options.forward_signals,
         detach_keys: options.detach_keys,
     };
-    attach::run(attachment, signals)
+    match attach::run(attachment, signals) {
+        // As Docker tells it to whoever is attached to what `rm --force` takes away.
+        Err(error) if error.is::<SupervisorDied>() && is_removed_soon(folder.path()) => {
+            Ok(Ended::Exited(CODE_KILLED))
+        }
+        ended => ended,
+    }
+}
+
+/// Exit code of a process that got SIGKILL.
+const CODE_KILLED: u8 = 128 + 9;
+
+/// `rm --force` kills the supervisor and then removes the folder.
+const REMOVAL_TIME: Duration = Duration::from_secs(2);
+
+fn is_removed_soon(folder: &Path) -> bool {
+    let begun = Instant::now();
+    while folder.exists() {
+        if begun.elapsed() > REMOVAL_TIME {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
 }
 
 /// Capacity of a stream's pipe in bytes, the most that an ordinary user may ask for.
