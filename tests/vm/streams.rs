@@ -38,8 +38,9 @@ fn a_long_stream_comes_in_whole(world: &World) -> Result<()> {
 }
 
 fn a_long_stream_goes_out_whole(world: &World) -> Result<()> {
-    let vm = world.busybox()?;
-    let script = format!("bulkhead run --rm busybox seq 1 {LINES} | md5sum");
+    // busybox's seq counts in floating point, which takes minutes where that is emulated.
+    let vm = world.debian()?;
+    let script = format!("bulkhead run --rm debian:12 seq 1 {LINES} | md5sum");
     let out = vm.shell(&script).timeout(PATIENCE).output()?;
     assert_eq!(out.only_stdout()?, expected(vm)?);
     Ok(())
