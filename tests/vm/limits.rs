@@ -7,7 +7,6 @@ use crate::world::World;
 crate::tests![
     memory_is_the_vms_and_the_groups,
     too_little_memory_is_refused,
-    cpus_are_vcpus_and_a_quota,
     more_cpus_than_the_host_has_are_refused,
     the_out_of_memory_killer_is_told,
     processes_are_limited,
@@ -41,24 +40,6 @@ fn too_little_memory_is_refused(world: &World) -> Result<()> {
             .only_stdout()?,
         "fits\n"
     );
-    Ok(())
-}
-
-fn cpus_are_vcpus_and_a_quota(world: &World) -> Result<()> {
-    let vm = world.busybox()?;
-    let script = "nproc; cat /sys/fs/cgroup/cpu.max";
-    for (flags, expected) in [
-        (&["--cpus", "1"][..], "1\n100000 100000\n"),
-        (&["--cpus", "1.5"], "2\n150000 100000\n"),
-        (&["--cpuset-cpus", "1"], "1\nmax 100000\n"),
-    ] {
-        let out = vm
-            .bulkhead(["run", "--rm"])
-            .args(flags)
-            .args(["busybox", "sh", "-c", script])
-            .output()?;
-        assert_eq!(out.only_stdout()?, expected, "{flags:?}");
-    }
     Ok(())
 }
 

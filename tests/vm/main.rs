@@ -10,11 +10,13 @@ mod containers;
 mod debian;
 mod differential;
 mod environment;
+mod guests;
 mod kills;
 mod layers60;
 mod limits;
 mod process;
 mod pulling;
+mod smp;
 mod store;
 mod streams;
 mod terminal;
@@ -43,37 +45,51 @@ macro_rules! tests {
 pub(crate) use tests;
 
 fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, verb, kernel, initramfs, vcpus] = arguments.as_slice()
+        && verb == smp::BOOT
+    {
+        return match smp::boot(kernel, initramfs, vcpus) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let arguments = Arguments::from_args();
     let world = Arc::new(World::default());
+    let part = part();
     let mut trials = Vec::new();
-    // The long ones first, so that no thread is left with one at the end; the first file's share
-    // has what needs the large images.
-    for (share, tests) in [
-        (0, layers60::tests()),
-        (0, debian::tests()),
-        (0, terminal::tests()),
-        (0, streams::tests()),
-        (0, kills::tests()),
-        (1, bad_input::tests()),
-        (1, pulling::tests()),
-        (1, store::tests()),
-        (1, containers::tests()),
-        (1, limits::tests()),
-        (1, confinement::tests()),
-        (1, environment::tests()),
-        (1, process::tests()),
-    ] {
-        for (name, test) in tests {
-            let name = name.strip_prefix("vm::").unwrap_or(name);
-            trials.push((share, trial(name.to_owned(), &world, test)));
+    if part.has_one_cpu() {
+        // The long ones first, so that no thread is left with one at the end; the first file's
+        // share has what needs the large images.
+        for (share, tests) in [
+            (0, layers60::tests()),
+            (0, debian::tests()),
+            (0, terminal::tests()),
+            (0, streams::tests()),
+            (0, kills::tests()),
+            (1, bad_input::tests()),
+            (1, guests::tests()),
+            (1, pulling::tests()),
+            (1, store::tests()),
+            (1, containers::tests()),
+            (1, limits::tests()),
+            (1, confinement::tests()),
+            (1, environment::tests()),
+            (1, process::tests()),
+        ] {
+            if part.has(share) {
+                trials.extend(self::trials(&world, tests));
+            }
         }
+        let differential = (0..).zip(differential::trials(&world));
+        trials.extend(differential.filter_map(|(share, trial)| part.has(share).then_some(trial)));
     }
-    trials.extend((0..).zip(differential::trials(&world)));
-    let (number, of) = share();
-    let mut trials: Vec<Trial> = trials
-        .into_iter()
-        .filter_map(|(share, trial)| (share % of == number).then_some(trial))
-        .collect();
+    if part.has_several_cpus() {
+        trials.extend(self::trials(&world, smp::tests()));
+    }
     let passed = passed();
     trials.retain(|trial| !passed.contains(trial.name()));
     let conclusion: Conclusion = libtest_mimic::run(&arguments, trials);
@@ -81,16 +97,50 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// Which of how many parts of the tests are to be run, as `0/2`; all of them when nothing is said.
-fn share() -> (usize, usize) {
-    let Ok(share) = std::env::var("BULKHEAD_TESTS_SHARE") else {
-        return (0, 1);
+/// What of the tests is to be run.
+#[derive(Clone, Copy)]
+enum Part {
+    All,
+    /// Share 0 to `of` - 1 of those that need one CPU only.
+    Share {
+        number: usize,
+        of: usize,
+    },
+    /// Those that need a host with several CPUs.
+    SeveralCpus,
+}
+
+impl Part {
+    fn has_one_cpu(self) -> bool {
+        !matches!(self, Self::SeveralCpus)
+    }
+
+    fn has_several_cpus(self) -> bool {
+        !matches!(self, Self::Share { .. })
+    }
+
+    fn has(self, share: usize) -> bool {
+        match self {
+            Self::All => true,
+            Self::Share { number, of } => share % of == number,
+            Self::SeveralCpus => false,
+        }
+    }
+}
+
+/// The variable says `0/2` or `several-cpus`; all of them when nothing is said.
+fn part() -> Part {
+    let Ok(text) = std::env::var("BULKHEAD_TESTS_PART") else {
+        return Part::All;
     };
-    let numbers = share.split_once('/').and_then(|(number, of)| {
+    if text == "several-cpus" {
+        return Part::SeveralCpus;
+    }
+    let share = text.split_once('/').and_then(|(number, of)| {
         let (number, of) = (number.parse().ok()?, of.parse().ok()?);
-        (number < of).then_some((number, of))
+        (number < of).then_some(Part::Share { number, of })
     });
-    numbers.unwrap_or_else(|| panic!("BULKHEAD_TESTS_SHARE={share}: not of the form 0/2"))
+    share.unwrap_or_else(|| panic!("BULKHEAD_TESTS_PART={text}: neither 0/2 nor several-cpus"))
 }
 
 /// Tests that passed in a host that went away, one a line of the file that the variable names.
@@ -103,9 +153,12 @@ fn passed() -> BTreeSet<String> {
     list.lines().map(str::to_owned).collect()
 }
 
-fn trial(name: String, world: &Arc<World>, test: Test) -> Trial {
-    let world = Arc::clone(world);
-    Trial::test(name, move || {
-        test(&world).map_err(|error| Failed::from(format!("{error:#}")))
+fn trials(world: &Arc<World>, tests: Vec<(&'static str, Test)>) -> impl Iterator<Item = Trial> {
+    tests.into_iter().map(|(name, test)| {
+        let world = Arc::clone(world);
+        let name = name.strip_prefix("vm::").unwrap_or(name);
+        Trial::test(name, move || {
+            test(&world).map_err(|error| Failed::from(format!("{error:#}")))
+        })
     })
 }

@@ -24,6 +24,7 @@ use crate::memory::{self, MMIO_START, MemoryError};
 use crate::vcpu::{EndSignal, ExitCounters, ExitCounts, Vcpu, VmEnd};
 use crate::virtio::mmio::{QUEUE_NOTIFY, REGION_LEN, Transport};
 use crate::virtio::{Device, Worker};
+use crate::watch::{self, HaltWatch, Stopped};
 
 /// Most vCPUs of a VM: what the MP table's KiB holds and the guest kernel is built for.
 pub const VCPUS_MAX: u8 = 32;
@@ -133,6 +134,7 @@ pub struct Vm {
     events: EventManager<Box<dyn MutEventSubscriber>>,
     end: Arc<EndSignal>,
     exits: Arc<ExitCounters>,
+    stopped: Arc<Stopped>,
     times: BuildTimes,
     /// Keeps KVM's VM alive as long as this process uses it.
     _vm: VmFd,
@@ -197,6 +199,7 @@ impl Vm {
         let bus = Arc::new(Bus::new(transports, config.console));
 
         let exits = Arc::new(ExitCounters::default());
+        let stopped = Arc::new(Stopped::default());
         let cpuid = CpuidPolicy::new(&kvm, config.vcpu_count).map_err(kvm_error("read CPUID"))?;
         let mut vcpus = Vec::new();
         for index in 0..config.vcpu_count {
@@ -204,12 +207,13 @@ impl Vm {
             if index == 0 {
                 cpu::setup_boot_cpu(&fd, entry).map_err(kvm_error("set boot registers"))?;
             }
-            let (bus, end, exits) = (bus.clone(), end.clone(), exits.clone());
             vcpus.push(Vcpu {
+                index,
                 fd,
-                bus,
-                end,
-                exits,
+                bus: bus.clone(),
+                end: end.clone(),
+                exits: exits.clone(),
+                stopped: stopped.clone(),
             });
         }
         times.ready = start.elapsed();
@@ -218,6 +222,7 @@ impl Vm {
             events,
             end,
             exits,
+            stopped,
             times,
             _vm: vm,
         })
@@ -247,13 +252,19 @@ impl Vm {
     /// # Errors
     /// When a thread can't be started or the event loop fails.
     pub fn run(mut self) -> Result<(VmEnd, ExitCounts), BuildError> {
-        for (index, vcpu) in self.vcpus.drain(..).enumerate() {
-            std::thread::Builder::new()
-                .name(format!("vcpu{index}"))
+        watch::take_kick_signal().map_err(host_error("take a signal for vCPU threads"))?;
+        let mut threads = Vec::new();
+        for vcpu in self.vcpus.drain(..) {
+            let thread = std::thread::Builder::new()
+                .name(format!("vcpu{}", vcpu.index))
                 .stack_size(VCPU_STACK_BYTES)
                 .spawn(move || vcpu.run())
                 .map_err(host_error("start a vCPU thread"))?;
+            threads.push(thread);
         }
+        let watch = HaltWatch::new(threads, self.stopped.clone(), self.end.clone())
+            .map_err(host_error("watch for a halt"))?;
+        self.events.add_subscriber(Box::new(watch));
         loop {
             match self.events.run() {
                 Ok(_) => {}

@@ -11,6 +11,7 @@ pub mod cpu;
 pub mod memory;
 pub mod vcpu;
 pub mod virtio;
+mod watch;
 
 pub use builder::{BuildError, BuildTimes, DeviceMaker, Vm, VmConfig};
 pub use vcpu::{ExitCounts, VmEnd};

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::bus::Bus;
+use crate::watch::Stopped;
 
 /// How a VM ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,8 @@ pub enum VmEnd {
     Reset,
     /// The guest lost control of its CPU: a fault while handling a double fault.
     TripleFault,
+    /// Every vCPU stopped with its interrupts off: nothing can wake the guest again.
+    Halted,
     /// KVM could not go on with the guest's state.
     KvmFailure(String),
 }
@@ -28,6 +31,7 @@ impl std::fmt::Display for VmEnd {
         match self {
             Self::Reset => f.write_str("the guest reset itself"),
             Self::TripleFault => f.write_str("the guest's CPU ended in a triple fault"),
+            Self::Halted => f.write_str("the guest halted for ever"),
             Self::KvmFailure(reason) => write!(f, "KVM can't run the guest: {reason}"),
         }
     }
@@ -52,7 +56,7 @@ impl EndSignal {
         &self.event
     }
 
-    fn set(&self, end: VmEnd) {
+    pub(crate) fn set(&self, end: VmEnd) {
         let mut slot = self
             .end
             .lock()
@@ -105,10 +109,12 @@ impl ExitCounters {
 
 /// One vCPU, ready to run.
 pub(crate) struct Vcpu {
+    pub(crate) index: u8,
     pub(crate) fd: VcpuFd,
     pub(crate) bus: Arc<Bus>,
     pub(crate) end: Arc<EndSignal>,
     pub(crate) exits: Arc<ExitCounters>,
+    pub(crate) stopped: Arc<Stopped>,
 }
 
 impl Vcpu {
@@ -125,7 +131,11 @@ impl Vcpu {
     fn step(&mut self) -> Option<VmEnd> {
         let exit = match self.fd.run() {
             Ok(exit) => exit,
-            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return None,
+            Err(error) if error.errno() == libc::EINTR => {
+                self.stopped.note(self.index, &self.fd);
+                return None;
+            }
+            Err(error) if error.errno() == libc::EAGAIN => return None,
             Err(error) => return Some(VmEnd::KvmFailure(format!("KVM_RUN: {error}"))),
         };
         let counter = match &exit {

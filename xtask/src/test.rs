@@ -221,18 +221,21 @@ fn vm(filter: Option<&str>) -> Result<Run> {
     fs::create_dir_all(&answers).with_context(|| format!("create {}", answers.display()))?;
     // What tests leave to look at; their own scratch folders are on the emulated host's disk.
     let out = paths::lab().join("tests");
-    let attempt = |passed: &BTreeSet<String>, share: Share| {
-        let out = out.join(share.number.to_string());
+    let attempt = |passed: &BTreeSet<String>, part: Part| {
+        let out = out.join(part.folder());
         fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
         let names: Vec<&str> = passed.iter().map(String::as_str).collect();
         let passed_list = out.join("passed");
         fs::write(&passed_list, names.join("\n"))
             .with_context(|| format!("write {}", passed_list.display()))?;
         let mut command = lab::command()?;
-        if share.of > 1 {
-            command.args(["--smp", "1"]);
+        if let Some(cpus) = part.cpus() {
+            command.args(["--smp", cpus]);
         }
         command.arg("--out").arg(&out);
+        if let Some(value) = part.value() {
+            command.args(["--env", &format!("BULKHEAD_TESTS_PART={value}")]);
+        }
         for (name, path) in [
             ("BULKHEAD", artifacts.join("bulkhead").as_path()),
             ("BULKHEAD_FIXTURES", &fixtures),
@@ -245,11 +248,6 @@ fn vm(filter: Option<&str>) -> Result<Run> {
             command.arg("--env").arg(variable);
         }
         command
-            .arg("--env")
-            .arg(format!(
-                "BULKHEAD_TESTS_SHARE={}/{}",
-                share.number, share.of
-            ))
             .args(["--env", "RUST_BACKTRACE=1", "--"])
             .arg(&executable)
             .args(filter)
@@ -259,22 +257,25 @@ fn vm(filter: Option<&str>) -> Result<Run> {
         run
     };
     if lab::why_emulated().is_none() {
-        return attempt(&BTreeSet::new(), Share { number: 0, of: 1 });
+        return attempt(&BTreeSet::new(), Part::All);
     }
     // An emulated host with one CPU is slower but fails far less often than one with several.
     let hosts = thread::available_parallelism().map_or(1, |count| count.get().clamp(2, 4));
-    let runs: Vec<Result<Run>> = thread::scope(|scope| {
+    let mut runs: Vec<Result<Run>> = thread::scope(|scope| {
         let attempt = &attempt;
         let shares: Vec<_> = (0..hosts)
             .map(|number| {
-                let share = Share { number, of: hosts };
-                scope.spawn(move || in_emulated_hosts(|passed| attempt(passed, share)))
+                let part = Part::Share { number, of: hosts };
+                scope.spawn(move || in_emulated_hosts(|passed| attempt(passed, part)))
             })
             .collect();
         let runs = shares.into_iter().map(thread::ScopedJoinHandle::join);
         runs.map(|run| run.unwrap_or_else(|_| bail!("a share of the tests panicked")))
             .collect()
     });
+    runs.push(in_emulated_hosts(|passed| {
+        attempt(passed, Part::SeveralCpus)
+    }));
     let mut all = Run {
         tally: Tally::default(),
         code: Some(0),
@@ -290,11 +291,40 @@ fn vm(filter: Option<&str>) -> Result<Run> {
     Ok(all)
 }
 
-/// A part of the VM tests: number 0 to `of` - 1.
+/// What of the VM tests runs in one host; `tests/vm/main.rs` reads the value.
 #[derive(Clone, Copy, Debug)]
-struct Share {
-    number: usize,
-    of: usize,
+enum Part {
+    All,
+    /// Number 0 to `of` - 1 of those that need no second CPU.
+    Share {
+        number: usize,
+        of: usize,
+    },
+    /// The others.
+    SeveralCpus,
+}
+
+impl Part {
+    fn value(self) -> Option<String> {
+        match self {
+            Self::All => None,
+            Self::Share { number, of } => Some(format!("{number}/{of}")),
+            Self::SeveralCpus => Some("several-cpus".to_owned()),
+        }
+    }
+
+    fn cpus(self) -> Option<&'static str> {
+        match self {
+            Self::All => None,
+            Self::Share { .. } => Some("1"),
+            Self::SeveralCpus => Some("2"),
+        }
+    }
+
+    fn folder(self) -> String {
+        self.value()
+            .map_or_else(|| "all".to_owned(), |value| value.replace('/', "-of-"))
+    }
 }
 
 /// Moves what Docker answered from where tests can write to where they find it the next time.

@@ -11,6 +11,7 @@
 //! # }
 //! ```
 
+pub mod bare;
 pub mod docker;
 pub mod fault;
 pub mod images;

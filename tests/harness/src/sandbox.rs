@@ -129,7 +129,8 @@ impl Sandbox {
     }
 
     /// The guest kernel and what belongs to it.
-    fn guest(&self) -> PathBuf {
+    #[must_use]
+    pub fn guest(&self) -> PathBuf {
         self.folder().join("guest")
     }
 
