@@ -271,10 +271,12 @@ impl Container {
                 }
                 let _ = self.cgroup.kill();
             }
-            Request::Run(_) | Request::Convert(_) => control.send(&failed(
-                MAIN,
-                Failure::other("this virtual machine has its container already"),
-            ))?,
+            Request::Wake { .. } | Request::Run(_) | Request::Convert(_) => {
+                control.send(&failed(
+                    MAIN,
+                    Failure::other("this virtual machine has its container already"),
+                ))?
+            }
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use protocol::spec::ConvertSpec;
 use crate::control::{Control, ControlError};
 use crate::failure::{Context, Failure};
 use crate::unpack;
+use crate::wake;
 
 /// Holds the layer's blob, read-only.
 const BLOB_DEVICE: &str = "/dev/vda";
@@ -53,6 +54,9 @@ fn convert(
     spec: &ConvertSpec,
     progress: &mut dyn FnMut(u64),
 ) -> Result<protocol::message::Converted, Failure> {
+    for device in [BLOB_DEVICE, OUTPUT_DEVICE] {
+        wake::wait_for_disk(device)?;
+    }
     let blob = File::open(BLOB_DEVICE).context(|| format!("open {BLOB_DEVICE}"))?;
     let output = OpenOptions::new()
         .read(true)

@@ -1,5 +1,8 @@
 //! PID 1 of the VM: the few mounts, the control connection, the one request, the power-off.
 //!
+//! A VM may sleep at the point where it has called the host and waits for an answer: that is where
+//! templates are taken (`src/sandbox/template.rs`), so nothing before it may depend on the host.
+//!
 //! Called by the kernel through `main`. Its start-up is part of every container's, so it makes only
 //! what the request needs.
 
@@ -20,6 +23,7 @@ use crate::failure::{Context, Failure};
 use crate::mount::Setup;
 use crate::spawn;
 use crate::vsock;
+use crate::wake;
 
 /// Why the agent gave up; told on the console, since there is nobody else to tell.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +32,7 @@ enum InitError {
     Setup(#[from] Failure),
     #[error(transparent)]
     Control(#[from] ControlError),
-    #[error("the host's first request is neither run nor convert")]
+    #[error("the host's first requests are not wake and then run or convert")]
     WrongRequest,
 }
 
@@ -68,6 +72,17 @@ fn serve() -> Result<(), InitError> {
         boottime_ns: spawn::boottime_ns(),
     })?;
     let mut requests = control.wait()?.into_iter();
+    let Some(Request::Wake {
+        entropy,
+        realtime_ns,
+    }) = requests.next()
+    else {
+        return Err(InitError::WrongRequest);
+    };
+    wake::up(&entropy, realtime_ns)?;
+    if requests.len() == 0 {
+        requests = control.wait()?.into_iter();
+    }
     match requests.next() {
         Some(Request::Run(spec)) => container::run(&spec, prepared, requests, &mut control)?,
         Some(Request::Convert(spec)) => convert::run(&spec, &mut control)?,

@@ -23,6 +23,7 @@ use rustix::mount::MountAttrFlags;
 use crate::failure::{Context, Failure};
 use crate::init_layer::{self, Attributes, InitLayer};
 use crate::mount::{self, Detached, Setup};
+use crate::wake;
 
 /// The image device, read-only.
 const IMAGE_DEVICE: &str = "/dev/vda";
@@ -78,6 +79,7 @@ pub fn stack(spec: &RunSpec) -> Result<Stack, Failure> {
             spec.layers.len()
         )));
     }
+    wake::wait_for_disk(IMAGE_DEVICE)?;
     let stage = make_stage()?;
     let overlay = Setup::new("overlay", "overlay")?;
     // Never follow what a layer's xattrs may say of other places, and never make such xattrs. One
@@ -149,6 +151,7 @@ fn mount_layer(device: &str) -> Result<Detached, Failure> {
 }
 
 fn mount_upper_disk() -> Result<Detached, Failure> {
+    wake::wait_for_disk(UPPER_DEVICE)?;
     let ext4 = Setup::new("ext4", UPPER_DEVICE)?;
     // The disk's file on the host is sparse: zeroing unused inode tables would fill it.
     ext4.flag("noinit_itable")?;

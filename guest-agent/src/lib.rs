@@ -50,3 +50,4 @@ pub mod tmpfs;
 pub mod unpack;
 pub mod user;
 pub mod vsock;
+pub mod wake;

@@ -74,9 +74,13 @@ pub fn run(matches: ArgMatches, began: u64) -> Result<u8> {
     // Refused before anything is unpacked.
     let launch = launch(&options, &image, &id)?;
     let progress = pull::ConvertBar::new(options.image.quiet);
-    disks::prepare_layers(&guest, &store, &image.layers, &|index, count, done, all| {
-        progress.show(index, count, done, all)
-    })?;
+    disks::prepare_layers(
+        &root,
+        &guest,
+        &store,
+        &image.layers,
+        &|index, count, done, all| progress.show(index, count, done, all),
+    )?;
     drop(progress);
     let config = ContainerConfig {
         name: match &options.container.name {

@@ -58,6 +58,7 @@ pub type ConvertProgress<'a> = &'a (dyn Fn(usize, usize, u64, u64) + Sync);
 /// When a layer is corrupt, exceeds a limit, or can't be stored; the message names the layer. No
 /// other layer is begun then.
 pub fn prepare_layers(
+    root: &Root,
     guest: &GuestFiles,
     store: &Store,
     layers: &[Layer],
@@ -75,7 +76,7 @@ pub fn prepare_layers(
     let work = || -> Result<()> {
         while let Some((index, layer)) = next() {
             let tell = |bytes| progress(index, layers.len(), bytes, layer.size);
-            let converted = convert(guest, store, &disks, layer, &tell);
+            let converted = convert(root, guest, store, &disks, layer, &tell);
             if converted.is_err() {
                 // The others finish what they have begun.
                 while next().is_some() {}
@@ -106,6 +107,7 @@ fn cpu_count() -> usize {
 
 /// Unpacks one layer in a VM of its own and stores its disk.
 fn convert(
+    root: &Root,
     guest: &GuestFiles,
     store: &Store,
     disks: &LayerDisks,
@@ -130,6 +132,7 @@ fn convert(
     };
     let mut log = tempfile::tempfile().context("create the converter's log")?;
     let mut vm = RunningVm::spawn(
+        root,
         guest,
         VmRequest {
             vcpu_count: u8::try_from(cpu_count())
@@ -181,10 +184,16 @@ fn is_full(file: &File) -> bool {
 }
 
 fn converse(vm: &mut RunningVm, spec: ConvertSpec, progress: &dyn Fn(u64)) -> Result<Converted> {
-    vm.agent.send(&Request::Convert(Box::new(spec)))?;
+    let mut request = Some(Request::Convert(Box::new(spec)));
     loop {
         match vm.agent.next(Some(Instant::now() + CONVERTER_SILENCE))? {
-            Event::Hello { version, .. } => super::check_version(version)?,
+            Event::Hello { version, .. } => {
+                super::check_version(version)?;
+                vm.agent.send(&super::wake()?)?;
+                if let Some(request) = request.take() {
+                    vm.agent.send(&request)?;
+                }
+            }
             Event::Converting { bytes } => progress(bytes),
             Event::Converted(converted) => return Ok(converted),
             Event::Failed { message, .. } => bail!("{}", super::printable(&message)),

@@ -3,7 +3,7 @@
 //! ```text
 //! command: start ──► disks (layers ready?) ──► folder ──► supervisor ◄──► attach (stdio, signals)
 //!                                                            │
-//!                                              vm ──► vmm_process (the VM)
+//!                                 template ◄── vm ──► vmm_process (the VM)
 //! ```
 //! Called by `cli`; uses vmm, images and protocol. It knows no clap and prints nothing.
 
@@ -19,13 +19,16 @@ mod poll;
 pub mod start;
 pub mod state;
 pub mod supervisor;
+pub mod template;
 pub mod vm;
 pub mod vmm_process;
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::time::SystemTime;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use protocol::message::Request;
 
 /// Checks that the agent speaks our version.
 fn check_version(version: u32) -> Result<()> {
@@ -36,6 +39,25 @@ fn check_version(version: u32) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// What the agent of a VM that may have slept is told first: the time, and randomness that no other
+/// VM of its template has.
+///
+/// # Errors
+/// When the host has no random bytes.
+fn wake() -> Result<Request> {
+    let mut entropy = [0; 32];
+    File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut entropy))
+        .context("read /dev/urandom")?;
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    Ok(Request::Wake {
+        entropy,
+        realtime_ns: u64::try_from(now.as_nanos()).unwrap_or(0),
+    })
 }
 
 /// Longest text of a guest that goes into a message, in characters.

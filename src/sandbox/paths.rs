@@ -6,6 +6,7 @@
 //!   images/                     content-addressed store and layer disks (crate images)
 //!   disks/                      blank writable disks, one per size
 //!   containers/<id>/            one container's state, see state.rs
+//!   templates/<key>/            VMs that have booted already, see template.rs
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -63,6 +64,12 @@ impl Root {
     #[must_use]
     pub fn disks(&self) -> PathBuf {
         self.0.join("disks")
+    }
+
+    /// VMs that have booted already.
+    #[must_use]
+    pub fn templates(&self) -> PathBuf {
+        self.0.join("templates")
     }
 
     /// One folder per container.

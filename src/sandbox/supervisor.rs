@@ -4,8 +4,8 @@
 //! the command that started it, holds the folder's lock as long as it lives, and writes the state.
 //!
 //! ```text
-//! lock ─► open disks ─► spawn VM ─► Run ─► Hello ─► Started ─► Exited ─► Shutdown ─► Bye ─► gone
-//!                          │          │       └ Failed ─► 125, 126, 127      (with --rm: kill)
+//! lock ─► open disks ─► spawn VM ─► Hello ─► Wake, Run ─► Started ─► Exited ─► Shutdown ─► Bye ─► gone
+//!                          │          │         └ Failed ─► 125, 126, 127        (with --rm: kill)
 //!                          └──────────┴ no word in time, VM gone: 125 with the console's last lines
 //! ```
 #![allow(unsafe_code)] // takes ownership of inherited descriptors by number
@@ -186,6 +186,7 @@ fn supervise(
         command,
         state: &mut state,
         auto_remove,
+        held: None,
     };
     let result = life.run(root, launch, stdio);
     let message = match result {
@@ -224,6 +225,8 @@ struct Life<'a> {
     command: &'a mut CommandLink,
     state: &'a mut ContainerState,
     auto_remove: bool,
+    /// Requests that wait for the agent's hello.
+    held: Option<Vec<Request>>,
 }
 
 impl Life<'_> {
@@ -282,7 +285,8 @@ impl Life<'_> {
             .flatten()
             .collect();
         self.state.phases.vmm_spawn = monotonic_ns();
-        let mut vm = RunningVm::spawn(
+        let vm = RunningVm::spawn(
+            root,
             &guest,
             VmRequest {
                 vcpu_count: launch.vcpu_count,
@@ -300,7 +304,7 @@ impl Life<'_> {
                 log: log.try_clone().context("share the VM's log")?,
             },
         )?;
-        vm.agent.send(&Request::Run(Box::new(run)))?;
+        self.held = Some(vec![Request::Run(Box::new(run))]);
         Ok(vm)
     }
 
@@ -322,6 +326,10 @@ impl Life<'_> {
                 Event::Hello { version, .. } => {
                     super::check_version(version)?;
                     self.state.phases.agent = monotonic_ns();
+                    vm.agent.send(&super::wake()?)?;
+                    for request in self.held.take().unwrap_or_default() {
+                        vm.agent.send(&request)?;
+                    }
                     deadline = Instant::now() + START_TIMEOUT;
                 }
                 Event::Started { process: 0, .. } => {
@@ -369,10 +377,14 @@ impl Life<'_> {
             let (agent_ready, command_ready) = wait(vm.agent.fd(), self.command.fd(), timeout)?;
             if command_ready {
                 for message in self.command.read() {
-                    vm.agent.send(&match message {
+                    let request = match message {
                         ToSupervisor::Signal(signal) => Request::Signal { process: 0, signal },
                         ToSupervisor::Resize(size) => Request::Resize { process: 0, size },
-                    })?;
+                    };
+                    match &mut self.held {
+                        Some(held) => held.push(request),
+                        None => vm.agent.send(&request)?,
+                    }
                 }
             }
             if !agent_ready && deadline.is_some_and(|at| Instant::now() >= at) {

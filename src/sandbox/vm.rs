@@ -5,20 +5,24 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use command_fds::{CommandFdExt, FdMapping};
 
-use vmm::ExitCounts;
+use vmm::{ExitCounts, VmEnd};
 
 use super::agent::AgentLink;
-use super::paths::GuestFiles;
-use super::vmm_process::{DiskConfig, SegmentConfig, StreamConfig, VmReport, VmTimes, VmmConfig};
+use super::paths::{GuestFiles, Root};
+use super::template::{Size, Templates};
+use super::vmm_process::{
+    DiskConfig, KernelConfig, SegmentConfig, StartConfig, StreamConfig, VmReport, VmTimes,
+    VmmConfig,
+};
 
 /// Name of the hidden verb that [`super::vmm_process`] serves.
 pub const VMM_VERB: &str = "__vmm";
@@ -82,7 +86,7 @@ pub struct RunningVm {
     pub agent: AgentLink,
     /// Byte streams by port; the caller takes them out.
     pub streams: BTreeMap<u32, UnixStream>,
-    report: std::io::PipeReader,
+    report: PipeReader,
 }
 
 /// Collects descriptors for the child, numbered from [`FIRST_FD`].
@@ -90,6 +94,13 @@ pub struct RunningVm {
 struct ChildFds(Vec<FdMapping>);
 
 impl ChildFds {
+    /// Makes the first one the end of a pipe that the configuration is written to.
+    fn begin(&mut self) -> Result<PipeWriter> {
+        let (reader, writer) = std::io::pipe().context("create a pipe")?;
+        self.add(reader)?;
+        Ok(writer)
+    }
+
     fn add(&mut self, fd: impl Into<OwnedFd>) -> Result<RawFd> {
         let number = FIRST_FD + RawFd::try_from(self.0.len()).context("number a descriptor")?;
         self.0.push(FdMapping {
@@ -101,14 +112,33 @@ impl ChildFds {
 }
 
 impl RunningVm {
-    /// Starts the process; the guest boots from here on.
+    /// Starts the process; the guest goes on from the template of its size, or boots where there
+    /// can be none.
     ///
     /// # Errors
     /// When a file is missing or the process can't be started.
-    pub fn spawn(guest: &GuestFiles, request: VmRequest) -> Result<Self> {
+    pub fn spawn(root: &Root, guest: &GuestFiles, request: VmRequest) -> Result<Self> {
+        let size = Size {
+            vcpu_count: request.vcpu_count,
+            memory_mib: request.memory_mib,
+        };
+        let template = Templates::of(root)
+            .map(|templates| templates.find_or_make(guest, size))
+            .transpose();
         let mut fds = ChildFds::default();
-        let (config_reader, mut config_writer) = std::io::pipe().context("create a pipe")?;
-        let config_fd = fds.add(config_reader)?;
+        let config_reader = fds.begin()?;
+        let start = match template {
+            Ok(Some(template)) => StartConfig::Template {
+                memory: fds.add(template.memory)?,
+                state: fds.add(template.state)?,
+            },
+            none => {
+                if let Err(error) = none {
+                    let _ = writeln!(&request.log, "boot, without a template: {error:#}");
+                }
+                StartConfig::Boot(kernel(guest, &mut fds)?)
+            }
+        };
         let (report, report_writer) = std::io::pipe().context("create a pipe")?;
         let (agent, control) = stream_pair()?;
         let mut streams = BTreeMap::new();
@@ -129,8 +159,7 @@ impl RunningVm {
             vcpu_count: request.vcpu_count,
             memory_mib: request.memory_mib,
             host_cpus: request.host_cpus,
-            kernel: fds.add(open(&guest.kernel)?)?,
-            initramfs: fds.add(open(&guest.initramfs)?)?,
+            start,
             disks: request
                 .disks
                 .into_iter()
@@ -140,24 +169,8 @@ impl RunningVm {
             console: fds.add(request.log)?,
             report: fds.add(report_writer)?,
         };
-        let command = std::env::current_exe().context("find the path of this command")?;
-        let child = Command::new(command)
-            .arg(VMM_VERB)
-            .arg(config_fd.to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(own_lines)
-            .fd_mappings(fds.0)
-            .context("pass descriptors to the VMM process")?
-            .spawn()
-            .context("start the VMM process")?;
-        let text = serde_json::to_vec(&config).context("write the VM's configuration")?;
-        config_writer
-            .write_all(&text)
-            .context("configure the VMM process")?;
-        drop(config_writer);
         Ok(Self {
-            child,
+            child: start_process(fds, config_reader, own_lines, &config)?,
             agent: AgentLink::new(agent),
             streams,
             report,
@@ -182,22 +195,7 @@ impl RunningVm {
     /// # Errors
     /// When the process can't be waited for.
     pub fn finish(mut self, deadline: Instant) -> Result<VmReport> {
-        let ended = super::poll::readable_until(self.report.as_fd(), Some(deadline));
-        if !ended.context("wait for the VM")? {
-            self.kill();
-        }
-        let mut text = Vec::new();
-        (&mut self.report)
-            .take(REPORT_BYTES_MAX)
-            .read_to_end(&mut text)
-            .context("read the VM's report")?;
-        let status = self.child.wait().context("wait for the VMM process")?;
-        // One that was killed had no time to report.
-        Ok(serde_json::from_slice(&text).unwrap_or_else(|_| VmReport {
-            end: Err(format!("its process ended with {status}")),
-            exits: ExitCounts::default(),
-            times: VmTimes::default(),
-        }))
+        finish(&mut self.child, &mut self.report, deadline)
     }
 
     /// Adds to the error of a VM that failed what the VMM reports and what the guest's console
@@ -228,6 +226,106 @@ impl Drop for RunningVm {
         self.kill();
         let _ = self.child.wait();
     }
+}
+
+fn finish(child: &mut Child, report: &mut PipeReader, deadline: Instant) -> Result<VmReport> {
+    let ended = super::poll::readable_until(report.as_fd(), Some(deadline));
+    if !ended.context("wait for the VM")? {
+        // Fails only when it is dead already.
+        let _ = child.kill();
+    }
+    let mut text = Vec::new();
+    report
+        .take(REPORT_BYTES_MAX)
+        .read_to_end(&mut text)
+        .context("read the VM's report")?;
+    let status = child.wait().context("wait for the VMM process")?;
+    // One that was killed had no time to report.
+    Ok(serde_json::from_slice(&text).unwrap_or_else(|_| VmReport {
+        end: Err(format!("its process ended with {status}")),
+        exits: ExitCounts::default(),
+        times: VmTimes::default(),
+    }))
+}
+
+/// Boots a VM of this size up to the point where its agent calls the host, and leaves its state and
+/// memory in these files.
+///
+/// # Errors
+/// When the process can't be started, or the guest ends or says nothing.
+pub fn make_template(guest: &GuestFiles, size: Size, state: &File, memory: &File) -> Result<()> {
+    let mut log = tempfile::tempfile().context("create a log")?;
+    let mut fds = ChildFds::default();
+    let config_reader = fds.begin()?;
+    let share = |file: &File| file.try_clone().context("share a file");
+    let (mut report, report_writer) = std::io::pipe().context("create a pipe")?;
+    let empty = tempfile::tempfile().context("create an empty disk")?;
+    let config = VmmConfig {
+        vcpu_count: size.vcpu_count,
+        memory_mib: size.memory_mib,
+        host_cpus: Vec::new(),
+        start: StartConfig::MakeTemplate {
+            kernel: kernel(guest, &mut fds)?,
+            memory: fds.add(share(memory)?)?,
+            state: fds.add(share(state)?)?,
+        },
+        // As many, and as writable, as every VM has.
+        disks: vec![
+            DiskConfig::Absent { writable: None },
+            DiskConfig::Absent {
+                writable: Some(fds.add(empty)?),
+            },
+        ],
+        streams: Vec::new(),
+        console: fds.add(share(&log)?)?,
+        report: fds.add(report_writer)?,
+    };
+    let mut child = start_process(fds, config_reader, share(&log)?, &config)?;
+    let end = finish(&mut child, &mut report, Instant::now() + TEMPLATE_TIMEOUT)?.end;
+    match end {
+        Ok(VmEnd::Saved) => Ok(()),
+        Ok(end) => bail!("make a template: {end}{}", super::log_tail(&mut log)),
+        Err(reason) => bail!(
+            "make a template: {}{}",
+            super::printable(&reason),
+            super::log_tail(&mut log)
+        ),
+    }
+}
+
+/// A boot and what follows, up to the agent's call.
+const TEMPLATE_TIMEOUT: Duration = Duration::from_secs(60);
+
+fn kernel(guest: &GuestFiles, fds: &mut ChildFds) -> Result<KernelConfig> {
+    Ok(KernelConfig {
+        kernel: fds.add(open(&guest.kernel)?)?,
+        initramfs: fds.add(open(&guest.initramfs)?)?,
+    })
+}
+
+/// Starts a VMM process, which says its own lines to `lines`, and tells it its configuration.
+fn start_process(
+    fds: ChildFds,
+    mut config_writer: PipeWriter,
+    lines: File,
+    config: &VmmConfig,
+) -> Result<Child> {
+    let command = std::env::current_exe().context("find the path of this command")?;
+    let child = Command::new(command)
+        .arg(VMM_VERB)
+        .arg(FIRST_FD.to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(lines)
+        .fd_mappings(fds.0)
+        .context("pass descriptors to the VMM process")?
+        .spawn()
+        .context("start the VMM process")?;
+    let text = serde_json::to_vec(config).context("write the VM's configuration")?;
+    config_writer
+        .write_all(&text)
+        .context("configure the VMM process")?;
+    Ok(child)
 }
 
 /// A guest whose agent fails resets itself; one that does not is killed after so long.

@@ -11,11 +11,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use vmm::virtio::{balloon, block, console, rng, vsock};
-use vmm::{DeviceMaker, ExitCounts, Vm, VmConfig, VmEnd};
+use vmm::builder::Kernel;
+use vmm::virtio::{StandIn, balloon, block, console, rng, vsock};
+use vmm::{DeviceMaker, EFD_NONBLOCK, EventFd, ExitCounts, Snapshot, Start, Vm, VmConfig, VmEnd};
 
 /// Longest configuration in bytes: 127 layers take some 10 KiB.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
+
+/// Longest state of a template in bytes: some 30 KiB a vCPU.
+const STATE_BYTES_MAX: u64 = 4 << 20;
 
 /// The serial port is for what the kernel says before it has the virtio console.
 const CMDLINE: &str = "console=hvc0";
@@ -29,10 +33,8 @@ pub struct VmmConfig {
     pub memory_mib: u32,
     /// Host CPUs the vCPUs may run on; empty for all.
     pub host_cpus: Vec<usize>,
-    /// Kernel, an ELF file.
-    pub kernel: RawFd,
-    /// initramfs.
-    pub initramfs: RawFd,
+    /// Where the VM begins.
+    pub start: StartConfig,
     /// Block devices in the guest's order.
     pub disks: Vec<DiskConfig>,
     /// Streams by vsock port.
@@ -43,12 +45,50 @@ pub struct VmmConfig {
     pub report: RawFd,
 }
 
+/// Where a VM begins.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartConfig {
+    /// At its kernel's first instruction.
+    Boot(KernelConfig),
+    /// So too; it ends when its agent calls the host, with its memory and state in these files.
+    MakeTemplate {
+        /// What it boots.
+        kernel: KernelConfig,
+        /// Empty, for its memory.
+        memory: RawFd,
+        /// Empty, for its state as JSON.
+        state: RawFd,
+    },
+    /// Where a template's VM ended.
+    Template {
+        /// Its memory, read-only.
+        memory: RawFd,
+        /// Its state, read-only.
+        state: RawFd,
+    },
+}
+
+/// What a VM boots.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct KernelConfig {
+    /// An ELF file.
+    pub kernel: RawFd,
+    /// initramfs.
+    pub initramfs: RawFd,
+}
+
 /// A block device.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DiskConfig {
     /// Files end to end, each opened read-only.
     ReadOnly(Vec<SegmentConfig>),
+    /// One of no size, in a template's VM: where it goes on, there is a disk.
+    Absent {
+        /// Whether that one is written to; then an empty file.
+        writable: Option<RawFd>,
+    },
     /// One file of so many bytes.
     Writable {
         /// Opened for reading and writing.
@@ -138,6 +178,8 @@ pub fn main(config: RawFd) -> Result<()> {
 }
 
 fn run(config: &VmmConfig, times: &mut VmTimes) -> Result<(VmEnd, ExitCounts)> {
+    let called = EventFd::new(EFD_NONBLOCK).context("create an eventfd")?;
+    let makes_template = matches!(config.start, StartConfig::MakeTemplate { .. });
     let mut devices: Vec<DeviceMaker> = Vec::new();
     for (index, disk) in config.disks.iter().enumerate() {
         let device = open_disk(index, disk)?;
@@ -151,30 +193,31 @@ fn run(config: &VmmConfig, times: &mut VmTimes) -> Result<(VmEnd, ExitCounts)> {
         .collect();
     let vsock =
         vsock::VsockDevice::new(protocol::GUEST_CID, streams, None).context("set up vsock")?;
-    devices.push(Box::new(move |_| Ok(Box::new(vsock))));
+    if makes_template {
+        // The agent's call stays in the queue, for the host of each VM that goes on from there.
+        let called = called.try_clone().context("share an eventfd")?;
+        devices.push(Box::new(|_| {
+            Ok(Box::new(StandIn::new(Box::new(vsock), vsock::TX, called)))
+        }));
+    } else {
+        devices.push(Box::new(move |_| Ok(Box::new(vsock))));
+    }
     devices.push(Box::new(|_| Ok(Box::new(rng::RngDevice::new()))));
     // Memory that the guest has freed goes back to the host by free page reporting.
     devices.push(Box::new(|_| Ok(Box::new(balloon::BalloonDevice::new()?.0))));
 
     // SAFETY: as above.
-    let (kernel, initramfs, log) = unsafe {
-        (
-            File::from_raw_fd(config.kernel),
-            File::from_raw_fd(config.initramfs),
-            File::from_raw_fd(config.console),
-        )
-    };
+    let log = unsafe { File::from_raw_fd(config.console) };
     let console = log.try_clone().context("share the log")?;
     devices.push(Box::new(|_| {
         Ok(Box::new(console::ConsoleDevice::new(console, None)))
     }));
+    let (begin, state) = begin(config.start)?;
     let start = super::clock::monotonic_ns();
     let vm = Vm::build(VmConfig {
         vcpu_count: config.vcpu_count,
         memory_mib: config.memory_mib,
-        kernel,
-        initramfs,
-        cmdline: CMDLINE.to_owned(),
+        start: begin,
         devices,
         console: Box::new(log),
     })?;
@@ -185,7 +228,52 @@ fn run(config: &VmmConfig, times: &mut VmTimes) -> Result<(VmEnd, ExitCounts)> {
     times.created = since(built.vm_created);
     times.loaded = since(built.loaded);
     times.first_instruction = super::clock::monotonic_ns();
-    Ok(vm.run()?)
+    let Some(state) = state else {
+        return Ok(vm.run()?);
+    };
+    let end = match vm.run_to_snapshot(&called)? {
+        Ok(snapshot) => {
+            let text = serde_json::to_vec(&snapshot).context("write the state of the VM")?;
+            (&state)
+                .write_all(&text)
+                .context("write the state of the VM")?;
+            VmEnd::Saved
+        }
+        Err(end) => end,
+    };
+    Ok((end, ExitCounts::default()))
+}
+
+/// Opens what the VM begins with; a template that is made also has a file for its state.
+fn begin(config: StartConfig) -> Result<(Start, Option<File>)> {
+    // SAFETY: the supervisor passed these descriptors, each named once.
+    let open = |fd| unsafe { File::from_raw_fd(fd) };
+    let kernel = |config: KernelConfig| Kernel {
+        kernel: open(config.kernel),
+        initramfs: open(config.initramfs),
+        cmdline: CMDLINE.to_owned(),
+    };
+    Ok(match config {
+        StartConfig::Boot(config) => (Start::Boot(kernel(config)), None),
+        StartConfig::MakeTemplate {
+            kernel: config,
+            memory,
+            state,
+        } => (
+            Start::BootInto(kernel(config), open(memory)),
+            Some(open(state)),
+        ),
+        StartConfig::Template { memory, state } => {
+            let mut text = Vec::new();
+            open(state)
+                .take(STATE_BYTES_MAX)
+                .read_to_end(&mut text)
+                .context("read the template's state")?;
+            let snapshot: Snapshot =
+                serde_json::from_slice(&text).context("parse the template's state")?;
+            (Start::Restore(Box::new(snapshot), open(memory)), None)
+        }
+    })
 }
 
 fn open_disk(index: usize, disk: &DiskConfig) -> Result<block::BlockDevice> {
@@ -202,6 +290,7 @@ fn open_disk(index: usize, disk: &DiskConfig) -> Result<block::BlockDevice> {
                 })
                 .collect(),
         ),
+        DiskConfig::Absent { writable } => Ok(block::Disk::absent(writable.map(open))),
         DiskConfig::Writable {
             file,
             bytes,

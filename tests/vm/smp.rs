@@ -5,7 +5,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use harness::Invocation;
-use vmm::{Vm, VmConfig, VmEnd};
+use vmm::builder::Kernel;
+use vmm::{Start, Vm, VmConfig, VmEnd};
 
 use crate::world::World;
 
@@ -69,9 +70,11 @@ pub(crate) fn boot(kernel: &str, initramfs: &str, vcpus: &str) -> Result<()> {
     let vm = Vm::build(VmConfig {
         vcpu_count: vcpus.parse().context("read the number of vCPUs")?,
         memory_mib: 512,
-        kernel: open(kernel)?,
-        initramfs: open(initramfs)?,
-        cmdline: "keep_bootcon loglevel=7".to_owned(),
+        start: Start::Boot(Kernel {
+            kernel: open(kernel)?,
+            initramfs: open(initramfs)?,
+            cmdline: "keep_bootcon loglevel=7".to_owned(),
+        }),
         devices: Vec::new(),
         console: Box::new(std::io::stdout()),
     })?;

@@ -5,7 +5,8 @@
 use std::fs::File;
 use std::time::Instant;
 
-use vmm::{Vm, VmConfig};
+use vmm::builder::Kernel;
+use vmm::{Start, Vm, VmConfig};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
@@ -19,9 +20,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let vm = Vm::build(VmConfig {
         vcpu_count,
         memory_mib,
-        kernel,
-        initramfs,
-        cmdline,
+        start: Start::Boot(Kernel {
+            kernel,
+            initramfs,
+            cmdline,
+        }),
         devices: Vec::new(),
         console: Box::new(std::io::stdout()),
     })?;

@@ -1,30 +1,36 @@
-//! Builds a VM: [`Vm::build`] reads down in boot order. A restore will mirror it.
+//! Builds a VM: [`Vm::build`] reads down in boot order, for one that boots and for one that goes
+//! on from a snapshot.
 //!
 //! ```text
-//! VmConfig ── build ──► Vm (nothing runs yet) ── run ──► VmEnd
+//! VmConfig ── build ──► Vm (nothing runs yet) ── run ──────────────► VmEnd
+//!     ▲                                      └── run_to_snapshot ──► Snapshot
+//!     └───────────────────────────── Start::Restore ─────────────────────┘
 //! ```
 
 use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::mpsc::TryRecvError;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
-use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::GuestMemory;
 use crate::boot::{self, BootError};
 use crate::bus::Bus;
 use crate::cpu::{self, CpuidPolicy};
-use crate::memory::{self, MMIO_START, MemoryError};
-use crate::vcpu::{EndSignal, ExitCounters, ExitCounts, Vcpu, VmEnd};
+use crate::memory::{self, Backing, MMIO_START, MemoryError};
+use crate::snapshot::{self, MachineState, Snapshot, VcpuState};
+use crate::vcpu::{EndSignal, ExitCounters, ExitCounts, Vcpu, VcpuEnd, VmEnd};
 use crate::virtio::mmio::{QUEUE_NOTIFY, REGION_LEN, Transport};
-use crate::virtio::{Device, Worker};
-use crate::watch::{self, HaltWatch, Stopped};
+use crate::virtio::{Device, RestoreError, TransportState, Worker};
+use crate::watch::{self, HaltWatch, Notes};
 
 /// Most vCPUs of a VM: what the MP table's KiB holds and the guest kernel is built for.
 pub const VCPUS_MAX: u8 = 32;
@@ -52,16 +58,33 @@ pub struct VmConfig {
     pub vcpu_count: u8,
     /// Memory in MiB, within [`memory::MEMORY_MIB`].
     pub memory_mib: u32,
+    /// Where it begins.
+    pub start: Start,
+    /// In the order in which the guest numbers them.
+    pub devices: Vec<DeviceMaker>,
+    /// Takes what the early console prints.
+    pub console: Box<dyn Write + Send>,
+}
+
+/// What a VM boots.
+pub struct Kernel {
     /// ELF `vmlinux`.
     pub kernel: File,
     /// cpio archive, uncompressed.
     pub initramfs: File,
     /// Added to the kernel command line.
     pub cmdline: String,
-    /// In the order in which the guest numbers them.
-    pub devices: Vec<DeviceMaker>,
-    /// Takes what the early console prints.
-    pub console: Box<dyn Write + Send>,
+}
+
+/// Where a VM begins.
+pub enum Start {
+    /// At the kernel's first instruction.
+    Boot(Kernel),
+    /// So too, with its memory in this file, for [`Vm::run_to_snapshot`].
+    BootInto(Kernel, File),
+    /// Where a snapshot was taken, with a copy of the memory in this file. The VM must be as large
+    /// and have the same devices.
+    Restore(Box<Snapshot>, File),
 }
 
 /// Makes a device once guest memory exists (the balloon gives it back).
@@ -107,6 +130,12 @@ pub enum BuildError {
     /// The event loop.
     #[error("event loop: {0}")]
     EventLoop(event_manager::Error),
+    /// The snapshot is of a VM of another shape.
+    #[error("restore a VM: {0}")]
+    Shape(&'static str),
+    /// A device can't go on from the snapshot.
+    #[error("restore a VM: {0}")]
+    Restore(#[from] RestoreError),
 }
 
 fn kvm_error(operation: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> BuildError {
@@ -134,10 +163,13 @@ pub struct Vm {
     events: EventManager<Box<dyn MutEventSubscriber>>,
     end: Arc<EndSignal>,
     exits: Arc<ExitCounters>,
-    stopped: Arc<Stopped>,
+    notes: Arc<Notes>,
+    bus: Arc<Bus>,
+    memory_mib: u32,
     times: BuildTimes,
-    /// Keeps KVM's VM alive as long as this process uses it.
-    _vm: VmFd,
+    kvm: Kvm,
+    /// KVM's VM lives as long as this process uses it.
+    vm: VmFd,
 }
 
 /// Wakes the event loop when a vCPU reports the end.
@@ -168,63 +200,73 @@ impl Vm {
         let vm = create_vm(&kvm)?;
         times.vm_created = start.elapsed();
 
-        let memory = memory::allocate(config.memory_mib)?;
-        map_memory(&vm, &memory)?;
-        let mut cmdline = format!("{CMDLINE} {}", config.cmdline);
-        for index in 0..config.devices.len() {
-            cmdline.push_str(&device_argument(index));
+        let (backing, kernel, snapshot) = match &config.start {
+            Start::Boot(kernel) => (Backing::Fresh, Some(kernel), None),
+            Start::BootInto(kernel, file) => (Backing::Into(file), Some(kernel), None),
+            Start::Restore(snapshot, file) => (Backing::From(file), None, Some(snapshot)),
+        };
+        if let Some(snapshot) = snapshot {
+            check_shape(&config, snapshot)?;
         }
-        let (mut kernel, mut initramfs) = (config.kernel, config.initramfs);
-        let entry = boot::load(
-            &memory,
-            &mut kernel,
-            &mut initramfs,
-            cmdline.trim(),
-            config.vcpu_count,
-        )?;
-        cpu::write_boot_tables(&memory).map_err(BootError::from)?;
+        let memory = memory::allocate(config.memory_mib, backing)?;
+        map_memory(&vm, &memory)?;
+        let entry = kernel
+            .map(|kernel| load(&memory, kernel, config.vcpu_count, config.devices.len()))
+            .transpose()?;
         times.loaded = start.elapsed();
+
+        let mut devices = Vec::new();
+        for (index, make) in config.devices.into_iter().enumerate() {
+            let device = make(&memory).map_err(host_error("create a device"))?;
+            devices.push(attach(&vm, &memory, index, device)?);
+        }
+
+        let cpuid = CpuidPolicy::new(&kvm, config.vcpu_count).map_err(kvm_error("read CPUID"))?;
+        let mut fds = Vec::new();
+        for index in 0..config.vcpu_count {
+            fds.push(create_vcpu(&vm, &cpuid, index)?);
+        }
+        match (entry, snapshot) {
+            (_, Some(snapshot)) => restore(&vm, &fds, &mut devices, snapshot)?,
+            (Some(entry), None) => boot_state(&fds, &cpuid, entry)?,
+            (None, None) => {}
+        }
 
         let end = Arc::new(EndSignal::new().map_err(host_error("create an eventfd"))?);
         let mut events: EventManager<Box<dyn MutEventSubscriber>> =
             EventManager::new().map_err(BuildError::EventLoop)?;
         events.add_subscriber(Box::new(EndListener(end.clone())));
         let mut transports = Vec::new();
-        for (index, make) in config.devices.into_iter().enumerate() {
-            let device = make(&memory).map_err(host_error("create a device"))?;
-            let (transport, worker) = attach(&vm, &memory, index, device)?;
+        for (transport, worker) in devices {
             transports.push(transport);
             events.add_subscriber(Box::new(worker));
         }
         let bus = Arc::new(Bus::new(transports, config.console));
-
         let exits = Arc::new(ExitCounters::default());
-        let stopped = Arc::new(Stopped::default());
-        let cpuid = CpuidPolicy::new(&kvm, config.vcpu_count).map_err(kvm_error("read CPUID"))?;
-        let mut vcpus = Vec::new();
-        for index in 0..config.vcpu_count {
-            let fd = create_vcpu(&vm, &cpuid, index)?;
-            if index == 0 {
-                cpu::setup_boot_cpu(&fd, entry).map_err(kvm_error("set boot registers"))?;
-            }
-            vcpus.push(Vcpu {
+        let notes = Arc::new(Notes::default());
+        let vcpus = (0..)
+            .zip(fds)
+            .map(|(index, fd)| Vcpu {
                 index,
                 fd,
                 bus: bus.clone(),
                 end: end.clone(),
                 exits: exits.clone(),
-                stopped: stopped.clone(),
-            });
-        }
+                notes: notes.clone(),
+            })
+            .collect();
         times.ready = start.elapsed();
         Ok(Self {
             vcpus,
             events,
             end,
             exits,
-            stopped,
+            notes,
+            bus,
+            memory_mib: config.memory_mib,
             times,
-            _vm: vm,
+            kvm,
+            vm,
         })
     }
 
@@ -252,31 +294,133 @@ impl Vm {
     /// # Errors
     /// When a thread can't be started or the event loop fails.
     pub fn run(mut self) -> Result<(VmEnd, ExitCounts), BuildError> {
-        watch::take_kick_signal().map_err(host_error("take a signal for vCPU threads"))?;
-        let mut threads = Vec::new();
-        for vcpu in self.vcpus.drain(..) {
-            let thread = std::thread::Builder::new()
-                .name(format!("vcpu{}", vcpu.index))
-                .stack_size(VCPU_STACK_BYTES)
-                .spawn(move || vcpu.run())
-                .map_err(host_error("start a vCPU thread"))?;
-            threads.push(thread);
-        }
-        let watch = HaltWatch::new(threads, self.stopped.clone(), self.end.clone())
+        let threads = self.start_vcpus()?;
+        let watch = HaltWatch::new(threads, self.notes.clone(), self.end.clone())
             .map_err(host_error("watch for a halt"))?;
         self.events.add_subscriber(Box::new(watch));
         loop {
-            match self.events.run() {
-                Ok(_) => {}
-                Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => {}
-                Err(error) => return Err(BuildError::EventLoop(error)),
-            }
+            self.serve(-1)?;
             if let Some(end) = self.end.take() {
                 return Ok((end, self.exits.snapshot()));
             }
         }
     }
+
+    /// Runs the guest until `ready` was written to and then every vCPU waits for an interrupt, for
+    /// long enough that no work is under way, and takes a snapshot. What the guest's memory is then
+    /// is in the file of [`Start::BootInto`].
+    ///
+    /// # Errors
+    /// When a thread can't be started, the event loop fails or KVM does not tell a state. A guest
+    /// that ends before is the other way to return.
+    pub fn run_to_snapshot(
+        mut self,
+        ready: &EventFd,
+    ) -> Result<Result<Snapshot, VmEnd>, BuildError> {
+        let threads = self.start_vcpus()?;
+        let mut rounds = None;
+        while rounds.is_none_or(|rounds| rounds < IDLE_ROUNDS) {
+            self.serve(IDLE_ROUND_MS)?;
+            if let Some(end) = self.end.take() {
+                return Ok(Err(end));
+            }
+            rounds = match rounds {
+                None => ready.read().ok().map(|_| 0),
+                Some(rounds) if self.notes.all_wait(threads.len()) => Some(rounds + 1),
+                Some(_) => Some(0),
+            };
+            if rounds.is_some() {
+                watch::kick(&threads);
+            }
+        }
+        self.notes.pause();
+        while !threads.iter().all(JoinHandle::is_finished) {
+            // Again, for the one that was about to enter the guest.
+            watch::kick(&threads);
+            std::thread::sleep(PAUSE_POLL);
+        }
+        let mut fds = Vec::new();
+        for thread in threads {
+            match thread.join() {
+                Ok(VcpuEnd::Paused(fd)) => fds.push(fd),
+                Ok(VcpuEnd::Told) => {
+                    let lost = || VmEnd::KvmFailure("a vCPU is gone".to_owned());
+                    return Ok(Err(self.end.take().unwrap_or_else(lost)));
+                }
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        let devices = self.save_devices()?;
+        let save = || -> Result<_, kvm_ioctls::Error> {
+            let msrs = snapshot::msr_indices(&self.kvm)?;
+            let mut vcpus = Vec::new();
+            for fd in &fds {
+                vcpus.push(VcpuState::save(fd, &msrs)?);
+            }
+            let machine = MachineState::save(&self.vm, &fds, &mut vcpus)?;
+            Ok((vcpus, machine))
+        };
+        let (vcpus, machine) = save().map_err(kvm_error("read the state of the VM"))?;
+        Ok(Ok(Snapshot {
+            memory_mib: self.memory_mib,
+            vcpus,
+            devices,
+            machine,
+        }))
+    }
+
+    fn start_vcpus(&mut self) -> Result<Vec<JoinHandle<VcpuEnd>>, BuildError> {
+        watch::take_kick_signal().map_err(host_error("take a signal for vCPU threads"))?;
+        self.vcpus
+            .drain(..)
+            .map(|vcpu| {
+                std::thread::Builder::new()
+                    .name(format!("vcpu{}", vcpu.index))
+                    .stack_size(VCPU_STACK_BYTES)
+                    .spawn(move || vcpu.run())
+                    .map_err(host_error("start a vCPU thread"))
+            })
+            .collect()
+    }
+
+    /// One turn of the event loop, which begins within `timeout_ms`.
+    fn serve(&mut self, timeout_ms: i32) -> Result<(), BuildError> {
+        match self.events.run_with_timeout(timeout_ms) {
+            Ok(_) => Ok(()),
+            Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => Ok(()),
+            Err(error) => Err(BuildError::EventLoop(error)),
+        }
+    }
+
+    /// Asks each device's worker, which answers on the event loop, that is here.
+    fn save_devices(&mut self) -> Result<Vec<TransportState>, BuildError> {
+        let bus = self.bus.clone();
+        let mut states = Vec::new();
+        for transport in bus.transports() {
+            let answer = transport.ask_for_state();
+            let worker = loop {
+                self.serve(IDLE_ROUND_MS)?;
+                match answer.try_recv() {
+                    Ok(state) => break state,
+                    Err(TryRecvError::Empty) => {}
+                    Err(TryRecvError::Disconnected) => {
+                        return Err(BuildError::Shape("a device is gone"));
+                    }
+                }
+            };
+            states.push(transport.state(worker));
+        }
+        Ok(states)
+    }
 }
+
+/// So long every vCPU must have waited for a snapshot to be taken: rounds, and milliseconds of
+/// each. Longer than what Linux waits for in the middle of work, such as an RCU grace period.
+const IDLE_ROUNDS: u32 = 8;
+const IDLE_ROUND_MS: i32 = 10;
+
+/// Pause between two looks whether the vCPU threads have paused.
+const PAUSE_POLL: Duration = Duration::from_millis(1);
 
 /// A vCPU thread serves exits some calls deep; 256 KiB is far more than that needs.
 const VCPU_STACK_BYTES: usize = 256 << 10;
@@ -287,6 +431,82 @@ fn check_limits(config: &VmConfig) -> Result<(), BuildError> {
     }
     if config.devices.len() > DEVICES_MAX {
         return Err(BuildError::DeviceCount(config.devices.len()));
+    }
+    Ok(())
+}
+
+fn check_shape(config: &VmConfig, snapshot: &Snapshot) -> Result<(), BuildError> {
+    if snapshot.memory_mib != config.memory_mib {
+        return Err(BuildError::Shape("the snapshot has another size of memory"));
+    }
+    if snapshot.vcpus.len() != usize::from(config.vcpu_count) {
+        return Err(BuildError::Shape(
+            "the snapshot has another number of vCPUs",
+        ));
+    }
+    if snapshot.devices.len() != config.devices.len() {
+        return Err(BuildError::Shape(
+            "the snapshot has another number of devices",
+        ));
+    }
+    Ok(())
+}
+
+/// Puts kernel, initramfs and boot structures into memory; returns where the first vCPU begins.
+fn load(
+    memory: &GuestMemory,
+    kernel: &Kernel,
+    vcpu_count: u8,
+    device_count: usize,
+) -> Result<GuestAddress, BuildError> {
+    let mut cmdline = format!("{CMDLINE} {}", kernel.cmdline);
+    for index in 0..device_count {
+        cmdline.push_str(&device_argument(index));
+    }
+    let entry = boot::load(
+        memory,
+        &kernel.kernel,
+        &kernel.initramfs,
+        cmdline.trim(),
+        vcpu_count,
+    )?;
+    cpu::write_boot_tables(memory).map_err(BootError::from)?;
+    Ok(entry)
+}
+
+/// vCPUs at the kernel's entry.
+fn boot_state(fds: &[VcpuFd], cpuid: &CpuidPolicy, entry: GuestAddress) -> Result<(), BuildError> {
+    for fd in fds {
+        cpu::enable_extended_state(fd, cpuid.extended_state()).map_err(kvm_error("set XCR0"))?;
+        cpu::setup_every_cpu(fd).map_err(kvm_error("set vCPU state"))?;
+    }
+    if let Some(first) = fds.first() {
+        cpu::setup_boot_cpu(first, entry).map_err(kvm_error("set boot registers"))?;
+    }
+    Ok(())
+}
+
+/// vCPUs, interrupt controllers and devices where a snapshot has them. The devices come last: what
+/// they tell their drivers goes to interrupt controllers that must not be overwritten then.
+fn restore(
+    vm: &VmFd,
+    fds: &[VcpuFd],
+    devices: &mut [(Transport, Worker)],
+    snapshot: &Snapshot,
+) -> Result<(), BuildError> {
+    let mut began = Instant::now();
+    for (index, (fd, state)) in fds.iter().zip(&snapshot.vcpus).enumerate() {
+        let at = state.restore(fd).map_err(kvm_error("restore a vCPU"))?;
+        if index == 0 {
+            began = at;
+        }
+    }
+    snapshot
+        .machine
+        .restore(vm, began)
+        .map_err(kvm_error("restore the interrupt controllers"))?;
+    for ((transport, worker), state) in devices.iter_mut().zip(&snapshot.devices) {
+        transport.restore(state, worker)?;
     }
     Ok(())
 }
@@ -378,7 +598,5 @@ fn create_vcpu(vm: &VmFd, cpuid: &CpuidPolicy, index: u8) -> Result<VcpuFd, Buil
         .map_err(kvm_error("create vCPU"))?;
     vcpu.set_cpuid2(&cpuid.for_vcpu(index))
         .map_err(kvm_error("set CPUID"))?;
-    cpu::enable_extended_state(&vcpu, cpuid.extended_state()).map_err(kvm_error("set XCR0"))?;
-    cpu::setup_every_cpu(&vcpu).map_err(kvm_error("set vCPU state"))?;
     Ok(vcpu)
 }

@@ -81,6 +81,11 @@ impl Bus {
         }
     }
 
+    /// The devices' registers, in the guest's order.
+    pub(crate) fn transports(&self) -> &[Transport] {
+        &self.transports
+    }
+
     /// Whether the guest asked for a reset.
     pub(crate) fn reset_requested(&self) -> bool {
         self.reset.load(Ordering::Acquire)

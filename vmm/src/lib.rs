@@ -9,12 +9,15 @@ pub mod builder;
 mod bus;
 pub mod cpu;
 pub mod memory;
+pub mod snapshot;
 pub mod vcpu;
 pub mod virtio;
 mod watch;
 
-pub use builder::{BuildError, BuildTimes, DeviceMaker, Vm, VmConfig};
+pub use builder::{BuildError, BuildTimes, DeviceMaker, Start, Vm, VmConfig};
+pub use snapshot::Snapshot;
 pub use vcpu::{ExitCounts, VmEnd};
+pub use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Guest memory. It is never borrowed as a Rust reference: a guest changes it at any time.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;

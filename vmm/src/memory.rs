@@ -8,6 +8,9 @@
 //! ```
 #![allow(unsafe_code)] // mmap and madvise of guest memory
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
+
 use vm_memory::mmap::MmapRegion;
 use vm_memory::{GuestAddress, GuestRegionMmap};
 
@@ -46,6 +49,17 @@ pub enum MemoryError {
         /// Why.
         source: std::io::Error,
     },
+    /// The file of a snapshot's memory can't be used.
+    #[error("use the file of guest memory: {0}")]
+    File(#[source] std::io::Error),
+    /// It is of another size.
+    #[error("the file of guest memory has {found} bytes, not {mib} MiB")]
+    FileLength {
+        /// Its length.
+        found: u64,
+        /// What was asked for.
+        mib: u32,
+    },
     /// vm-memory refused the layout.
     #[error("lay out guest memory: {0}")]
     Layout(String),
@@ -59,24 +73,140 @@ fn regions(bytes: u64) -> Vec<(u64, u64)> {
     }
 }
 
-/// Allocates `mib` MiB, not yet touched. Huge pages are asked for: a boot touches tens of
-/// thousands of small pages, each of which would be an exit of its own.
+/// Where the content of guest memory comes from and goes to. A file has the regions end to end.
+#[derive(Debug, Clone, Copy)]
+pub enum Backing<'a> {
+    /// Zeros.
+    Fresh,
+    /// Zeros; what the guest writes lands in this empty file.
+    Into(&'a File),
+    /// What is in this file, which stays as it is: a page is copied when the guest writes to it.
+    From(&'a File),
+}
+
+/// Allocates `mib` MiB. What is fresh is not yet touched, and huge pages are asked for: a boot
+/// touches tens of thousands of small pages, each of which would be an exit of its own.
 ///
 /// # Errors
-/// [`MemoryError`] when the size is out of range or the host has no address space left.
-pub fn allocate(mib: u32) -> Result<GuestMemory, MemoryError> {
+/// [`MemoryError`] when the size is out of range, the host has no address space left, or the file
+/// can't be mapped.
+pub fn allocate(mib: u32, backing: Backing) -> Result<GuestMemory, MemoryError> {
     if !MEMORY_MIB.contains(&mib) {
         return Err(MemoryError::Size { mib });
     }
+    let total = u64::from(mib) << 20;
+    match backing {
+        Backing::Fresh => {}
+        Backing::Into(file) => file.set_len(total).map_err(MemoryError::File)?,
+        Backing::From(file) => {
+            let found = file.metadata().map_err(MemoryError::File)?.len();
+            if found != total {
+                return Err(MemoryError::FileLength { found, mib });
+            }
+        }
+    }
     let mut all = Vec::new();
-    for (start, len) in regions(u64::from(mib) << 20) {
-        let len = usize::try_from(len).map_err(|e| MemoryError::Layout(e.to_string()))?;
-        let mapping = map_anonymous(len)?;
+    let mut offset = 0;
+    for (start, len) in regions(total) {
+        let size = usize::try_from(len).map_err(|e| MemoryError::Layout(e.to_string()))?;
+        let mapping = match backing {
+            Backing::Fresh => map_anonymous(size)?,
+            Backing::Into(file) => {
+                let mapping = map_anonymous(size)?;
+                map_over(&mapping, 0, size, file, offset, libc::MAP_SHARED)?;
+                mapping
+            }
+            Backing::From(file) => {
+                let mapping = map_anonymous(size)?;
+                for (at, len) in chunks_with_data(file, offset, len)? {
+                    let start = usize::try_from(at - offset)
+                        .map_err(|e| MemoryError::Layout(e.to_string()))?;
+                    map_over(&mapping, start, len, file, at, libc::MAP_PRIVATE)?;
+                }
+                mapping
+            }
+        };
+        offset += len;
         let region = GuestRegionMmap::new(mapping, GuestAddress(start))
             .ok_or_else(|| MemoryError::Layout(format!("region at {start:#x} overflows")))?;
         all.push(region);
     }
     GuestMemory::from_regions(all).map_err(|e| MemoryError::Layout(e.to_string()))
+}
+
+/// Ranges `(offset, length)` of `offset..offset + len` in which the file has data, in whole huge
+/// pages: the holes between them are better off as fresh memory.
+fn chunks_with_data(file: &File, offset: u64, len: u64) -> Result<Vec<(u64, usize)>, MemoryError> {
+    let huge = HUGE_PAGE as u64;
+    let end = offset + len;
+    let mut chunks: Vec<(u64, usize)> = Vec::new();
+    let mut at = offset;
+    while at < end {
+        let Some(data) = seek(file, at, libc::SEEK_DATA)?.filter(|data| *data < end) else {
+            break;
+        };
+        let hole = seek(file, data, libc::SEEK_HOLE)?.unwrap_or(end);
+        // Regions begin on huge pages of the file.
+        let first = data - (data - offset) % huge;
+        let last = (offset + (hole.min(end) - offset).next_multiple_of(huge)).min(end);
+        let size = usize::try_from(last - first).map_err(|e| MemoryError::Layout(e.to_string()))?;
+        match chunks.last_mut() {
+            Some((start, size)) if *start + *size as u64 == first => {
+                *size += usize::try_from(last - first)
+                    .map_err(|e| MemoryError::Layout(e.to_string()))?;
+            }
+            _ => chunks.push((first, size)),
+        }
+        at = last;
+    }
+    Ok(chunks)
+}
+
+/// Where the next data or hole begins; `None` when only a hole follows.
+fn seek(file: &File, from: u64, whence: libc::c_int) -> Result<Option<u64>, MemoryError> {
+    let from = i64::try_from(from).map_err(|e| MemoryError::Layout(e.to_string()))?;
+    // SAFETY: the descriptor is open; the call touches no memory.
+    let at = unsafe { libc::lseek(file.as_raw_fd(), from, whence) };
+    match u64::try_from(at) {
+        Ok(at) => Ok(Some(at)),
+        Err(_) => match std::io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+            error => Err(MemoryError::File(error)),
+        },
+    }
+}
+
+/// Maps `len` bytes of the file over a part of a mapping.
+fn map_over(
+    mapping: &MmapRegion<()>,
+    start: usize,
+    len: usize,
+    file: &File,
+    offset: u64,
+    sharing: libc::c_int,
+) -> Result<(), MemoryError> {
+    assert!(
+        start
+            .checked_add(len)
+            .is_some_and(|end| end <= mapping.size()),
+        "a part of the mapping"
+    );
+    let offset = i64::try_from(offset).map_err(|e| MemoryError::Layout(e.to_string()))?;
+    let flags = sharing | libc::MAP_FIXED | libc::MAP_NORESERVE;
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: the range lies inside a mapping of ours that nothing uses yet (checked above), so
+    // that replacing it takes nothing away.
+    let address = unsafe {
+        let at = mapping.as_ptr().add(start);
+        libc::mmap(at.cast(), len, prot, flags, file.as_raw_fd(), offset)
+    };
+    if address == libc::MAP_FAILED {
+        return Err(MemoryError::Map {
+            bytes: len,
+            source: std::io::Error::last_os_error(),
+        });
+    }
+    Ok(())
 }
 
 /// Maps `len` bytes at a multiple of [`HUGE_PAGE`].
@@ -136,7 +266,7 @@ mod tests {
 
     #[test]
     fn both_sides_of_the_gap_hold_data_and_the_gap_does_not() {
-        let memory = allocate(4096).unwrap();
+        let memory = allocate(4096, Backing::Fresh).unwrap();
         for address in [
             0,
             MMIO_START - 8,
@@ -166,7 +296,7 @@ mod tests {
     #[test]
     fn sizes_out_of_range_are_refused() {
         for mib in [0, 63, 1_048_577] {
-            let error = allocate(mib).unwrap_err().to_string();
+            let error = allocate(mib, Backing::Fresh).unwrap_err().to_string();
             assert_eq!(
                 error,
                 format!("memory of {mib} MiB: must be 64 to 1048576 MiB")

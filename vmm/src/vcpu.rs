@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::bus::Bus;
-use crate::watch::Stopped;
+use crate::watch::Notes;
 
 /// How a VM ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,8 @@ pub enum VmEnd {
     TripleFault,
     /// Every vCPU stopped with its interrupts off: nothing can wake the guest again.
     Halted,
+    /// Its state was saved, to go on from another time.
+    Saved,
     /// KVM could not go on with the guest's state.
     KvmFailure(String),
 }
@@ -32,6 +34,7 @@ impl std::fmt::Display for VmEnd {
             Self::Reset => f.write_str("the guest reset itself"),
             Self::TripleFault => f.write_str("the guest's CPU ended in a triple fault"),
             Self::Halted => f.write_str("the guest halted for ever"),
+            Self::Saved => f.write_str("the guest's state was saved"),
             Self::KvmFailure(reason) => write!(f, "KVM can't run the guest: {reason}"),
         }
     }
@@ -114,17 +117,47 @@ pub(crate) struct Vcpu {
     pub(crate) bus: Arc<Bus>,
     pub(crate) end: Arc<EndSignal>,
     pub(crate) exits: Arc<ExitCounters>,
-    pub(crate) stopped: Arc<Stopped>,
+    pub(crate) notes: Arc<Notes>,
+}
+
+/// How a vCPU's thread ended.
+#[derive(Debug)]
+pub(crate) enum VcpuEnd {
+    /// The VM is over, and the [`EndSignal`] knows why.
+    Told,
+    /// It was asked to pause, and has.
+    Paused(VcpuFd),
 }
 
 impl Vcpu {
-    /// Runs the guest until the VM ends.
-    pub(crate) fn run(mut self) {
+    /// Runs the guest until the VM ends or is to pause.
+    pub(crate) fn run(mut self) -> VcpuEnd {
         loop {
+            if self.notes.is_pausing() {
+                return match self.pause() {
+                    Ok(()) => VcpuEnd::Paused(self.fd),
+                    Err(error) => {
+                        let reason = format!("pause a vCPU: {error}");
+                        self.end.set(VmEnd::KvmFailure(reason));
+                        VcpuEnd::Told
+                    }
+                };
+            }
             if let Some(end) = self.step() {
                 self.end.set(end);
-                return;
+                return VcpuEnd::Told;
             }
+        }
+    }
+
+    /// Completes the access of the last exit, which KVM does on the way in.
+    fn pause(&mut self) -> Result<(), kvm_ioctls::Error> {
+        self.fd.set_kvm_immediate_exit(1);
+        match self.fd.run() {
+            Err(error) if error.errno() == libc::EINTR => Ok(()),
+            Err(error) => Err(error),
+            // It leaves before the guest's next instruction, so that there is no other exit.
+            Ok(_) => Err(kvm_ioctls::Error::new(libc::EBUSY)),
         }
     }
 
@@ -132,7 +165,7 @@ impl Vcpu {
         let exit = match self.fd.run() {
             Ok(exit) => exit,
             Err(error) if error.errno() == libc::EINTR => {
-                self.stopped.note(self.index, &self.fd);
+                self.notes.take_down(self.index, &self.fd);
                 return None;
             }
             Err(error) if error.errno() == libc::EAGAIN => return None,

@@ -1,15 +1,16 @@
-//! Notices a VM that halted for ever: every vCPU stopped with its interrupts off, so that nothing
-//! can wake any of them again. Linux ends so when its init calls for a halt; a broken kernel too.
+//! What the event loop learns of vCPUs that are inside `KVM_RUN`: a signal kicks each of them out,
+//! and each notes whether it waits.
 //!
 //! ```text
-//! timer ──► kick every vCPU thread out of KVM_RUN ──► each notes whether it is stopped for good
-//!   ▲                                                            │
-//!   └── nobody ran since the last round, twice in a row: the end ◄┘
+//! kick every vCPU thread ──► each notes: waits for an interrupt │ waits for ever │ runs
 //! ```
-//! The builder starts it, a vCPU answers it. It must not know devices or exits.
+//!
+//! [`HaltWatch`] does so all the time, to notice a VM that halted for ever: every vCPU stopped with
+//! its interrupts off, so that nothing can wake any of them again. Linux ends so when its init
+//! calls for a halt; a broken kernel too. The builder asks when it takes a snapshot.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use kvm_ioctls::VcpuFd;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 use vmm_sys_util::timerfd::TimerFd;
 
-use crate::vcpu::{EndSignal, VmEnd};
+use crate::vcpu::{EndSignal, VcpuEnd, VmEnd};
 
 /// Time between two rounds. A round costs each vCPU one exit, so an idle VM hardly notices, and a
 /// VM that is over is gone within three of them.
@@ -32,46 +33,93 @@ const ROUNDS: u32 = 2;
 /// RFLAGS: interrupts are taken (SDM volume 1, section 3.4.3.3).
 const RFLAGS_IF: u64 = 1 << 9;
 
-/// A bit per vCPU; there are at most 32.
+/// What the vCPUs noted, a bit each (there are at most 32), and whether they are to pause.
 #[derive(Debug, Default)]
-pub(crate) struct Stopped(AtomicU32);
+pub(crate) struct Notes {
+    stopped: AtomicU32,
+    waiting: AtomicU32,
+    pause: AtomicBool,
+}
 
-impl Stopped {
+impl Notes {
     /// A vCPU that was kicked notes what it is at.
-    pub(crate) fn note(&self, vcpu: u8, fd: &VcpuFd) {
+    pub(crate) fn take_down(&self, vcpu: u8, fd: &VcpuFd) {
         let bit = 1 << (vcpu % 32);
-        if is_stopped_for_good(fd) {
-            self.0.fetch_or(bit, Ordering::Relaxed);
-        } else {
-            self.0.fetch_and(!bit, Ordering::Relaxed);
+        let (stopped, waiting) = match wait_of(fd) {
+            Wait::None => (false, false),
+            Wait::Interrupt => (false, true),
+            Wait::ForEver => (true, true),
+        };
+        for (set, slot) in [(stopped, &self.stopped), (waiting, &self.waiting)] {
+            if set {
+                slot.fetch_or(bit, Ordering::Relaxed);
+            } else {
+                slot.fetch_and(!bit, Ordering::Relaxed);
+            }
         }
     }
 
-    /// Whether all of `count` vCPUs said so since the last call.
-    fn take_all(&self, count: usize) -> bool {
-        let said = self.0.swap(0, Ordering::Relaxed);
-        usize::try_from(said.count_ones()).is_ok_and(|said| said == count)
+    /// Whether the vCPU threads are to end with their state.
+    pub(crate) fn is_pausing(&self) -> bool {
+        self.pause.load(Ordering::Acquire)
+    }
+
+    /// Has them do so; each must be kicked then.
+    pub(crate) fn pause(&self) {
+        self.pause.store(true, Ordering::Release);
+    }
+
+    /// Whether all of `count` vCPUs waited for an interrupt at their last kick, since the last call.
+    pub(crate) fn all_wait(&self, count: usize) -> bool {
+        all(&self.waiting, count)
+    }
+
+    fn all_stopped(&self, count: usize) -> bool {
+        all(&self.stopped, count)
     }
 }
 
-/// Whether a vCPU outside of KVM_RUN can only be woken by another: it never started, or it
-/// executed `hlt` with interrupts off. No device of ours raises an NMI.
-fn is_stopped_for_good(fd: &VcpuFd) -> bool {
+fn all(notes: &AtomicU32, count: usize) -> bool {
+    let said = notes.swap(0, Ordering::Relaxed);
+    usize::try_from(said.count_ones()).is_ok_and(|said| said == count)
+}
+
+/// What a vCPU outside of `KVM_RUN` waits for.
+enum Wait {
+    /// It runs.
+    None,
+    /// It executed `hlt`.
+    Interrupt,
+    /// Only another vCPU can wake it: it never started, or it executed `hlt` with interrupts off.
+    /// No device of ours raises an NMI.
+    ForEver,
+}
+
+fn wait_of(fd: &VcpuFd) -> Wait {
     match fd.get_mp_state().map(|state| state.mp_state) {
-        Ok(KVM_MP_STATE_HALTED) => fd
-            .get_regs()
-            .is_ok_and(|registers| registers.rflags & RFLAGS_IF == 0),
+        Ok(KVM_MP_STATE_HALTED) => match fd.get_regs() {
+            Ok(registers) if registers.rflags & RFLAGS_IF == 0 => Wait::ForEver,
+            _ => Wait::Interrupt,
+        },
+        Ok(KVM_MP_STATE_RUNNABLE) | Err(_) => Wait::None,
         // Waiting for INIT or SIPI.
-        Ok(state) => state != KVM_MP_STATE_RUNNABLE,
-        Err(_) => false,
+        Ok(_) => Wait::ForEver,
+    }
+}
+
+/// Kicks every vCPU out of `KVM_RUN`.
+pub(crate) fn kick(threads: &[JoinHandle<VcpuEnd>]) {
+    for thread in threads {
+        // A thread that has ended has told why.
+        let _ = thread.kill(SIGRTMIN());
     }
 }
 
 /// The event loop's part.
 pub(crate) struct HaltWatch {
     timer: TimerFd,
-    threads: Vec<JoinHandle<()>>,
-    stopped: Arc<Stopped>,
+    threads: Vec<JoinHandle<VcpuEnd>>,
+    notes: Arc<Notes>,
     end: Arc<EndSignal>,
     rounds: u32,
 }
@@ -82,24 +130,25 @@ impl HaltWatch {
     /// # Errors
     /// When there is no timer or no signal to be had.
     pub(crate) fn new(
-        threads: Vec<JoinHandle<()>>,
-        stopped: Arc<Stopped>,
+        threads: Vec<JoinHandle<VcpuEnd>>,
+        notes: Arc<Notes>,
         end: Arc<EndSignal>,
     ) -> std::io::Result<Self> {
-        let error = |error: vmm_sys_util::errno::Error| std::io::Error::from(error);
-        let mut timer = TimerFd::new().map_err(error)?;
-        timer.reset(ROUND, Some(ROUND)).map_err(error)?;
+        let mut timer = TimerFd::new().map_err(std::io::Error::from)?;
+        timer
+            .reset(ROUND, Some(ROUND))
+            .map_err(std::io::Error::from)?;
         Ok(Self {
             timer,
             threads,
-            stopped,
+            notes,
             end,
             rounds: 0,
         })
     }
 
     fn round(&mut self) {
-        self.rounds = if self.stopped.take_all(self.threads.len()) {
+        self.rounds = if self.notes.all_stopped(self.threads.len()) {
             self.rounds + 1
         } else {
             0
@@ -108,10 +157,7 @@ impl HaltWatch {
             self.end.set(VmEnd::Halted);
             return;
         }
-        for thread in &self.threads {
-            // A thread that has ended has told why.
-            let _ = thread.kill(SIGRTMIN());
-        }
+        kick(&self.threads);
     }
 }
 
@@ -144,9 +190,11 @@ mod tests {
 
     fn watch() -> HaltWatch {
         take_kick_signal().unwrap();
-        let threads = (0..3)
-            .map(|_| std::thread::spawn(std::thread::park))
-            .collect();
+        let park = || {
+            std::thread::park();
+            VcpuEnd::Told
+        };
+        let threads = (0..3).map(|_| std::thread::spawn(park)).collect();
         let end = Arc::new(EndSignal::new().unwrap());
         HaltWatch::new(threads, Arc::default(), end).unwrap()
     }
@@ -156,7 +204,7 @@ mod tests {
         let mut watch = watch();
         for _ in 0..ROUNDS {
             assert_eq!(watch.end.take(), None);
-            watch.stopped.0.store(0b111, Ordering::Relaxed);
+            watch.notes.stopped.store(0b111, Ordering::Relaxed);
             watch.round();
         }
         assert_eq!(watch.end.take(), Some(VmEnd::Halted));
@@ -166,7 +214,7 @@ mod tests {
     fn one_that_runs_or_says_nothing_keeps_the_vm() {
         let mut watch = watch();
         for said in [0b111, 0b110, 0b111, 0, 0b111, 0b011] {
-            watch.stopped.0.store(said, Ordering::Relaxed);
+            watch.notes.stopped.store(said, Ordering::Relaxed);
             watch.round();
             assert_eq!(watch.end.take(), None, "{said:#b}");
         }

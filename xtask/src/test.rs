@@ -36,6 +36,12 @@ const FAILURES_MAX: u32 = 3;
 /// A fuzz target's share of a test run.
 const FUZZ_SECONDS: u32 = 5;
 
+/// What unit tests of the unpacker compare with.
+const TOOLS: &[Package] = &[
+    Package::file("erofs-utils", &["/usr/bin/fsck.erofs"]),
+    Package::file("tar", &["/bin/tar", "/usr/bin/tar"]),
+];
+
 /// What VM tests compare with and pull from.
 const PEERS: &[Package] = &[
     Package::file("docker-registry", &["/usr/bin/docker-registry"]),
@@ -165,7 +171,7 @@ fn needs(kinds: &[Kind]) -> Result<Vec<Package>> {
     let mut needs = cargo::PACKAGES.to_vec();
     for kind in kinds {
         match kind {
-            Kind::Unit => {}
+            Kind::Unit => needs.extend(TOOLS),
             Kind::Vm => {
                 needs.extend(artifacts::needs(&ArtifactsArgs::default())?);
                 needs.extend(lab::needs());

@@ -19,8 +19,9 @@
 //! # Conversation
 //!
 //! ```text
-//! host  -> Request::Run | Request::Convert        (written before the guest is up; it waits)
 //! guest -> Event::Hello                            version, kernel
+//! host  -> Request::Wake                           the guest may have slept in a template
+//! host  -> Request::Run | Request::Convert
 //! run:     Event::Started | Event::Failed
 //!          Request::Signal, Resize, Exec …         any time after Started
 //!          Event::Exited                           after every byte of its output was sent
@@ -33,7 +34,7 @@ pub mod message;
 pub mod spec;
 
 /// The version both sides must agree on; the agent says its own in [`message::Event::Hello`].
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// vsock port of the control connection on the host's side.
 pub const CONTROL_PORT: u32 = 1024;

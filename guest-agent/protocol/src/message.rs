@@ -14,9 +14,17 @@ pub type ProcessId = u32;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
-    /// Stack the layers and run the main process. The first request of a run VM.
+    /// The guest may have slept since it booted, and others may have woken from the same sleep: set
+    /// the clock, stir the random pool. The first request of every VM.
+    Wake {
+        /// Random bytes that no other VM gets.
+        entropy: [u8; 32],
+        /// The host's `CLOCK_REALTIME` in nanoseconds.
+        realtime_ns: u64,
+    },
+    /// Stack the layers and run the main process. The second request of a run VM.
     Run(Box<RunSpec>),
-    /// Unpack a layer. The first and only request of a converter VM.
+    /// Unpack a layer. The second and last request of a converter VM.
     Convert(Box<ConvertSpec>),
     /// Start another process in the running container.
     Exec {

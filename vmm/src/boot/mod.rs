@@ -77,12 +77,12 @@ pub enum BootError {
 /// [`BootError`] when a file is unusable or the memory too small.
 pub fn load(
     memory: &GuestMemory,
-    kernel: &mut File,
-    initramfs: &mut File,
+    mut kernel: &File,
+    initramfs: &File,
     cmdline: &str,
     vcpu_count: u8,
 ) -> Result<GuestAddress, BootError> {
-    let loaded = Elf::load(memory, None, kernel, Some(GuestAddress(HIMEM_START)))
+    let loaded = Elf::load(memory, None, &mut kernel, Some(GuestAddress(HIMEM_START)))
         .map_err(BootError::Kernel)?;
     let ramdisk = load_initramfs(memory, initramfs, loaded.kernel_end)?;
     mptable::write(memory, vcpu_count)?;
@@ -96,7 +96,7 @@ type Ramdisk = (GuestAddress, u64);
 /// Places the initramfs at the end of low memory, page-aligned, above the kernel.
 fn load_initramfs(
     memory: &GuestMemory,
-    file: &mut File,
+    mut file: &File,
     kernel_end: u64,
 ) -> Result<Ramdisk, BootError> {
     let bytes = file.seek(SeekFrom::End(0)).map_err(BootError::Initramfs)?;

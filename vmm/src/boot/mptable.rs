@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn thirty_two_processors_fit_the_last_kib() {
-        let memory = crate::memory::allocate(64).unwrap();
+        let memory = crate::memory::allocate(64, crate::memory::Backing::Fresh).unwrap();
         write(&memory, 32).unwrap();
         let mut magic = [0; 4];
         memory

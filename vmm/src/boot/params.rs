@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn the_map_names_both_sides_of_the_gap_and_keeps_the_mp_table() {
-        let memory = crate::memory::allocate(4096).unwrap();
+        let memory = crate::memory::allocate(4096, crate::memory::Backing::Fresh).unwrap();
         assert_eq!(
             memory_map(&memory),
             [
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn the_zero_page_points_to_command_line_and_seed() {
-        let memory = crate::memory::allocate(64).unwrap();
+        let memory = crate::memory::allocate(64, crate::memory::Backing::Fresh).unwrap();
         write(&memory, "quiet", (GuestAddress(0x30_0000), 77)).unwrap();
         let page: boot_params = memory.read_obj(GuestAddress(layout::ZERO_PAGE)).unwrap();
         let header = page.hdr;
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_command_line_beyond_the_kernels_limit_is_refused() {
-        let memory = crate::memory::allocate(64).unwrap();
+        let memory = crate::memory::allocate(64, crate::memory::Backing::Fresh).unwrap();
         let long = "x".repeat(CMDLINE_MAX + 1);
         let error = write(&memory, &long, (GuestAddress(0), 0)).unwrap_err();
         assert_eq!(

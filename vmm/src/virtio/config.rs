@@ -64,6 +64,15 @@ impl ConfigSpace {
         }
     }
 
+    /// A copy of all of them.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        self.bytes
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
+    }
+
     /// Changes the bytes from the device's side; the caller raises the configuration interrupt.
     pub fn update(&self, change: impl FnOnce(&mut [u8])) {
         let mut bytes = self

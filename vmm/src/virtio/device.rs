@@ -96,6 +96,20 @@ impl Interrupt {
         self.status.store(0, Ordering::Release);
     }
 
+    /// What was raised and not acknowledged.
+    pub(super) fn status(&self) -> u32 {
+        self.status.load(Ordering::Acquire)
+    }
+
+    /// Goes on from a saved status. The driver may not have seen its interrupt, so it comes again.
+    pub(super) fn restore_status(&self, status: u32) {
+        for bit in [INTERRUPT_USED_RING, INTERRUPT_CONFIG] {
+            if status & bit != 0 {
+                self.raise(bit);
+            }
+        }
+    }
+
     fn raise(&self, bit: u32) {
         self.status.fetch_or(bit, Ordering::AcqRel);
         // An eventfd refuses only when its counter would overflow: then it is raised already.

@@ -13,7 +13,10 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
+use serde::{Deserialize, Serialize};
+
 use super::device::STATUS_NEEDS_RESET;
+use super::worker::WorkerState;
 use super::{Device, DeviceKind, DeviceLink};
 
 /// Bytes of a register block; the configuration space begins at 0x100.
@@ -43,6 +46,30 @@ struct Negotiation {
     driver_features: u64,
     queue_select: u32,
     queues: Vec<Queue>,
+}
+
+/// What a snapshot keeps of a device: what its driver negotiated, its queues, its registers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransportState {
+    /// Features that the driver took.
+    driver_features: u64,
+    queue_select: u32,
+    /// `Status` register.
+    status: u32,
+    worker: WorkerState,
+}
+
+/// Why a device can't go on from a saved state.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The state is of another device, or no device of ours ever was in it.
+    #[error("the saved state of {device}: {reason}")]
+    State {
+        /// Which device.
+        device: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
 }
 
 /// The registers of one device.
@@ -83,6 +110,60 @@ impl Transport {
             queue_sizes,
             link,
         }
+    }
+
+    /// What a snapshot keeps, with the worker's answer to [`Self::ask_for_state`]. No vCPU may run.
+    pub(crate) fn state(&self, worker: WorkerState) -> TransportState {
+        let negotiation = self.lock();
+        TransportState {
+            driver_features: negotiation.driver_features,
+            queue_select: negotiation.queue_select,
+            status: self.status(),
+            worker,
+        }
+    }
+
+    /// Has the worker send its state from the event loop.
+    pub(crate) fn ask_for_state(&self) -> std::sync::mpsc::Receiver<WorkerState> {
+        self.link.ask_for_state()
+    }
+
+    /// Goes on from a saved state, before any vCPU runs. The worker takes up its queues when the
+    /// event loop starts.
+    pub(crate) fn restore(
+        &self,
+        state: &TransportState,
+        worker: &mut super::Worker,
+    ) -> Result<(), RestoreError> {
+        let error = |reason| RestoreError::State {
+            device: worker.device().name().to_owned(),
+            reason,
+        };
+        if state.driver_features & !self.features != 0 {
+            return Err(error("features that it does not offer"));
+        }
+        if state.status & !(STATUS_BITS | STATUS_NEEDS_RESET) != 0 {
+            return Err(error("a status that does not exist"));
+        }
+        let ready = worker
+            .restore(
+                &state.worker,
+                state.driver_features,
+                state.status & DRIVER_OK != 0,
+                &self.queue_sizes,
+            )
+            .map_err(|reason| RestoreError::State {
+                device: worker.device().name().to_owned(),
+                reason,
+            })?;
+        let mut negotiation = self.lock();
+        negotiation.driver_features = state.driver_features;
+        negotiation.queue_select = state.queue_select;
+        for (queue, ready) in negotiation.queues.iter_mut().zip(ready) {
+            queue.set_ready(ready);
+        }
+        self.link.status.store(state.status, Ordering::Release);
+        Ok(())
     }
 
     /// The eventfds that kicks of each queue go to.

@@ -24,6 +24,7 @@ pub mod mmio;
 #[cfg(any(test, feature = "mock"))]
 pub mod mock;
 pub mod rng;
+mod stand_in;
 pub mod vsock;
 mod worker;
 
@@ -32,4 +33,6 @@ pub use config::ConfigSpace;
 pub use device::{
     Chain, Device, DeviceError, DeviceKind, Interrupt, Io, Served, Watch, WatchChange,
 };
+pub use mmio::{RestoreError, TransportState};
+pub use stand_in::StandIn;
 pub use worker::{DeviceLink, Worker};

@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use virtio_queue::{Queue, QueueT};
+use serde::{Deserialize, Serialize};
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use virtio_queue::{Queue, QueueState, QueueT};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::device::STATUS_NEEDS_RESET;
@@ -36,6 +38,63 @@ enum Control {
     Reset {
         done: Sender<()>,
     },
+    /// Tell what a snapshot keeps.
+    Save {
+        to: Sender<WorkerState>,
+    },
+}
+
+/// What a snapshot keeps of a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WorkerState {
+    /// Empty unless a driver is at work.
+    queues: Vec<SavedQueue>,
+    /// `InterruptStatus` register.
+    interrupt_status: u32,
+    /// The configuration space as the driver knows it.
+    config: Vec<u8>,
+}
+
+/// A queue's part; the sizes are the device's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct SavedQueue {
+    next_avail: u16,
+    next_used: u16,
+    size: u16,
+    ready: bool,
+    desc_table: u64,
+    avail_ring: u64,
+    used_ring: u64,
+}
+
+impl SavedQueue {
+    fn of(queue: &Queue) -> Self {
+        let state = queue.state();
+        Self {
+            next_avail: state.next_avail,
+            next_used: state.next_used,
+            size: state.size,
+            ready: state.ready,
+            desc_table: state.desc_table,
+            avail_ring: state.avail_ring,
+            used_ring: state.used_ring,
+        }
+    }
+
+    fn restored(self, max_size: u16, event_idx_enabled: bool) -> Option<Queue> {
+        Queue::try_from(QueueState {
+            max_size,
+            next_avail: self.next_avail,
+            next_used: self.next_used,
+            event_idx_enabled,
+            size: self.size,
+            ready: self.ready,
+            desc_table: self.desc_table,
+            avail_ring: self.avail_ring,
+            used_ring: self.used_ring,
+        })
+        .ok()
+    }
 }
 
 /// The transport's end.
@@ -63,6 +122,13 @@ impl DeviceLink {
         self.send(Control::Activate { queues, features });
     }
 
+    /// Has the worker tell its state from the event loop.
+    pub(super) fn ask_for_state(&self) -> Receiver<WorkerState> {
+        let (to, state) = channel();
+        self.send(Control::Save { to });
+        state
+    }
+
     /// Returns when the device is reset and touches guest memory no more, or the VM is ending.
     ///
     /// Linux 6.12 writes 0 to `Status` and goes on without reading it back: it frees the rings,
@@ -87,6 +153,8 @@ pub struct Worker {
     control: Receiver<Control>,
     control_event: EventFd,
     active: bool,
+    /// Features of the driver that a restored device goes on with.
+    resume: Option<u64>,
     complaints: u32,
 }
 
@@ -132,6 +200,7 @@ impl Worker {
             control: receiver,
             control_event,
             active: false,
+            resume: None,
             complaints: 0,
         };
         Ok((worker, link))
@@ -141,6 +210,56 @@ impl Worker {
     #[must_use]
     pub fn device(&self) -> &dyn Device {
         self.device.as_ref()
+    }
+
+    fn state(&self) -> WorkerState {
+        WorkerState {
+            queues: self.queues.iter().map(SavedQueue::of).collect(),
+            interrupt_status: self.interrupt.status(),
+            config: self.config.bytes(),
+        }
+    }
+
+    /// Takes a saved state over, to go on from it when the event loop starts; returns which queues
+    /// are ready.
+    pub(super) fn restore(
+        &mut self,
+        state: &WorkerState,
+        features: u64,
+        has_driver: bool,
+        sizes: &[u16],
+    ) -> Result<Vec<bool>, &'static str> {
+        if state.config.len() != self.config.bytes().len() {
+            return Err("a configuration space of another length");
+        }
+        if !has_driver {
+            return Ok(Vec::new());
+        }
+        if state.queues.len() != sizes.len() {
+            return Err("another number of queues");
+        }
+        let event_idx = features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
+        self.queues = sizes
+            .iter()
+            .zip(&state.queues)
+            .map(|(size, queue)| queue.restored(*size, event_idx))
+            .collect::<Option<_>>()
+            .ok_or("a queue that can't be")?;
+        if !self
+            .queues
+            .iter()
+            .all(|queue| !queue.ready() || queue.is_valid(&self.memory))
+        {
+            return Err("a queue outside of memory");
+        }
+        self.interrupt.restore_status(state.interrupt_status);
+        if state.config != self.config.bytes() {
+            // The driver knows another configuration, so that it must be told.
+            self.config.update(|_| {});
+            self.interrupt.config_changed();
+        }
+        self.resume = Some(features);
+        Ok(self.queues.iter().map(QueueT::ready).collect())
     }
 
     fn with_device(
@@ -222,6 +341,16 @@ impl Worker {
         self.with_device(ops, |device, io| device.activate(features, io));
     }
 
+    /// Goes on with the queues of a saved state. Each is looked at once: a kick that nobody had
+    /// seen when it was saved is in no eventfd.
+    fn resume(&mut self, features: u64, ops: &mut EventOps) {
+        let queues = std::mem::take(&mut self.queues);
+        self.activate(queues, features, ops);
+        for event in &self.queue_events {
+            let _ = event.write(1);
+        }
+    }
+
     fn control(&mut self, ops: &mut EventOps) {
         let _ = self.control_event.read();
         while let Ok(message) = self.control.try_recv() {
@@ -237,6 +366,8 @@ impl Worker {
                     self.status.store(0, Ordering::Release);
                     drop(done);
                 }
+                // Nobody to tell is a snapshot given up.
+                Control::Save { to } => drop(to.send(self.state())),
             }
         }
     }
@@ -268,6 +399,9 @@ impl MutEventSubscriber for Worker {
                 "{}: watch control: {error}",
                 self.device.name()
             ));
+        }
+        if let Some(features) = self.resume.take() {
+            self.resume(features, ops);
         }
     }
 

@@ -10,7 +10,7 @@ use virtio_bindings::virtio_blk::{
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
 use vm_memory::{Bytes, VolatileSlice};
 
-use super::disk::{Disk, Flush};
+use super::disk::Disk;
 use super::request::{
     Access, DATA_SEGMENTS_MAX, Limits, Parsed, RANGE_SECTORS_MAX, RANGES_MAX, Range, Request,
     SECTOR, SEGMENT_BYTES_MAX, SERIAL_BYTES, Status, parse,
@@ -222,13 +222,13 @@ impl Device for BlockDevice {
         ];
         match self.disk.flush_mode() {
             None => bits.push(VIRTIO_BLK_F_RO),
-            Some(flush) => {
-                bits.extend([VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES]);
-                // A driver that is offered no flush sends none, which spares it the waiting.
-                if flush == Flush::Durable {
-                    bits.push(VIRTIO_BLK_F_FLUSH);
-                }
-            }
+            // Flushes are offered even where they do nothing, so that a VM that goes on from a
+            // snapshot may get either kind of disk.
+            Some(_) => bits.extend([
+                VIRTIO_BLK_F_DISCARD,
+                VIRTIO_BLK_F_WRITE_ZEROES,
+                VIRTIO_BLK_F_FLUSH,
+            ]),
         }
         bits.into_iter()
             .fold(0, |features, bit| features | 1 << bit)
@@ -282,6 +282,7 @@ impl Device for BlockDevice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::virtio::block::Flush;
 
     #[test]
     fn errors_of_the_host_have_their_status_and_are_reported_a_few_times() {

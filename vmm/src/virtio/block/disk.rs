@@ -145,6 +145,22 @@ impl Disk {
         })
     }
 
+    /// A disk without room, in the place of one that comes when the VM goes on from a snapshot.
+    /// `writable` is what it would be written to.
+    #[must_use]
+    pub fn absent(writable: Option<File>) -> Self {
+        Self {
+            backend: match writable {
+                Some(file) => Backend::Writable {
+                    file,
+                    flush: Flush::Ignore,
+                },
+                None => Backend::ReadOnly(Vec::new()),
+            },
+            capacity: 0,
+        }
+    }
+
     /// Size in bytes.
     #[must_use]
     pub fn capacity(&self) -> u64 {

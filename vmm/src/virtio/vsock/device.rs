@@ -19,7 +19,8 @@ use crate::virtio::{ConfigSpace, Device, DeviceError, DeviceKind, Io, Watch, Wat
 /// Queue numbers (virtio 1.2 section 5.10.2). Nothing is ever sent on the event queue: its one
 /// event belongs to a restored VM.
 pub(super) const RX: usize = 0;
-pub(super) const TX: usize = 1;
+/// What the guest sends comes here.
+pub const TX: usize = 1;
 
 /// Entries of the RX, TX and event queue. Linux fills the RX queue with 4 KiB buffers: 128 hold
 /// what one connection's usual credit (256 KiB) lets through, twice. It uses 8 event buffers.

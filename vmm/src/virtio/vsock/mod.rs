@@ -45,5 +45,5 @@ mod send;
 #[cfg(test)]
 mod tests;
 
-pub use device::{MAX_CONNECTIONS, VsockDevice, VsockError};
+pub use device::{MAX_CONNECTIONS, TX, VsockDevice, VsockError};
 pub use offers::MAX_OFFERED_PORTS;

@@ -1,0 +1,287 @@
+//! VMs that have booted already: the state and memory of one whose agent waits for its host, kept
+//! per size, that every VM of that size goes on from. It holds nothing but our own kernel and
+//! agent: no image, no container, no connection.
+//!
+//! ```text
+//! <root>/templates/<key>/memory   guest memory, sparse
+//!                        state    vmm::Snapshot as JSON
+//!                  lock           held while one is made
+//! ```
+//! The key is a digest of all that a template depends on, so that another kernel, agent, command,
+//! CPU or host kernel makes another. Called by [`super::vm`]. It must not know what a VM is for.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use nix::fcntl::{Flock, FlockArg};
+
+use super::paths::{GuestFiles, Root};
+use super::vm;
+
+/// Another folder for all templates, or `off` for none.
+const VARIABLE: &str = "BULKHEAD_TEMPLATES";
+
+/// Changes when a template of the same command, kernel and agent would not do any more.
+const FORMAT: u32 = 1;
+
+/// Templates that are kept, each some 60 MiB of disk: sizes of VMs that one user has in use.
+const TEMPLATES_MAX: usize = 8;
+
+/// Bytes of `/proc/cpuinfo` that describe the first CPU.
+const CPU_BYTES_MAX: usize = 4096;
+
+/// What begins the names of templates that are being made, or that nobody finished.
+const NEW: &str = ".new-";
+
+/// The size of a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Number of vCPUs.
+    pub vcpu_count: u8,
+    /// Guest memory in MiB.
+    pub memory_mib: u32,
+}
+
+/// A VM's state and memory, opened for reading.
+#[derive(Debug)]
+pub struct Template {
+    /// JSON.
+    pub state: File,
+    /// Guest memory.
+    pub memory: File,
+}
+
+/// Where templates are.
+#[derive(Debug)]
+pub struct Templates(PathBuf);
+
+impl Templates {
+    /// Those of a state root; `None` where the user wants none.
+    #[must_use]
+    pub fn of(root: &Root) -> Option<Self> {
+        match std::env::var_os(VARIABLE) {
+            Some(off) if off == "off" => None,
+            Some(folder) if !folder.is_empty() => Some(Self(folder.into())),
+            _ => Some(Self(root.templates())),
+        }
+    }
+
+    /// The template of this size, made now if there is none: that takes as long as a boot.
+    ///
+    /// # Errors
+    /// When a file can't be written or the guest does not come up.
+    pub fn find_or_make(&self, guest: &GuestFiles, size: Size) -> Result<Template> {
+        let key = key(guest, size)?;
+        let folder = self.0.join(&key);
+        if let Some(found) = open(&folder)? {
+            return Ok(found);
+        }
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.0)
+            .with_context(|| format!("create {}", self.0.display()))?;
+        let _lock = self.lock()?;
+        // Another process may have made it meanwhile.
+        if let Some(found) = open(&folder)? {
+            return Ok(found);
+        }
+        self.make_room()?;
+        let new = tempfile::Builder::new()
+            .prefix(NEW)
+            .tempdir_in(&self.0)
+            .context("create a template")?;
+        let state = create(&new.path().join("state"))?;
+        let memory = create(&new.path().join("memory"))?;
+        vm::make_template(guest, size, &state, &memory)?;
+        for file in [&state, &memory] {
+            file.sync_all().context("write a template")?;
+        }
+        let new = new.keep();
+        fs::rename(&new, &folder)
+            .inspect_err(|_| drop(fs::remove_dir_all(&new)))
+            .with_context(|| format!("keep the template {key}"))?;
+        open(&folder)?.context("open the template just made")
+    }
+
+    fn lock(&self) -> Result<Flock<File>> {
+        let path = self.0.join("lock");
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| format!("open {}", path.display()))?;
+        Flock::lock(file, FlockArg::LockExclusive)
+            .map_err(|(_, error)| error)
+            .with_context(|| format!("lock {}", path.display()))
+    }
+
+    /// Removes what nobody finished, and the oldest beyond the limit. VMs that run keep theirs: an
+    /// open file lives on.
+    fn make_room(&self) -> Result<()> {
+        let mut kept = Vec::new();
+        for entry in fs::read_dir(&self.0).context("read the templates")? {
+            let entry = entry.context("read the templates")?;
+            let metadata = entry.metadata().context("look at a template")?;
+            if !metadata.is_dir() {
+                continue;
+            }
+            if entry.file_name().to_string_lossy().starts_with(NEW) {
+                fs::remove_dir_all(entry.path()).context("remove an unfinished template")?;
+                continue;
+            }
+            let made = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            kept.push((made, entry.path()));
+        }
+        kept.sort();
+        let surplus = (kept.len() + 1).saturating_sub(TEMPLATES_MAX);
+        for (_, path) in kept.into_iter().take(surplus) {
+            fs::remove_dir_all(&path).context("remove an old template")?;
+        }
+        Ok(())
+    }
+}
+
+fn create(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("create {}", path.display()))
+}
+
+fn open(folder: &Path) -> Result<Option<Template>> {
+    let open = |name: &str| {
+        let path = folder.join(name);
+        match File::open(&path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("open {}", path.display())),
+        }
+    };
+    let (state, memory) = (open("state")?, open("memory")?);
+    Ok(state
+        .zip(memory)
+        .map(|(state, memory)| Template { state, memory }))
+}
+
+/// The name of the template for a VM of this size on this host, by this command.
+fn key(guest: &GuestFiles, size: Size) -> Result<String> {
+    let command = std::env::current_exe().context("find the path of this command")?;
+    let host = nix::sys::utsname::uname().context("ask for the host's kernel")?;
+    let cpu = first_cpu(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default());
+    let Size {
+        vcpu_count,
+        memory_mib,
+    } = size;
+    let text = format!(
+        "{FORMAT} {vcpu_count} {memory_mib}\n{}\n{}\n{}\n{} {}\n{cpu}",
+        identity(&command)?,
+        identity(&guest.kernel)?,
+        identity(&guest.initramfs)?,
+        host.release().to_string_lossy(),
+        host.version().to_string_lossy(),
+    );
+    Ok(images::Digest::of(text.as_bytes()).hex().to_owned())
+}
+
+/// Tells one build of a file from another.
+fn identity(path: &Path) -> Result<String> {
+    let metadata = fs::metadata(path).with_context(|| format!("look at {}", path.display()))?;
+    Ok(format!(
+        "{} {}.{}",
+        metadata.len(),
+        metadata.mtime(),
+        metadata.mtime_nsec()
+    ))
+}
+
+/// What `/proc/cpuinfo` says of the first CPU, without what changes from moment to moment.
+fn first_cpu(text: &str) -> String {
+    let end = text.find("\n\n").unwrap_or(text.len()).min(CPU_BYTES_MAX);
+    let lines = text.get(..end).unwrap_or_default().lines();
+    lines
+        .filter(|line| !line.starts_with("cpu MHz") && !line.starts_with("bogomips"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guest(folder: &Path) -> GuestFiles {
+        for name in ["vmlinux", "initramfs.cpio", "kernel.json"] {
+            fs::write(folder.join(name), name).unwrap();
+        }
+        GuestFiles {
+            kernel: folder.join("vmlinux"),
+            initramfs: folder.join("initramfs.cpio"),
+            manifest: folder.join("kernel.json"),
+        }
+    }
+
+    #[test]
+    fn another_size_or_kernel_is_another_template() {
+        let folder = tempfile::tempdir().unwrap();
+        let guest = guest(folder.path());
+        let size = Size {
+            vcpu_count: 1,
+            memory_mib: 256,
+        };
+        let first = key(&guest, size).unwrap();
+        assert_eq!(key(&guest, size).unwrap(), first);
+        let larger = Size {
+            memory_mib: 257,
+            ..size
+        };
+        assert_ne!(key(&guest, larger).unwrap(), first);
+        fs::write(&guest.kernel, "another kernel").unwrap();
+        assert_ne!(key(&guest, size).unwrap(), first);
+    }
+
+    #[test]
+    fn the_speed_of_the_moment_is_no_part_of_a_cpu() {
+        let text = "processor\t: 0\ncpu MHz\t\t: 2594.3\nflags\t: fpu\n\nprocessor\t: 1\n";
+        assert_eq!(first_cpu(text), "processor\t: 0\nflags\t: fpu");
+        assert_eq!(first_cpu(""), "");
+    }
+
+    #[test]
+    fn unfinished_and_old_ones_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let templates = Templates(folder.path().to_owned());
+        fs::create_dir(folder.path().join(".new-x")).unwrap();
+        for number in 0..TEMPLATES_MAX + 2 {
+            let path = folder.path().join(format!("t{number:02}"));
+            fs::create_dir(&path).unwrap();
+            let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(number as u64);
+            File::open(&path).unwrap().set_modified(time).unwrap();
+        }
+        templates.make_room().unwrap();
+        let mut left: Vec<_> = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left.len(), TEMPLATES_MAX - 1, "room for one more: {left:?}");
+        assert_eq!(left.first().unwrap(), "t03");
+    }
+
+    #[test]
+    fn half_a_template_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(open(folder.path()).unwrap().is_none());
+        fs::write(folder.path().join("state"), "{}").unwrap();
+        assert!(open(folder.path()).unwrap().is_none());
+        fs::write(folder.path().join("memory"), "").unwrap();
+        assert!(open(folder.path()).unwrap().is_some());
+    }
+}
