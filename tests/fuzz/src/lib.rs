@@ -19,6 +19,7 @@
 
 pub mod archive;
 pub mod frames;
+pub mod words;
 
 use std::fs::File;
 use std::os::fd::FromRawFd;
