@@ -125,14 +125,21 @@ impl Reference {
         format!("{}/{}", self.domain, self.path)
     }
 
-    /// The repository as Docker prints it: without `docker.io/`, and without `library/` there.
+    /// The repository as Docker prints it: without `docker.io/`, and without `library/` there, unless
+    /// what is left would be taken for another repository.
     pub fn familiar_repository(&self) -> String {
         if self.domain != DEFAULT_DOMAIN {
             return self.repository();
         }
-        match self.path.strip_prefix(OFFICIAL) {
-            Some(short) if !short.contains('/') => short.to_owned(),
-            _ => self.path.clone(),
+        let short = match self.path.strip_prefix(OFFICIAL) {
+            Some(short) if !short.contains('/') => short,
+            _ => &self.path,
+        };
+        // Of a path like `ghcr.io/x`, Docker prints that alone, which names another registry's image.
+        if split_domain(short) == (DEFAULT_DOMAIN, short) {
+            short.to_owned()
+        } else {
+            self.repository()
         }
     }
 
@@ -334,6 +341,22 @@ mod tests {
             "h.io/b-c__d.e/f--g_h",
             "h.io/b-c__d.e/f--g_h:latest",
             "h.io/b-c__d.e/f--g_h:latest",
+        );
+    }
+
+    #[test]
+    fn a_short_form_never_names_another_registry() {
+        for text in [
+            "docker.io/ghcr.io/a:latest",
+            "docker.io/localhost/a:latest",
+            "docker.io/index.docker.io/a:latest",
+        ] {
+            both(text, text, text);
+        }
+        both(
+            "docker.io/localhost",
+            "docker.io/library/localhost:latest",
+            "localhost:latest",
         );
     }
 

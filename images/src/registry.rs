@@ -26,6 +26,8 @@ mod auth;
 mod credentials;
 mod download;
 mod error;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod http;
 mod reach;
 mod session;

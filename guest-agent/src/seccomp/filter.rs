@@ -98,6 +98,15 @@ impl Program {
     pub(super) fn flags(&self) -> u32 {
         self.flags
     }
+
+    /// Code, distances when a comparison holds and when it does not, and operand of each
+    /// instruction: for fuzzing.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub fn rows(&self) -> impl Iterator<Item = (u16, u8, u8, u32)> + '_ {
+        self.instructions
+            .iter()
+            .map(|one| (one.code, one.if_true, one.if_false, one.operand))
+    }
 }
 
 /// A range of numbers: its first one, and what happens up to the next range.

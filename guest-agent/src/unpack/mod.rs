@@ -42,7 +42,9 @@ use std::fs::File;
 use std::io::Read;
 
 use protocol::message::Converted;
-use protocol::spec::{Compression, ConvertLimits, ConvertSpec};
+use protocol::spec::ConvertSpec;
+#[cfg(any(test, feature = "fuzz"))]
+use protocol::spec::{Compression, ConvertLimits};
 
 pub use self::error::UnpackError;
 
@@ -115,6 +117,7 @@ fn write(tree: &Tree, output: Output, digest: &Digest) -> Result<Converted, Unpa
 
 /// Unpacks any bytes with small limits, whatever their digest: for fuzzing. The image is left on
 /// `out`; `None` when the bytes are refused.
+#[cfg(any(test, feature = "fuzz"))]
 #[must_use]
 pub fn fuzz_layer(bytes: &[u8], out: &File) -> Option<Converted> {
     let spec = ConvertSpec {

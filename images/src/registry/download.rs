@@ -243,7 +243,7 @@ enum Attempt {
 }
 
 /// First byte and, if given, total length of `bytes first-last/total` (RFC 9110, 14.4).
-fn parse_content_range(value: &str) -> Option<(u64, Option<u64>)> {
+pub(super) fn parse_content_range(value: &str) -> Option<(u64, Option<u64>)> {
     let number = |digits: &str| {
         let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
         is_number.then(|| digits.parse::<u64>().ok())?

@@ -3,23 +3,17 @@
 #![no_main]
 
 use std::fs::File;
-use std::os::fd::FromRawFd;
 use std::os::unix::fs::FileExt;
 
-use bulkhead_fuzz::{Input, play};
+use bulkhead_fuzz::{Input, memory_file, play};
 use libfuzzer_sys::fuzz_target;
 use vmm::virtio::block::{BlockDevice, Disk, Flush, Segment};
 use vmm::virtio::mock::DirectDriver;
 
 const DISK_BYTES: u64 = 64 << 10;
 
-fn memory_file() -> File {
-    // SAFETY: a valid name; the descriptor that is returned belongs to nobody else.
-    let file = unsafe {
-        let fd = libc::memfd_create(c"disk".as_ptr(), libc::MFD_CLOEXEC);
-        assert!(fd >= 0, "memfd_create");
-        File::from_raw_fd(fd)
-    };
+fn disk_file() -> File {
+    let file = memory_file();
     file.set_len(DISK_BYTES).expect("size a disk");
     file.write_all_at(b"disk", 0).expect("fill a disk");
     file
@@ -27,7 +21,7 @@ fn memory_file() -> File {
 
 fuzz_target!(|bytes: &[u8]| {
     let mut input = Input::new(bytes);
-    let file = memory_file();
+    let file = disk_file();
     let shared = file.try_clone().expect("a descriptor");
     let read_only = input.byte() & 1 == 1;
     let disk = if read_only {

@@ -1,4 +1,5 @@
-//! How a fuzz target plays its input against a virtio device: as a driver that does anything.
+//! What fuzz targets share: inputs, archives, frames; and how a target plays its input against a
+//! virtio device, as a driver that does anything.
 //!
 //! ```text
 //! input = operation, operation, …      one byte each, then its own bytes; missing ones are 0
@@ -15,6 +16,13 @@
 //!  10  reset, start again                features 8
 //! ```
 //! Every operation but 7, 9 and 10 begins with the queue's number.
+
+pub mod archive;
+pub mod frames;
+pub mod words;
+
+use std::fs::File;
+use std::os::fd::FromRawFd;
 
 use vm_memory::{Bytes, GuestAddress};
 use vmm::virtio::Device;
@@ -40,6 +48,11 @@ impl<'a> Input<'a> {
     /// Whether nothing is left.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// All that is left.
+    pub fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
     }
 
     /// The next `len` bytes, or fewer at the end.
@@ -93,6 +106,16 @@ impl<'a> Input<'a> {
             flags: Flags(u16::from(self.byte())),
             next: u16::from(self.byte()),
         }
+    }
+}
+
+/// An empty file in memory.
+pub fn memory_file() -> File {
+    // SAFETY: a valid name; the descriptor that is returned belongs to nobody else.
+    unsafe {
+        let fd = libc::memfd_create(c"disk".as_ptr(), libc::MFD_CLOEXEC);
+        assert!(fd >= 0, "memfd_create");
+        File::from_raw_fd(fd)
     }
 }
 

@@ -141,7 +141,8 @@ impl Image {
                 6 => "security.",
                 other => panic!("namespace {other}"),
             };
-            let name = String::from_utf8_lossy(self.range(entry + 4, name_len));
+            // Names that are no text must not become the same.
+            let name = self.range(entry + 4, name_len).escape_ascii();
             let value = self.range(entry + 4 + name_len, value_len).to_vec();
             let before = xattrs.insert(format!("{prefix}{name}"), value);
             assert!(before.is_none(), "{prefix}{name} twice");
