@@ -48,6 +48,8 @@ pub struct Size {
 /// A VM's state and memory, opened for reading.
 #[derive(Debug)]
 pub struct Template {
+    /// Where it is.
+    pub folder: PathBuf,
     /// JSON.
     pub state: File,
     /// Guest memory.
@@ -167,9 +169,11 @@ fn open(folder: &Path) -> Result<Option<Template>> {
         }
     };
     let (state, memory) = (open("state")?, open("memory")?);
-    Ok(state
-        .zip(memory)
-        .map(|(state, memory)| Template { state, memory }))
+    Ok(state.zip(memory).map(|(state, memory)| Template {
+        folder: folder.to_owned(),
+        state,
+        memory,
+    }))
 }
 
 /// The name of the template for a VM of this size on this host, by this command.

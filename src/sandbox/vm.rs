@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -87,6 +88,8 @@ pub struct RunningVm {
     /// Byte streams by port; the caller takes them out.
     pub streams: BTreeMap<u32, UnixStream>,
     report: PipeReader,
+    /// The folder of the template that it went on from.
+    template: Option<PathBuf>,
 }
 
 /// Collects descriptors for the child, numbered from [`FIRST_FD`].
@@ -127,11 +130,15 @@ impl RunningVm {
             .transpose();
         let mut fds = ChildFds::default();
         let config_reader = fds.begin()?;
+        let mut folder = None;
         let start = match template {
-            Ok(Some(template)) => StartConfig::Template {
-                memory: fds.add(template.memory)?,
-                state: fds.add(template.state)?,
-            },
+            Ok(Some(template)) => {
+                folder = Some(template.folder);
+                StartConfig::Template {
+                    memory: fds.add(template.memory)?,
+                    state: fds.add(template.state)?,
+                }
+            }
             none => {
                 if let Err(error) = none {
                     let _ = writeln!(&request.log, "boot, without a template: {error:#}");
@@ -174,6 +181,7 @@ impl RunningVm {
             agent: AgentLink::new(agent),
             streams,
             report,
+            template: folder,
         })
     }
 
@@ -199,14 +207,21 @@ impl RunningVm {
     }
 
     /// Adds to the error of a VM that failed what the VMM reports and what the guest's console
-    /// said last.
+    /// said last. A template that it could not go on from is removed.
     #[must_use]
-    pub fn post_mortem(self, error: &anyhow::Error, log: &mut File) -> anyhow::Error {
+    pub fn post_mortem(mut self, error: &anyhow::Error, log: &mut File) -> anyhow::Error {
+        let template = self.template.take();
         let end = match self.finish(Instant::now() + DEATH_TIMEOUT) {
             Ok(VmReport { end: Ok(end), .. }) => end.to_string(),
             Ok(VmReport {
                 end: Err(reason), ..
-            }) => super::printable(&reason),
+            }) => {
+                if let Some(folder) = template {
+                    // One that stays fails the next time again, with the same words.
+                    let _ = std::fs::remove_dir_all(folder);
+                }
+                super::printable(&reason)
+            }
             Err(error) => format!("{error:#}"),
         };
         anyhow::anyhow!("{error:#}: {end}{}", super::log_tail(log))

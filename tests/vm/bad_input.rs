@@ -105,6 +105,7 @@ fn a_bomb_that_fills_the_disk_is_told(_: &World) -> Result<()> {
     let on_disk = |arguments: &[&str]| {
         vm.bulkhead(arguments)
             .env("BULKHEAD_ROOT", &disk.0)
+            .env("BULKHEAD_TEMPLATES", "off")
             .timeout(PATIENCE)
             .output()
     };

@@ -19,6 +19,7 @@ mod pulling;
 mod smp;
 mod store;
 mod streams;
+mod templates;
 mod terminal;
 mod world;
 
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
             (0, kills::tests()),
             (1, bad_input::tests()),
             (1, guests::tests()),
+            (1, templates::tests()),
             (1, pulling::tests()),
             (1, store::tests()),
             (1, containers::tests()),

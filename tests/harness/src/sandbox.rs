@@ -3,7 +3,7 @@
 
 use std::env;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -70,7 +70,8 @@ impl Sandbox {
         for name in GUEST_FILES {
             let original = artifacts.join(name);
             if original.exists() {
-                fs::copy(&original, sandbox.guest().join(name))
+                let copy = sandbox.guest().join(name);
+                copy_with_time(&original, &copy)
                     .with_context(|| format!("copy {}", original.display()))?;
             }
         }
@@ -86,7 +87,7 @@ impl Sandbox {
             fs::create_dir(folder.path().join(name)).context("create a sandbox")?;
         }
         let sandbox = Self { folder };
-        fs::copy(program, sandbox.program()).context("copy the command")?;
+        copy_with_time(program, &sandbox.program()).context("copy the command")?;
         Ok(sandbox)
     }
 
@@ -161,6 +162,7 @@ impl Sandbox {
             ("HOME", self.home().into()),
             ("BULKHEAD_ROOT", self.root().into()),
             ("BULKHEAD_GUEST", self.guest().into()),
+            ("BULKHEAD_TEMPLATES", templates().into()),
             ("RUST_BACKTRACE", "1".into()),
         ]
     }
@@ -263,6 +265,18 @@ impl Sandbox {
                 .cloned()
         })
     }
+}
+
+/// Copies a file and its time, so that it is the same to whoever keeps something made of it.
+fn copy_with_time(original: &Path, copy: &Path) -> std::io::Result<()> {
+    fs::copy(original, copy)?;
+    let time = fs::metadata(original)?.modified()?;
+    File::options().append(true).open(copy)?.set_modified(time)
+}
+
+/// Templates are the same for all sandboxes with the same guest, and take a boot to make.
+fn templates() -> PathBuf {
+    env::temp_dir().join("bulkhead-test-templates")
 }
 
 impl Drop for Sandbox {
