@@ -206,6 +206,8 @@ fn map_over(
             source: std::io::Error::last_os_error(),
         });
     }
+    // SAFETY: the mapping just made. Advice only: a host that does not take it is as good.
+    unsafe { libc::madvise(address, len, libc::MADV_DONTDUMP) };
     Ok(())
 }
 
@@ -291,6 +293,69 @@ mod tests {
             assert_eq!(region.get_mmap().as_ptr().align_offset(HUGE_PAGE), 0);
             assert!(region.len() > 0);
         }
+    }
+
+    #[test]
+    fn a_copy_of_a_files_memory_has_what_was_written_and_leaves_the_file_alone() {
+        let file = tempfile::tempfile().unwrap();
+        let places = [
+            GuestAddress(0x1000),
+            GuestAddress((40 << 20) - 8),
+            GuestAddress((64 << 20) - 8),
+        ];
+        let written = allocate(64, Backing::Into(&file)).unwrap();
+        for (value, place) in (1_u64..).zip(places) {
+            written.write_obj(value, place).unwrap();
+        }
+        let copies = [(); 2].map(|()| allocate(64, Backing::From(&file)).unwrap());
+        for copy in &copies {
+            for (value, place) in (1_u64..).zip(places) {
+                assert_eq!(copy.read_obj::<u64>(place).unwrap(), value);
+                copy.write_obj(0_u64, place).unwrap();
+            }
+            // Between the data, and where it never was.
+            for place in [GuestAddress(0x2000), GuestAddress(30 << 20)] {
+                assert_eq!(copy.read_obj::<u64>(place).unwrap(), 0);
+                copy.write_obj(9_u64, place).unwrap();
+            }
+        }
+        assert_eq!(written.read_obj::<u64>(places[0]).unwrap(), 1);
+        assert_eq!(written.read_obj::<u64>(GuestAddress(30 << 20)).unwrap(), 0);
+    }
+
+    #[test]
+    fn the_chunks_of_a_file_are_whole_huge_pages_without_the_holes() {
+        use std::os::unix::fs::FileExt;
+
+        const HUGE: u64 = HUGE_PAGE as u64;
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(32 * HUGE).unwrap();
+        for at in [0, 3 * HUGE + 5, 4 * HUGE, 31 * HUGE + 100] {
+            file.write_all_at(b"data", at).unwrap();
+        }
+        assert_eq!(
+            chunks_with_data(&file, 0, 32 * HUGE).unwrap(),
+            [
+                (0, HUGE_PAGE),
+                (3 * HUGE, 2 * HUGE_PAGE),
+                (31 * HUGE, HUGE_PAGE)
+            ]
+        );
+        assert_eq!(
+            chunks_with_data(&file, 4 * HUGE, 4 * HUGE).unwrap(),
+            [(4 * HUGE, HUGE_PAGE)]
+        );
+    }
+
+    #[test]
+    fn a_file_of_another_size_is_refused() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 20).unwrap();
+        let error = allocate(64, Backing::From(&file)).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "the file of guest memory has 1048576 bytes, not 64 MiB"
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The command under measurement, with a state root of its own.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -18,17 +19,32 @@ pub struct Host {
 }
 
 impl Host {
-    /// A fresh state root.
+    /// A fresh state root. Programs and guest files are copied beside it: where they come from may
+    /// be a share of another machine's files, which no start-up is to be measured by.
     pub fn new(bulkhead: &Path, guest: &Path, runs: usize) -> Result<Self> {
         let root = tempfile::Builder::new()
             .prefix("bulkhead-bench-")
             .tempdir()?;
-        Ok(Self {
-            bulkhead: bulkhead.to_owned(),
-            guest: guest.to_owned(),
+        let host = Self {
+            bulkhead: root.path().join("bulkhead"),
+            guest: root.path().join("guest"),
             root,
             runs,
-        })
+        };
+        fs::create_dir(&host.guest)?;
+        fs::copy(bulkhead, &host.bulkhead).context("copy the command")?;
+        for name in ["vmlinux", "initramfs.cpio", "kernel.json"] {
+            fs::copy(guest.join(name), host.guest.join(name)).context("copy the guest's files")?;
+        }
+        Ok(host)
+    }
+
+    /// A copy of a peer's program, on the same disk as ours.
+    pub fn adopt(&self, program: &Path) -> Result<PathBuf> {
+        let name = program.file_name().context("a program has a name")?;
+        let copy = self.root.path().join(name);
+        fs::copy(program, &copy).with_context(|| format!("copy {}", program.display()))?;
+        Ok(copy)
     }
 
     /// A folder for scratch files on the same disk as the state root.

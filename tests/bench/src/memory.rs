@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use crate::host::Host;
 use crate::table::{Table, median};
 
-/// A mapping of at least this many KiB is guest RAM: nothing else of ours comes near.
-const GUEST_RAM_KIB: u64 = 64 << 10;
+/// Among the flags of a mapping: not in core dumps, which is how the VMM marks guest RAM.
+const NOT_DUMPED: &str = "dd";
 
 /// Starts an idle container, sums up its processes, ends it.
 pub fn measure(host: &Host, table: &mut Table) -> Result<()> {
@@ -68,19 +68,24 @@ fn private_kib(verb: &str) -> Result<u64> {
     anyhow::bail!("no process {verb}")
 }
 
-/// Sums `Private_Clean` and `Private_Dirty` of every mapping smaller than guest RAM.
+/// Sums `Private_Clean` and `Private_Dirty` of every mapping that is not guest RAM.
 fn sum_private(smaps: &str) -> u64 {
-    let (mut sum, mut size) = (0, 0);
+    let (mut sum, mut private) = (0, 0);
     for line in smaps.lines() {
         let mut words = line.split_whitespace();
-        let (name, value) = (
-            words.next(),
-            words.next().and_then(|v| v.parse::<u64>().ok()),
-        );
-        match (name, value) {
-            (Some("Size:"), Some(kib)) => size = kib,
-            (Some("Private_Clean:" | "Private_Dirty:"), Some(kib)) if size < GUEST_RAM_KIB => {
-                sum += kib;
+        match words.next() {
+            Some("Private_Clean:" | "Private_Dirty:") => {
+                private += words
+                    .next()
+                    .and_then(|v| v.parse::<u64>().ok())
+                    .unwrap_or(0);
+            }
+            // The last line of each mapping.
+            Some("VmFlags:") => {
+                let private = std::mem::take(&mut private);
+                if !words.any(|flag| flag == NOT_DUMPED) {
+                    sum += private;
+                }
             }
             _ => {}
         }
@@ -95,7 +100,9 @@ mod tests {
     #[test]
     fn guest_ram_does_not_count() {
         let smaps = "a-b rw-p\nSize: 100 kB\nPrivate_Clean: 4 kB\nPrivate_Dirty: 8 kB\n\
-            c-d rw-p\nSize: 1048576 kB\nPrivate_Dirty: 50000 kB\n";
-        assert_eq!(sum_private(smaps), 12);
+            VmFlags: rd wr mr mw me ac\n\
+            c-d rw-p\nSize: 2048 kB\nPrivate_Dirty: 500 kB\nVmFlags: rd wr dd hg\n\
+            e-f rw-p\nPrivate_Dirty: 1 kB\nVmFlags: rd wr\n";
+        assert_eq!(sum_private(smaps), 13);
     }
 }

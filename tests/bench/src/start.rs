@@ -16,11 +16,13 @@ pub fn measure(host: &Host, firecracker: Option<&Path>, table: &mut Table) -> Re
     let (memory_mib, vcpus) = machine(host, table)?;
     let crun = Crun::new(host)?;
     let firecracker = firecracker
-        .map(|binary| Firecracker::new(host, binary, memory_mib, vcpus))
+        .map(|binary| Firecracker::new(host, &host.adopt(binary)?, memory_mib, vcpus))
         .transpose()?;
-    let (mut ours, mut fire, mut plain) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ours, mut boots, mut fire, mut plain) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for run in 0..=host.runs {
         let seconds = time(&mut host.command(&TRUE))?;
+        let boot_seconds = time(host.command(&TRUE).env("BULKHEAD_TEMPLATES", "off"))?;
         let fire_seconds = firecracker
             .as_ref()
             .map(|f| time(&mut f.command()))
@@ -29,6 +31,7 @@ pub fn measure(host: &Host, firecracker: Option<&Path>, table: &mut Table) -> Re
         // The first of each fills caches.
         if run > 0 {
             ours.push(seconds);
+            boots.push(boot_seconds);
             fire.extend(fire_seconds);
             plain.push(plain_seconds);
         }
@@ -39,6 +42,12 @@ pub fn measure(host: &Host, firecracker: Option<&Path>, table: &mut Table) -> Re
         spread(&ours, "s"),
         "",
         &how,
+    );
+    table.add(
+        "the same without a template",
+        spread(&boots, "s"),
+        "",
+        "BULKHEAD_TEMPLATES=off: each VM boots",
     );
     if !fire.is_empty() {
         table.add(
@@ -51,6 +60,12 @@ pub fn measure(host: &Host, firecracker: Option<&Path>, table: &mut Table) -> Re
             "ratio to Firecracker",
             format!("{:.2}", ratio(&ours, &fire)),
             "at most 1.0",
+            "median of pairs",
+        );
+        table.add(
+            "the same without a template",
+            format!("{:.2}", ratio(&boots, &fire)),
+            "",
             "median of pairs",
         );
     }
@@ -66,6 +81,8 @@ pub fn measure(host: &Host, firecracker: Option<&Path>, table: &mut Table) -> Re
 
 /// Runs once and keeps the container: phases and exits from `inspect`; returns the machine's size.
 fn machine(host: &Host, table: &mut Table) -> Result<(u64, u64)> {
+    // Unpacks the image, makes the template.
+    time(&mut host.command(&TRUE))?;
     host.output(&["run", "--name", "phases", "busybox", "true"])?;
     let text = host.output(&["inspect", "phases"])?;
     let inspect: serde_json::Value = serde_json::from_str(&text)?;

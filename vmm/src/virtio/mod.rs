@@ -24,6 +24,8 @@ pub mod mmio;
 #[cfg(any(test, feature = "mock"))]
 pub mod mock;
 pub mod rng;
+#[cfg(test)]
+mod snapshot_tests;
 mod stand_in;
 pub mod vsock;
 mod worker;

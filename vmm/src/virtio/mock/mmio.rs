@@ -7,7 +7,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::{Ring, guest_memory, rings};
 use crate::GuestMemory;
 use crate::virtio::mmio::Transport;
-use crate::virtio::{Device, Worker};
+use crate::virtio::{Device, RestoreError, TransportState, Worker};
 
 /// Offsets of registers (virtio 1.2 section 4.2.2).
 #[allow(missing_docs)] // the standard's names
@@ -93,6 +93,43 @@ impl MmioDriver {
             events,
             irqfd,
         }
+    }
+
+    /// Saves the device's state, as a snapshot does.
+    #[must_use]
+    pub fn save(&mut self) -> TransportState {
+        let answer = self.transport.ask_for_state();
+        self.run();
+        self.transport
+            .state(answer.try_recv().expect("the worker has run"))
+    }
+
+    /// The same driver with another device, which goes on from a saved state.
+    ///
+    /// # Errors
+    /// What the device finds wrong with the state.
+    pub fn restored(
+        self,
+        device: Box<dyn Device>,
+        state: &TransportState,
+    ) -> Result<Self, RestoreError> {
+        let irqfd = EventFd::new(EFD_NONBLOCK).expect("an eventfd");
+        let (mut worker, link) = Worker::new(
+            device,
+            self.memory.clone(),
+            irqfd.try_clone().expect("an eventfd"),
+        )
+        .expect("eventfds");
+        let transport = Transport::new(worker.device(), link);
+        transport.restore(state, &mut worker)?;
+        let mut events = EventManager::new().expect("an epoll descriptor");
+        events.add_subscriber(worker);
+        Ok(Self {
+            transport,
+            events,
+            irqfd,
+            ..self
+        })
     }
 
     /// Reads a register.
