@@ -133,7 +133,8 @@ impl Templates {
             if !metadata.is_dir() {
                 continue;
             }
-            if entry.file_name().to_string_lossy().starts_with(NEW) {
+            let is_new = entry.file_name().to_string_lossy().starts_with(NEW);
+            if is_new || open(&entry.path())?.is_none() {
                 fs::remove_dir_all(entry.path()).context("remove an unfinished template")?;
                 continue;
             }
@@ -262,10 +263,14 @@ mod tests {
     fn unfinished_and_old_ones_go() {
         let folder = tempfile::tempdir().unwrap();
         let templates = Templates(folder.path().to_owned());
-        fs::create_dir(folder.path().join(".new-x")).unwrap();
+        for name in [".new-x", "half"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
         for number in 0..TEMPLATES_MAX + 2 {
             let path = folder.path().join(format!("t{number:02}"));
             fs::create_dir(&path).unwrap();
+            fs::write(path.join("state"), "").unwrap();
+            fs::write(path.join("memory"), "").unwrap();
             let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(number as u64);
             File::open(&path).unwrap().set_modified(time).unwrap();
         }

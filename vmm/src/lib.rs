@@ -12,11 +12,13 @@ pub mod memory;
 pub mod snapshot;
 pub mod vcpu;
 pub mod virtio;
+mod vm;
 mod watch;
 
-pub use builder::{BuildError, BuildTimes, DeviceMaker, Start, Vm, VmConfig};
+pub use builder::{BuildError, BuildTimes, DeviceMaker, Start, VmConfig};
 pub use snapshot::Snapshot;
 pub use vcpu::{ExitCounts, VmEnd};
+pub use vm::Vm;
 pub use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Guest memory. It is never borrowed as a Rust reference: a guest changes it at any time.

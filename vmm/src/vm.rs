@@ -1,0 +1,205 @@
+//! A VM that was built: runs it to its end, or to where a snapshot of it is taken.
+//!
+//! The builder makes it. It serves the devices on the caller's thread and knows none of them.
+
+use std::sync::Arc;
+use std::sync::mpsc::TryRecvError;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use kvm_ioctls::{Kvm, VmFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::builder::{BuildError, BuildTimes, host_error, kvm_error};
+use crate::bus::Bus;
+use crate::snapshot::{self, MachineState, Snapshot, VcpuState};
+use crate::vcpu::{EndSignal, ExitCounters, ExitCounts, Vcpu, VcpuEnd, VmEnd};
+use crate::virtio::TransportState;
+use crate::watch::{self, HaltWatch, Notes};
+
+/// So long every vCPU must have waited for a snapshot to be taken: rounds, and milliseconds of
+/// each. Longer than what Linux waits for in the middle of work, such as an RCU grace period.
+const IDLE_ROUNDS: u32 = 8;
+const IDLE_ROUND_MS: i32 = 10;
+
+/// Pause between two looks whether the vCPU threads have paused.
+const PAUSE_POLL: Duration = Duration::from_millis(1);
+
+/// A vCPU thread serves exits some calls deep; 256 KiB is far more than that needs.
+const VCPU_STACK_BYTES: usize = 256 << 10;
+
+/// A VM that is built and does not run yet.
+pub struct Vm {
+    pub(crate) vcpus: Vec<Vcpu>,
+    pub(crate) events: EventManager<Box<dyn MutEventSubscriber>>,
+    pub(crate) end: Arc<EndSignal>,
+    pub(crate) exits: Arc<ExitCounters>,
+    pub(crate) notes: Arc<Notes>,
+    pub(crate) bus: Arc<Bus>,
+    pub(crate) memory_mib: u32,
+    pub(crate) times: BuildTimes,
+    pub(crate) kvm: Kvm,
+    /// KVM's VM lives as long as this process uses it.
+    pub(crate) vm: VmFd,
+}
+
+/// Wakes the event loop when a vCPU reports the end.
+pub(crate) struct EndListener(pub(crate) Arc<EndSignal>);
+
+impl MutEventSubscriber for EndListener {
+    fn init(&mut self, ops: &mut EventOps) {
+        if let Err(error) = ops.add(Events::new(self.0.event(), EventSet::IN)) {
+            crate::say(format_args!("watch the end of the VM: {error}"));
+        }
+    }
+
+    fn process(&mut self, _: Events, _: &mut EventOps) {
+        let _ = self.0.event().read();
+    }
+}
+
+impl Vm {
+    /// When each step of the build was done.
+    #[must_use]
+    pub fn times(&self) -> BuildTimes {
+        self.times
+    }
+
+    /// Counts exits to user space while the VM runs.
+    #[must_use]
+    pub fn exits(&self) -> Arc<ExitCounters> {
+        self.exits.clone()
+    }
+
+    /// Adds a subscriber of the caller's own to the event loop, such as a control socket.
+    pub fn add_subscriber(&mut self, subscriber: Box<dyn MutEventSubscriber>) {
+        self.events.add_subscriber(subscriber);
+    }
+
+    /// Starts the vCPUs and serves the devices on this thread until the VM ends.
+    ///
+    /// vCPU threads that still run are not joined: the process that ran a VM ends with it.
+    ///
+    /// # Errors
+    /// When a thread can't be started or the event loop fails.
+    pub fn run(mut self) -> Result<(VmEnd, ExitCounts), BuildError> {
+        let threads = self.start_vcpus()?;
+        let watch = HaltWatch::new(threads, self.notes.clone(), self.end.clone())
+            .map_err(host_error("watch for a halt"))?;
+        self.events.add_subscriber(Box::new(watch));
+        loop {
+            self.serve(-1)?;
+            if let Some(end) = self.end.take() {
+                return Ok((end, self.exits.snapshot()));
+            }
+        }
+    }
+
+    /// Runs the guest until `ready` was written to and then every vCPU waits for an interrupt, for
+    /// long enough that no work is under way, and takes a snapshot. What the guest's memory is then
+    /// is in the file of [`Start::BootInto`].
+    ///
+    /// # Errors
+    /// When a thread can't be started, the event loop fails or KVM does not tell a state. A guest
+    /// that ends before is the other way to return.
+    pub fn run_to_snapshot(
+        mut self,
+        ready: &EventFd,
+    ) -> Result<Result<Snapshot, VmEnd>, BuildError> {
+        let threads = self.start_vcpus()?;
+        let mut rounds = None;
+        while rounds.is_none_or(|rounds| rounds < IDLE_ROUNDS) {
+            self.serve(IDLE_ROUND_MS)?;
+            if let Some(end) = self.end.take() {
+                return Ok(Err(end));
+            }
+            rounds = match rounds {
+                None => ready.read().ok().map(|_| 0),
+                Some(rounds) if self.notes.all_wait(threads.len()) => Some(rounds + 1),
+                Some(_) => Some(0),
+            };
+            if rounds.is_some() {
+                watch::kick(&threads);
+            }
+        }
+        self.notes.pause();
+        while !threads.iter().all(JoinHandle::is_finished) {
+            // Again, for the one that was about to enter the guest.
+            watch::kick(&threads);
+            std::thread::sleep(PAUSE_POLL);
+        }
+        let mut fds = Vec::new();
+        for thread in threads {
+            match thread.join() {
+                Ok(VcpuEnd::Paused(fd)) => fds.push(fd),
+                Ok(VcpuEnd::Told) => {
+                    let lost = || VmEnd::KvmFailure("a vCPU is gone".to_owned());
+                    return Ok(Err(self.end.take().unwrap_or_else(lost)));
+                }
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        let devices = self.save_devices()?;
+        let save = || -> Result<_, kvm_ioctls::Error> {
+            let msrs = snapshot::msr_indices(&self.kvm)?;
+            let mut vcpus = Vec::new();
+            for fd in &fds {
+                vcpus.push(VcpuState::save(fd, &msrs)?);
+            }
+            let machine = MachineState::save(&self.vm, &fds, &mut vcpus)?;
+            Ok((vcpus, machine))
+        };
+        let (vcpus, machine) = save().map_err(kvm_error("read the state of the VM"))?;
+        Ok(Ok(Snapshot {
+            memory_mib: self.memory_mib,
+            vcpus,
+            devices,
+            machine,
+        }))
+    }
+
+    fn start_vcpus(&mut self) -> Result<Vec<JoinHandle<VcpuEnd>>, BuildError> {
+        watch::take_kick_signal().map_err(host_error("take a signal for vCPU threads"))?;
+        self.vcpus
+            .drain(..)
+            .map(|vcpu| {
+                std::thread::Builder::new()
+                    .name(format!("vcpu{}", vcpu.index))
+                    .stack_size(VCPU_STACK_BYTES)
+                    .spawn(move || vcpu.run())
+                    .map_err(host_error("start a vCPU thread"))
+            })
+            .collect()
+    }
+
+    /// One turn of the event loop, which begins within `timeout_ms`.
+    fn serve(&mut self, timeout_ms: i32) -> Result<(), BuildError> {
+        match self.events.run_with_timeout(timeout_ms) {
+            Ok(_) => Ok(()),
+            Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => Ok(()),
+            Err(error) => Err(BuildError::EventLoop(error)),
+        }
+    }
+
+    /// Asks each device's worker, which answers on the event loop, that is here.
+    fn save_devices(&mut self) -> Result<Vec<TransportState>, BuildError> {
+        let bus = self.bus.clone();
+        let mut states = Vec::new();
+        for transport in bus.transports() {
+            let answer = transport.ask_for_state();
+            let worker = loop {
+                self.serve(IDLE_ROUND_MS)?;
+                match answer.try_recv() {
+                    Ok(state) => break state,
+                    Err(TryRecvError::Empty) => {}
+                    Err(TryRecvError::Disconnected) => {
+                        return Err(BuildError::Shape("a device is gone"));
+                    }
+                }
+            };
+            states.push(transport.state(worker));
+        }
+        Ok(states)
+    }
+}
