@@ -93,7 +93,7 @@ fn a_state_that_can_not_be_is_refused() {
         ),
         (
             "/worker/queues/0/desc_table",
-            (u64::MAX & !0xf).into(),
+            (!0xf_u64).into(),
             "outside of memory",
         ),
         ("/worker/config", serde_json::json!([1, 2]), "configuration"),
