@@ -62,8 +62,9 @@ fn the_size_follows_the_terminal(world: &World) -> Result<()> {
     terminal.wait_for("# ")?;
     terminal.send("stty size\r")?;
     terminal.wait_for("24 80\r\n")?;
-    terminal.send("trap 'echo size $(stty size)' WINCH\r")?;
-    terminal.wait_for("# ")?;
+    // The shell's own word that it has done so: what is typed shows before.
+    terminal.send("trap 'echo size $(stty size)' WINCH; echo tra''pped\r")?;
+    terminal.wait_for("trapped\r\n")?;
     terminal.resize((50, 132))?;
     terminal.wait_for("size 50 132\r\n")?;
     terminal.send("exit\r")?;
