@@ -24,8 +24,8 @@ fn convert(host: &Host, table: &mut Table) -> Result<()> {
     let (mut ours, mut tar) = (Vec::new(), Vec::new());
     for _ in 0..host.runs.min(3) {
         let _ = fs::remove_dir_all(&layers);
-        let first = time(&mut host.command(&["run", "--rm", "debian", "true"]))?;
-        let second = time(&mut host.command(&["run", "--rm", "debian", "true"]))?;
+        let first = time(&mut host.command(&["run", "--rm", "debian:12", "true"]))?;
+        let second = time(&mut host.command(&["run", "--rm", "debian:12", "true"]))?;
         ours.push(first - second);
         let _ = fs::remove_dir_all(&unpacked);
         fs::create_dir(&unpacked)?;
@@ -66,7 +66,7 @@ fn read(host: &Host, table: &mut Table) -> Result<()> {
         t1=$(date +%s%N); du -sb --apparent-size /usr | cut -f1; echo $((t1-t0))";
     let (mut guest, mut direct) = (Vec::new(), Vec::new());
     for _ in 0..host.runs.min(3) {
-        let text = host.output(&["run", "--rm", "debian", "sh", "-c", script])?;
+        let text = host.output(&["run", "--rm", "debian:12", "sh", "-c", script])?;
         let numbers: Vec<f64> = text
             .split_whitespace()
             .filter_map(|w| w.parse().ok())

@@ -42,7 +42,9 @@ impl Host {
     /// A copy of a peer's program, on the same disk as ours.
     pub fn adopt(&self, program: &Path) -> Result<PathBuf> {
         let name = program.file_name().context("a program has a name")?;
-        let copy = self.root.path().join(name);
+        let folder = self.root.path().join("programs");
+        fs::create_dir_all(&folder)?;
+        let copy = folder.join(name);
         fs::copy(program, &copy).with_context(|| format!("copy {}", program.display()))?;
         Ok(copy)
     }
