@@ -181,10 +181,12 @@ pub fn pull(
     let lease = store.lease()?;
     let session = Session::new(reference, options)?;
     let found = find_manifest(&session, reference, platform)?;
-    let config = download::document(&session, store, "the image config", &found.manifest.config)?;
-    let config = ImageConfig::parse(&config)?;
+    let config_bytes =
+        download::document(&session, store, "the image config", &found.manifest.config)?;
+    let config = ImageConfig::parse(&config_bytes)?;
     config.check_layers(found.manifest.layers.len())?;
     config.check_platform(platform)?;
+    store.put(&config_bytes)?;
 
     let by_digest = reference.with_digest(found.top);
     let names = match reference.digest() {

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::surface::{ALIASES, Fate, Flag, Form, IMAGE, RUN};
-use super::values;
+use super::{values, variables};
 
 /// The words after the flags.
 const WORDS: &str = "IMAGE [COMMAND] [ARG...]";
@@ -88,7 +88,7 @@ fn help(flag: &Flag) -> String {
     }
 }
 
-/// What follows the flags in the help: those that are refused, and the image's part.
+/// What follows the flags in the help: those that are refused, the image's part, and variables.
 fn footnotes() -> String {
     let refused: Vec<String> = RUN
         .iter()
@@ -103,9 +103,10 @@ fn footnotes() -> String {
         })
         .collect();
     format!(
-        "Refused, each with its reason when it is used:\n  {}\n\nOf the image's configuration:\n{}",
+        "Refused, each with its reason when it is used:\n  {}\n\nOf the image's configuration:\n{}\n\n{}",
         refused.join(" "),
-        image.join("\n")
+        image.join("\n"),
+        variables::of_run()
     )
 }
 

@@ -71,11 +71,7 @@ pub fn launch(
             devices: storage.devices.clone(),
             process: process_spec(options, image, hostname, host)?,
         },
-        vcpu_count: u8::try_from(
-            limits
-                .vcpu_count
-                .clamp(1, usize::from(vmm::builder::VCPUS_MAX)),
-        )?,
+        vcpu_count: u8::try_from(limits.vcpu_count)?,
         memory_mib: memory_mib(limits.resources.memory_max),
         host_cpus: limits.host_cpus.clone(),
         layers,

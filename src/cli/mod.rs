@@ -22,6 +22,7 @@ mod surface;
 mod tag;
 mod template;
 mod values;
+mod variables;
 mod version;
 
 use std::process::ExitCode;

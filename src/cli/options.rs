@@ -30,8 +30,8 @@ const OOM_SCORE_ADJ: std::ops::RangeInclusive<i64> = -1000..=1000;
 
 /// What the command sees of its surroundings.
 pub struct Caller<'a> {
-    /// Looks up an environment variable.
-    pub variable: &'a dyn Fn(&str) -> Option<String>,
+    /// Looks up an environment variable; an error when its value is no text.
+    pub variable: &'a lines::LookUp<'a>,
     /// Reads a file that a flag names.
     pub read: &'a dyn Fn(&str) -> Result<String>,
     /// How many CPUs of the host this process may use.
@@ -349,7 +349,7 @@ fn container(flags: &Flags, caller: &Caller) -> Result<ContainerOptions> {
         .transpose()?;
     let mut labels = BTreeMap::new();
     for path in flags.list("label-file") {
-        let empty = |_: &str| Some(String::new());
+        let empty = |_: &str| Ok(Some(String::new()));
         let lines = lines::file(&path, &(caller.read)(&path)?, &empty)?;
         labels.extend(
             lines

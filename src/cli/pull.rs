@@ -9,17 +9,18 @@ use images::registry::{LayerProgress, LayerState};
 use images::{Digest, Platform, PullOptions, PullStatus, Pulled, Reference, Store};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::output;
+use super::{output, variables};
 use crate::sandbox::paths::Root;
 
 /// Registries that may speak plain HTTP besides those on this machine, separated by commas.
-const INSECURE_VARIABLE: &str = "BULKHEAD_INSECURE_REGISTRIES";
+pub const INSECURE_VARIABLE: &str = "BULKHEAD_INSECURE_REGISTRIES";
 
 /// Further certificate authorities: PEM files separated by colons.
-const CA_VARIABLE: &str = "BULKHEAD_CA_FILES";
+pub const CA_VARIABLE: &str = "BULKHEAD_CA_FILES";
 
 /// Flags of `pull`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = variables::of_pull())]
 pub struct PullArgs {
     /// Print nothing but the image's name
     #[arg(short, long)]

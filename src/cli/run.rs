@@ -1,5 +1,6 @@
 //! `bulkhead run`: flags and an image to a VM, and back to an exit code.
 
+use std::env::VarError;
 use std::fs::OpenOptions;
 use std::io::{IsTerminal, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -129,12 +130,24 @@ fn parse(flags: &Flags) -> Result<RunOptions> {
         Err(_) => format!("0-{}", cpu_count.saturating_sub(1)),
     };
     let caller = Caller {
-        variable: &|name| std::env::var(name).ok(),
+        variable: &variable,
         read: &read_file,
         cpu_count,
         cpus_online: &cpus_online,
     };
     RunOptions::parse(flags, &caller)
+}
+
+/// A variable of the command's own, for `-e NAME`. Frames and specs are text, so that no other
+/// value could be handed on; leaving it out would be a silent loss.
+fn variable(name: &str) -> Result<Option<String>> {
+    match std::env::var(name) {
+        Ok(value) => Ok(Some(value)),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(_)) => {
+            bail!("the value of {name} in the environment is not UTF-8")
+        }
+    }
 }
 
 fn launch(options: &RunOptions, image: &Image, id: &str) -> Result<Launch> {

@@ -18,17 +18,28 @@ pub fn side_channels(host: &Host) -> Vec<Finding> {
         "" => Finding::ok("SMT: this kernel does not say"),
         state => Finding::ok(format!("SMT: {state}")),
     };
+    vec![smt, vulnerabilities(host)]
+}
+
+/// What the kernel says of each vulnerability it knows. The word may stand anywhere: `Mitigation:
+/// Clear CPU buffers; SMT vulnerable` and `KVM: Vulnerable` are as open as `Vulnerable`.
+fn vulnerabilities(host: &Host) -> Finding {
     let folder = format!("{CPU}/vulnerabilities");
-    let (mut vulnerable, mut mitigated) = (Vec::new(), 0);
-    for name in host.names(&folder) {
-        let state = host.read(&format!("{folder}/{name}"));
-        if state.starts_with("Vulnerable") {
-            vulnerable.push(name);
-        } else if state.starts_with("Mitigation") {
+    let names = host.names(&folder);
+    if names.is_empty() {
+        // Said as it is: no list is no sign that nothing is open.
+        return Finding::ok("CPU vulnerabilities: this kernel does not say");
+    }
+    let (mut open, mut mitigated) = (Vec::new(), 0);
+    for name in names {
+        let state = host.read(&format!("{folder}/{name}")).to_ascii_lowercase();
+        if state.contains("vulnerable") {
+            open.push(name);
+        } else if state.contains("mitigation") {
             mitigated += 1;
         }
     }
-    let vulnerabilities = match vulnerable.as_slice() {
+    match open.as_slice() {
         [] => Finding::ok(format!(
             "CPU vulnerabilities: {mitigated} mitigated, none open"
         )),
@@ -37,10 +48,12 @@ pub fn side_channels(host: &Host) -> Vec<Finding> {
                 "CPU vulnerabilities: {mitigated} mitigated, open: {}",
                 some.join(", ")
             ),
-            "update the microcode and the kernel, and don't boot with mitigations=off",
+            format!(
+                "`grep . /{folder}/*` has the details: update the microcode and the kernel, turn \
+                 SMT off where it is named, and don't boot with mitigations=off"
+            ),
         ),
-    };
-    vec![smt, vulnerabilities]
+    }
 }
 
 /// KSM, which lets a VM find out by timing what others have in memory.
@@ -124,6 +137,49 @@ mod tests {
         let all = side_channels(&host);
         assert_eq!(all[0].text, "SMT: forceoff");
         assert_eq!(all[1].level, Level::Ok);
+    }
+
+    /// Sentences of the kernel's bugs.c.
+    #[test]
+    fn what_is_vulnerable_in_any_part_is_open() {
+        let of = |state: &str| {
+            let path = "sys/devices/system/cpu/vulnerabilities/one";
+            let (_folder, host) = fake::host(&[(path, state)]);
+            vulnerabilities(&host)
+        };
+        for open in [
+            "Vulnerable\n",
+            "Vulnerable: Clear CPU buffers attempted, no microcode; SMT vulnerable\n",
+            "Mitigation: Clear CPU buffers; SMT vulnerable\n",
+            "Mitigation: PTE Inversion; VMX: conditional cache flushes, SMT vulnerable\n",
+            "Mitigation: Retpolines; STIBP: disabled; RSB filling; BHI: Vulnerable\n",
+            "KVM: Vulnerable\n",
+            "Processor vulnerable\n",
+        ] {
+            let found = of(open);
+            let want = (Level::Warn, "0 mitigated, open: one");
+            assert_eq!(text_of(&found), want, "{open}");
+        }
+        for (closed, count) in [
+            ("Mitigation: PTI\n", "1 mitigated, none open"),
+            ("KVM: Mitigation: VMX disabled\n", "1 mitigated, none open"),
+            ("Not affected\n", "0 mitigated, none open"),
+        ] {
+            let found = of(closed);
+            assert_eq!(text_of(&found), (Level::Ok, count), "{closed}");
+        }
+    }
+
+    fn text_of(finding: &Finding) -> (Level, &str) {
+        let text = finding.text.strip_prefix("CPU vulnerabilities: ");
+        (finding.level, text.unwrap_or_default())
+    }
+
+    #[test]
+    fn a_kernel_without_a_list_of_vulnerabilities_does_not_say() {
+        let (_folder, host) = fake::host(&[]);
+        let found = vulnerabilities(&host);
+        assert_eq!(text_of(&found), (Level::Ok, "this kernel does not say"));
     }
 
     #[test]

@@ -153,6 +153,10 @@ fn wrong_values_are_told_before_the_host_is_asked_for_anything() {
             "invalid argument \"much\" for \"-m, --memory\" flag: invalid size: 'much'",
         ),
         (
+            &["--kernel-memory", "junk"],
+            "invalid argument \"junk\" for \"--kernel-memory\" flag: invalid size: 'junk'",
+        ),
+        (
             &["-w", "rel"],
             "the working directory 'rel' is invalid, it needs to be an absolute path",
         ),
@@ -181,6 +185,22 @@ fn wrong_values_are_told_before_the_host_is_asked_for_anything() {
         let words = [&["run"], args, &["image"]].concat();
         assert_refused(&user.run(&words), 125, sentence);
     }
+}
+
+#[test]
+fn a_variable_whose_value_is_not_utf8_is_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let out = User::new()
+        .bulkhead(["run", "-e", "NAME", "image"])
+        .env("NAME", std::ffi::OsStr::from_bytes(b"\xff"))
+        .output()
+        .expect("run");
+    assert_refused(
+        &out,
+        125,
+        "invalid argument \"NAME\" for \"-e, --env\" flag: the value of NAME in the environment is \
+         not UTF-8",
+    );
 }
 
 #[test]

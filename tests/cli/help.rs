@@ -26,6 +26,27 @@ fn the_help_of_run_names_every_flag() {
 }
 
 #[test]
+fn variables_are_named_where_they_are_read_and_in_the_readme() {
+    let user = User::new();
+    let (run, pull) = (
+        user.stdout(&["run", "--help"]),
+        user.stdout(&["pull", "--help"]),
+    );
+    let readme = include_str!("../../README.md");
+    for (name, of_pull) in [
+        ("BULKHEAD_ROOT", true),
+        ("BULKHEAD_INSECURE_REGISTRIES", true),
+        ("BULKHEAD_CA_FILES", true),
+        ("BULKHEAD_GUEST", false),
+        ("BULKHEAD_TEMPLATES", false),
+    ] {
+        assert!(run.contains(&format!("  {name}: ")), "{run}");
+        assert_eq!(pull.contains(&format!("  {name}: ")), of_pull, "{pull}");
+        assert!(readme.contains(&format!("| `{name}` |")), "{name}");
+    }
+}
+
+#[test]
 fn every_verb_has_a_help() {
     let user = User::new();
     for words in [
@@ -68,6 +89,32 @@ fn versions_are_told_without_a_kernel_too() {
     let format = ["version", "--format", "{{.Version}}"];
     let out = user.stdout(&format);
     assert_eq!(out, format!("{}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn the_version_has_the_hash_of_the_guest_kernels_configuration() {
+    let user = User::new();
+    let hash = "0123456789abcdef".repeat(4);
+    let guest = user.work();
+    for (name, content) in [
+        ("vmlinux", "a kernel"),
+        ("initramfs.cpio", "an agent"),
+        ("kernel.json", &format!(r#"{{"config_hash": "{hash}"}}"#)),
+    ] {
+        std::fs::write(guest.join(name), content).expect("write");
+    }
+    let version = |args: &[&str]| {
+        user.bulkhead([&["version"], args].concat())
+            .env("BULKHEAD_GUEST", &guest)
+            .output()
+            .and_then(harness::Output::only_stdout)
+            .expect("version")
+    };
+    let all = version(&[]);
+    let line = format!("  config_hash: {hash}");
+    assert!(all.lines().any(|found| found == line), "{all}");
+    let format = ["--format", "{{.GuestKernel.config_hash}}"];
+    assert_eq!(version(&format), format!("{hash}\n"));
 }
 
 #[test]

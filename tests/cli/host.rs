@@ -1,6 +1,13 @@
 //! Whether this host can run VMs: what `doctor` says, `run` does.
 
+use std::time::Duration;
+
+use harness::Invocation;
+
 use crate::{User, assert_refused};
+
+/// How long a refusal may take before it counts as a hang: it reads a few small files.
+const HANG: Duration = Duration::from_secs(30);
 
 #[test]
 fn doctor_gives_every_warning_and_failure_a_hint_and_its_end_is_its_exit_code() {
@@ -58,4 +65,35 @@ fn run_ends_with_the_reason_that_doctor_finds_first() {
     assert!(out.stderr.ends_with(&format!("{hint}\n")), "{out}");
     let kernel = "find the guest kernel (vmlinux) and agent (initramfs.cpio): not in";
     assert!(report.stdout.contains(kernel), "{report}");
+}
+
+/// Where there is KVM, it is hidden behind an empty /dev.
+#[test]
+fn run_ends_where_there_is_no_usable_kvm() {
+    let user = User::new();
+    let report = user.run(&["doctor"]);
+    let has_kvm = report
+        .stdout
+        .lines()
+        .take(2)
+        .all(|line| line.starts_with("ok  "));
+    let run = "exec \"$0\" run --rm busybox true";
+    let command = env!("CARGO_BIN_EXE_bulkhead");
+    let shell = if has_kvm {
+        let hide = format!("mount -t tmpfs none /dev && {run}");
+        Invocation::new("unshare").args(["--map-root-user", "--mount", "sh", "-c", &hide, command])
+    } else {
+        Invocation::new("sh").args(["-c", run, command])
+    };
+    let out = shell
+        .env("HOME", user.work())
+        .env("BULKHEAD_ROOT", user.root())
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .current_dir(user.work())
+        .timeout(HANG)
+        .output()
+        .expect("run");
+    let sentence = out.refusal("this host can't run VMs: ").expect("a refusal");
+    let names_it = sentence.contains("/dev/kvm") || sentence.contains("KVM lacks");
+    assert!(names_it, "{sentence}");
 }

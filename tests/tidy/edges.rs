@@ -1,5 +1,5 @@
 //! Which of our crates may depend on which, and within the command, which folder on which:
-//! `cli -> sandbox -> {vmm, images, protocol}`, `guest-agent -> protocol`.
+//! `cli -> doctor -> sandbox -> {vmm, images, protocol}`, `guest-agent -> protocol`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -31,7 +31,10 @@ const WITHOUT_RUNTIME: &[&str] = &["vmm", "guest-agent", "bulkhead-protocol"];
 const RUNTIMES: &[&str] = &["tokio", "reqwest", "oci-spec", "futures-util"];
 
 /// In the command's sources, folders and what they must not use.
-const FOLDERS: &[(&str, &[&str])] = &[("src/sandbox", &["crate::cli"])];
+const FOLDERS: &[(&str, &[&str])] = &[
+    ("src/sandbox", &["crate::cli", "crate::doctor"]),
+    ("src/doctor", &["crate::cli"]),
+];
 
 fn members(metadata: &Value) -> Vec<&Value> {
     list(metadata, "packages")
@@ -68,7 +71,8 @@ fn use_violations(path: &str, source: &str, forbidden: &[&str]) -> Vec<String> {
     uses.map(|name| format!("{path} uses {name}")).collect()
 }
 
-fn sources(folder: &Path) -> Vec<std::path::PathBuf> {
+/// Sources below a folder.
+pub(crate) fn sources(folder: &Path) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))

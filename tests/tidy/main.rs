@@ -7,6 +7,7 @@ mod dependencies;
 mod edges;
 mod files;
 mod guest_kernel;
+mod invariants;
 mod license;
 
 use std::path::{Path, PathBuf};

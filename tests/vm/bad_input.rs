@@ -54,10 +54,10 @@ fn layers_that_are_damaged_do_not_run(world: &World) -> Result<()> {
     for (wrong, text) in [
         (Wrong::CutGzip, "truncated"),
         (Wrong::CorruptGzip, "corrupt"),
-        (Wrong::NotATar, ""),
+        (Wrong::NotATar, "checksum is wrong"),
         (Wrong::CutTar, "truncated"),
         (Wrong::DiffId, "diff_id"),
-        (Wrong::HugeEntry, ""),
+        (Wrong::HugeEntry, "exceeds the limit"),
     ] {
         load(&vm, wrong)?
             .code(0)

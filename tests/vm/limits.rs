@@ -1,6 +1,10 @@
 //! Memory, CPUs, processes, open files: what a limit makes of the VM and of the process.
 
-use anyhow::Result;
+use std::fs;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 
 use crate::world::World;
 
@@ -12,6 +16,7 @@ crate::tests![
     processes_are_limited,
     resource_limits_are_set,
     the_writable_layer_is_limited,
+    memory_that_is_freed_goes_back_to_the_host,
 ];
 
 fn memory_is_the_vms_and_the_groups(world: &World) -> Result<()> {
@@ -130,5 +135,56 @@ fn the_writable_layer_is_limited(world: &World) -> Result<()> {
     let script = "dd if=/dev/zero of=/fill bs=1M count=100 2>&1 | grep -o 'No space left.*'; rm /fill; echo after";
     let out = vm.run(["--storage-opt", "size=32m", "busybox", "sh", "-c", script])?;
     assert_eq!(out.only_stdout()?, "No space left on device\nafter\n");
+    Ok(())
+}
+
+/// Hidden verb of the process that is the VM.
+const VMM: &str = "__vmm";
+
+/// A number of `/proc/ID/status`, in KiB.
+fn status_kib(id: u32, field: &str) -> Result<u64> {
+    let path = format!("/proc/{id}/status");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let number = value.and_then(|value| value.split_whitespace().next());
+    Ok(number.with_context(|| format!("no {field}"))?.parse()?)
+}
+
+fn memory_that_is_freed_goes_back_to_the_host(world: &World) -> Result<()> {
+    const TOUCHED_KIB: u64 = 180 << 10;
+    // Pages of other uses come and go meanwhile.
+    const RETURNED_KIB: u64 = 150 << 10;
+    let vm = world.own()?;
+    // dd has one buffer of that size, which goes with it.
+    let script = "echo begun; read go; dd if=/dev/zero of=/dev/null bs=200M count=1; \
+        echo freed; exec sleep 100000";
+    let (reader, writer) = std::io::pipe().context("create a pipe")?;
+    let mut running = vm
+        .bulkhead(["run", "--rm", "-i", "--init", "-m", "512m", "busybox"])
+        .args(["sh", "-c", script])
+        .stdin_from(reader)
+        .spawn()?;
+    running.wait_for_stdout("begun\n")?;
+    let vmm = vm.wait_for_process(VMM)?.id;
+    let idle = status_kib(vmm, "VmRSS")?;
+    std::io::Write::write_all(&mut &writer, b"go\n").context("let it go on")?;
+    running.wait_for_stdout("freed\n")?;
+    let most = status_kib(vmm, "VmHWM")?;
+    assert!(most >= idle + TOUCHED_KIB, "{idle} KiB, then {most} KiB");
+    let begun = Instant::now();
+    loop {
+        let now = status_kib(vmm, "VmRSS")?;
+        if now + RETURNED_KIB <= most {
+            break;
+        }
+        if begun.elapsed() > harness::PATIENCE {
+            bail!("idle {idle} KiB, at most {most} KiB, and still {now} KiB");
+        }
+        std::thread::sleep(harness::POLL_INTERVAL);
+    }
+    running.signal(Signal::TERM)?;
+    running.wait()?.code(143)?;
     Ok(())
 }

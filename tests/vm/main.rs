@@ -10,6 +10,7 @@ mod containers;
 mod debian;
 mod differential;
 mod environment;
+mod flags;
 mod guests;
 mod kills;
 mod layers60;
@@ -20,6 +21,7 @@ mod smp;
 mod store;
 mod streams;
 mod templates;
+mod tenant;
 mod terminal;
 mod world;
 
@@ -80,6 +82,8 @@ fn main() -> ExitCode {
             (1, limits::tests()),
             (1, confinement::tests()),
             (1, environment::tests()),
+            (1, flags::tests()),
+            (1, tenant::tests()),
             (1, process::tests()),
         ] {
             if part.has(share) {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::Result;
+use anyhow::{Context, Result, anyhow};
 use fixtures::Recipe;
 use fixtures::hostile::{self, Wrong};
 use harness::fault::{Fault, FaultyRegistry};
@@ -20,6 +20,7 @@ crate::tests![
     a_registry_that_is_down_is_told,
     a_registry_that_fails_in_the_middle_is_told,
     a_manifest_that_is_too_long_is_refused,
+    images_that_cant_run_are_not_stored,
     a_killed_pull_is_resumed,
 ];
 
@@ -92,6 +93,11 @@ fn a_password_is_asked_for_and_taken(_: &World) -> Result<()> {
         vm.run([name.as_str(), "echo", "let in"])?.only_stdout()?,
         "let in\n"
     );
+    // A real image, with layers that take their time.
+    let debian = registry.push(&source(Recipe::Debian, "debian.tar")?, "team/debian:12")?;
+    vm.bulkhead(["pull", "-q", &debian]).output()?.code(0)?;
+    let id = ["inspect", "-f", "{{.Architecture}}", &debian];
+    assert_eq!(vm.bulkhead(id).output()?.only_stdout()?, "amd64\n");
     Ok(())
 }
 
@@ -180,6 +186,27 @@ fn a_manifest_that_is_too_long_is_refused(_: &World) -> Result<()> {
     let vm = Sandbox::empty()?;
     let name = registry.name(hostile::IMAGE);
     vm.run(["-q", &name, "true"])?.refusal("manifest")?;
+    Ok(())
+}
+
+/// What is wrong shows in manifest or configuration, so that no layer is fetched.
+fn images_that_cant_run_are_not_stored(_: &World) -> Result<()> {
+    let vm = Sandbox::empty()?;
+    for (wrong, text) in [
+        (Wrong::Platform, "arm64"),
+        (Wrong::ManyLayers, "1000 layers, above the limit of 127"),
+        (Wrong::LongManifest, "manifest"),
+    ] {
+        let layout = tempfile::tempdir()?;
+        hostile::write(layout.path(), wrong)?;
+        let registry = FaultyRegistry::start(layout.path(), Fault::None)?;
+        let name = registry.name(hostile::IMAGE);
+        let out = vm.run(["-q", &name, "true"])?;
+        out.refusal(text).with_context(|| format!("{wrong:?}"))?;
+        stored_nothing(&vm, anyhow!("{wrong:?} is stored"))?;
+        let found = vm.bulkhead(["images", "-q"]).output()?.only_stdout()?;
+        assert_eq!(found, "", "{wrong:?} leaves an image");
+    }
     Ok(())
 }
 

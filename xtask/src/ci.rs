@@ -41,6 +41,22 @@ const CHECKS: &[Check] = &[
         environment: &[],
     },
     Check {
+        // No target of `--all-targets`, as it needs KVM to run.
+        name: "lints of the VM tests",
+        arguments: &[
+            "clippy",
+            "--package",
+            "bulkhead",
+            "--test",
+            "vm",
+            "--locked",
+            "--",
+            "-D",
+            "warnings",
+        ],
+        environment: &[],
+    },
+    Check {
         name: "documentation",
         arguments: &["doc", "--workspace", "--no-deps", "--locked"],
         environment: &[(

@@ -259,7 +259,8 @@ pub(super) fn parse_content_range(value: &str) -> Option<(u64, Option<u64>)> {
     (first <= last && total.is_none_or(|total| last < total)).then_some((first, total))
 }
 
-/// Downloads a small blob, or reads it from the store, giving its bytes. It is in the store afterwards.
+/// Downloads a small blob, or reads it from the store, giving its bytes. The caller stores them once they
+/// are found to be of use.
 pub(super) fn document(
     session: &Session<'_>,
     store: &Store,
@@ -280,7 +281,6 @@ pub(super) fn document(
         });
     }
     check_digest(what, &bytes, &blob.digest)?;
-    store.put(&bytes)?;
     Ok(bytes)
 }
 

@@ -212,11 +212,15 @@ fn an_index_that_lies_is_refused() {
         entries[0]["platform"]["architecture"] = json!("arm64");
         entries[1]["platform"] = json!({"os": "linux", "architecture": "amd64"});
     });
-    let error = Client::new().refused(&server.name("x"));
+    let client = Client::new();
+    let error = client.refused(&server.name("x"));
     assert_eq!(
         error.to_string(),
         "the image is for linux/arm64, not for linux/amd64"
     );
+    // What showed that is not kept either.
+    let blobs = std::fs::read_dir(client.path("blobs/sha256")).unwrap();
+    assert_eq!((blobs.count(), client.partials()), (0, 0));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 use protocol::spec::Resources;
+use vmm::builder::VCPUS_MAX;
 
 use super::Caller;
 use crate::cli::flags::Flags;
@@ -30,7 +31,8 @@ const CPUS_MIN: u64 = 10;
 pub struct Limits {
     /// Limits of the container's control group.
     pub resources: Resources,
-    /// Number of vCPUs: the quota rounded up, the size of the CPU set, or every CPU of the host.
+    /// Number of vCPUs: the quota rounded up, the size of the CPU set, or every CPU of the host as
+    /// far as a VM can have so many.
     pub vcpu_count: usize,
     /// Host CPUs the VM may run on; empty for all.
     pub host_cpus: Vec<usize>,
@@ -46,13 +48,7 @@ impl Limits {
         let cpus = cpus(flags, caller)?;
         let (cpu_quota_us, cpu_period_us) = quota(flags, cpus)?;
         let host_cpus = cpu_set(flags, caller)?;
-        let mut vcpu_count = match host_cpus.as_slice() {
-            [] => caller.cpu_count,
-            some => some.len(),
-        };
-        if let Some(thousandths) = cpus {
-            vcpu_count = vcpu_count.min(usize::try_from(thousandths.div_ceil(1000))?);
-        }
+        let vcpu_count = vcpu_count(flags, caller, cpus, &host_cpus)?;
         Ok(Self {
             resources: Resources {
                 memory_max,
@@ -73,6 +69,35 @@ impl Limits {
     }
 }
 
+/// How many vCPUs are asked for: what a flag says is given or refused, never cut. Without one it is
+/// what the host has and a VM can have.
+fn vcpu_count(
+    flags: &Flags,
+    caller: &Caller,
+    cpus: Option<u64>,
+    host_cpus: &[usize],
+) -> Result<usize> {
+    let most = usize::from(VCPUS_MAX);
+    let by_quota = cpus
+        .map(|thousandths| usize::try_from(thousandths.div_ceil(1000)))
+        .transpose()?;
+    let by_set = Some(host_cpus.len()).filter(|count| *count > 0);
+    let given = |name| flags.text(name).unwrap_or_default();
+    match (by_quota, by_set) {
+        (None, None) => Ok(caller.cpu_count.clamp(1, most)),
+        (Some(quota), None) if quota > most => bail!(
+            "--cpus={} is not supported: a VM has at most {most} CPUs; ask for fewer",
+            given("cpus")
+        ),
+        (quota, Some(set)) if quota.unwrap_or(set).min(set) > most => bail!(
+            "--cpuset-cpus={} is not supported: it has {set} CPUs and a VM at most {most}; name fewer",
+            given("cpuset-cpus")
+        ),
+        (Some(quota), None) => Ok(quota.min(caller.cpu_count)),
+        (quota, Some(set)) => Ok(quota.unwrap_or(set).min(set)),
+    }
+}
+
 /// Limit and reservation in bytes.
 fn memory(flags: &Flags) -> Result<(Option<u64>, Option<u64>)> {
     let size = |name| -> Result<Option<u64>> {
@@ -80,6 +105,8 @@ fn memory(flags: &Flags) -> Result<(Option<u64>, Option<u64>)> {
         Ok(bytes.filter(|bytes| *bytes > 0))
     };
     let (max, low) = (size("memory")?, size("memory-reservation")?);
+    // Without effect, and yet read: a script's mistake is told as it is by Docker.
+    size("kernel-memory")?;
     if max.is_some_and(|bytes| bytes < MEMORY_MIN) {
         bail!("Minimum memory limit allowed is 6MB");
     }
@@ -192,7 +219,8 @@ fn cpu_set(flags: &Flags, caller: &Caller) -> Result<Vec<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::options::tests::options;
+    use crate::cli::flags::command;
+    use crate::cli::options::tests::{options, options_on};
 
     fn limits(args: &[&str]) -> Limits {
         options(args).unwrap().limits
@@ -225,6 +253,48 @@ mod tests {
             limits(&["--cpuset-cpus", "0-3", "--cpus", "0.5"]).vcpu_count,
             1
         );
+    }
+
+    #[test]
+    fn a_large_host_gives_a_vm_what_it_can_have_and_refuses_more() {
+        let count = |args: &[&str]| options_on(48, args).map(|some| some.limits.vcpu_count);
+        assert_eq!(count(&[]).unwrap(), 32);
+        for (args, vcpus) in [
+            (&["--cpus", "32"][..], 32),
+            (&["--cpus", "31.5"], 32),
+            (&["--cpuset-cpus", "8-39"], 32),
+            (&["--cpuset-cpus", "0-39", "--cpus", "3"], 3),
+            (&["--cpuset-cpus", "0-3", "--cpus", "40"], 4),
+        ] {
+            assert_eq!(count(args).unwrap(), vcpus, "{args:?}");
+        }
+        for (args, want) in [
+            (
+                &["--cpus", "32.5"][..],
+                "--cpus=32.5 is not supported: a VM has at most 32 CPUs; ask for fewer",
+            ),
+            (
+                &["--cpuset-cpus", "0-39"],
+                "--cpuset-cpus=0-39 is not supported: it has 40 CPUs and a VM at most 32; name fewer",
+            ),
+            (
+                &["--cpuset-cpus", "0-39", "--cpus", "36"],
+                "--cpuset-cpus=0-39 is not supported: it has 40 CPUs and a VM at most 32; name fewer",
+            ),
+        ] {
+            assert_eq!(count(args).unwrap_err().to_string(), want);
+        }
+    }
+
+    #[test]
+    fn the_help_names_the_most_vcpus_there_are() {
+        let most = format!("at most {VCPUS_MAX}");
+        for name in ["cpus", "cpuset-cpus"] {
+            let command = command();
+            let arg = command.get_arguments().find(|arg| arg.get_id() == name);
+            let help = arg.unwrap().get_help().unwrap().to_string();
+            assert!(help.contains(&most), "{help}");
+        }
     }
 
     #[test]
@@ -280,6 +350,10 @@ mod tests {
             (
                 &["-m", "x"],
                 "invalid argument \"x\" for \"-m, --memory\" flag: invalid size: 'x'",
+            ),
+            (
+                &["--kernel-memory", "junk"],
+                "invalid argument \"junk\" for \"--kernel-memory\" flag: invalid size: 'junk'",
             ),
             (
                 &["--memory-reservation", "1m"],

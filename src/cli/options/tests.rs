@@ -9,21 +9,34 @@ pub(crate) fn options(args: &[&str]) -> Result<RunOptions> {
     options_of(&[args, &["i"]].concat())
 }
 
+/// Flags and then the image `i`, on a host of so many CPUs.
+pub(crate) fn options_on(cpu_count: usize, args: &[&str]) -> Result<RunOptions> {
+    parse(cpu_count, &[args, &["i"]].concat())
+}
+
 /// Flags and words.
 pub(crate) fn options_of(args: &[&str]) -> Result<RunOptions> {
+    parse(4, args)
+}
+
+fn parse(cpu_count: usize, args: &[&str]) -> Result<RunOptions> {
     let words = std::iter::once("run").chain(args.iter().copied());
     let flags = Flags::check(command().try_get_matches_from(words)?)?;
     let caller = Caller {
-        variable: &|name| (name == "HOME").then(|| "/caller".to_owned()),
+        variable: &|name| match name {
+            "BINARY" => bail!("the value of {name} in the environment is not UTF-8"),
+            _ => Ok((name == "HOME").then(|| "/caller".to_owned())),
+        },
         read: &|path| match path {
             "vars" => Ok("FROM_FILE=1\nHOME\nGONE\n".to_owned()),
             "more" => Ok("FROM_FILE=2\n".to_owned()),
+            "binary" => Ok("BINARY\n".to_owned()),
             "broken" => Ok("A B=1\n".to_owned()),
             "profile" => Ok("{}".to_owned()),
             _ => bail!("open {path}: no such file or directory"),
         },
-        cpu_count: 4,
-        cpus_online: "0-3",
+        cpu_count,
+        cpus_online: &format!("0-{}", cpu_count - 1),
     };
     RunOptions::parse(&flags, &caller)
 }
@@ -60,6 +73,21 @@ fn variables_come_from_files_first_and_bare_names_from_the_caller() {
             "NOT_SET"
         ]
     );
+}
+
+#[test]
+fn a_variable_that_is_no_text_is_refused_and_not_taken_for_unset() {
+    let refused = |args: &[&str]| format!("{:#}", options(args).unwrap_err());
+    assert_eq!(
+        refused(&["-e", "BINARY"]),
+        "invalid argument \"BINARY\" for \"-e, --env\" flag: the value of BINARY in the \
+         environment is not UTF-8"
+    );
+    assert_eq!(
+        refused(&["--env-file", "binary"]),
+        "invalid env file (binary): the value of BINARY in the environment is not UTF-8"
+    );
+    assert!(options(&["-e", "BINARY=1"]).is_ok());
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! Files of variables and labels, and single ones: `KEY=VALUE`, taken literally.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 /// Longest line of such a file in bytes, as in Docker.
 const LINE_BYTES_MAX: usize = 64 << 10;
+
+/// The value of a variable, if it is set.
+pub type LookUp<'a> = dyn Fn(&str) -> Result<Option<String>> + 'a;
 
 /// `KEY=VALUE` lines of a file; bare names are looked up with `bare`, and left out when that knows
 /// nothing. A byte order mark, blanks in front, empty lines and lines that begin with `#` do not
@@ -11,7 +14,7 @@ const LINE_BYTES_MAX: usize = 64 << 10;
 ///
 /// # Errors
 /// In Docker's words, with the file's name.
-pub fn file(path: &str, text: &str, bare: &dyn Fn(&str) -> Option<String>) -> Result<Vec<String>> {
+pub fn file(path: &str, text: &str, bare: &LookUp) -> Result<Vec<String>> {
     let mut all = Vec::new();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for line in text.lines() {
@@ -32,7 +35,8 @@ pub fn file(path: &str, text: &str, bare: &dyn Fn(&str) -> Option<String>) -> Re
         if line.contains('=') {
             all.push(line.to_owned());
         } else {
-            all.extend(bare(key).map(|value| format!("{key}={value}")));
+            let value = bare(key).with_context(|| format!("invalid env file ({path})"))?;
+            all.extend(value.map(|value| format!("{key}={value}")));
         }
     }
     Ok(all)
@@ -43,7 +47,7 @@ pub fn file(path: &str, text: &str, bare: &dyn Fn(&str) -> Option<String>) -> Re
 ///
 /// # Errors
 /// In Docker's words.
-pub fn variable(text: &str, known: &dyn Fn(&str) -> Option<String>) -> Result<String> {
+pub fn variable(text: &str, known: &LookUp) -> Result<String> {
     let key = text.split_once('=').map_or(text, |(key, _)| key);
     if key.is_empty() {
         bail!("invalid environment variable: {text}");
@@ -51,7 +55,7 @@ pub fn variable(text: &str, known: &dyn Fn(&str) -> Option<String>) -> Result<St
     if text.contains('=') {
         return Ok(text.to_owned());
     }
-    Ok(known(key).map_or_else(|| text.to_owned(), |value| format!("{key}={value}")))
+    Ok(known(key)?.map_or_else(|| text.to_owned(), |value| format!("{key}={value}")))
 }
 
 /// `--label`: `KEY=VALUE`, or `KEY` for an empty value.
@@ -81,8 +85,9 @@ pub fn sysctl(text: &str) -> Result<(String, String)> {
 mod tests {
     use super::*;
 
-    fn home(name: &str) -> Option<String> {
-        (name == "HOME").then(|| "/h".to_owned())
+    #[expect(clippy::unnecessary_wraps, reason = "a look-up may fail")]
+    fn home(name: &str) -> Result<Option<String>> {
+        Ok((name == "HOME").then(|| "/h".to_owned()))
     }
 
     #[test]

@@ -1,0 +1,52 @@
+//! Environment variables that the command reads, as help shows them.
+//!
+//! Verbs name those they read; the README has the same list.
+
+use super::pull::{CA_VARIABLE, INSECURE_VARIABLE};
+use crate::sandbox::paths::{GUEST_VARIABLE, ROOT_VARIABLE};
+
+/// Name and meaning of each, those of `pull` first.
+const ALL: [(&str, &str); 5] = [
+    (
+        ROOT_VARIABLE,
+        "folder of images and containers [default: ~/.local/share/bulkhead]",
+    ),
+    (
+        INSECURE_VARIABLE,
+        "registries that may speak plain HTTP, separated by commas",
+    ),
+    (
+        CA_VARIABLE,
+        "further certificate authorities: PEM files separated by colons",
+    ),
+    (
+        GUEST_VARIABLE,
+        "folder of vmlinux and initramfs.cpio [default: the command's own]",
+    ),
+    (
+        "BULKHEAD_TEMPLATES",
+        "folder of VM templates, or `off` [default: below the first]",
+    ),
+];
+
+/// How many of them `pull` reads.
+const OF_PULL: usize = 3;
+
+/// The end of `pull --help`.
+#[must_use]
+pub fn of_pull() -> String {
+    section(ALL.iter().take(OF_PULL))
+}
+
+/// The end of `run --help`: a run may pull.
+#[must_use]
+pub fn of_run() -> String {
+    section(ALL.iter())
+}
+
+fn section<'a>(variables: impl Iterator<Item = &'a (&'static str, &'static str)>) -> String {
+    let lines: Vec<String> = variables
+        .map(|(name, meaning)| format!("  {name}: {meaning}"))
+        .collect();
+    format!("Environment variables:\n{}", lines.join("\n"))
+}

@@ -1,0 +1,155 @@
+//! Invariants of ARCHITECTURE.md that names alone can break: what is linked into the command, and
+//! what the hypervisor's sources call.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use serde_json::Value;
+
+use crate::edges::sources;
+use crate::{assert_none, list, metadata, root, text};
+
+/// The command, whose processes all run on the host.
+const COMMAND: &str = "bulkhead";
+
+/// What decompresses. None is linked into the command, not even by others' doing: no byte of a
+/// layer is decompressed on the host.
+const DECOMPRESSORS: &[&str] = &[
+    "async-compression",
+    "brotli",
+    "bzip2",
+    "flate2",
+    "libdeflater",
+    "libz-sys",
+    "liblzma",
+    "lz4",
+    "lz4_flex",
+    "lzma-rs",
+    "miniz_oxide",
+    "ruzstd",
+    "snap",
+    "xz2",
+    "zlib-rs",
+    "zstd",
+    "zstd-safe",
+];
+
+/// Readers of tar archives, and the only crate of the command's that has one: for the outer archive
+/// of `load`, whose members it stores as they are.
+const TAR: &str = "tar";
+const READER_OF_ARCHIVES: &str = "bulkhead-images";
+
+/// What makes a Rust reference of an address: a guest changes its memory at any time, which no
+/// reference allows.
+const REFERENCE: &str = "from_raw_parts";
+
+/// Names of packages and of what they depend on in a build, without what only tests use.
+fn graph(metadata: &Value) -> BTreeMap<String, BTreeSet<String>> {
+    let names: BTreeMap<_, _> = list(metadata, "packages")
+        .iter()
+        .map(|package| (text(package, "id"), text(package, "name").to_owned()))
+        .collect();
+    let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for node in list(&metadata["resolve"], "nodes") {
+        let built = list(node, "deps").iter().filter(|dependency| {
+            let kinds = list(dependency, "dep_kinds");
+            kinds.iter().any(|kind| kind["kind"].is_null())
+        });
+        graph
+            .entry(names[text(node, "id")].clone())
+            .or_default()
+            .extend(built.map(|dependency| names[text(dependency, "pkg")].clone()));
+    }
+    graph
+}
+
+/// Everything that is linked into a package.
+fn linked<'a>(graph: &'a BTreeMap<String, BTreeSet<String>>, from: &'a str) -> BTreeSet<&'a str> {
+    let mut found = BTreeSet::from([from]);
+    let mut pending = vec![from];
+    while let Some(name) = pending.pop() {
+        for next in graph.get(name).into_iter().flatten() {
+            if found.insert(next) {
+                pending.push(next);
+            }
+        }
+    }
+    found
+}
+
+fn link_violations(graph: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
+    let linked = linked(graph, COMMAND);
+    let decompressors = DECOMPRESSORS
+        .iter()
+        .filter(|name| linked.contains(**name))
+        .map(|name| format!("{COMMAND} links {name}, which decompresses"));
+    let readers = linked
+        .iter()
+        .filter(|name| **name != READER_OF_ARCHIVES)
+        .filter(|name| graph.get(**name).is_some_and(|to| to.contains(TAR)))
+        .map(|name| format!("{name} -> {TAR}: only {READER_OF_ARCHIVES} reads archives"));
+    decompressors.chain(readers).collect()
+}
+
+fn reference_violations(path: &str, source: &str) -> Vec<String> {
+    let lines = (1..).zip(source.lines());
+    lines
+        .filter(|(_, line)| line.contains(REFERENCE))
+        .map(|(number, _)| format!("{path}:{number}: {REFERENCE}"))
+        .collect()
+}
+
+#[test]
+fn nothing_in_the_command_decompresses() {
+    let graph = graph(&metadata());
+    let linked = linked(&graph, COMMAND);
+    assert!(linked.contains("reqwest"), "others' crates are seen");
+    assert!(linked.contains(READER_OF_ARCHIVES) && graph[READER_OF_ARCHIVES].contains(TAR));
+    assert!(
+        graph["guest-agent"].contains("flate2"),
+        "the name is the right one"
+    );
+    assert_none(&link_violations(&graph));
+}
+
+#[test]
+fn guest_memory_is_never_a_reference() {
+    let sources = sources(&root().join("vmm/src"));
+    assert!(sources.len() > 20, "the sources are seen");
+    for path in sources {
+        let source = fs::read_to_string(&path).expect("read");
+        assert_none(&reference_violations(&path.display().to_string(), &source));
+    }
+}
+
+#[test]
+fn bad_samples_are_seen() {
+    let package = |name: &str| serde_json::json!({"id": name, "name": name});
+    let node = |name: &str, to: &[(&str, Option<&str>)]| {
+        let deps: Vec<_> = to
+            .iter()
+            .map(|(to, kind)| serde_json::json!({"pkg": to, "dep_kinds": [{"kind": kind}]}))
+            .collect();
+        serde_json::json!({"id": name, "deps": deps})
+    };
+    let names = [COMMAND, READER_OF_ARCHIVES, "http", "flate2", TAR];
+    let bad = serde_json::json!({
+        "packages": names.map(package),
+        "resolve": {"nodes": [
+            node(COMMAND, &[("http", None), (READER_OF_ARCHIVES, None), (TAR, Some("dev"))]),
+            node(READER_OF_ARCHIVES, &[(TAR, None)]),
+            node("http", &[("flate2", None), (TAR, None)]),
+            node("flate2", &[]),
+            node(TAR, &[]),
+        ]},
+    });
+    assert_eq!(
+        link_violations(&graph(&bad)),
+        [
+            "bulkhead links flate2, which decompresses",
+            "http -> tar: only bulkhead-images reads archives"
+        ]
+    );
+    let source = "unsafe { std::slice::from_raw_parts(at, len) }";
+    assert_eq!(reference_violations("f", source), ["f:1: from_raw_parts"]);
+}
