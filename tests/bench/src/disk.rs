@@ -19,7 +19,7 @@ pub fn measure(host: &Host, debian: &Path, table: &mut Table) -> Result<()> {
 
 fn convert(host: &Host, table: &mut Table) -> Result<()> {
     let layer = largest(&host.scratch().join("state/images/blobs/sha256"))?;
-    let layers = host.scratch().join("state/layers");
+    let layers = host.scratch().join("state/images/layers");
     let unpacked = host.scratch().join("unpacked");
     let (mut ours, mut tar) = (Vec::new(), Vec::new());
     for _ in 0..host.runs.min(3) {
@@ -60,7 +60,7 @@ fn convert(host: &Host, table: &mut Table) -> Result<()> {
 }
 
 fn read(host: &Host, table: &mut Table) -> Result<()> {
-    let disk = largest(&host.scratch().join("state/layers"))?;
+    let disk = largest(&host.scratch().join("state/images/layers"))?;
     let bytes = fs::metadata(&disk)?.len();
     let script = "t0=$(date +%s%N); find /usr -xdev -type f -exec cat {} + > /dev/null; \
         t1=$(date +%s%N); du -sb --apparent-size /usr | cut -f1; echo $((t1-t0))";
