@@ -3,8 +3,8 @@
 use anyhow::Result;
 
 use super::output;
+use crate::sandbox::containers;
 use crate::sandbox::paths::Root;
-use crate::sandbox::state;
 
 /// Flags of `rm`.
 #[derive(Debug, clap::Args)]
@@ -29,14 +29,14 @@ pub fn run(args: &RmArgs) -> Result<()> {
     let root = Root::of_user()?;
     let mut failed: Option<anyhow::Error> = None;
     for name in &args.containers {
-        let found = match state::find(&root, name) {
+        let found = match containers::find(&root, name) {
             Err(error) if args.force => {
                 output::note(&format!("bulkhead: {error:#}"));
                 continue;
             }
             found => found,
         };
-        match found.and_then(|(folder, config)| state::remove(&folder, &config, args.force)) {
+        match found.and_then(|(folder, config)| containers::remove(&folder, &config, args.force)) {
             Ok(()) => output::line(name)?,
             Err(error) => {
                 if let Some(before) = failed.replace(error) {

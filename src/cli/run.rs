@@ -18,11 +18,12 @@ use super::{names, output, pull};
 use crate::doctor;
 use crate::sandbox::attach::{self, Ended};
 use crate::sandbox::clock::{monotonic_ns, now};
+use crate::sandbox::containers;
 use crate::sandbox::disks;
 use crate::sandbox::launch::Launch;
 use crate::sandbox::paths::{GuestFiles, Root};
 use crate::sandbox::start::{AttachOptions, run_attached};
-use crate::sandbox::state::{self, ContainerConfig, Phases};
+use crate::sandbox::state::{ContainerConfig, Phases};
 
 /// Bytes of an environment, label or seccomp file.
 const FILE_MAX: u64 = 1 << 20;
@@ -97,7 +98,7 @@ pub fn run(matches: ArgMatches, began: u64) -> Result<u8> {
         exposed_ports: merge::exposed_ports(&options, &image.config),
         launch,
     };
-    let folder = state::create(&root, &config)?;
+    let (folder, lock) = containers::create(&root, &config)?;
     drop(lease);
     if let Err(error) = cidfile.write(&config.id) {
         folder.remove()?;
@@ -116,7 +117,7 @@ pub fn run(matches: ArgMatches, began: u64) -> Result<u8> {
         forward_signals: options.container.forward_signals,
         detach_keys: options.container.detach_keys,
     };
-    match run_attached(&root, &folder, phases, attach_options)? {
+    match run_attached(&root, &folder, lock, phases, attach_options)? {
         Ended::Exited(code) => Ok(code),
         Ended::Failed(code, message) => Err(WithCode { code, message }.into()),
         Ended::Detached => Ok(0),

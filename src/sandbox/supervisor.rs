@@ -1,26 +1,26 @@
 //! The hidden verb `supervisor`: owns one container from the start of its VM to its end.
 //!
 //! Started by [`super::start`] for a folder that exists, with layers that are ready. It outlives
-//! the command that started it, holds the folder's lock as long as it lives, and writes the state.
+//! the command that started it, holds the folder's lock, which the command took when it made the
+//! folder, as long as it lives, and writes the state.
 //!
 //! ```text
-//! lock ─► open disks ─► spawn VM ─► Hello ─► Wake, Run ─► Started ─► Exited ─► Shutdown ─► Bye ─► gone
-//!                          │          │         └ Failed ─► 125, 126, 127        (with --rm: kill)
-//!                          └──────────┴ no word in time, VM gone: 125 with the console's last lines
+//! open disks ─► spawn VM ─► Hello ─► Wake, Run ─► Started ─► Exited ─► Shutdown ─► Bye ─► gone
+//!                  │          │         └ Failed ─► 125, 126, 127        (with --rm: kill)
+//!                  └──────────┴ no word in time, VM gone: 125 with the console's last lines
 //! ```
 #![allow(unsafe_code)] // takes ownership of inherited descriptors by number
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use protocol::FIRST_STREAM_PORT;
 use protocol::frame::{Decoder, encode};
 use protocol::message::{Event, ExitStatus, FailureKind, Request};
 use protocol::spec::LayerExtent;
@@ -31,7 +31,8 @@ use super::attach_wire::{ToCommand, ToSupervisor};
 use super::clock::{monotonic_ns, now};
 use super::launch::Launch;
 use super::paths::{GuestFiles, Root};
-use super::state::{ContainerState, Folder, Phases, Status};
+use super::pumps::{CommandStdio, Pumps, STDERR_PORT, STDIN_PORT, STDOUT_PORT};
+use super::state::{ContainerState, Folder, Lock, Phases, Status};
 use super::vm::{DISK_ALIGNMENT, DiskSource, RunningVm, Segment, VmRequest};
 use super::vmm_process::VmReport;
 
@@ -48,9 +49,6 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// From the request to power off to the agent's goodbye: it flushes what the container wrote.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Bytes a stream pump moves at once.
-const PUMP_LEN: usize = 128 << 10;
-
 /// What the command tells the supervisor when it starts it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SupervisorConfig {
@@ -58,6 +56,8 @@ pub struct SupervisorConfig {
     pub root: PathBuf,
     /// The container's folder.
     pub folder: PathBuf,
+    /// Its lock, held.
+    pub lock: RawFd,
     /// Socket to the command.
     pub attach: RawFd,
     /// Pipe of the command's stdin, if attached.
@@ -79,46 +79,48 @@ pub fn main(config: &str) -> Result<()> {
         serde_json::from_str(config).context("parse the supervisor's configuration")?;
     // A session of its own: a Ctrl-C at the command's terminal is the command's to forward.
     nix::unistd::setsid().context("leave the command's session")?;
-    // SAFETY: the command passed these descriptors for this use only, each named once.
-    let (attach, stdio) = unsafe {
-        let take = |fd: Option<RawFd>| fd.map(|fd| File::from_raw_fd(fd));
-        (
-            UnixStream::from_raw_fd(config.attach),
-            CommandStdio {
-                stdin: take(config.stdin),
-                stdout: take(config.stdout),
-                stderr: take(config.stderr),
-            },
-        )
-    };
+    let take_file = |fd: Option<RawFd>| fd.map(take).transpose().map(|fd| fd.map(File::from));
+    let lock = Lock::inherited(take(config.lock)?.into());
     let mut command = CommandLink {
-        stream: Some(attach),
+        stream: Some(take(config.attach)?.into()),
         decoder: Decoder::new(),
     };
-    let folder = Folder::at(config.folder);
-    let outcome = supervise(
-        &Root::at(config.root),
-        &folder,
-        config.phases,
-        &mut command,
-        stdio,
-    );
-    let told = match outcome {
-        Ok(message) => message,
-        Err(error) => ToCommand::Failed {
-            code: 125,
-            message: format!("{error:#}"),
-        },
+    let stdio = CommandStdio {
+        stdin: take_file(config.stdin)?,
+        stdout: take_file(config.stdout)?,
+        stderr: take_file(config.stderr)?,
     };
-    command.tell(&told);
+    let folder = Folder::at(config.folder);
+    let told = lock.sign().and_then(|()| {
+        supervise(
+            &Root::at(config.root),
+            &folder,
+            lock,
+            config.phases,
+            &mut command,
+            stdio,
+        )
+    });
+    if let Err(error) = told {
+        command.tell(&failed(&error));
+    }
     Ok(())
 }
 
-/// The command's ends of the attached streams.
-struct CommandStdio {
-    stdin: Option<File>,
-    stdout: Option<File>,
-    stderr: Option<File>,
+/// Takes over a descriptor that the command passed, for this process and not for those it starts.
+fn take(fd: RawFd) -> Result<OwnedFd> {
+    // SAFETY: the command passed it for this use only, and named it once.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).context("take over a descriptor")?;
+    Ok(fd)
+}
+
+/// What the command is told of an error of ours.
+fn failed(error: &anyhow::Error) -> ToCommand {
+    ToCommand::Failed {
+        code: 125,
+        message: format!("{error:#}"),
+    }
 }
 
 /// The connection to the command, which may go away at any time.
@@ -164,18 +166,16 @@ impl CommandLink {
     }
 }
 
+/// Runs the container to its end, leaves its state or nothing, and tells the command.
 fn supervise(
     root: &Root,
     folder: &Folder,
+    lock: Lock,
     phases: Phases,
     command: &mut CommandLink,
     stdio: CommandStdio,
-) -> Result<ToCommand> {
-    let Some(_lock) = folder.try_lock()? else {
-        bail!("the container is running already");
-    };
-    let config = folder.config()?;
-    let launch = config.launch;
+) -> Result<()> {
+    let launch = folder.config()?.launch;
     let auto_remove = launch.auto_remove;
     let mut state = ContainerState {
         phases,
@@ -189,34 +189,22 @@ fn supervise(
         held: None,
     };
     let result = life.run(root, launch, stdio);
-    let message = match result {
-        Ok(message) => message,
-        Err(error) => ToCommand::Failed {
-            code: 125,
-            message: format!("{error:#}"),
-        },
-    };
+    let message = result.unwrap_or_else(|error| failed(&error));
     let (code, error) = match &message {
         ToCommand::Failed { code, message } => (*code, message.clone()),
         ToCommand::Exited { code } => (*code, String::new()),
         ToCommand::Started => (0, String::new()),
     };
-    state.pid = 0;
-    state.exit_code = code;
-    state.status = if error.is_empty() {
-        Status::Exited
-    } else {
-        Status::Created
-    };
-    state.error = error;
-    state.finished_at = now();
-    state.phases.gone = monotonic_ns();
+    state.finish(code, error);
     if auto_remove {
         folder.remove()?;
     } else {
         folder.set_state(&state)?;
     }
-    Ok(message)
+    // Who is told may remove the container or start it again.
+    drop(lock);
+    command.tell(&message);
+    Ok(())
 }
 
 /// A container while its supervisor runs it.
@@ -246,8 +234,12 @@ impl Life<'_> {
         pumps.finish();
         self.state.phases.exited = monotonic_ns();
         self.state.oom_killed = ended.1;
-        let report = self.power_off(vm)?;
-        self.note_times(&report);
+        if self.auto_remove {
+            drop(vm);
+        } else {
+            let report = power_off(vm)?;
+            self.note_times(&report);
+        }
         Ok(ToCommand::Exited {
             code: ended.0.docker_code(),
         })
@@ -381,10 +373,7 @@ impl Life<'_> {
                         ToSupervisor::Signal(signal) => Request::Signal { process: 0, signal },
                         ToSupervisor::Resize(size) => Request::Resize { process: 0, size },
                     };
-                    match &mut self.held {
-                        Some(held) => held.push(request),
-                        None => vm.agent.send(&request)?,
-                    }
+                    self.pass_on(vm, request)?;
                 }
             }
             if !agent_ready && deadline.is_some_and(|at| Instant::now() >= at) {
@@ -393,22 +382,12 @@ impl Life<'_> {
         }
     }
 
-    /// Ends the VM: orderly when its disk is kept, by pulling the plug when it goes anyway.
-    fn power_off(&mut self, mut vm: RunningVm) -> Result<VmReport> {
-        if self.auto_remove {
-            vm.kill();
-            return vm.finish_soon();
+    fn pass_on(&mut self, vm: &mut RunningVm, request: Request) -> Result<()> {
+        match &mut self.held {
+            Some(held) => held.push(request),
+            None => vm.agent.send(&request)?,
         }
-        // Whatever the guest does now, its process has ended and its output is read.
-        if vm.agent.send(&Request::Shutdown).is_ok() {
-            let deadline = Some(Instant::now() + SHUTDOWN_TIMEOUT);
-            while let Ok(event) = vm.agent.next(deadline) {
-                if matches!(event, Event::Bye) {
-                    break;
-                }
-            }
-        }
-        vm.finish_soon()
+        Ok(())
     }
 
     fn note_times(&mut self, report: &VmReport) {
@@ -421,9 +400,19 @@ impl Life<'_> {
     }
 }
 
-const STDIN_PORT: u32 = FIRST_STREAM_PORT;
-const STDOUT_PORT: u32 = FIRST_STREAM_PORT + 1;
-const STDERR_PORT: u32 = FIRST_STREAM_PORT + 2;
+/// Ends a VM in good order, since its disk is kept.
+fn power_off(mut vm: RunningVm) -> Result<VmReport> {
+    // Whatever the guest does now, its process has ended and its output is read.
+    if vm.agent.send(&Request::Shutdown).is_ok() {
+        let deadline = Some(Instant::now() + SHUTDOWN_TIMEOUT);
+        while let Ok(event) = vm.agent.next(deadline) {
+            if matches!(event, Event::Bye) {
+                break;
+            }
+        }
+    }
+    vm.finish_soon()
+}
 
 fn exit_code(kind: FailureKind) -> u8 {
     match kind {
@@ -433,13 +422,13 @@ fn exit_code(kind: FailureKind) -> u8 {
     }
 }
 
-/// Waits for either descriptor: `(first, second)` readable or at its end.
+/// Waits for either descriptor: `(agent, command)` readable or at its end.
 fn wait(
-    first: BorrowedFd,
-    second: Option<BorrowedFd>,
+    agent: BorrowedFd,
+    command: Option<BorrowedFd>,
     timeout: PollTimeout,
 ) -> nix::Result<(bool, bool)> {
-    let mut fds: Vec<PollFd> = [Some(first), second]
+    let mut fds: Vec<PollFd> = [Some(agent), command]
         .into_iter()
         .flatten()
         .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
@@ -450,87 +439,4 @@ fn wait(
     }
     let ready = |index: usize| fds.get(index).is_some_and(|fd| fd.any().unwrap_or(false));
     Ok((ready(0), ready(1)))
-}
-
-/// Threads that move bytes between the command's pipes and the VM's streams.
-struct Pumps(Vec<JoinHandle<()>>);
-
-impl Pumps {
-    fn start(vm: &mut RunningVm, stdio: CommandStdio) -> Result<Self> {
-        let mut outputs = Vec::new();
-        for (port, to) in [(STDOUT_PORT, stdio.stdout), (STDERR_PORT, stdio.stderr)] {
-            if let Some(stream) = vm.streams.remove(&port) {
-                outputs.push(spawn("output", move || pump_out(stream, to))?);
-            }
-        }
-        if let Some(stream) = vm.streams.remove(&STDIN_PORT) {
-            let from = stdio.stdin;
-            // Not joined: it may wait for a keystroke that never comes.
-            drop(spawn("stdin", move || pump_in(from, stream))?);
-        }
-        Ok(Self(outputs))
-    }
-
-    /// Waits until all output was handed on. The agent ends its streams before it reports the
-    /// exit, so only a command that does not read makes this wait.
-    fn finish(self) {
-        for pump in self.0 {
-            let _ = pump.join();
-        }
-    }
-}
-
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .stack_size(PUMP_STACK)
-        .spawn(work)
-        .with_context(|| format!("start the thread {name}"))
-}
-
-/// Stack of a pump in bytes: its buffer is on the heap.
-const PUMP_STACK: usize = 64 << 10;
-
-/// Guest to command. When the command is gone the guest's output is read on and dropped, as a
-/// container whose output nobody reads goes on in Docker.
-fn pump_out(mut from: UnixStream, mut to: Option<File>) {
-    let mut buffer = vec![0; PUMP_LEN];
-    loop {
-        match from.read(&mut buffer) {
-            Ok(0) => return,
-            Ok(len) => {
-                let failed = match &mut to {
-                    Some(file) => file
-                        .write_all(buffer.get(..len).unwrap_or_default())
-                        .is_err(),
-                    None => false,
-                };
-                if failed {
-                    to = None;
-                }
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => return,
-        }
-    }
-}
-
-/// Command to guest; the end of one is the end of the other.
-fn pump_in(from: Option<File>, mut to: UnixStream) {
-    if let Some(mut from) = from {
-        let mut buffer = vec![0; PUMP_LEN];
-        loop {
-            match from.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(len) => {
-                    if to.write_all(buffer.get(..len).unwrap_or_default()).is_err() {
-                        return;
-                    }
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => break,
-            }
-        }
-    }
-    let _ = to.shutdown(std::net::Shutdown::Write);
 }
