@@ -5,9 +5,10 @@
 //! folder, as long as it lives, and writes the state.
 //!
 //! ```text
-//! open disks ─► spawn VM ─► Hello ─► Wake, Run ─► Started ─► Exited ─► Shutdown ─► Bye ─► gone
-//!                  │          │         └ Failed ─► 125, 126, 127        (with --rm: kill)
+//! open disks ─► spawn VM ─► Hello ─► Wake, Run ─► Started ─► Exited ─► Shutdown ─► Bye ─► gone ─► told
+//!                  │          │         └ Failed ─► 125, 126, 127
 //!                  └──────────┴ no word in time, VM gone: 125 with the console's last lines
+//! with --rm:                                        Exited ─► kill, folder removed ─► told ─► gone
 //! ```
 #![allow(unsafe_code)] // takes ownership of inherited descriptors by number
 
@@ -187,8 +188,10 @@ fn supervise(
         state: &mut state,
         auto_remove,
         held: None,
+        dying: None,
     };
     let result = life.run(root, launch, stdio);
+    let dying = life.dying.take();
     let message = result.unwrap_or_else(|error| failed(&error));
     let (code, error) = match &message {
         ToCommand::Failed { code, message } => (*code, message.clone()),
@@ -204,6 +207,8 @@ fn supervise(
     // Who is told may remove the container or start it again.
     drop(lock);
     command.tell(&message);
+    // The kernel takes its time to tear a VM down, for which nobody has to wait but this process.
+    drop(dying);
     Ok(())
 }
 
@@ -215,6 +220,8 @@ struct Life<'a> {
     auto_remove: bool,
     /// Requests that wait for the agent's hello.
     held: Option<Vec<Request>>,
+    /// A VM that was killed; dropping it waits for its process.
+    dying: Option<RunningVm>,
 }
 
 impl Life<'_> {
@@ -224,7 +231,10 @@ impl Life<'_> {
         let pumps = Pumps::start(&mut vm, stdio)?;
         match self.until_started(&mut vm) {
             Ok(None) => {}
-            Ok(Some(failed)) => return Ok(failed),
+            Ok(Some(failed)) => {
+                self.unplug(vm);
+                return Ok(failed);
+            }
             Err(error) => return Err(vm.post_mortem(&error, &mut log)),
         }
         let ended = match self.until_exited(&mut vm) {
@@ -235,7 +245,7 @@ impl Life<'_> {
         self.state.phases.exited = monotonic_ns();
         self.state.oom_killed = ended.1;
         if self.auto_remove {
-            drop(vm);
+            self.unplug(vm);
         } else {
             let report = power_off(vm)?;
             self.note_times(&report);
@@ -388,6 +398,14 @@ impl Life<'_> {
             None => vm.agent.send(&request)?,
         }
         Ok(())
+    }
+
+    /// Ends a VM by pulling its plug. That of a container that goes anyway is not waited for yet.
+    fn unplug(&mut self, mut vm: RunningVm) {
+        vm.kill();
+        if self.auto_remove {
+            self.dying = Some(vm);
+        }
     }
 
     fn note_times(&mut self, report: &VmReport) {
