@@ -20,6 +20,7 @@ mod poll;
 mod pumps;
 pub mod start;
 pub mod state;
+mod stop;
 pub mod supervisor;
 pub mod template;
 pub mod vm;

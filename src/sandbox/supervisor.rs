@@ -34,6 +34,7 @@ use super::launch::Launch;
 use super::paths::{GuestFiles, Root};
 use super::pumps::{CommandStdio, Pumps, STDERR_PORT, STDIN_PORT, STDOUT_PORT};
 use super::state::{ContainerState, Folder, Lock, Phases, Status};
+use super::stop::Stop;
 use super::vm::{DISK_ALIGNMENT, DiskSource, RunningVm, Segment, VmRequest};
 use super::vmm_process::VmReport;
 
@@ -185,6 +186,7 @@ fn supervise(
     let mut life = Life {
         folder,
         command,
+        stop: Stop::new(launch.stop_signal, launch.stop_timeout_s)?,
         state: &mut state,
         auto_remove,
         held: None,
@@ -217,6 +219,7 @@ struct Life<'a> {
     folder: &'a Folder,
     command: &'a mut CommandLink,
     state: &'a mut ContainerState,
+    stop: Stop,
     auto_remove: bool,
     /// Requests that wait for the agent's hello.
     held: Option<Vec<Request>>,
@@ -369,14 +372,22 @@ impl Life<'_> {
         }
     }
 
-    /// The agent's next event; meanwhile the command's requests are passed on.
+    /// The agent's next event; meanwhile what the command and a stop ask for is passed on.
     fn next_event(&mut self, vm: &mut RunningVm, deadline: Option<Instant>) -> Result<Event> {
         loop {
             if let Some(event) = vm.agent.poll()? {
                 return Ok(event);
             }
-            let timeout = super::poll::timeout_until(deadline);
-            let (agent_ready, command_ready) = wait(vm.agent.fd(), self.command.fd(), timeout)?;
+            while let Some(signal) = self.stop.due(Instant::now())? {
+                self.pass_on(vm, Request::Signal { process: 0, signal })?;
+            }
+            let next = [deadline, self.stop.deadline()].into_iter().flatten().min();
+            let (agent_ready, command_ready) = wait(
+                vm.agent.fd(),
+                self.command.fd(),
+                self.stop.fd(),
+                super::poll::timeout_until(next),
+            )?;
             if command_ready {
                 for message in self.command.read() {
                     let request = match message {
@@ -440,13 +451,14 @@ fn exit_code(kind: FailureKind) -> u8 {
     }
 }
 
-/// Waits for either descriptor: `(agent, command)` readable or at its end.
+/// Waits for any of the descriptors: `(agent, command)` readable or at its end.
 fn wait(
     agent: BorrowedFd,
     command: Option<BorrowedFd>,
+    stop: BorrowedFd,
     timeout: PollTimeout,
 ) -> nix::Result<(bool, bool)> {
-    let mut fds: Vec<PollFd> = [Some(agent), command]
+    let mut fds: Vec<PollFd> = [Some(agent), Some(stop), command]
         .into_iter()
         .flatten()
         .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
@@ -456,5 +468,5 @@ fn wait(
         Err(error) => return Err(error),
     }
     let ready = |index: usize| fds.get(index).is_some_and(|fd| fd.any().unwrap_or(false));
-    Ok((ready(0), ready(1)))
+    Ok((ready(0), ready(2)))
 }
