@@ -10,7 +10,7 @@ use serde_json::ser::PrettyFormatter;
 use super::output;
 use super::template::Template;
 use crate::sandbox::paths::Root;
-use crate::sandbox::{inspect, state};
+use crate::sandbox::{containers, inspect};
 
 /// Flags of `inspect`.
 #[derive(Debug, clap::Args)]
@@ -104,7 +104,7 @@ fn object(
     kind: Option<ObjectKind>,
 ) -> Result<Option<Object>> {
     if kind != Some(ObjectKind::Image)
-        && let Ok((folder, config)) = state::find(root, name)
+        && let Ok((folder, config)) = containers::find(root, name)
     {
         let state = folder.true_state()?;
         return Ok(Some(Object::Container(inspect::container(&config, &state))));

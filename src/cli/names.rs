@@ -5,8 +5,8 @@ use std::io::Read;
 
 use anyhow::{Context, Result};
 
+use crate::sandbox::containers;
 use crate::sandbox::paths::Root;
-use crate::sandbox::state;
 
 /// Parted by blanks.
 const ADJECTIVES: &str = "\
@@ -51,7 +51,7 @@ pub fn random_id() -> Result<String> {
 
 /// A name that no container has.
 pub fn random_name(root: &Root) -> Result<String> {
-    let taken = state::list(root)?;
+    let taken = containers::list(root)?;
     for _ in 0..TRIES {
         let name = format!("{}_{}", pick(ADJECTIVES)?, pick(PEOPLE)?);
         if taken.iter().all(|(_, config)| config.name != name) {
@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn ids_are_random_hex() {
         let (a, b) = (random_id().unwrap(), random_id().unwrap());
-        assert_eq!(a.len(), state::ID_LEN);
+        assert_eq!(a.len(), crate::sandbox::state::ID_LEN);
         assert!(a.bytes().all(|c| c.is_ascii_hexdigit()));
         assert_ne!(a, b);
     }

@@ -4,8 +4,9 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use super::output::{self, Column, List};
+use crate::sandbox::containers;
 use crate::sandbox::paths::Root;
-use crate::sandbox::state::{self, ContainerConfig, ContainerState, SHORT_ID_LEN, Status};
+use crate::sandbox::state::{ContainerConfig, ContainerState, SHORT_ID_LEN, Status};
 
 /// Characters of a command that are shown, its quotes included.
 const COMMAND_CHARS: usize = 20;
@@ -50,12 +51,14 @@ pub fn run(args: &PsArgs) -> Result<()> {
     let root = Root::of_user()?;
     let now = jiff::Timestamp::now().as_second();
     let mut rows = Vec::new();
-    for (folder, config) in state::list(&root)? {
+    for (folder, config) in containers::list(&root)? {
         match folder.true_state() {
             Ok(state) if args.all || state.status == Status::Running => {
                 rows.push(row(&config, &state, args.no_trunc, now));
             }
             Ok(_) => {}
+            // Removed since it was listed.
+            Err(_) if !folder.path().exists() => {}
             Err(error) => output::note(&format!("bulkhead: {error:#}")),
         }
     }

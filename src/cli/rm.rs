@@ -1,10 +1,11 @@
 //! `bulkhead rm`: containers that have ended, or are to.
 
 use anyhow::Result;
+use images::Store;
 
 use super::output;
+use crate::sandbox::containers;
 use crate::sandbox::paths::Root;
-use crate::sandbox::state;
 
 /// Flags of `rm`.
 #[derive(Debug, clap::Args)]
@@ -28,21 +29,33 @@ pub struct RmArgs {
 pub fn run(args: &RmArgs) -> Result<()> {
     let root = Root::of_user()?;
     let mut failed: Option<anyhow::Error> = None;
+    let mut removed = false;
     for name in &args.containers {
-        let found = match state::find(&root, name) {
+        let found = match containers::find(&root, name) {
             Err(error) if args.force => {
                 output::note(&format!("bulkhead: {error:#}"));
                 continue;
             }
             found => found,
         };
-        match found.and_then(|(folder, config)| state::remove(&folder, &config, args.force)) {
-            Ok(()) => output::line(name)?,
+        match found.and_then(|(folder, config)| containers::remove(&folder, &config, args.force)) {
+            Ok(()) => {
+                removed = true;
+                output::line(name)?;
+            }
             Err(error) => {
                 if let Some(before) = failed.replace(error) {
                     output::note(&format!("bulkhead: {before:#}"));
                 }
             }
+        }
+    }
+    if removed {
+        // An image that was removed by force leaves what its last container needed.
+        let collected = Store::open(&root.images())
+            .and_then(|store| store.collect(&|| containers::uses(&root)));
+        if let Err(error) = collected {
+            output::note(&format!("bulkhead: remove what no container uses: {error}"));
         }
     }
     failed.map_or(Ok(()), Err)

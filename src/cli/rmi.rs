@@ -1,12 +1,12 @@
 //! `bulkhead rmi`: names and images out of the store.
 
 use anyhow::Result;
-use images::store::{ContainerUse, Force};
-use images::{Digest, Store};
+use images::Store;
+use images::store::Force;
 
 use super::output;
+use crate::sandbox::containers;
 use crate::sandbox::paths::Root;
-use crate::sandbox::state::{self, SHORT_ID_LEN, Status};
 
 /// Flags of `rmi`.
 #[derive(Debug, clap::Args)]
@@ -30,7 +30,7 @@ pub fn run(args: &RmiArgs) -> Result<()> {
     let force = if args.force { Force::Yes } else { Force::No };
     let mut failed: Option<anyhow::Error> = None;
     for image in &args.images {
-        match store.remove(image, force, &|| uses(&root)) {
+        match store.remove(image, force, &|| containers::uses(&root)) {
             Ok(lines) => {
                 for line in lines {
                     output::line(&line.to_string())?;
@@ -47,18 +47,4 @@ pub fn run(args: &RmiArgs) -> Result<()> {
         }
     }
     failed.map_or(Ok(()), Err)
-}
-
-/// What containers need of the store.
-fn uses(root: &Root) -> Result<Vec<ContainerUse>, Box<dyn std::error::Error + Send + Sync>> {
-    let mut all = Vec::new();
-    for (folder, config) in state::list(root)? {
-        all.push(ContainerUse {
-            container: config.id.get(..SHORT_ID_LEN).unwrap_or_default().to_owned(),
-            image: Digest::parse(&config.image_id)?,
-            layers: config.launch.layers.clone(),
-            running: folder.true_state()?.status == Status::Running,
-        });
-    }
-    Ok(all)
 }

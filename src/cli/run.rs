@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::ArgMatches;
 use images::{Image, Reference, Store};
+use nix::unistd::{AccessFlags, access};
 use protocol::message::WindowSize;
 
 use super::flags::Flags;
@@ -18,11 +19,12 @@ use super::{names, output, pull};
 use crate::doctor;
 use crate::sandbox::attach::{self, Ended};
 use crate::sandbox::clock::{monotonic_ns, now};
+use crate::sandbox::containers;
 use crate::sandbox::disks;
 use crate::sandbox::launch::Launch;
 use crate::sandbox::paths::{GuestFiles, Root};
 use crate::sandbox::start::{AttachOptions, run_attached};
-use crate::sandbox::state::{self, ContainerConfig, Phases};
+use crate::sandbox::state::{ContainerConfig, Phases};
 
 /// Bytes of an environment, label or seccomp file.
 const FILE_MAX: u64 = 1 << 20;
@@ -63,7 +65,7 @@ pub fn run(matches: ArgMatches, began: u64) -> Result<u8> {
     for warning in without_effect.chain(options.warnings()) {
         output::note(&format!("WARNING: {warning}"));
     }
-    let cidfile = CidFile::create(options.container.cidfile.as_deref())?;
+    let cidfile = CidFile::check(options.container.cidfile.as_deref())?;
     doctor::can_run()?;
     let guest = GuestFiles::find()?;
     let root = Root::of_user()?;
@@ -97,7 +99,7 @@ pub fn run(matches: ArgMatches, began: u64) -> Result<u8> {
         exposed_ports: merge::exposed_ports(&options, &image.config),
         launch,
     };
-    let folder = state::create(&root, &config)?;
+    let (folder, lock) = containers::create(&root, &config)?;
     drop(lease);
     if let Err(error) = cidfile.write(&config.id) {
         folder.remove()?;
@@ -116,7 +118,7 @@ pub fn run(matches: ArgMatches, began: u64) -> Result<u8> {
         forward_signals: options.container.forward_signals,
         detach_keys: options.container.detach_keys,
     };
-    match run_attached(&root, &folder, phases, attach_options)? {
+    match run_attached(&root, &folder, lock, phases, attach_options)? {
         Ended::Exited(code) => Ok(code),
         Ended::Failed(code, message) => Err(WithCode { code, message }.into()),
         Ended::Detached => Ok(0),
@@ -219,11 +221,13 @@ fn plain(error: &std::io::Error) -> String {
     }
 }
 
-/// The file that takes the container's id; removed again when there is no container.
+/// The file that takes the container's id. It is made when there is a container, so that a command
+/// that ends before, however it ends, leaves none.
 struct CidFile(Option<PathBuf>);
 
 impl CidFile {
-    fn create(path: Option<&str>) -> Result<Self> {
+    /// Refuses a file that can't be made before anything is done.
+    fn check(path: Option<&str>) -> Result<Self> {
         let Some(path) = path else {
             return Ok(Self(None));
         };
@@ -232,34 +236,69 @@ impl CidFile {
                 "container ID file found, make sure the other container isn't running or delete {path}"
             );
         }
-        OpenOptions::new()
+        let folder = match Path::new(path).parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        access(folder, AccessFlags::W_OK | AccessFlags::X_OK)
+            .map_err(|error| Self::refusal(path, &error.into()))?;
+        Ok(Self(Some(path.into())))
+    }
+
+    fn refusal(path: &str, error: &std::io::Error) -> anyhow::Error {
+        let cause = plain(error);
+        anyhow::anyhow!("failed to create the container ID file: open {path}: {cause}")
+    }
+
+    fn write(self, id: &str) -> Result<()> {
+        let Some(path) = &self.0 else { return Ok(()) };
+        let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o644)
             .open(path)
-            .map_err(|error| {
-                let cause = plain(&error);
-                anyhow::anyhow!("failed to create the container ID file: open {path}: {cause}")
-            })?;
-        Ok(Self(Some(path.into())))
-    }
-
-    fn write(mut self, id: &str) -> Result<()> {
-        let Some(path) = &self.0 else { return Ok(()) };
-        OpenOptions::new()
-            .write(true)
-            .open(path)
-            .and_then(|mut file| file.write_all(id.as_bytes()))
-            .with_context(|| format!("write the container ID file {}", path.display()))?;
-        self.0 = None;
-        Ok(())
+            .map_err(|error| Self::refusal(&path.to_string_lossy(), &error))?;
+        file.write_all(id.as_bytes())
+            .inspect_err(|_| drop(std::fs::remove_file(path)))
+            .with_context(|| format!("write the container ID file {}", path.display()))
     }
 }
 
-impl Drop for CidFile {
-    fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            let _ = std::fs::remove_file(path);
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cidfile_is_made_only_when_there_is_an_id() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("id");
+        let path = path.to_str().unwrap();
+        let file = CidFile::check(Some(path)).unwrap();
+        assert!(!Path::new(path).exists());
+        file.write("abc").unwrap();
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "abc");
+        let error = CidFile::check(Some(path)).err().unwrap().to_string();
+        assert!(error.starts_with("container ID file found"), "{error}");
+    }
+
+    #[test]
+    fn a_cidfile_that_can_not_be_made_is_refused_at_once() {
+        let error = CidFile::check(Some("/no/such/folder/id")).err().unwrap();
+        assert_eq!(
+            error.to_string(),
+            "failed to create the container ID file: open /no/such/folder/id: \
+             no such file or directory"
+        );
+        CidFile::check(Some("no-file-of-the-current-folder")).unwrap();
+    }
+
+    #[test]
+    fn a_cidfile_that_another_command_made_meanwhile_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("id");
+        let file = CidFile::check(path.to_str()).unwrap();
+        std::fs::write(&path, "other").unwrap();
+        file.write("abc").unwrap_err();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "other");
     }
 }

@@ -59,6 +59,8 @@ const HEALTH: &str =
     "health checks belong to containers in the background, which this version does not have";
 const VOLUMES: &str =
     "this version shares no files with a VM; bring them in the image or through stdin";
+const STOP: &str =
+    "counts when the container's supervisor gets SIGTERM: this version has no stop verb";
 const OWN_KERNEL: &str =
     "the container runs on a kernel of its own, the host's is out of reach; remove the flag";
 const BLOCK_IO: &str = "the host's block devices are unknown inside a VM; remove the flag";
@@ -175,8 +177,8 @@ pub const RUN: [Flag; 104] = [
     flag("security-opt", None, List("list"), SECURITY, Differs("AppArmor and SELinux options are noted and have no effect: the guest kernel has neither"), "no-new-privileges, seccomp=unconfined|builtin|FILE, systempaths=unconfined, writable-cgroups=bool"),
     flag("shm-size", None, Value("bytes"), STORAGE, Works, "Size of /dev/shm"),
     flag("sig-proxy", None, Switch, PROCESS, Works, "Forward signals to the process (default true)"),
-    flag("stop-signal", None, Value("string"), LIFE, Works, "Signal that stops the container"),
-    flag("stop-timeout", None, Value("int"), LIFE, Works, "Seconds from that signal to SIGKILL"),
+    flag("stop-signal", None, Value("string"), LIFE, Differs(STOP), "Signal that stops the container"),
+    flag("stop-timeout", None, Value("int"), LIFE, Differs(STOP), "Seconds from that signal to SIGKILL"),
     flag("storage-opt", None, List("list"), STORAGE, Differs("only size=BYTES, the size of the writable layer"), "Options of the root file system"),
     flag("sysctl", None, List("map"), SECURITY, Differs("any, since the kernel is the container's own"), "Kernel parameter"),
     flag("tmpfs", None, List("list"), STORAGE, Works, "Mount a tmpfs"),
@@ -204,7 +206,7 @@ pub const IMAGE: [(&str, Fate); 11] = [
     ("Healthcheck", Differs("not run in this version")),
     ("Labels", Works),
     ("OnBuild", Differs("for builds only, as in Docker")),
-    ("StopSignal", Works),
+    ("StopSignal", Differs(STOP)),
     ("User", Works),
     ("Volumes", Differs("plain folders of the writable layer in this version; --read-only covers them")),
     ("WorkingDir", Works),

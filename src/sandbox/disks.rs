@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use images::layers::Begin;
 use images::{Layer, LayerDisk, LayerDisks, Store};
+use nix::fcntl::{Flock, FlockArg};
 use protocol::message::{Converted, Event, Request};
 use protocol::spec::{Compression, ConvertLimits, ConvertSpec};
 
@@ -218,10 +219,9 @@ fn compression(of: images::Compression) -> Compression {
 /// When `mke2fs` is missing or the disk is full.
 pub fn create_writable(root: &Root, path: &Path, bytes: u64) -> Result<File> {
     let blank = root.disks().join(format!("blank-{bytes}.ext4"));
-    let source = match File::open(&blank) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => make_blank(&blank, bytes)?,
-        Err(error) => return Err(error).with_context(|| format!("open {}", blank.display())),
+    let source = match open_blank(&blank)? {
+        Some(file) => file,
+        None => make_blank(&root.disks(), &blank, bytes)?,
     };
     let target = OpenOptions::new()
         .read(true)
@@ -252,10 +252,26 @@ const MKE2FS: [&str; 12] = [
     "^resize_inode",
 ];
 
-fn make_blank(path: &Path, bytes: u64) -> Result<File> {
-    let folder = path.parent().context("find the folder of blank disks")?;
+/// What begins the names of blank disks that are being made, or that nobody finished.
+const NEW_BLANK: &str = ".blank-";
+
+fn open_blank(path: &Path) -> Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("open {}", path.display())),
+    }
+}
+
+fn make_blank(folder: &Path, path: &Path, bytes: u64) -> Result<File> {
+    // One at a time, so that what is half made is of a process that was killed.
+    let _alone = lock(folder)?;
+    if let Some(made_meanwhile) = open_blank(path)? {
+        return Ok(made_meanwhile);
+    }
+    remove_unfinished(folder)?;
     let file = tempfile::Builder::new()
-        .prefix(".blank-")
+        .prefix(NEW_BLANK)
         .tempfile_in(folder)
         .context("create a blank disk")?;
     file.as_file().set_len(bytes).context("size a blank disk")?;
@@ -273,6 +289,24 @@ fn make_blank(path: &Path, bytes: u64) -> Result<File> {
     file.as_file().sync_all().context("write a blank disk")?;
     file.persist(path).context("keep a blank disk")?;
     File::open(path).with_context(|| format!("open {}", path.display()))
+}
+
+fn lock(folder: &Path) -> Result<Flock<File>> {
+    let file = File::open(folder).with_context(|| format!("open {}", folder.display()))?;
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, error)| error)
+        .with_context(|| format!("lock {}", folder.display()))
+}
+
+/// Removes blank disks that nobody finished. The caller holds the folder's lock.
+fn remove_unfinished(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder).context("read the blank disks")? {
+        let entry = entry.context("read the blank disks")?;
+        if entry.file_name().to_string_lossy().starts_with(NEW_BLANK) {
+            std::fs::remove_file(entry.path()).context("remove an unfinished blank disk")?;
+        }
+    }
+    Ok(())
 }
 
 /// Copies the data of `source` and leaves its holes; shares the blocks where the host can.
@@ -300,5 +334,31 @@ fn copy_sparse(source: &File, target: &File, bytes: u64) -> Result<()> {
             }
         }
         at = end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_unfinished_blanks_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let _alone = lock(folder.path()).unwrap();
+        for name in [".blank-x", "blank-1.ext4"] {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        remove_unfinished(folder.path()).unwrap();
+        assert!(!folder.path().join(".blank-x").exists());
+        assert!(
+            open_blank(&folder.path().join("blank-1.ext4"))
+                .unwrap()
+                .is_some()
+        );
+        assert!(
+            open_blank(&folder.path().join("blank-2.ext4"))
+                .unwrap()
+                .is_none()
+        );
     }
 }

@@ -12,7 +12,7 @@ use command_fds::{CommandFdExt, FdMapping};
 
 use super::attach::{self, Attachment, Ended, SupervisorDied};
 use super::paths::Root;
-use super::state::{Folder, Phases};
+use super::state::{Folder, Lock, Phases};
 use super::supervisor::{SUPERVISOR_VERB, SupervisorConfig};
 
 /// First descriptor that a supervisor finds something on.
@@ -35,7 +35,8 @@ pub struct AttachOptions {
     pub detach_keys: Vec<u8>,
 }
 
-/// Starts the container in `folder` and stays attached until it ends or the user detaches.
+/// Starts the container in `folder`, whose lock the supervisor gets, and stays attached until it
+/// ends or the user detaches.
 ///
 /// # Errors
 /// When the supervisor can't be started or dies; what goes wrong with the container itself is
@@ -43,6 +44,7 @@ pub struct AttachOptions {
 pub fn run_attached(
     root: &Root,
     folder: &Folder,
+    lock: Lock,
     phases: Phases,
     options: AttachOptions,
 ) -> Result<Ended> {
@@ -58,10 +60,12 @@ pub fn run_attached(
     };
     let (socket, theirs) = UnixStream::pair().context("create a socket pair")?;
     let attach = add(theirs.into());
+    let lock = add(lock.into());
     let (mut stdin, mut stdout, mut stderr) = (None, None, None);
     let mut config = SupervisorConfig {
         root: root.path().to_owned(),
         folder: folder.path().to_owned(),
+        lock,
         attach,
         stdin: None,
         stdout: None,

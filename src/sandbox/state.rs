@@ -1,24 +1,27 @@
-//! One container's folder on the host, and finding containers by name or id.
+//! One container's folder on the host.
 //!
 //! ```text
 //! containers/<id>/
 //!   config.json   written once: what was asked for
 //!   state.json    replaced whole at each change: what became of it
-//!   lock          held by its supervisor as long as that lives
+//!   lock          held by the command that makes the folder, then by its supervisor to its end
 //!   upper.img     the writable disk
 //!   vm.log        early console of the guest and the VMM's own lines
 //! ```
 //! There is no daemon: what these files and the lock say is the truth. A state that says
-//! `running` without a held lock belongs to a supervisor that died.
+//! `running` without a held lock belongs to a supervisor that died. A folder has its name only
+//! while it is whole: before, it is `.new-<id>`, and while it goes, `.old-<id>`.
+//! Called by [`super::containers`], which knows them all, and by [`super::supervisor`].
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +35,11 @@ const STATE_BYTES_MAX: u64 = 4 << 20;
 pub const ID_LEN: usize = 64;
 /// See [`ID_LEN`].
 pub const SHORT_ID_LEN: usize = 12;
+
+/// What begins the names of folders that are being made, or that nobody finished.
+pub const NEW: &str = ".new-";
+/// What begins the names of folders that are being removed.
+pub const OLD: &str = ".old-";
 
 /// What was asked for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -119,6 +127,21 @@ impl ContainerState {
             exits: vmm::ExitCounts::default(),
         }
     }
+
+    /// Notes the end of a start: one whose process never ran stays `created`, whatever else went
+    /// wrong is the end of one that ran.
+    pub fn finish(&mut self, exit_code: u8, error: String) {
+        self.pid = 0;
+        self.exit_code = exit_code;
+        self.status = if self.phases.started == 0 {
+            Status::Created
+        } else {
+            Status::Exited
+        };
+        self.error = error;
+        self.finished_at = super::clock::now();
+        self.phases.gone = super::clock::monotonic_ns();
+    }
 }
 
 /// Moments of a start on `CLOCK_MONOTONIC` in nanoseconds, 0 for what has not happened.
@@ -192,50 +215,53 @@ impl Folder {
             .with_context(|| format!("open {}", path.display()))
     }
 
-    /// Makes the folder with its configuration and first state. The name must be free, which the
-    /// caller has checked under [`lock_names`].
+    /// Makes the folder with its configuration and first state, and its lock held, so that nobody
+    /// takes it for one whose supervisor died. The name must be free, which the caller has checked
+    /// under [`super::containers::lock_names`].
     ///
     /// # Errors
     /// When it exists or the disk is full; nothing is left then.
-    pub fn create(&self, config: &ContainerConfig) -> Result<()> {
+    pub fn create(&self, config: &ContainerConfig) -> Result<Lock> {
+        let new = Self(self.beside(NEW));
         DirBuilder::new()
             .mode(0o700)
-            .create(&self.0)
-            .with_context(|| format!("create {}", self.0.display()))?;
-        let written = self
-            .write("state.json", &ContainerState::created())
-            .and_then(|()| self.write("config.json", config));
-        if written.is_err() {
-            let _ = self.remove();
-        }
-        written
+            .create(&new.0)
+            .with_context(|| format!("create {}", new.0.display()))?;
+        let made = new.fill(config).and_then(|lock| {
+            std::fs::rename(&new.0, &self.0)
+                .with_context(|| format!("create {}", self.0.display()))?;
+            Ok(lock)
+        });
+        made.inspect_err(|_| drop(std::fs::remove_dir_all(&new.0)))
     }
 
-    /// Takes the supervisor's lock, or `None` when another supervisor lives. It is held until the
-    /// file is closed.
+    fn fill(&self, config: &ContainerConfig) -> Result<Lock> {
+        self.write("state.json", &ContainerState::created())?;
+        self.write("config.json", config)?;
+        self.try_lock()?.context("lock a new container")
+    }
+
+    /// The path of a folder on its way to or from this one's name.
+    fn beside(&self, prefix: &str) -> PathBuf {
+        let name = self.0.file_name().unwrap_or_default().to_string_lossy();
+        self.0.with_file_name(format!("{prefix}{name}"))
+    }
+
+    /// Takes the lock, or `None` when another holds it.
     ///
     /// # Errors
     /// When the lock file can't be opened.
-    pub fn try_lock(&self) -> Result<Option<File>> {
-        let (path, mut file) = self.open_lock()?;
+    pub fn try_lock(&self) -> Result<Option<Lock>> {
+        let (path, file) = self.open_lock()?;
         match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK))) {
             Ok(_) => {}
             Err(Errno::EAGAIN | Errno::EACCES) => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("lock {}", path.display())),
         }
-        // Who holds it, for those who must end it.
+        // Whoever held it before does not any more.
         file.set_len(0)
-            .and_then(|()| file.write_all(std::process::id().to_string().as_bytes()))
             .with_context(|| format!("write {}", path.display()))?;
-        Ok(Some(file))
-    }
-
-    /// Waits for the supervisor's lock.
-    fn lock(&self) -> Result<File> {
-        let (path, file) = self.open_lock()?;
-        fcntl(&file, FcntlArg::F_OFD_SETLKW(&whole_file(libc::F_WRLCK)))
-            .with_context(|| format!("lock {}", path.display()))?;
-        Ok(file)
+        Ok(Some(Lock(file)))
     }
 
     /// Whether a supervisor lives. Asks without taking the lock, so that it is in nobody's way.
@@ -260,14 +286,21 @@ impl Folder {
         Ok((path, file))
     }
 
-    /// Process id of the supervisor that holds the lock.
-    fn supervisor(&self) -> Result<Pid> {
+    /// Process id of the supervisor that holds the lock; `None` while a command holds it that has
+    /// not handed it over yet.
+    ///
+    /// # Errors
+    /// When the lock file can't be read.
+    pub fn supervisor(&self) -> Result<Option<Pid>> {
         let path = self.0.join("lock");
         let text =
             std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-        match text.trim().parse() {
-            Ok(pid) if pid > 1 => Ok(Pid::from_raw(pid)),
-            _ => bail!("{} names no supervisor", path.display()),
+        match text.trim() {
+            "" => Ok(None),
+            text => match text.parse() {
+                Ok(pid) if pid > 1 => Ok(Some(Pid::from_raw(pid))),
+                _ => bail!("{} names no supervisor", path.display()),
+            },
         }
     }
 
@@ -299,6 +332,11 @@ impl Folder {
         if self.is_locked()? {
             return Ok(state);
         }
+        // Its supervisor may have written the end between the two looks.
+        let state = self.state()?;
+        if state.status != Status::Running {
+            return Ok(state);
+        }
         Ok(ContainerState {
             status: Status::Exited,
             pid: 0,
@@ -315,12 +353,16 @@ impl Folder {
         self.write("state.json", state)
     }
 
-    /// Removes the folder with everything in it.
+    /// Removes the folder with everything in it. It loses its name first, so that nobody finds
+    /// half of it.
     ///
     /// # Errors
     /// When a file can't be removed.
     pub fn remove(&self) -> Result<()> {
-        match std::fs::remove_dir_all(&self.0) {
+        let old = self.beside(OLD);
+        let removed = std::fs::rename(&self.0, &old).and_then(|()| std::fs::remove_dir_all(&old));
+        match removed {
+            // Another did it, or does the rest.
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("remove {}", self.0.display()))
             }
@@ -353,6 +395,34 @@ impl Folder {
     }
 }
 
+/// The lock of a container's folder, held until it is dropped by everyone it was handed to.
+#[derive(Debug)]
+pub struct Lock(File);
+
+impl Lock {
+    /// The lock as a process got it that it was handed to.
+    #[must_use]
+    pub fn inherited(file: File) -> Self {
+        Self(file)
+    }
+
+    /// Names this process as its holder, for those who must end it.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn sign(&self) -> Result<()> {
+        self.0
+            .write_all_at(std::process::id().to_string().as_bytes(), 0)
+            .context("write the lock of a container")
+    }
+}
+
+impl From<Lock> for OwnedFd {
+    fn from(lock: Lock) -> Self {
+        lock.0.into()
+    }
+}
+
 /// A lock on all of a file, as `fcntl` takes it.
 fn whole_file(kind: i32) -> libc::flock {
     libc::flock {
@@ -367,117 +437,6 @@ fn whole_file(kind: i32) -> libc::flock {
 
 /// What a container whose supervisor was killed reports: as if its process had got SIGKILL.
 const EXIT_CODE_KILLED: u8 = 137;
-
-/// Adds a container under a name that no other has.
-///
-/// # Errors
-/// Docker's conflict sentence when the name is taken; otherwise as [`Folder::create`].
-pub fn create(root: &Root, config: &ContainerConfig) -> Result<Folder> {
-    let _names = lock_names(root)?;
-    let taken = list(root)?
-        .into_iter()
-        .find(|(_, other)| other.name == config.name);
-    if let Some((_, other)) = taken {
-        bail!(
-            "Conflict. The container name \"/{}\" is already in use by container \"{}\". \
-             You have to remove (or rename) that container to be able to reuse that name.",
-            config.name,
-            other.id
-        );
-    }
-    let folder = Folder::of(root, &config.id);
-    folder.create(config)?;
-    Ok(folder)
-}
-
-/// Removes a container that does not run; with `force` also one that does, by killing its VM.
-///
-/// # Errors
-/// Docker's sentence when it runs and `force` is not given.
-pub fn remove(folder: &Folder, config: &ContainerConfig, force: bool) -> Result<()> {
-    if let Some(_lock) = folder.try_lock()? {
-        return folder.remove();
-    }
-    if !force {
-        bail!(
-            "cannot remove container \"/{}\": container is running: stop the container before \
-             removing or force remove",
-            config.name
-        );
-    }
-    let supervisor = folder.supervisor()?;
-    // The VM dies with its supervisor; the lock is free when both are gone.
-    let _ = nix::sys::signal::kill(supervisor, nix::sys::signal::Signal::SIGKILL);
-    let _lock = folder.lock()?;
-    folder.remove()
-}
-
-/// Holds the right to add or rename containers.
-///
-/// # Errors
-/// When the lock file can't be opened.
-pub fn lock_names(root: &Root) -> Result<Flock<File>> {
-    let path = root.containers().join(".lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .with_context(|| format!("open {}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, error)| error)
-        .with_context(|| format!("lock {}", path.display()))
-}
-
-/// Every container that has a readable configuration, newest first.
-///
-/// # Errors
-/// When the folder of containers can't be read.
-pub fn list(root: &Root) -> Result<Vec<(Folder, ContainerConfig)>> {
-    let folder = root.containers();
-    let mut all = Vec::new();
-    for entry in std::fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))? {
-        let entry = entry.with_context(|| format!("read {}", folder.display()))?;
-        let is_id = entry.file_name().to_str().is_some_and(is_full_id);
-        if is_id {
-            let folder = Folder(entry.path());
-            if let Ok(config) = folder.config() {
-                all.push((folder, config));
-            }
-        }
-    }
-    all.sort_by(|a, b| b.1.created.cmp(&a.1.created));
-    Ok(all)
-}
-
-fn is_full_id(text: &str) -> bool {
-    text.len() == ID_LEN && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-/// Finds a container as Docker does: full id, then name, then an unambiguous start of an id.
-///
-/// # Errors
-/// `No such container: X`, or that the id is ambiguous.
-pub fn find(root: &Root, wanted: &str) -> Result<(Folder, ContainerConfig)> {
-    let name = wanted.strip_prefix('/').unwrap_or(wanted);
-    let mut all = list(root)?;
-    if let Some(at) = all
-        .iter()
-        .position(|(_, config)| config.id == wanted)
-        .or_else(|| all.iter().position(|(_, config)| config.name == name))
-    {
-        return Ok(all.swap_remove(at));
-    }
-    let mut matching = all
-        .into_iter()
-        .filter(|(_, c)| !wanted.is_empty() && c.id.starts_with(wanted));
-    match (matching.next(), matching.next()) {
-        (Some(found), None) => Ok(found),
-        (Some(_), Some(_)) => bail!("multiple IDs found with provided prefix: {wanted}"),
-        _ => bail!("No such container: {wanted}"),
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -502,10 +461,9 @@ mod tests {
         let held = folder.try_lock().unwrap().unwrap();
         assert_eq!(folder.true_state().unwrap().status, Status::Running);
         assert!(folder.try_lock().unwrap().is_none());
-        assert_eq!(
-            folder.supervisor().unwrap().as_raw(),
-            i32::try_from(std::process::id()).unwrap()
-        );
+        assert_eq!(folder.supervisor().unwrap(), None);
+        held.sign().unwrap();
+        assert_eq!(folder.supervisor().unwrap(), Some(Pid::this()));
         drop(held);
         let state = folder.true_state().unwrap();
         assert_eq!(
@@ -515,24 +473,26 @@ mod tests {
     }
 
     #[test]
+    fn only_one_that_never_ran_stays_created() {
+        let mut state = ContainerState::created();
+        state.finish(125, "no KVM".to_owned());
+        assert_eq!((state.status, state.exit_code), (Status::Created, 125));
+        let mut state = ContainerState {
+            status: Status::Running,
+            pid: 77,
+            ..ContainerState::created()
+        };
+        state.phases.started = 1;
+        state.finish(125, "the VM ended".to_owned());
+        assert_eq!((state.status, state.pid), (Status::Exited, 0));
+        assert_eq!(state.error, "the VM ended");
+    }
+
+    #[test]
     fn a_damaged_state_is_an_error_that_names_the_file() {
         let (_temp, folder) = folder();
         std::fs::write(folder.path().join("state.json"), b"{").unwrap();
         let error = folder.state().unwrap_err().to_string();
         assert!(error.ends_with("state.json is damaged"), "{error}");
-    }
-
-    #[test]
-    fn ids_are_sixty_four_lower_case_hex_digits() {
-        assert!(is_full_id(&"a0".repeat(32)));
-        for wrong in [
-            "",
-            "a0",
-            &"A0".repeat(32),
-            &"g0".repeat(32),
-            &"a".repeat(65),
-        ] {
-            assert!(!is_full_id(wrong), "{wrong}");
-        }
     }
 }

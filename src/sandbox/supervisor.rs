@@ -1,26 +1,27 @@
 //! The hidden verb `supervisor`: owns one container from the start of its VM to its end.
 //!
 //! Started by [`super::start`] for a folder that exists, with layers that are ready. It outlives
-//! the command that started it, holds the folder's lock as long as it lives, and writes the state.
+//! the command that started it, holds the folder's lock, which the command took when it made the
+//! folder, as long as it lives, and writes the state.
 //!
 //! ```text
-//! lock ─► open disks ─► spawn VM ─► Hello ─► Wake, Run ─► Started ─► Exited ─► Shutdown ─► Bye ─► gone
-//!                          │          │         └ Failed ─► 125, 126, 127        (with --rm: kill)
-//!                          └──────────┴ no word in time, VM gone: 125 with the console's last lines
+//! open disks ─► spawn VM ─► Hello ─► Wake, Run ─► Started ─► Exited ─► Shutdown ─► Bye ─► gone ─► told
+//!                  │          │         └ Failed ─► 125, 126, 127
+//!                  └──────────┴ no word in time, VM gone: 125 with the console's last lines
+//! with --rm:                                        Exited ─► kill, folder removed ─► told ─► gone
 //! ```
 #![allow(unsafe_code)] // takes ownership of inherited descriptors by number
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use protocol::FIRST_STREAM_PORT;
 use protocol::frame::{Decoder, encode};
 use protocol::message::{Event, ExitStatus, FailureKind, Request};
 use protocol::spec::LayerExtent;
@@ -31,7 +32,9 @@ use super::attach_wire::{ToCommand, ToSupervisor};
 use super::clock::{monotonic_ns, now};
 use super::launch::Launch;
 use super::paths::{GuestFiles, Root};
-use super::state::{ContainerState, Folder, Phases, Status};
+use super::pumps::{CommandStdio, Pumps, STDERR_PORT, STDIN_PORT, STDOUT_PORT};
+use super::state::{ContainerState, Folder, Lock, Phases, Status};
+use super::stop::Stop;
 use super::vm::{DISK_ALIGNMENT, DiskSource, RunningVm, Segment, VmRequest};
 use super::vmm_process::VmReport;
 
@@ -48,9 +51,6 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// From the request to power off to the agent's goodbye: it flushes what the container wrote.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Bytes a stream pump moves at once.
-const PUMP_LEN: usize = 128 << 10;
-
 /// What the command tells the supervisor when it starts it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SupervisorConfig {
@@ -58,6 +58,8 @@ pub struct SupervisorConfig {
     pub root: PathBuf,
     /// The container's folder.
     pub folder: PathBuf,
+    /// Its lock, held.
+    pub lock: RawFd,
     /// Socket to the command.
     pub attach: RawFd,
     /// Pipe of the command's stdin, if attached.
@@ -79,46 +81,48 @@ pub fn main(config: &str) -> Result<()> {
         serde_json::from_str(config).context("parse the supervisor's configuration")?;
     // A session of its own: a Ctrl-C at the command's terminal is the command's to forward.
     nix::unistd::setsid().context("leave the command's session")?;
-    // SAFETY: the command passed these descriptors for this use only, each named once.
-    let (attach, stdio) = unsafe {
-        let take = |fd: Option<RawFd>| fd.map(|fd| File::from_raw_fd(fd));
-        (
-            UnixStream::from_raw_fd(config.attach),
-            CommandStdio {
-                stdin: take(config.stdin),
-                stdout: take(config.stdout),
-                stderr: take(config.stderr),
-            },
-        )
-    };
+    let take_file = |fd: Option<RawFd>| fd.map(take).transpose().map(|fd| fd.map(File::from));
+    let lock = Lock::inherited(take(config.lock)?.into());
     let mut command = CommandLink {
-        stream: Some(attach),
+        stream: Some(take(config.attach)?.into()),
         decoder: Decoder::new(),
     };
-    let folder = Folder::at(config.folder);
-    let outcome = supervise(
-        &Root::at(config.root),
-        &folder,
-        config.phases,
-        &mut command,
-        stdio,
-    );
-    let told = match outcome {
-        Ok(message) => message,
-        Err(error) => ToCommand::Failed {
-            code: 125,
-            message: format!("{error:#}"),
-        },
+    let stdio = CommandStdio {
+        stdin: take_file(config.stdin)?,
+        stdout: take_file(config.stdout)?,
+        stderr: take_file(config.stderr)?,
     };
-    command.tell(&told);
+    let folder = Folder::at(config.folder);
+    let told = lock.sign().and_then(|()| {
+        supervise(
+            &Root::at(config.root),
+            &folder,
+            lock,
+            config.phases,
+            &mut command,
+            stdio,
+        )
+    });
+    if let Err(error) = told {
+        command.tell(&failed(&error));
+    }
     Ok(())
 }
 
-/// The command's ends of the attached streams.
-struct CommandStdio {
-    stdin: Option<File>,
-    stdout: Option<File>,
-    stderr: Option<File>,
+/// Takes over a descriptor that the command passed, for this process and not for those it starts.
+fn take(fd: RawFd) -> Result<OwnedFd> {
+    // SAFETY: the command passed it for this use only, and named it once.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).context("take over a descriptor")?;
+    Ok(fd)
+}
+
+/// What the command is told of an error of ours.
+fn failed(error: &anyhow::Error) -> ToCommand {
+    ToCommand::Failed {
+        code: 125,
+        message: format!("{error:#}"),
+    }
 }
 
 /// The connection to the command, which may go away at any time.
@@ -164,18 +168,16 @@ impl CommandLink {
     }
 }
 
+/// Runs the container to its end, leaves its state or nothing, and tells the command.
 fn supervise(
     root: &Root,
     folder: &Folder,
+    lock: Lock,
     phases: Phases,
     command: &mut CommandLink,
     stdio: CommandStdio,
-) -> Result<ToCommand> {
-    let Some(_lock) = folder.try_lock()? else {
-        bail!("the container is running already");
-    };
-    let config = folder.config()?;
-    let launch = config.launch;
+) -> Result<()> {
+    let launch = folder.config()?.launch;
     let auto_remove = launch.auto_remove;
     let mut state = ContainerState {
         phases,
@@ -184,39 +186,32 @@ fn supervise(
     let mut life = Life {
         folder,
         command,
+        stop: Stop::new(launch.stop_signal, launch.stop_timeout_s)?,
         state: &mut state,
         auto_remove,
         held: None,
+        dying: None,
     };
     let result = life.run(root, launch, stdio);
-    let message = match result {
-        Ok(message) => message,
-        Err(error) => ToCommand::Failed {
-            code: 125,
-            message: format!("{error:#}"),
-        },
-    };
+    let dying = life.dying.take();
+    let message = result.unwrap_or_else(|error| failed(&error));
     let (code, error) = match &message {
         ToCommand::Failed { code, message } => (*code, message.clone()),
         ToCommand::Exited { code } => (*code, String::new()),
         ToCommand::Started => (0, String::new()),
     };
-    state.pid = 0;
-    state.exit_code = code;
-    state.status = if error.is_empty() {
-        Status::Exited
-    } else {
-        Status::Created
-    };
-    state.error = error;
-    state.finished_at = now();
-    state.phases.gone = monotonic_ns();
+    state.finish(code, error);
     if auto_remove {
         folder.remove()?;
     } else {
         folder.set_state(&state)?;
     }
-    Ok(message)
+    // Who is told may remove the container or start it again.
+    drop(lock);
+    command.tell(&message);
+    // The kernel takes its time to tear a VM down, for which nobody has to wait but this process.
+    drop(dying);
+    Ok(())
 }
 
 /// A container while its supervisor runs it.
@@ -224,9 +219,12 @@ struct Life<'a> {
     folder: &'a Folder,
     command: &'a mut CommandLink,
     state: &'a mut ContainerState,
+    stop: Stop,
     auto_remove: bool,
     /// Requests that wait for the agent's hello.
     held: Option<Vec<Request>>,
+    /// A VM that was killed; dropping it waits for its process.
+    dying: Option<RunningVm>,
 }
 
 impl Life<'_> {
@@ -236,7 +234,10 @@ impl Life<'_> {
         let pumps = Pumps::start(&mut vm, stdio)?;
         match self.until_started(&mut vm) {
             Ok(None) => {}
-            Ok(Some(failed)) => return Ok(failed),
+            Ok(Some(failed)) => {
+                self.unplug(vm);
+                return Ok(failed);
+            }
             Err(error) => return Err(vm.post_mortem(&error, &mut log)),
         }
         let ended = match self.until_exited(&mut vm) {
@@ -246,8 +247,12 @@ impl Life<'_> {
         pumps.finish();
         self.state.phases.exited = monotonic_ns();
         self.state.oom_killed = ended.1;
-        let report = self.power_off(vm)?;
-        self.note_times(&report);
+        if self.auto_remove {
+            self.unplug(vm);
+        } else {
+            let report = power_off(vm)?;
+            self.note_times(&report);
+        }
         Ok(ToCommand::Exited {
             code: ended.0.docker_code(),
         })
@@ -367,24 +372,29 @@ impl Life<'_> {
         }
     }
 
-    /// The agent's next event; meanwhile the command's requests are passed on.
+    /// The agent's next event; meanwhile what the command and a stop ask for is passed on.
     fn next_event(&mut self, vm: &mut RunningVm, deadline: Option<Instant>) -> Result<Event> {
         loop {
             if let Some(event) = vm.agent.poll()? {
                 return Ok(event);
             }
-            let timeout = super::poll::timeout_until(deadline);
-            let (agent_ready, command_ready) = wait(vm.agent.fd(), self.command.fd(), timeout)?;
+            while let Some(signal) = self.stop.due(Instant::now())? {
+                self.pass_on(vm, Request::Signal { process: 0, signal })?;
+            }
+            let next = [deadline, self.stop.deadline()].into_iter().flatten().min();
+            let (agent_ready, command_ready) = wait(
+                vm.agent.fd(),
+                self.command.fd(),
+                self.stop.fd(),
+                super::poll::timeout_until(next),
+            )?;
             if command_ready {
                 for message in self.command.read() {
                     let request = match message {
                         ToSupervisor::Signal(signal) => Request::Signal { process: 0, signal },
                         ToSupervisor::Resize(size) => Request::Resize { process: 0, size },
                     };
-                    match &mut self.held {
-                        Some(held) => held.push(request),
-                        None => vm.agent.send(&request)?,
-                    }
+                    self.pass_on(vm, request)?;
                 }
             }
             if !agent_ready && deadline.is_some_and(|at| Instant::now() >= at) {
@@ -393,22 +403,20 @@ impl Life<'_> {
         }
     }
 
-    /// Ends the VM: orderly when its disk is kept, by pulling the plug when it goes anyway.
-    fn power_off(&mut self, mut vm: RunningVm) -> Result<VmReport> {
+    fn pass_on(&mut self, vm: &mut RunningVm, request: Request) -> Result<()> {
+        match &mut self.held {
+            Some(held) => held.push(request),
+            None => vm.agent.send(&request)?,
+        }
+        Ok(())
+    }
+
+    /// Ends a VM by pulling its plug. That of a container that goes anyway is not waited for yet.
+    fn unplug(&mut self, mut vm: RunningVm) {
+        vm.kill();
         if self.auto_remove {
-            vm.kill();
-            return vm.finish_soon();
+            self.dying = Some(vm);
         }
-        // Whatever the guest does now, its process has ended and its output is read.
-        if vm.agent.send(&Request::Shutdown).is_ok() {
-            let deadline = Some(Instant::now() + SHUTDOWN_TIMEOUT);
-            while let Ok(event) = vm.agent.next(deadline) {
-                if matches!(event, Event::Bye) {
-                    break;
-                }
-            }
-        }
-        vm.finish_soon()
     }
 
     fn note_times(&mut self, report: &VmReport) {
@@ -421,9 +429,19 @@ impl Life<'_> {
     }
 }
 
-const STDIN_PORT: u32 = FIRST_STREAM_PORT;
-const STDOUT_PORT: u32 = FIRST_STREAM_PORT + 1;
-const STDERR_PORT: u32 = FIRST_STREAM_PORT + 2;
+/// Ends a VM in good order, since its disk is kept.
+fn power_off(mut vm: RunningVm) -> Result<VmReport> {
+    // Whatever the guest does now, its process has ended and its output is read.
+    if vm.agent.send(&Request::Shutdown).is_ok() {
+        let deadline = Some(Instant::now() + SHUTDOWN_TIMEOUT);
+        while let Ok(event) = vm.agent.next(deadline) {
+            if matches!(event, Event::Bye) {
+                break;
+            }
+        }
+    }
+    vm.finish_soon()
+}
 
 fn exit_code(kind: FailureKind) -> u8 {
     match kind {
@@ -433,13 +451,14 @@ fn exit_code(kind: FailureKind) -> u8 {
     }
 }
 
-/// Waits for either descriptor: `(first, second)` readable or at its end.
+/// Waits for any of the descriptors: `(agent, command)` readable or at its end.
 fn wait(
-    first: BorrowedFd,
-    second: Option<BorrowedFd>,
+    agent: BorrowedFd,
+    command: Option<BorrowedFd>,
+    stop: BorrowedFd,
     timeout: PollTimeout,
 ) -> nix::Result<(bool, bool)> {
-    let mut fds: Vec<PollFd> = [Some(first), second]
+    let mut fds: Vec<PollFd> = [Some(agent), Some(stop), command]
         .into_iter()
         .flatten()
         .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
@@ -449,88 +468,5 @@ fn wait(
         Err(error) => return Err(error),
     }
     let ready = |index: usize| fds.get(index).is_some_and(|fd| fd.any().unwrap_or(false));
-    Ok((ready(0), ready(1)))
-}
-
-/// Threads that move bytes between the command's pipes and the VM's streams.
-struct Pumps(Vec<JoinHandle<()>>);
-
-impl Pumps {
-    fn start(vm: &mut RunningVm, stdio: CommandStdio) -> Result<Self> {
-        let mut outputs = Vec::new();
-        for (port, to) in [(STDOUT_PORT, stdio.stdout), (STDERR_PORT, stdio.stderr)] {
-            if let Some(stream) = vm.streams.remove(&port) {
-                outputs.push(spawn("output", move || pump_out(stream, to))?);
-            }
-        }
-        if let Some(stream) = vm.streams.remove(&STDIN_PORT) {
-            let from = stdio.stdin;
-            // Not joined: it may wait for a keystroke that never comes.
-            drop(spawn("stdin", move || pump_in(from, stream))?);
-        }
-        Ok(Self(outputs))
-    }
-
-    /// Waits until all output was handed on. The agent ends its streams before it reports the
-    /// exit, so only a command that does not read makes this wait.
-    fn finish(self) {
-        for pump in self.0 {
-            let _ = pump.join();
-        }
-    }
-}
-
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .stack_size(PUMP_STACK)
-        .spawn(work)
-        .with_context(|| format!("start the thread {name}"))
-}
-
-/// Stack of a pump in bytes: its buffer is on the heap.
-const PUMP_STACK: usize = 64 << 10;
-
-/// Guest to command. When the command is gone the guest's output is read on and dropped, as a
-/// container whose output nobody reads goes on in Docker.
-fn pump_out(mut from: UnixStream, mut to: Option<File>) {
-    let mut buffer = vec![0; PUMP_LEN];
-    loop {
-        match from.read(&mut buffer) {
-            Ok(0) => return,
-            Ok(len) => {
-                let failed = match &mut to {
-                    Some(file) => file
-                        .write_all(buffer.get(..len).unwrap_or_default())
-                        .is_err(),
-                    None => false,
-                };
-                if failed {
-                    to = None;
-                }
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => return,
-        }
-    }
-}
-
-/// Command to guest; the end of one is the end of the other.
-fn pump_in(from: Option<File>, mut to: UnixStream) {
-    if let Some(mut from) = from {
-        let mut buffer = vec![0; PUMP_LEN];
-        loop {
-            match from.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(len) => {
-                    if to.write_all(buffer.get(..len).unwrap_or_default()).is_err() {
-                        return;
-                    }
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => break,
-            }
-        }
-    }
-    let _ = to.shutdown(std::net::Shutdown::Write);
+    Ok((ready(0), ready(2)))
 }

@@ -163,6 +163,7 @@ impl RunningVm {
         }
         let own_lines = request.log.try_clone().context("share the VM's log")?;
         let config = VmmConfig {
+            supervisor: std::process::id(),
             vcpu_count: request.vcpu_count,
             memory_mib: request.memory_mib,
             host_cpus: request.host_cpus,
@@ -276,6 +277,7 @@ pub fn make_template(guest: &GuestFiles, size: Size, state: &File, memory: &File
     let (mut report, report_writer) = std::io::pipe().context("create a pipe")?;
     let empty = tempfile::tempfile().context("create an empty disk")?;
     let config = VmmConfig {
+        supervisor: std::process::id(),
         vcpu_count: size.vcpu_count,
         memory_mib: size.memory_mib,
         host_cpus: Vec::new(),

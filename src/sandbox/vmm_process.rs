@@ -27,6 +27,8 @@ const CMDLINE: &str = "console=hvc0";
 /// What the VMM process is told.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct VmmConfig {
+    /// Process id of the process that starts it, and whose end is its own.
+    pub supervisor: u32,
     /// Number of vCPUs.
     pub vcpu_count: u8,
     /// Guest memory in MiB.
@@ -152,6 +154,7 @@ pub struct VmTimes {
 pub fn main(config: RawFd) -> Result<()> {
     let process = super::clock::monotonic_ns();
     die_with_supervisor()?;
+    // What came before that call is seen by the check below.
     let mut text = String::new();
     // SAFETY: the supervisor passed this descriptor for this use only.
     let file = unsafe { File::from_raw_fd(config) };
@@ -159,6 +162,7 @@ pub fn main(config: RawFd) -> Result<()> {
         .read_to_string(&mut text)
         .context("read the VM's configuration")?;
     let config: VmmConfig = serde_json::from_str(&text).context("parse the VM's configuration")?;
+    check_parent(config.supervisor)?;
     pin(&config.host_cpus)?;
     // SAFETY: as above; each number in the configuration is named once.
     let mut report_to = unsafe { File::from_raw_fd(config.report) };
@@ -313,9 +317,13 @@ fn open_disk(index: usize, disk: &DiskConfig) -> Result<block::BlockDevice> {
 /// Dies when the supervisor does, however it dies.
 fn die_with_supervisor() -> Result<()> {
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
-        .context("tie the VM to its supervisor")?;
-    // The supervisor may have died before the call above: then init has adopted this process.
-    if nix::unistd::getppid().as_raw() == 1 {
+        .context("tie the VM to its supervisor")
+}
+
+/// Whether the supervisor died before this process was tied to it: then another has adopted this
+/// process, init or whoever reaps for it.
+fn check_parent(supervisor: u32) -> Result<()> {
+    if std::os::unix::process::parent_id() != supervisor {
         anyhow::bail!("the supervisor is gone");
     }
     Ok(())
@@ -332,4 +340,16 @@ fn pin(cpus: &[usize]) -> Result<()> {
     }
     nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)
         .with_context(|| format!("run on host CPUs {cpus:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_another_adopted_has_no_supervisor() {
+        check_parent(std::os::unix::process::parent_id()).unwrap();
+        let error = check_parent(std::process::id()).unwrap_err().to_string();
+        assert_eq!(error, "the supervisor is gone");
+    }
 }

@@ -8,6 +8,7 @@ use crate::world::World;
 
 crate::tests![
     rm_leaves_nothing,
+    of_rm_nothing_is_there_when_the_command_returns,
     without_rm_it_is_kept_until_removed,
     a_taken_name_is_refused,
     the_id_goes_to_the_cidfile,
@@ -26,6 +27,27 @@ fn rm_leaves_nothing(world: &World) -> Result<()> {
     before.no_leftovers(&vm)?;
     assert_eq!(vm.bulkhead(["ps", "-aq"]).output()?.only_stdout()?, "");
     Ok(())
+}
+
+fn of_rm_nothing_is_there_when_the_command_returns(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    vm.run(["busybox", "true"])?.code(0)?;
+    let before = vm.snapshot()?;
+    for code in [0, 3, 127] {
+        let script = format!("exit {code}");
+        let command = match code {
+            127 => vec!["no-such-program"],
+            _ => vec!["sh", "-c", &script],
+        };
+        // Its VM may still be on its way out, but nothing of it is in the next one's way.
+        vm.run(["--name", "again", "busybox"].into_iter().chain(command))?
+            .code(code)?;
+        let left: Vec<_> = fs::read_dir(vm.root().join("containers"))?
+            .map(|entry| Ok(entry?.file_name()))
+            .collect::<Result<_>>()?;
+        assert_eq!(left, [".lock"]);
+    }
+    before.no_leftovers(&vm)
 }
 
 fn without_rm_it_is_kept_until_removed(world: &World) -> Result<()> {

@@ -11,6 +11,7 @@ crate::tests![
     pid_1_ignores_signals_it_does_not_handle,
     signals_are_forwarded,
     without_sig_proxy_signals_stay_outside,
+    a_supervisor_that_is_asked_to_end_stops_its_process,
     what_is_not_found_is_127,
     what_is_not_executable_is_126,
     init_reaps_orphans,
@@ -64,6 +65,43 @@ fn signals_are_forwarded(world: &World) -> Result<()> {
         let out = running.wait()?;
         assert_eq!(out.stdout, format!("ready\ncaught {name}\n"), "{out}");
         assert_eq!(out.code, 7, "{out}");
+    }
+    Ok(())
+}
+
+fn a_supervisor_that_is_asked_to_end_stops_its_process(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let stubborn = "trap '' TERM; echo ready; while :; do sleep 0.1; done";
+    for (options, script, code, stdout) in [
+        (&[][..], CATCHER, 7, "ready\ncaught TERM\n"),
+        (
+            &["--rm", "--stop-signal", "USR1"],
+            CATCHER,
+            7,
+            "ready\ncaught USR1\n",
+        ),
+        (
+            &["--rm", "--sig-proxy=false", "--stop-timeout", "1"],
+            stubborn,
+            137,
+            "ready\n",
+        ),
+    ] {
+        let mut running = vm
+            .bulkhead(["run", "--name", "stopped"])
+            .args(options)
+            .args(["busybox", "sh", "-c", script])
+            .spawn()?;
+        running.wait_for_stdout("ready\n")?;
+        vm.wait_for_process("__supervisor")?.signal(Signal::TERM)?;
+        let out = running.wait()?;
+        assert_eq!((out.code, out.stdout.as_str()), (code, stdout), "{out}");
+        if !options.contains(&"--rm") {
+            let state = ["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}"];
+            let state = vm.bulkhead(state).arg("stopped").output()?;
+            assert_eq!(state.only_stdout()?, "exited 7\n");
+            vm.bulkhead(["rm", "stopped"]).output()?.code(0)?;
+        }
     }
     Ok(())
 }

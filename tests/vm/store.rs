@@ -18,6 +18,7 @@ crate::tests![
     layer_disks_go_with_the_last_image,
     tags_and_ids_name_images,
     an_image_in_use_is_not_removed,
+    what_only_a_container_still_uses_goes_with_it,
 ];
 
 /// Layer disks with their inodes: a disk that is made again has another.
@@ -137,5 +138,21 @@ fn an_image_in_use_is_not_removed(world: &World) -> Result<()> {
     );
     vm.bulkhead(["rm", "user"]).output()?.code(0)?;
     vm.bulkhead(["rmi", "probe"]).output()?.code(0)?;
+    Ok(())
+}
+
+fn what_only_a_container_still_uses_goes_with_it(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    for name in ["one", "two"] {
+        vm.bulkhead(["run", "--name", name, "probe", "true"])
+            .output()?
+            .code(0)?;
+    }
+    vm.bulkhead(["rmi", "-f", "probe"]).output()?.code(0)?;
+    assert_eq!(layer_disks(&vm)?.len(), 2);
+    vm.bulkhead(["rm", "one"]).output()?.code(0)?;
+    assert_eq!(layer_disks(&vm)?.len(), 2, "two needs its layer");
+    vm.bulkhead(["rm", "two"]).output()?.code(0)?;
+    assert_eq!(layer_disks(&vm)?.len(), 1);
     Ok(())
 }

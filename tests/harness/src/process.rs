@@ -34,9 +34,18 @@ impl Process {
     ///
     /// It may not be signalled. That it is gone already is fine.
     pub fn kill(&self) -> Result<()> {
-        match kill_process(pid(self.id)?, Signal::KILL) {
+        self.signal(Signal::KILL)
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    ///
+    /// It may not be signalled. That it is gone already is fine.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        match kill_process(pid(self.id)?, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-            Err(error) => Err(error).with_context(|| format!("kill {self:?}")),
+            Err(error) => Err(error).with_context(|| format!("send {signal:?} to {self:?}")),
         }
     }
 }

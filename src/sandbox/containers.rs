@@ -1,0 +1,360 @@
+//! The containers of a user: adding, finding, listing and removing them, and clearing away what
+//! killed processes left. Called by the verbs; one container's folder is [`super::state`]'s.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use images::Digest;
+use images::store::ContainerUse;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill};
+
+use super::paths::Root;
+use super::state::{ContainerConfig, Folder, ID_LEN, Lock, NEW, OLD, SHORT_ID_LEN, Status};
+
+/// Time between two tries to get the lock of a container whose supervisor was killed.
+const LOCK_POLL: Duration = Duration::from_millis(5);
+
+/// Adds a container under a name that no other has. The lock is for its supervisor.
+///
+/// # Errors
+/// Docker's conflict sentence when the name is taken; otherwise as [`Folder::create`].
+pub fn create(root: &Root, config: &ContainerConfig) -> Result<(Folder, Lock)> {
+    let _names = lock_names(root)?;
+    remove_unfinished(root)?;
+    let taken = list(root)?
+        .into_iter()
+        .find(|(_, other)| other.name == config.name);
+    if let Some((_, other)) = taken {
+        bail!(
+            "Conflict. The container name \"/{}\" is already in use by container \"{}\". \
+             You have to remove (or rename) that container to be able to reuse that name.",
+            config.name,
+            other.id
+        );
+    }
+    let folder = Folder::of(root, &config.id);
+    let lock = folder.create(config)?;
+    Ok((folder, lock))
+}
+
+/// Removes a container that does not run; with `force` also one that does, by killing its VM.
+///
+/// # Errors
+/// Docker's sentence when it runs and `force` is not given.
+pub fn remove(folder: &Folder, config: &ContainerConfig, force: bool) -> Result<()> {
+    let mut killed = None;
+    loop {
+        match folder.try_lock() {
+            Ok(Some(_lock)) => return folder.remove(),
+            Ok(None) => {}
+            // It was of `--rm` and has just ended.
+            Err(_) if !folder.path().exists() => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        if !force {
+            bail!(
+                "cannot remove container \"/{}\": container is running: stop the container before \
+                 removing or force remove",
+                config.name
+            );
+        }
+        // There may be none yet: then the command is about to start it.
+        let supervisor = match folder.supervisor() {
+            Err(_) if !folder.path().exists() => return Ok(()),
+            supervisor => supervisor?,
+        };
+        if let Some(supervisor) = supervisor
+            && killed != Some(supervisor)
+        {
+            // The VM dies with its supervisor.
+            let _ = kill(supervisor, Signal::SIGKILL);
+            killed = Some(supervisor);
+        }
+        std::thread::sleep(LOCK_POLL);
+    }
+}
+
+/// Holds the right to add or rename containers.
+///
+/// # Errors
+/// When the lock file can't be opened.
+pub fn lock_names(root: &Root) -> Result<Flock<File>> {
+    let path = root.containers().join(".lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("open {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, error)| error)
+        .with_context(|| format!("lock {}", path.display()))
+}
+
+/// Every container that has a readable configuration, newest first. One of `--rm` whose supervisor
+/// died is removed instead, as the supervisor would have done.
+///
+/// # Errors
+/// When the folder of containers can't be read.
+pub fn list(root: &Root) -> Result<Vec<(Folder, ContainerConfig)>> {
+    let mut all = Vec::new();
+    for (name, path) in entries(root)? {
+        if is_full_id(&name) {
+            let folder = Folder::at(path);
+            if let Ok(config) = folder.config()
+                && !(config.launch.auto_remove && remove_abandoned(&folder))
+            {
+                all.push((folder, config));
+            }
+        }
+    }
+    all.sort_by(|a, b| b.1.created.cmp(&a.1.created));
+    Ok(all)
+}
+
+/// Removes a folder whose lock nobody holds. One that can't be removed is told of by who needs it.
+fn remove_abandoned(folder: &Folder) -> bool {
+    match folder.try_lock() {
+        Ok(Some(_lock)) => folder.remove().is_ok(),
+        _ => !folder.path().exists(),
+    }
+}
+
+/// Removes folders that a killed command left half made or half removed. Under [`lock_names`], so
+/// that nobody is at making one; who is at removing one does not mind.
+fn remove_unfinished(root: &Root) -> Result<()> {
+    for (name, path) in entries(root)? {
+        if name.starts_with(NEW) || name.starts_with(OLD) {
+            // What can't be removed is in nobody's way.
+            let _ = std::fs::remove_dir_all(path);
+        }
+    }
+    Ok(())
+}
+
+/// Names and paths in the folder of containers.
+fn entries(root: &Root) -> Result<Vec<(String, PathBuf)>> {
+    let folder = root.containers();
+    let read = || format!("read {}", folder.display());
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(&folder).with_context(read)? {
+        let entry = entry.with_context(read)?;
+        if let Ok(name) = entry.file_name().into_string() {
+            all.push((name, entry.path()));
+        }
+    }
+    Ok(all)
+}
+
+fn is_full_id(text: &str) -> bool {
+    text.len() == ID_LEN && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Finds a container as Docker does: full id, then name, then an unambiguous start of an id.
+///
+/// # Errors
+/// `No such container: X`, or that the id is ambiguous.
+pub fn find(root: &Root, wanted: &str) -> Result<(Folder, ContainerConfig)> {
+    let name = wanted.strip_prefix('/').unwrap_or(wanted);
+    let mut all = list(root)?;
+    if let Some(at) = all
+        .iter()
+        .position(|(_, config)| config.id == wanted)
+        .or_else(|| all.iter().position(|(_, config)| config.name == name))
+    {
+        return Ok(all.swap_remove(at));
+    }
+    let mut matching = all
+        .into_iter()
+        .filter(|(_, c)| !wanted.is_empty() && c.id.starts_with(wanted));
+    match (matching.next(), matching.next()) {
+        (Some(found), None) => Ok(found),
+        (Some(_), Some(_)) => bail!("multiple IDs found with provided prefix: {wanted}"),
+        _ => bail!("No such container: {wanted}"),
+    }
+}
+
+/// What containers need of the image store.
+///
+/// # Errors
+/// When a container's files can't be read.
+pub fn uses(root: &Root) -> Result<Vec<ContainerUse>, Box<dyn std::error::Error + Send + Sync>> {
+    let mut all = Vec::new();
+    for (folder, config) in list(root)? {
+        all.push(ContainerUse {
+            container: config.id.get(..SHORT_ID_LEN).unwrap_or_default().to_owned(),
+            image: Digest::parse(&config.image_id)?,
+            layers: config.launch.layers.clone(),
+            running: folder.true_state()?.status == Status::Running,
+        });
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::sandbox::launch::Launch;
+    use crate::sandbox::state::ContainerState;
+
+    fn root() -> (tempfile::TempDir, Root) {
+        let temp = tempfile::tempdir().unwrap();
+        let root = Root::at(temp.path().to_owned());
+        std::fs::create_dir(root.containers()).unwrap();
+        (temp, root)
+    }
+
+    fn config(digit: char, name: &str, auto_remove: bool) -> ContainerConfig {
+        let run = json!({
+            "layers": [], "upper_disk": true, "read_only_root": false, "hostname": "h",
+            "domainname": "", "hosts": "", "resolv_conf": "", "tmpfs": {}, "shm_bytes": 0,
+            "sysctls": {}, "resources": {}, "init": false, "privileged": false,
+            "system_paths_unconfined": false, "writable_cgroups": false, "ipc_none": false,
+            "devices": [],
+            "process": {
+                "args": ["true"], "env": [], "user": "", "group_add": [], "cwd": "/",
+                "terminal": null, "stdio": {"stdin": null, "stdout": null, "stderr": null},
+                "rlimits": [], "capabilities": [], "no_new_privileges": false,
+                "seccomp": "default", "oom_score_adj": null,
+            },
+        });
+        ContainerConfig {
+            id: digit.to_string().repeat(ID_LEN),
+            name: name.to_owned(),
+            created: "2025-01-01T00:00:00Z".to_owned(),
+            image: "image".to_owned(),
+            image_id: Digest::of(b"image").to_string(),
+            labels: std::collections::BTreeMap::new(),
+            annotations: std::collections::BTreeMap::new(),
+            exposed_ports: std::collections::BTreeSet::new(),
+            launch: Launch {
+                run: serde_json::from_value(run).unwrap(),
+                vcpu_count: 1,
+                memory_mib: 128,
+                host_cpus: Vec::new(),
+                layers: Vec::new(),
+                writable_bytes: 0,
+                auto_remove,
+                open_stdin: false,
+                stop_signal: 15,
+                stop_timeout_s: 10,
+            },
+        }
+    }
+
+    fn names(root: &Root) -> Vec<String> {
+        let all = list(root).unwrap().into_iter();
+        let mut names: Vec<_> = all.map(|(_, config)| config.name).collect();
+        names.sort();
+        names
+    }
+
+    /// What is in the folder of containers besides the lock of names.
+    fn files(root: &Root) -> Vec<String> {
+        let all = entries(root).unwrap().into_iter();
+        let mut names: Vec<_> = all.map(|(name, _)| name).collect();
+        names.retain(|name| name != ".lock");
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn of_rm_is_removed_as_soon_as_nobody_holds_its_lock() {
+        let (_temp, root) = root();
+        let (_, kept) = create(&root, &config('a', "kept", false)).unwrap();
+        let (folder, lock) = create(&root, &config('b', "gone", true)).unwrap();
+        std::fs::write(folder.upper(), "data").unwrap();
+        // As on its way to a supervisor that has not begun yet.
+        let inherited = Lock::inherited(std::os::fd::OwnedFd::from(lock).into());
+        assert_eq!(names(&root), ["gone", "kept"]);
+        drop((inherited, kept));
+        assert_eq!(names(&root), ["kept"]);
+        assert_eq!(files(&root), ["a".repeat(ID_LEN)]);
+    }
+
+    #[test]
+    fn the_name_of_a_dead_one_of_rm_is_free() {
+        let (_temp, root) = root();
+        let (_, lock) = create(&root, &config('a', "name", true)).unwrap();
+        let error = create(&root, &config('b', "name", true)).unwrap_err();
+        assert!(error.to_string().contains("already in use"), "{error}");
+        drop(lock);
+        create(&root, &config('b', "name", true)).unwrap();
+        assert_eq!(files(&root), ["b".repeat(ID_LEN)]);
+    }
+
+    #[test]
+    fn what_a_killed_command_left_half_made_or_half_removed_goes() {
+        let (_temp, root) = root();
+        for name in [".new-a", ".old-b"] {
+            let folder = root.containers().join(name);
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(folder.join("upper.img"), "data").unwrap();
+        }
+        assert_eq!(names(&root), Vec::<String>::new());
+        let _made = create(&root, &config('c', "c", false)).unwrap();
+        assert_eq!(files(&root), ["c".repeat(ID_LEN)]);
+    }
+
+    #[test]
+    fn a_folder_that_can_not_be_made_leaves_nothing() {
+        let (_temp, root) = root();
+        let config = config('a', "a", false);
+        let taken = root.containers().join(&config.id);
+        std::fs::create_dir(&taken).unwrap();
+        std::fs::write(taken.join("file"), "").unwrap();
+        Folder::of(&root, &config.id).create(&config).unwrap_err();
+        assert_eq!(files(&root), [config.id]);
+    }
+
+    #[test]
+    fn one_whose_lock_is_held_is_removed_by_force_only() {
+        let (_temp, root) = root();
+        let config = config('a', "a", false);
+        let (folder, lock) = create(&root, &config).unwrap();
+        let error = remove(&folder, &config, false).unwrap_err();
+        assert!(
+            error.to_string().contains("container is running"),
+            "{error}"
+        );
+        // Its supervisor ends before it could be killed.
+        let end = std::thread::spawn(move || {
+            std::thread::sleep(LOCK_POLL * 4);
+            drop(lock);
+        });
+        remove(&folder, &config, true).unwrap();
+        end.join().unwrap();
+        assert_eq!(files(&root), Vec::<String>::new());
+        remove(&folder, &config, false).unwrap();
+    }
+
+    #[test]
+    fn its_first_state_is_created() {
+        let (_temp, root) = root();
+        let (folder, _lock) = create(&root, &config('a', "a", false)).unwrap();
+        let state = folder.true_state().unwrap();
+        assert_eq!(state.status, ContainerState::created().status);
+        assert_eq!(folder.supervisor().unwrap(), None);
+    }
+
+    #[test]
+    fn ids_are_sixty_four_lower_case_hex_digits() {
+        assert!(is_full_id(&"a0".repeat(32)));
+        for wrong in [
+            "",
+            "a0",
+            &"A0".repeat(32),
+            &"g0".repeat(32),
+            &"a".repeat(65),
+        ] {
+            assert!(!is_full_id(wrong), "{wrong}");
+        }
+    }
+}
