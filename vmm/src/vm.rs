@@ -98,7 +98,7 @@ impl Vm {
 
     /// Runs the guest until `ready` was written to and then every vCPU waits for an interrupt, for
     /// long enough that no work is under way, and takes a snapshot. What the guest's memory is then
-    /// is in the file of [`Start::BootInto`].
+    /// is in the file of [`Start::BootInto`](crate::Start::BootInto).
     ///
     /// # Errors
     /// When a thread can't be started, the event loop fails or KVM does not tell a state. A guest
