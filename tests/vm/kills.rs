@@ -99,6 +99,10 @@ fn start(vm: &Sandbox, options: &[&str]) -> Result<harness::Running> {
 
 /// Starts it, with its layers unpacked already, and waits until it is there.
 fn start_until(vm: &Sandbox, phase: Phase, options: &[&str]) -> Result<harness::Running> {
+    // So that the processes that are found are its own, and its VM goes on from a template: one that
+    // was killed takes it along.
+    vm.run(["busybox", "true"])?.code(0)?;
+    vm.wait_for_no_process()?;
     let mut running = start(vm, options)?;
     match phase {
         Phase::Booting => drop(vm.wait_for_process(VMM)?),
@@ -132,7 +136,7 @@ fn kill_while_unpacking(victim: Victim) -> Result<()> {
     let running = start(&vm, &["--cidfile", "id"])?;
     vm.wait_for_process(VMM)?;
     kill(&vm, running, victim)?;
-    until_no_process(&vm)?;
+    vm.wait_for_no_process()?;
     assert!(!vm.work().join("id").exists(), "the id of no container");
     let out = vm.run(["busybox", "echo", "next"])?;
     assert_eq!(out.code(0)?.stdout, "next\n");
@@ -144,13 +148,7 @@ fn kill_while_unpacking(victim: Victim) -> Result<()> {
     assert_eq!(count("images/layers")?, 1, "a half-made layer disk stays");
     assert_eq!(count("images/ingest")?, 0);
     assert_eq!(count("containers")?, 1, "more than the lock of names");
-    until_no_process(&vm)
-}
-
-fn until_no_process(vm: &Sandbox) -> Result<()> {
-    harness::process::wait_until(&vm.program(), "the end of all processes", |processes| {
-        processes.is_empty().then_some(())
-    })
+    vm.wait_for_no_process()
 }
 
 fn kill_and_clean(world: &World, phase: Phase, victim: Victim) -> Result<()> {
@@ -180,7 +178,7 @@ fn kill_one_of_rm(world: &World, phase: Phase, verb: &'static str) -> Result<()>
     ] {
         let running = start_until(&vm, phase, &["--rm"])?;
         kill(&vm, running, Victim::Process(verb))?;
-        until_no_process(&vm)?;
+        vm.wait_for_no_process()?;
         assert_eq!(vm.bulkhead(next).output()?.only_stdout()?, "", "{next:?}");
         before.no_leftovers(&vm)?;
     }
@@ -191,7 +189,7 @@ fn kill_one_of_rm(world: &World, phase: Phase, verb: &'static str) -> Result<()>
 /// command that started it; without its supervisor or VMM it has ended.
 fn clean(vm: &Sandbox, phase: Phase, victim: Victim) -> Result<()> {
     if victim != Victim::Command {
-        until_no_process(vm)?;
+        vm.wait_for_no_process()?;
         let running = vm.bulkhead(["ps", "-q"]).output()?.only_stdout()?;
         assert_eq!(running, "", "it counts as running");
         let state = [

@@ -87,6 +87,7 @@ fn a_supervisor_that_is_asked_to_end_stops_its_process(world: &World) -> Result<
             "ready\n",
         ),
     ] {
+        vm.wait_for_no_process()?;
         let mut running = vm
             .bulkhead(["run", "--name", "stopped"])
             .args(options)

@@ -252,6 +252,18 @@ impl Sandbox {
         process::executing(&self.program())
     }
 
+    /// Waits until no process of the command is left: with `--rm` a VM is still on its way out when
+    /// the command has returned.
+    ///
+    /// # Errors
+    ///
+    /// One stays.
+    pub fn wait_for_no_process(&self) -> Result<()> {
+        process::wait_until(&self.program(), "the end of all processes", |processes| {
+            processes.is_empty().then_some(())
+        })
+    }
+
     /// Waits for a process with this hidden verb.
     ///
     /// # Errors
