@@ -215,9 +215,11 @@ impl RunningVm {
         let end = match self.finish(Instant::now() + DEATH_TIMEOUT) {
             Ok(VmReport { end: Ok(end), .. }) => end.to_string(),
             Ok(VmReport {
-                end: Err(reason), ..
+                end: Err(reason),
+                by_itself,
+                ..
             }) => {
-                if let Some(folder) = template {
+                if let Some(folder) = template.filter(|_| by_itself) {
                     // One that stays fails the next time again, with the same words.
                     let _ = std::fs::remove_dir_all(folder);
                 }
@@ -256,8 +258,8 @@ fn finish(child: &mut Child, report: &mut PipeReader, deadline: Instant) -> Resu
         .read_to_end(&mut text)
         .context("read the VM's report")?;
     let status = child.wait().context("wait for the VMM process")?;
-    // One that was killed had no time to report.
     Ok(serde_json::from_slice(&text).unwrap_or_else(|_| VmReport {
+        by_itself: false,
         end: Err(format!("its process ended with {status}")),
         exits: ExitCounts::default(),
         times: VmTimes::default(),

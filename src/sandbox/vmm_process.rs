@@ -125,6 +125,9 @@ pub struct StreamConfig {
 /// What the process tells when the VM ended.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct VmReport {
+    /// Whether the process said so itself; one that was killed had no time to.
+    #[serde(skip, default = "said")]
+    pub by_itself: bool,
     /// How it ended, or why it never began.
     pub end: Result<VmEnd, String>,
     /// Exits to user space.
@@ -132,6 +135,10 @@ pub struct VmReport {
     /// `CLOCK_MONOTONIC` in nanoseconds: this process began, VM created, memory loaded, first
     /// instruction.
     pub times: VmTimes,
+}
+
+fn said() -> bool {
+    true
 }
 
 /// Moments of a VM's start on `CLOCK_MONOTONIC` in nanoseconds.
@@ -174,7 +181,12 @@ pub fn main(config: RawFd) -> Result<()> {
         Ok((end, exits)) => (Ok(end), exits),
         Err(error) => (Err(format!("{error:#}")), ExitCounts::default()),
     };
-    let report = serde_json::to_vec(&VmReport { end, exits, times })?;
+    let report = serde_json::to_vec(&VmReport {
+        by_itself: true,
+        end,
+        exits,
+        times,
+    })?;
     report_to
         .write_all(&report)
         .context("report the end of the VM")?;
