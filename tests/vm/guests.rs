@@ -1,10 +1,13 @@
 //! Guests that are no Linux: a few instructions in the kernel's place. Whatever they do, their VM
-//! ends with one clear line and the next one runs.
+//! ends with one clear line and the next one runs. And the largest VM there is.
 
-use std::fs;
+use std::fs::{self, File};
+use std::path::Path;
 
 use anyhow::{Context, Result};
-use harness::{Sandbox, bare};
+use harness::{Invocation, Sandbox, bare};
+use vmm::builder::Kernel;
+use vmm::{Start, Vm, VmConfig, VmEnd};
 
 use crate::world::World;
 
@@ -12,7 +15,11 @@ crate::tests![
     a_guest_that_halts_for_ever_is_ended,
     a_triple_fault_is_told,
     a_guest_that_gropes_around_only_spends_its_own_time,
+    a_vm_of_32_vcpus_boots,
 ];
+
+/// Makes this binary a VMM: `KERNEL INITRAMFS VCPUS` follow.
+pub(crate) const BOOT: &str = "--boot";
 
 /// Runs a container whose kernel is this code: one sentence with `text`, and nothing left.
 fn refusal_of(world: &World, code: &[u8], text: &str) -> Result<()> {
@@ -58,4 +65,37 @@ fn a_triple_fault_is_told(world: &World) -> Result<()> {
 
 fn a_guest_that_gropes_around_only_spends_its_own_time(world: &World) -> Result<()> {
     refusal_of(world, bare::TOUCH_EVERYTHING_THEN_RESET, "reset itself")
+}
+
+/// More than the command gives on a small host, so without it; the kernel counts them itself.
+fn a_vm_of_32_vcpus_boots(world: &World) -> Result<()> {
+    let guest = world.busybox()?.guest();
+    let binary = std::env::current_exe().context("find this binary")?;
+    let out = Invocation::new(binary)
+        .arg(BOOT)
+        .args([guest.join("vmlinux"), guest.join("initramfs.cpio")])
+        .arg(vmm::builder::VCPUS_MAX.to_string())
+        .output()?
+        .code(0)?;
+    assert!(out.stdout.contains("Brought up 1 node, 32 CPUs"), "{out}");
+    Ok(())
+}
+
+/// Boots without a device: the agent finds no host to talk to and resets the VM.
+pub(crate) fn boot(kernel: &str, initramfs: &str, vcpus: &str) -> Result<()> {
+    let open = |path: &str| File::open(Path::new(path)).with_context(|| format!("open {path}"));
+    let vm = Vm::build(VmConfig {
+        vcpu_count: vcpus.parse().context("read the number of vCPUs")?,
+        memory_mib: 512,
+        start: Start::Boot(Kernel {
+            kernel: open(kernel)?,
+            initramfs: open(initramfs)?,
+            cmdline: "keep_bootcon loglevel=7".to_owned(),
+        }),
+        devices: Vec::new(),
+        console: Box::new(std::io::stdout()),
+    })?;
+    let (end, _) = vm.run()?;
+    anyhow::ensure!(end == VmEnd::Reset, "{end}");
+    Ok(())
 }

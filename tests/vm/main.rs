@@ -50,9 +50,9 @@ pub(crate) use tests;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     if let [_, verb, kernel, initramfs, vcpus] = arguments.as_slice()
-        && verb == smp::BOOT
+        && verb == guests::BOOT
     {
-        return match smp::boot(kernel, initramfs, vcpus) {
+        return match guests::boot(kernel, initramfs, vcpus) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("{error:#}");
