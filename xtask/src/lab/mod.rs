@@ -7,6 +7,7 @@ mod emulator;
 pub(crate) mod host_kernel;
 mod initramfs;
 mod kvm;
+mod parked;
 mod process;
 pub(crate) mod server;
 mod session;

@@ -19,6 +19,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::parked::ParkedVm;
 use super::process::{CODE_OWN_ERROR, Group, Refusal, Started, UntilExit, delegate};
 use super::stream::{Credit, Link, pump};
 use super::terminal;
@@ -80,6 +81,7 @@ fn serve() -> Result<()> {
     let configuration = fs::read(CONFIGURATION).with_context(|| format!("read {CONFIGURATION}"))?;
     let configuration: Configuration =
         serde_json::from_slice(&configuration).context("parse the configuration")?;
+    let _parked = ParkedVm::new().context("park a VM")?;
     let groups = Path::new(CONTROL_GROUPS).join("lab");
     delegate(Path::new(CONTROL_GROUPS));
     fs::create_dir_all(&groups).context("create the control group of all commands")?;
