@@ -119,7 +119,14 @@ pub fn run(matches: ArgMatches, began: u64) -> Result<u8> {
         detach_keys: options.container.detach_keys,
     };
     match run_attached(&root, &folder, lock, phases, attach_options)? {
-        Ended::Exited(code) => Ok(code),
+        Ended::Exited { code, trouble } => {
+            if let Some(trouble) = trouble {
+                output::note(&format!(
+                    "bulkhead: keep the end of the container: {trouble}"
+                ));
+            }
+            Ok(code)
+        }
         Ended::Failed(code, message) => Err(WithCode { code, message }.into()),
         Ended::Detached => Ok(0),
     }

@@ -4,6 +4,7 @@
 
 use super::pull::{CA_VARIABLE, INSECURE_VARIABLE};
 use crate::sandbox::paths::{GUEST_VARIABLE, ROOT_VARIABLE};
+use crate::sandbox::template::TEMPLATES_VARIABLE;
 
 /// Name and meaning of each, those of `pull` first.
 const ALL: [(&str, &str); 5] = [
@@ -24,7 +25,7 @@ const ALL: [(&str, &str); 5] = [
         "folder of vmlinux and initramfs.cpio [default: the command's own]",
     ),
     (
-        "BULKHEAD_TEMPLATES",
+        TEMPLATES_VARIABLE,
         "folder of VM templates, or `off` [default: below the first]",
     ),
 ];

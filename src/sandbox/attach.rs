@@ -29,8 +29,13 @@ const PUMP_LEN: usize = 128 << 10;
 /// How a foreground run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
-    /// The process ended with this code.
-    Exited(u8),
+    /// The process ended.
+    Exited {
+        /// With this code.
+        code: u8,
+        /// What went wrong after that, in one sentence.
+        trouble: Option<String>,
+    },
     /// It never ran: Docker's code and one sentence.
     Failed(u8, String),
     /// The user detached; the container goes on.
@@ -143,7 +148,9 @@ pub fn run(attachment: Attachment, signals: SigSet) -> Result<Ended> {
                     send(&sender, ToSupervisor::Resize(size));
                 }
             }
-            Ok(News::FromSupervisor(ToCommand::Exited { code })) => break Ended::Exited(code),
+            Ok(News::FromSupervisor(ToCommand::Exited { code, trouble })) => {
+                break Ended::Exited { code, trouble };
+            }
             Ok(News::FromSupervisor(ToCommand::Failed { code, message })) => {
                 break Ended::Failed(code, message);
             }

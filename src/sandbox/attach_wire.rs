@@ -32,5 +32,7 @@ pub enum ToCommand {
     Exited {
         /// Docker's exit code.
         code: u8,
+        /// What went wrong after that, in one sentence.
+        trouble: Option<String>,
     },
 }

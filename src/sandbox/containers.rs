@@ -1,18 +1,15 @@
 //! The containers of a user: adding, finding, listing and removing them, and clearing away what
 //! killed processes left. Called by the verbs; one container's folder is [`super::state`]'s.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use images::Digest;
 use images::store::ContainerUse;
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 
-use super::paths::Root;
+use super::paths::{self, Root};
 use super::state::{ContainerConfig, Folder, ID_LEN, Lock, NEW, OLD, SHORT_ID_LEN, Status};
 
 /// Time between two tries to get the lock of a container whose supervisor was killed.
@@ -23,7 +20,8 @@ const LOCK_POLL: Duration = Duration::from_millis(5);
 /// # Errors
 /// Docker's conflict sentence when the name is taken; otherwise as [`Folder::create`].
 pub fn create(root: &Root, config: &ContainerConfig) -> Result<(Folder, Lock)> {
-    let _names = lock_names(root)?;
+    // So that no other takes the name meanwhile.
+    let _alone = paths::lock(&root.containers())?;
     remove_unfinished(root)?;
     let taken = list(root)?
         .into_iter()
@@ -78,24 +76,6 @@ pub fn remove(folder: &Folder, config: &ContainerConfig, force: bool) -> Result<
     }
 }
 
-/// Holds the right to add or rename containers.
-///
-/// # Errors
-/// When the lock file can't be opened.
-pub fn lock_names(root: &Root) -> Result<Flock<File>> {
-    let path = root.containers().join(".lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .with_context(|| format!("open {}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, error)| error)
-        .with_context(|| format!("lock {}", path.display()))
-}
-
 /// Every container that has a readable configuration, newest first. One of `--rm` whose supervisor
 /// died is removed instead, as the supervisor would have done.
 ///
@@ -125,8 +105,8 @@ fn remove_abandoned(folder: &Folder) -> bool {
     }
 }
 
-/// Removes folders that a killed command left half made or half removed. Under [`lock_names`], so
-/// that nobody is at making one; who is at removing one does not mind.
+/// Removes folders that a killed command left half made or half removed. The caller holds the lock
+/// of [`create`], so that nobody is at making one; who is at removing one does not mind.
 fn remove_unfinished(root: &Root) -> Result<()> {
     for (name, path) in entries(root)? {
         if name.starts_with(NEW) || name.starts_with(OLD) {
@@ -256,11 +236,10 @@ mod tests {
         names
     }
 
-    /// What is in the folder of containers besides the lock of names.
+    /// What is in the folder of containers.
     fn files(root: &Root) -> Vec<String> {
         let all = entries(root).unwrap().into_iter();
         let mut names: Vec<_> = all.map(|(name, _)| name).collect();
-        names.retain(|name| name != ".lock");
         names.sort();
         names
     }

@@ -15,12 +15,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use images::layers::Begin;
 use images::{Layer, LayerDisk, LayerDisks, Store};
-use nix::fcntl::{Flock, FlockArg};
 use protocol::message::{Converted, Event, Request};
 use protocol::spec::{Compression, ConvertLimits, ConvertSpec};
 
 use super::agent::AgentError;
-use super::paths::{GuestFiles, Root};
+use super::paths::{self, GuestFiles, Root};
 use super::vm::{DiskSource, RunningVm, Segment, VmRequest};
 
 /// Memory of a converter VM in MiB: the layer's tree is held in memory while it is built, some
@@ -265,7 +264,7 @@ fn open_blank(path: &Path) -> Result<Option<File>> {
 
 fn make_blank(folder: &Path, path: &Path, bytes: u64) -> Result<File> {
     // One at a time, so that what is half made is of a process that was killed.
-    let _alone = lock(folder)?;
+    let _alone = paths::lock(folder)?;
     if let Some(made_meanwhile) = open_blank(path)? {
         return Ok(made_meanwhile);
     }
@@ -289,13 +288,6 @@ fn make_blank(folder: &Path, path: &Path, bytes: u64) -> Result<File> {
     file.as_file().sync_all().context("write a blank disk")?;
     file.persist(path).context("keep a blank disk")?;
     File::open(path).with_context(|| format!("open {}", path.display()))
-}
-
-fn lock(folder: &Path) -> Result<Flock<File>> {
-    let file = File::open(folder).with_context(|| format!("open {}", folder.display()))?;
-    Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, error)| error)
-        .with_context(|| format!("lock {}", folder.display()))
 }
 
 /// Removes blank disks that nobody finished. The caller holds the folder's lock.
@@ -344,7 +336,6 @@ mod tests {
     #[test]
     fn only_unfinished_blanks_go() {
         let folder = tempfile::tempdir().unwrap();
-        let _alone = lock(folder.path()).unwrap();
         for name in [".blank-x", "blank-1.ext4"] {
             std::fs::write(folder.path().join(name), "").unwrap();
         }

@@ -9,9 +9,11 @@
 //!   templates/<key>/            VMs that have booted already, see template.rs
 //! ```
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
 
 /// Overrides the state root; tests and tenants of one account use it.
 pub const ROOT_VARIABLE: &str = "BULKHEAD_ROOT";
@@ -87,6 +89,17 @@ fn user_data_home() -> Result<PathBuf> {
         Some(home) => Ok(Path::new(&home).join(".local/share")),
         None => bail!("find the state root: neither {ROOT_VARIABLE} nor HOME is set"),
     }
+}
+
+/// Locks a folder of the state root against others who make something in it; dropped, it is free.
+///
+/// # Errors
+/// When it can't be opened.
+pub fn lock(folder: &Path) -> Result<Flock<File>> {
+    let file = File::open(folder).with_context(|| format!("open {}", folder.display()))?;
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, error)| error)
+        .with_context(|| format!("lock {}", folder.display()))
 }
 
 fn create_private(path: &Path) -> Result<()> {

@@ -112,7 +112,10 @@ pub fn run_attached(
     match attach::run(attachment, signals) {
         // As Docker tells it to whoever is attached to what `rm --force` takes away.
         Err(error) if error.is::<SupervisorDied>() && is_removed_soon(folder.path()) => {
-            Ok(Ended::Exited(CODE_KILLED))
+            Ok(Ended::Exited {
+                code: CODE_KILLED,
+                trouble: None,
+            })
         }
         ended => ended,
     }

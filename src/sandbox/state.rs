@@ -216,8 +216,7 @@ impl Folder {
     }
 
     /// Makes the folder with its configuration and first state, and its lock held, so that nobody
-    /// takes it for one whose supervisor died. The name must be free, which the caller has checked
-    /// under [`super::containers::lock_names`].
+    /// takes it for one whose supervisor died. The caller keeps others from taking its name.
     ///
     /// # Errors
     /// When it exists or the disk is full; nothing is left then.

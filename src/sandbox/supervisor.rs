@@ -194,17 +194,24 @@ fn supervise(
     };
     let result = life.run(root, launch, stdio);
     let dying = life.dying.take();
-    let message = result.unwrap_or_else(|error| failed(&error));
+    let mut message = result.unwrap_or_else(|error| failed(&error));
     let (code, error) = match &message {
         ToCommand::Failed { code, message } => (*code, message.clone()),
-        ToCommand::Exited { code } => (*code, String::new()),
+        ToCommand::Exited { code, .. } => (*code, String::new()),
         ToCommand::Started => (0, String::new()),
     };
     state.finish(code, error);
-    if auto_remove {
-        folder.remove()?;
+    let kept = if auto_remove {
+        folder.remove()
     } else {
-        folder.set_state(&state)?;
+        folder.set_state(&state)
+    };
+    if let Err(error) = kept {
+        // A full disk, say. The process's end is the user's to know all the same.
+        match &mut message {
+            ToCommand::Exited { trouble, .. } => *trouble = Some(format!("{error:#}")),
+            _ => return Err(error),
+        }
     }
     // Who is told may remove the container or start it again.
     drop(lock);
@@ -255,6 +262,7 @@ impl Life<'_> {
         }
         Ok(ToCommand::Exited {
             code: ended.0.docker_code(),
+            trouble: None,
         })
     }
 

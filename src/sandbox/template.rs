@@ -5,7 +5,6 @@
 //! ```text
 //! <root>/templates/<key>/memory   guest memory, sparse
 //!                        state    vmm::Snapshot as JSON
-//!                  lock           held while one is made
 //! ```
 //! The key is a digest of all that a template depends on, so that another kernel, agent, command,
 //! CPU or host kernel makes another. Called by [`super::vm`]. It must not know what a VM is for.
@@ -16,13 +15,12 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
-use nix::fcntl::{Flock, FlockArg};
 
-use super::paths::{GuestFiles, Root};
+use super::paths::{self, GuestFiles, Root};
 use super::vm;
 
 /// Another folder for all templates, or `off` for none.
-const VARIABLE: &str = "BULKHEAD_TEMPLATES";
+pub const TEMPLATES_VARIABLE: &str = "BULKHEAD_TEMPLATES";
 
 /// Changes when a template of the same command, kernel and agent would not do any more.
 const FORMAT: u32 = 1;
@@ -64,7 +62,7 @@ impl Templates {
     /// Those of a state root; `None` where the user wants none.
     #[must_use]
     pub fn of(root: &Root) -> Option<Self> {
-        match std::env::var_os(VARIABLE) {
+        match std::env::var_os(TEMPLATES_VARIABLE) {
             Some(off) if off == "off" => None,
             Some(folder) if !folder.is_empty() => Some(Self(folder.into())),
             _ => Some(Self(root.templates())),
@@ -86,7 +84,8 @@ impl Templates {
             .mode(0o700)
             .create(&self.0)
             .with_context(|| format!("create {}", self.0.display()))?;
-        let _lock = self.lock()?;
+        // One at a time, so that what is half made is of a process that was killed.
+        let _alone = paths::lock(&self.0)?;
         // Another process may have made it meanwhile.
         if let Some(found) = open(&folder)? {
             return Ok(found);
@@ -107,20 +106,6 @@ impl Templates {
             .inspect_err(|_| drop(fs::remove_dir_all(&new)))
             .with_context(|| format!("keep the template {key}"))?;
         open(&folder)?.context("open the template just made")
-    }
-
-    fn lock(&self) -> Result<Flock<File>> {
-        let path = self.0.join("lock");
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .with_context(|| format!("open {}", path.display()))?;
-        Flock::lock(file, FlockArg::LockExclusive)
-            .map_err(|(_, error)| error)
-            .with_context(|| format!("lock {}", path.display()))
     }
 
     /// Removes what nobody finished, and the oldest beyond the limit. VMs that run keep theirs: an

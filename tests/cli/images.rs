@@ -217,8 +217,7 @@ fn what_can_not_be_loaded_or_pulled_is_told() {
     assert_refused(&out, 1, "--all-tags is not supported: name each tag");
 }
 
-/// Names of all files below the user's state root, but for locks and folders that are made when
-/// first used.
+/// Names of all files below the user's state root.
 fn stored(user: &User) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
     let mut pending = vec![user.root()];
@@ -227,7 +226,7 @@ fn stored(user: &User) -> Vec<std::path::PathBuf> {
             let path = entry.expect("read a folder").path();
             if path.is_dir() {
                 pending.push(path);
-            } else if path.file_name() != Some(".lock".as_ref()) {
+            } else {
                 found.push(path);
             }
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use fixtures::hostile::{self, Wrong};
-use harness::{Invocation, Sandbox, images};
+use harness::{Sandbox, SmallDisk, images};
 
 use crate::world::World;
 
@@ -14,6 +14,8 @@ crate::tests![
     layers_that_are_damaged_do_not_run,
     a_bomb_that_fills_the_disk_is_told,
     a_full_disk_in_the_store_is_told,
+    a_host_that_fills_up_under_a_container_is_told,
+    templates_without_room_are_done_without,
     an_image_without_a_command_is_refused,
     a_missing_guest_kernel_is_told,
     a_name_that_is_no_name_is_refused,
@@ -76,27 +78,6 @@ fn layers_that_are_damaged_do_not_run(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// A state root of its own with so much room. Dropped, it is unmounted.
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    fn mount(folder: &Path, mib: u32) -> Result<Self> {
-        fs::create_dir(folder).context("create a mount point")?;
-        Invocation::new("/bin/mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
-            .arg(folder)
-            .output()?
-            .code(0)?;
-        Ok(Self(folder.to_owned()))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Invocation::new("/bin/umount").arg(&self.0).output();
-    }
-}
-
 fn a_bomb_that_fills_the_disk_is_told(_: &World) -> Result<()> {
     let vm = Sandbox::empty()?;
     let layout = vm.work().join("bomb");
@@ -104,13 +85,13 @@ fn a_bomb_that_fills_the_disk_is_told(_: &World) -> Result<()> {
     let disk = SmallDisk::mount(&vm.folder().join("small"), 256)?;
     let on_disk = |arguments: &[&str]| {
         vm.bulkhead(arguments)
-            .env("BULKHEAD_ROOT", &disk.0)
+            .env("BULKHEAD_ROOT", disk.path())
             .env("BULKHEAD_TEMPLATES", "off")
             .timeout(PATIENCE)
             .output()
     };
     on_disk(&["load", "-i", &layout.to_string_lossy()])?.code(0)?;
-    let used = || files_below(&disk.0);
+    let used = || files_below(disk.path());
     on_disk(&["images"])?.code(0)?;
     let before = used()?;
     on_disk(&["run", "--rm", hostile::IMAGE])?.refusal("space")?;
@@ -148,7 +129,7 @@ fn a_full_disk_in_the_store_is_told(_: &World) -> Result<()> {
     let out = vm
         .bulkhead(["load", "-i"])
         .arg(images::busybox()?)
-        .env("BULKHEAD_ROOT", &disk.0)
+        .env("BULKHEAD_ROOT", disk.path())
         .output()?
         .code(1)?;
     let sentence = one_sentence(&out)?;
@@ -157,9 +138,51 @@ fn a_full_disk_in_the_store_is_told(_: &World) -> Result<()> {
         "{sentence}"
     );
     assert!(
-        files_below(&disk.0)? < 256 * 1024,
+        files_below(disk.path())? < 256 * 1024,
         "the half of an image stays"
     );
+    Ok(())
+}
+
+/// The writable layer is sparse, so that a guest may write what the host has no room for.
+fn a_host_that_fills_up_under_a_container_is_told(_: &World) -> Result<()> {
+    let vm = Sandbox::empty()?;
+    let disk = SmallDisk::mount(&vm.folder().join("small"), 48)?;
+    let on_disk = |arguments: &[&str]| {
+        vm.bulkhead(arguments)
+            .env("BULKHEAD_ROOT", disk.path())
+            .output()
+    };
+    on_disk(&["load", "-i", &images::busybox()?.to_string_lossy()])?.code(0)?;
+    let script = "dd if=/dev/zero of=/fill bs=1M count=200 conv=fsync 2>&1 | grep -o 'I/O error\\|Input/output error'; echo goes on";
+    let out = on_disk(&["run", "--name", "filler", "busybox", "sh", "-c", script])?;
+    let text = out.code(0)?.stdout;
+    assert!(
+        text.contains("/O error") || text.contains("/output error"),
+        "{text}"
+    );
+    assert!(text.ends_with("goes on\n"), "{text}");
+    let log = fs::read_dir(disk.path().join("containers"))?
+        .map(|entry| Ok(fs::read_to_string(entry?.path().join("vm.log"))?))
+        .collect::<Result<String>>()?;
+    assert!(log.contains("the host's disk is full"), "{log}");
+    // Its room comes back with it.
+    on_disk(&["rm", "filler"])?.code(0)?;
+    let out = on_disk(&["run", "--rm", "busybox", "echo", "alive"])?;
+    assert_eq!(out.only_stdout()?, "alive\n");
+    Ok(())
+}
+
+fn templates_without_room_are_done_without(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let disk = SmallDisk::mount(&vm.folder().join("small"), 8)?;
+    let out = vm
+        .bulkhead(["run", "--rm", "busybox", "echo", "booted"])
+        .env("BULKHEAD_TEMPLATES", disk.path())
+        .output()?;
+    assert_eq!(out.only_stdout()?, "booted\n");
+    let left = files_below(disk.path())?;
+    assert!(left < 64 * 1024, "{left} bytes of half a template stay");
     Ok(())
 }
 

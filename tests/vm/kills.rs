@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result};
-use harness::Sandbox;
+use harness::{Sandbox, images};
 use rustix::process::Signal;
 
 use crate::world::World;
@@ -21,6 +21,9 @@ crate::tests![
     the_vmm_of_rm_while_booting,
     the_supervisor_of_rm_while_running,
     the_vmm_of_rm_while_running,
+    the_supervisor_while_ending,
+    the_vmm_while_ending,
+    the_command_while_loading,
 ];
 
 /// Hidden verbs of the command's own processes.
@@ -89,6 +92,79 @@ fn the_vmm_of_rm_while_running(world: &World) -> Result<()> {
     kill_one_of_rm(world, Phase::Running, VMM)
 }
 
+fn the_supervisor_while_ending(world: &World) -> Result<()> {
+    kill_while_ending(world, SUPERVISOR)
+}
+
+fn the_vmm_while_ending(world: &World) -> Result<()> {
+    kill_while_ending(world, VMM)
+}
+
+/// The process has ended, and what it wrote is on its way to the disk.
+fn kill_while_ending(world: &World, verb: &'static str) -> Result<()> {
+    let vm = world.own()?;
+    vm.run(["busybox", "true"])?.code(0)?;
+    let before = vm.snapshot()?;
+    vm.wait_for_no_process()?;
+    let script = "dd if=/dev/zero of=/big bs=1M count=64 2>/dev/null; echo ending";
+    let mut running = vm
+        .bulkhead(["run", "--name", "victim", "busybox", "sh", "-c", script])
+        .spawn()?;
+    running.wait_for_stdout("ending\n")?;
+    // It may have gone meanwhile, which is as good an end.
+    if let Some(process) = vm
+        .processes()?
+        .iter()
+        .find(|process| process.has_verb(verb))
+    {
+        let _ = process.kill();
+    }
+    let out = running.wait()?;
+    assert!(!out.stderr.contains("panicked"), "{out}");
+    vm.wait_for_no_process()?;
+    let state = ["inspect", "-f", "{{.State.Status}}", "victim"];
+    let state = vm.bulkhead(state).output()?.only_stdout()?;
+    assert_eq!(state, "exited\n");
+    vm.bulkhead(["rm", "victim"]).output()?.code(0)?;
+    before.no_leftovers(&vm)?;
+    assert_eq!(
+        vm.run(["busybox", "echo", "next"])?.only_stdout()?,
+        "next\n"
+    );
+    before.no_leftovers(&vm)
+}
+
+/// Half of an archive has come, and then the command is gone.
+fn the_command_while_loading(_: &World) -> Result<()> {
+    let vm = Sandbox::empty()?;
+    let archive = images::busybox()?;
+    let half = fs::metadata(&archive).context("look at the archive")?.len() / 2;
+    let script = format!(
+        "{{ head -c {half} {}; sleep 1000; }} | exec bulkhead load",
+        archive.display()
+    );
+    let load = vm.shell(&script).spawn()?;
+    let begun = || {
+        let files = fs::read_dir(vm.root().join("images/ingest"));
+        files.is_ok_and(|mut files| files.next().is_some())
+    };
+    while !begun() {
+        std::thread::sleep(harness::POLL_INTERVAL);
+    }
+    vm.wait_for_process("load")?.kill()?;
+    vm.wait_for_no_process()?;
+    drop(load);
+    assert_eq!(vm.bulkhead(["images", "-q"]).output()?.only_stdout()?, "");
+    vm.load(&archive)?;
+    assert_eq!(
+        vm.run(["busybox", "echo", "whole"])?.only_stdout()?,
+        "whole\n"
+    );
+    let left = fs::read_dir(vm.root().join("images/ingest"))?.count();
+    assert_eq!(left, 0, "what was half loaded stays");
+    Ok(())
+}
+
 /// Starts a container called `victim` that would run for long.
 fn start(vm: &Sandbox, options: &[&str]) -> Result<harness::Running> {
     vm.bulkhead(["run", "--name", "victim"])
@@ -147,7 +223,7 @@ fn kill_while_unpacking(victim: Victim) -> Result<()> {
     };
     assert_eq!(count("images/layers")?, 1, "a half-made layer disk stays");
     assert_eq!(count("images/ingest")?, 0);
-    assert_eq!(count("containers")?, 1, "more than the lock of names");
+    assert_eq!(count("containers")?, 0);
     vm.wait_for_no_process()
 }
 

@@ -7,7 +7,7 @@ use fixtures::Recipe;
 use fixtures::hostile::{self, Wrong};
 use harness::fault::{Fault, FaultyRegistry};
 use harness::registry::{Access, PASSWORD, Registry, USER, docker_config, free_port};
-use harness::{Sandbox, images};
+use harness::{Invocation, Sandbox, SmallDisk, images};
 use rustix::process::Signal;
 
 use crate::world::World;
@@ -22,6 +22,9 @@ crate::tests![
     a_manifest_that_is_too_long_is_refused,
     images_that_cant_run_are_not_stored,
     a_killed_pull_is_resumed,
+    a_killed_run_that_pulled_is_resumed,
+    a_full_disk_is_told,
+    progress_is_shown_on_a_terminal_and_elsewhere_in_lines,
 ];
 
 /// `oci-archive:` and where the image is.
@@ -211,11 +214,20 @@ fn images_that_cant_run_are_not_stored(_: &World) -> Result<()> {
 }
 
 fn a_killed_pull_is_resumed(_: &World) -> Result<()> {
+    kill_in_the_middle(&|vm, name| vm.bulkhead(["pull", name]))
+}
+
+fn a_killed_run_that_pulled_is_resumed(_: &World) -> Result<()> {
+    kill_in_the_middle(&|vm, name| vm.bulkhead(["run", "--rm", "--cidfile", "id", name, "true"]))
+}
+
+/// Kills what pulls in the middle of a layer; the next one goes on from there.
+fn kill_in_the_middle(pull: &dyn Fn(&Sandbox, &str) -> Invocation) -> Result<()> {
     let layout = images::path(Recipe::Busybox, "busybox-oci")?;
     let registry = FaultyRegistry::start(&layout, Fault::Slow)?;
     let name = registry.name("busybox:latest");
     let vm = Sandbox::empty()?;
-    let pull = vm.bulkhead(["pull", &name]).spawn()?;
+    let running = pull(&vm, &name).spawn()?;
     let ingest = vm.root().join("images/ingest");
     let half_there = || {
         let files = fs::read_dir(&ingest).into_iter().flatten().flatten();
@@ -226,11 +238,13 @@ fn a_killed_pull_is_resumed(_: &World) -> Result<()> {
     while !half_there() {
         std::thread::sleep(harness::POLL_INTERVAL);
     }
-    pull.signal(Signal::KILL)?;
-    pull.wait()?;
+    running.signal(Signal::KILL)?;
+    running.wait()?;
     assert_eq!(vm.bulkhead(["images", "-q"]).output()?.only_stdout()?, "");
+    assert_eq!(vm.bulkhead(["ps", "-aq"]).output()?.only_stdout()?, "");
+    assert!(!vm.work().join("id").exists(), "the id of no container");
     registry.set_fault(Fault::None);
-    vm.bulkhead(["pull", &name]).output()?.code(0)?;
+    pull(&vm, &name).output()?.code(0)?;
     let resumed = registry.requests();
     assert!(
         resumed
@@ -242,5 +256,55 @@ fn a_killed_pull_is_resumed(_: &World) -> Result<()> {
         vm.run([name.as_str(), "echo", "whole"])?.only_stdout()?,
         "whole\n"
     );
+    Ok(())
+}
+
+fn a_full_disk_is_told(_: &World) -> Result<()> {
+    let registry = Registry::start(Access::Open)?;
+    let name = registry.push(
+        &source(Recipe::Busybox, "busybox-oci.tar")?,
+        "busybox:latest",
+    )?;
+    let vm = Sandbox::empty()?;
+    let disk = SmallDisk::mount(&vm.folder().join("small"), 1)?;
+    for (arguments, code) in [
+        (&["pull", "-q", &name][..], 1),
+        (&["run", "-q", "--rm", &name, "true"], 125),
+    ] {
+        let out = vm
+            .bulkhead(arguments)
+            .env("BULKHEAD_ROOT", disk.path())
+            .output()?
+            .code(code)?;
+        assert!(out.stderr.to_lowercase().contains("no space left"), "{out}");
+        for folder in ["images/ingest", "images/blobs/sha256", "containers"] {
+            let folder = disk.path().join(folder);
+            let files: Vec<_> = fs::read_dir(&folder)
+                .with_context(|| format!("read {}", folder.display()))?
+                .collect();
+            assert!(files.is_empty(), "{arguments:?} left {files:?}");
+        }
+    }
+    Ok(())
+}
+
+fn progress_is_shown_on_a_terminal_and_elsewhere_in_lines(_: &World) -> Result<()> {
+    let layout = images::path(Recipe::Busybox, "busybox-oci")?;
+    let registry = FaultyRegistry::start(&layout, Fault::Slow)?;
+    let name = registry.name("busybox:latest");
+    let vm = Sandbox::empty()?;
+    let mut terminal = vm.terminal(["pull", &name])?;
+    terminal.wait_for("Downloading")?;
+    // A bar: so many bytes of so many.
+    terminal.wait_for("KiB/")?;
+    registry.set_fault(Fault::None);
+    assert_eq!(terminal.wait()?.0, 0);
+
+    let out = vm.bulkhead(["pull", &name]).output()?.code(0)?;
+    assert!(out.stderr.contains(": Already exists\n"), "{out}");
+    assert!(!out.stderr.contains("Downloading"), "{out}");
+    vm.bulkhead(["rmi", &name]).output()?.code(0)?;
+    let out = vm.bulkhead(["pull", &name]).output()?.code(0)?;
+    assert!(out.stderr.contains(": Pull complete\n"), "{out}");
     Ok(())
 }

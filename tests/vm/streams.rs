@@ -9,6 +9,7 @@ use crate::world::World;
 crate::tests![
     a_long_stream_comes_in_whole,
     a_long_stream_goes_out_whole,
+    a_gigabyte_is_out_before_the_exit_is_told,
     bytes_go_through_unchanged,
     output_and_error_are_apart_and_complete,
     input_ends_when_ours_does,
@@ -43,6 +44,25 @@ fn a_long_stream_goes_out_whole(world: &World) -> Result<()> {
     let script = format!("bulkhead run --rm debian:12 seq 1 {LINES} | md5sum");
     let out = vm.shell(&script).timeout(PATIENCE).output()?;
     assert_eq!(out.only_stdout()?, expected(vm)?);
+    Ok(())
+}
+
+/// The process is gone long before its output is, which a slow reader holds up.
+fn a_gigabyte_is_out_before_the_exit_is_told(world: &World) -> Result<()> {
+    let vm = world.busybox()?;
+    let mib: u64 = 1100;
+    let script = format!(
+        "bulkhead run --rm busybox sh -c \
+            'dd if=/dev/zero bs=1M count={mib} 2>/dev/null; echo end; exit 9' \
+            | {{ sleep 2; tail -c +{}; }}; echo ${{PIPESTATUS[0]}}",
+        mib * 1024 * 1024 + 1
+    );
+    let out = vm
+        .shell("exec bash -s")
+        .stdin(script)
+        .timeout(PATIENCE)
+        .output()?;
+    assert_eq!(out.only_stdout()?, "end\n9\n");
     Ok(())
 }
 

@@ -309,16 +309,15 @@ fn restore(
     devices: &mut [(Transport, Worker)],
     snapshot: &Snapshot,
 ) -> Result<(), BuildError> {
-    let mut began = Instant::now();
-    for (index, (fd, state)) in fds.iter().zip(&snapshot.vcpus).enumerate() {
-        let at = state.restore(fd).map_err(kvm_error("restore a vCPU"))?;
-        if index == 0 {
-            began = at;
-        }
+    let machine = &snapshot.machine;
+    let started = machine
+        .start_time(fds)
+        .map_err(kvm_error("start the time-stamp counters"))?;
+    for (fd, state) in fds.iter().zip(&snapshot.vcpus) {
+        state.restore(fd).map_err(kvm_error("restore a vCPU"))?;
     }
-    snapshot
-        .machine
-        .restore(vm, began)
+    machine
+        .restore(vm, started)
         .map_err(kvm_error("restore the interrupt controllers"))?;
     for ((transport, worker), state) in devices.iter_mut().zip(&snapshot.devices) {
         transport.restore(state, worker)?;

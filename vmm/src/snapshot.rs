@@ -9,12 +9,14 @@
 use std::time::Instant;
 
 use kvm_bindings::{
-    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, Msrs, kvm_clock_data,
-    kvm_debugregs, kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
-    kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_VCPU_TSC_CTRL,
+    KVM_VCPU_TSC_OFFSET, Msrs, kvm_clock_data, kvm_debugregs, kvm_device_attr, kvm_irqchip,
+    kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+    kvm_xsave,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
+use vmm_sys_util::ioctl::ioctl_with_ref;
 
 use crate::virtio::TransportState;
 
@@ -36,6 +38,8 @@ pub struct Snapshot {
 pub struct MachineState {
     irqchips: Vec<kvm_irqchip>,
     clock: kvm_clock_data,
+    /// Every vCPU's time-stamp counter at the moment of `clock`.
+    tsc: u64,
 }
 
 /// Registers of one vCPU.
@@ -47,8 +51,6 @@ pub struct VcpuState {
     xcrs: kvm_xcrs,
     debug_regs: kvm_debugregs,
     lapic: kvm_lapic_state,
-    /// Time-stamp counter.
-    tsc: u64,
     msrs: Vec<kvm_msr_entry>,
     events: kvm_vcpu_events,
     mp_state: kvm_mp_state,
@@ -73,16 +75,11 @@ const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
 const MSRS_HYPERV: std::ops::RangeInclusive<u32> = 0x4000_0000..=0x4000_0200;
 
 impl MachineState {
-    /// Reads it, and has the saved time-stamp counters tell the same moment as the clock. No vCPU
-    /// may run.
+    /// Reads it. No vCPU may run; `vcpu` is any of them.
     ///
     /// # Errors
     /// What KVM says.
-    pub(crate) fn save(
-        vm: &VmFd,
-        fds: &[VcpuFd],
-        vcpus: &mut [VcpuState],
-    ) -> Result<Self, kvm_ioctls::Error> {
+    pub(crate) fn save(vm: &VmFd, vcpu: &VcpuFd) -> Result<Self, kvm_ioctls::Error> {
         let mut irqchips = Vec::new();
         for chip_id in IRQCHIPS {
             let mut chip = kvm_irqchip {
@@ -92,28 +89,102 @@ impl MachineState {
             vm.get_irqchip(&mut chip)?;
             irqchips.push(chip);
         }
-        for (fd, state) in fds.iter().zip(vcpus) {
-            state.read_tsc(fd)?;
-        }
-        let clock = vm.get_clock()?;
-        Ok(Self { irqchips, clock })
+        let (guest, at) = timed(|| get_msr(vcpu, MSR_TSC))?;
+        let offset = guest
+            .ok_or_else(|| kvm_ioctls::Error::new(libc::EINVAL))?
+            .data
+            .wrapping_sub(at);
+        let (clock, at) = timed(|| vm.get_clock())?;
+        Ok(Self {
+            irqchips,
+            clock,
+            tsc: at.wrapping_add(offset),
+        })
     }
 
-    /// Writes it, after the vCPUs' own state, the first of which has had its time-stamp counter
-    /// since `since`. The guest's clock goes on where it stopped.
+    /// Starts the time-stamp counters of all vCPUs where they stopped, and returns when. Before
+    /// anything else is restored, since timers count by them.
+    ///
+    /// Not by writing the register: KVM takes a value near what another vCPU has, or near the zero
+    /// that a new one begins with, for an attempt to synchronize, and keeps what was there.
+    ///
+    /// # Errors
+    /// What KVM says; `ENXIO` before Linux 5.16.
+    pub(crate) fn start_time(&self, fds: &[VcpuFd]) -> Result<Instant, kvm_ioctls::Error> {
+        let started = Instant::now();
+        let offset = self.tsc.wrapping_sub(host_tsc());
+        for fd in fds {
+            set_tsc_offset(fd, offset)?;
+        }
+        Ok(started)
+    }
+
+    /// Writes it, after the vCPUs' own state. The guest's clock goes on where it stopped, with what
+    /// has passed since its counters did.
     ///
     /// # Errors
     /// What KVM says.
-    pub(crate) fn restore(&self, vm: &VmFd, since: Instant) -> Result<(), kvm_ioctls::Error> {
+    pub(crate) fn restore(&self, vm: &VmFd, started: Instant) -> Result<(), kvm_ioctls::Error> {
         for chip in &self.irqchips {
             vm.set_irqchip(chip)?;
         }
-        let passed = u64::try_from(since.elapsed().as_nanos()).unwrap_or(0);
+        let passed = u64::try_from(started.elapsed().as_nanos()).unwrap_or(0);
         vm.set_clock(&kvm_clock_data {
             clock: self.clock.clock.saturating_add(passed),
             ..Default::default()
         })
     }
+}
+
+/// `_IOW(KVMIO, 0xe1, struct kvm_device_attr)` (Linux uapi/linux/kvm.h).
+const SET_DEVICE_ATTR: libc::c_ulong = 0x4018_aee1;
+
+/// What a vCPU's time-stamp counter is ahead of the host's (Linux Documentation/virt/kvm/devices/
+/// vcpu.rst, `KVM_VCPU_TSC_OFFSET`).
+#[allow(unsafe_code)] // kvm-ioctls has this call for other CPUs only
+fn set_tsc_offset(fd: &VcpuFd, offset: u64) -> Result<(), kvm_ioctls::Error> {
+    let attribute = kvm_device_attr {
+        group: KVM_VCPU_TSC_CTRL,
+        attr: u64::from(KVM_VCPU_TSC_OFFSET),
+        addr: (&raw const offset).expose_provenance() as u64,
+        ..Default::default()
+    };
+    // SAFETY: the descriptor is a vCPU's, and both the attribute and the 8 bytes that KVM reads
+    // from its address live over the call.
+    match unsafe { ioctl_with_ref(fd, SET_DEVICE_ATTR, &attribute) } {
+        0 => Ok(()),
+        _ => Err(kvm_ioctls::Error::last()),
+    }
+}
+
+/// So often something is read, to have been quick once: a host may do something else in between,
+/// and Linux gives up a counter that is some 100 microseconds off its clock.
+const TRIES: usize = 16;
+
+/// What `read` returned, and the host's time-stamp counter at that moment: of the quickest try.
+fn timed<T>(
+    read: impl Fn() -> Result<T, kvm_ioctls::Error>,
+) -> Result<(T, u64), kvm_ioctls::Error> {
+    let once = || -> Result<_, kvm_ioctls::Error> {
+        let before = host_tsc();
+        let value = read()?;
+        Ok((value, before, host_tsc().wrapping_sub(before)))
+    };
+    let mut best = once()?;
+    for _ in 1..TRIES {
+        let next = once()?;
+        if next.2 < best.2 {
+            best = next;
+        }
+    }
+    let (value, before, took) = best;
+    Ok((value, before.wrapping_add(took / 2)))
+}
+
+#[allow(unsafe_code)] // an instruction
+fn host_tsc() -> u64 {
+    // SAFETY: every x86-64 CPU has it, and Linux lets user space execute it.
+    unsafe { core::arch::x86_64::_rdtsc() }
 }
 
 impl VcpuState {
@@ -132,32 +203,16 @@ impl VcpuState {
             xcrs: fd.get_xcrs()?,
             debug_regs: fd.get_debug_regs()?,
             lapic: fd.get_lapic()?,
-            tsc: 0,
             msrs: restorable_msrs(fd, msr_indices)?,
             events: fd.get_vcpu_events()?,
         })
     }
 
-    fn read_tsc(&mut self, fd: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
-        self.tsc = get_msr(fd, MSR_TSC)?
-            .ok_or_else(|| kvm_ioctls::Error::new(libc::EINVAL))?
-            .data;
-        Ok(())
-    }
-
-    /// Writes it to a new vCPU that has its CPUID; returns when its time-stamp counter began.
+    /// Writes it to a new vCPU that has its CPUID and whose time has been started.
     ///
     /// # Errors
     /// What KVM says; `EINVAL` for a register that it refuses.
-    pub(crate) fn restore(&self, fd: &VcpuFd) -> Result<Instant, kvm_ioctls::Error> {
-        let tsc = kvm_msr_entry {
-            index: MSR_TSC,
-            data: self.tsc,
-            ..Default::default()
-        };
-        // KVM takes what is nearly the same value on another vCPU for an attempt to synchronize.
-        let began = Instant::now();
-        restore_msrs(fd, &[tsc])?;
+    pub(crate) fn restore(&self, fd: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
         fd.set_mp_state(self.mp_state)?;
         fd.set_regs(&self.regs)?;
         fd.set_sregs(&self.sregs)?;
@@ -167,18 +222,11 @@ impl VcpuState {
         // Before the MSRs: the deadline of its timer is one of them.
         fd.set_lapic(&self.lapic)?;
         for chunk in self.msrs.chunks(MSRS_PER_CALL) {
-            restore_msrs(fd, chunk)?;
+            if set_msrs(fd, chunk)? != chunk.len() {
+                return Err(kvm_ioctls::Error::new(libc::EINVAL));
+            }
         }
-        fd.set_vcpu_events(&self.events)?;
-        Ok(began)
-    }
-}
-
-fn restore_msrs(fd: &VcpuFd, entries: &[kvm_msr_entry]) -> Result<(), kvm_ioctls::Error> {
-    if set_msrs(fd, entries)? == entries.len() {
-        Ok(())
-    } else {
-        Err(kvm_ioctls::Error::new(libc::EINVAL))
+        fd.set_vcpu_events(&self.events)
     }
 }
 

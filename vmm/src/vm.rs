@@ -143,12 +143,12 @@ impl Vm {
         let devices = self.save_devices()?;
         let save = || -> Result<_, kvm_ioctls::Error> {
             let msrs = snapshot::msr_indices(&self.kvm)?;
-            let mut vcpus = Vec::new();
-            for fd in &fds {
-                vcpus.push(VcpuState::save(fd, &msrs)?);
-            }
-            let machine = MachineState::save(&self.vm, &fds, &mut vcpus)?;
-            Ok((vcpus, machine))
+            let vcpus = fds
+                .iter()
+                .map(|fd| VcpuState::save(fd, &msrs))
+                .collect::<Result<Vec<_>, _>>()?;
+            let first = fds.first().ok_or(kvm_ioctls::Error::new(libc::EINVAL))?;
+            Ok((vcpus, MachineState::save(&self.vm, first)?))
         };
         let (vcpus, machine) = save().map_err(kvm_error("read the state of the VM"))?;
         Ok(Ok(Snapshot {

@@ -20,6 +20,7 @@ pub mod leftovers;
 pub mod process;
 pub mod registry;
 pub mod sandbox;
+pub mod small_disk;
 pub mod terminal;
 mod transcript;
 
@@ -28,6 +29,7 @@ pub use invocation::{Invocation, Output, Running};
 pub use leftovers::Snapshot;
 pub use registry::Registry;
 pub use sandbox::Sandbox;
+pub use small_disk::SmallDisk;
 pub use terminal::Terminal;
 
 /// How long anything may take that is not known to be long. Many times what is needed on two

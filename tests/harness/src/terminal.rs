@@ -45,11 +45,12 @@ impl Terminal {
         let master = File::from(master);
         set_size(&master, SIZE)?;
 
-        // setsid makes the terminal the controlling one, which std can't; it executes the
-        // program in its own place.
+        // setsid makes the terminal the controlling one, which std can't, and env takes back what
+        // whoever runs the tests ignores, as shells do for what they start in the background. Each
+        // executes what follows in its own place.
         let mut command = Command::new("setsid");
         command
-            .arg("--ctty")
+            .args(["--ctty", "env", "--default-signal=INT,QUIT,HUP"])
             .args(line)
             .env_clear()
             .env("TERM", "xterm")
