@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,9 @@ use super::paths::Root;
 
 /// Longest state file in bytes that is read: a configuration with all of its environment.
 const STATE_BYTES_MAX: u64 = 4 << 20;
+
+/// Bytes of the VM's log that are there also when the disk is full.
+const LOG_BYTES_RESERVED: libc::off_t = 16 << 10;
 
 /// Length of an id in hex digits, and of its short form.
 pub const ID_LEN: usize = 64;
@@ -237,6 +240,13 @@ impl Folder {
     fn fill(&self, config: &ContainerConfig) -> Result<Lock> {
         self.write("state.json", &ContainerState::created())?;
         self.write("config.json", config)?;
+        // A container that fills the disk has room left to say so. Not every file system can reserve.
+        let _ = fallocate(
+            &self.open_log()?,
+            FallocateFlags::FALLOC_FL_KEEP_SIZE,
+            0,
+            LOG_BYTES_RESERVED,
+        );
         self.try_lock()?.context("lock a new container")
     }
 

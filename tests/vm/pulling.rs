@@ -277,7 +277,8 @@ fn a_full_disk_is_told(_: &World) -> Result<()> {
             .output()?
             .code(code)?;
         assert!(out.stderr.to_lowercase().contains("no space left"), "{out}");
-        for folder in ["images/ingest", "images/blobs/sha256", "containers"] {
+        // What came whole may stay for the next try; nothing half there does.
+        for folder in ["images/ingest", "containers"] {
             let folder = disk.path().join(folder);
             let files: Vec<_> = fs::read_dir(&folder)
                 .with_context(|| format!("read {}", folder.display()))?
