@@ -254,6 +254,7 @@ mod tests {
                 stop_timeout_s: 10,
                 stdin_once: false,
                 restart: Default::default(),
+                health: None,
                 log: Default::default(),
             },
         }
