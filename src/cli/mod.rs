@@ -6,7 +6,9 @@ mod attach;
 pub mod complaint;
 pub mod doctor;
 mod each;
+mod events;
 mod exec;
+mod filter;
 mod flags;
 mod images;
 mod inspect;
@@ -76,6 +78,8 @@ enum Verb {
     Inspect(inspect::InspectArgs),
     /// List containers
     Ps(ps::PsArgs),
+    /// Show what happens to containers and images
+    Events(events::EventsArgs),
     #[command(flatten)]
     Life(LifeVerb),
     /// Say whether this host can run VMs, and if not, why
@@ -219,6 +223,7 @@ pub fn other(matches: &ArgMatches) -> Result<u8> {
             inspect::run(&args, Some(ObjectKind::Container))?;
         }
         Verb::Ps(args) | Verb::Container(ContainerVerb::Ls(args)) => ps::run(&args)?,
+        Verb::Events(args) => events::run(&args)?,
         Verb::Life(verb) | Verb::Container(ContainerVerb::Life(verb)) => return verb.run(),
         Verb::Version(args) => version::run(&args)?,
         Verb::Doctor(NoArgs {}) => return doctor::run(),

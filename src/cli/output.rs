@@ -183,6 +183,19 @@ pub fn duration(seconds: i64) -> String {
     format!("{count} {unit}")
 }
 
+/// An RFC 3339 time as Docker's lists have it, in the user's own zone: `2025-01-02 03:04:05 +0000
+/// UTC`; what is none, as it is.
+#[must_use]
+pub fn local_time(text: &str) -> String {
+    match text.parse::<jiff::Timestamp>() {
+        Ok(time) => {
+            let local = time.to_zoned_datetime(jiff::tz::TimeZone::system());
+            local.strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string()
+        }
+        Err(_) => text.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -13,6 +13,7 @@ pub mod client;
 pub mod clock;
 pub mod containers;
 pub mod disks;
+pub mod events;
 pub mod inspect;
 pub mod launch;
 pub mod logs;

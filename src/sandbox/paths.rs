@@ -7,6 +7,7 @@
 //!   disks/                      blank writable disks, one per size
 //!   containers/<id>/            one container's state, see state.rs
 //!   templates/<key>/            VMs that have booted already, see template.rs
+//!   events.log, events.log.1    what happened, see events.rs
 //! ```
 
 use std::fs::File;
@@ -100,6 +101,14 @@ pub fn lock(folder: &Path) -> Result<Flock<File>> {
     Flock::lock(file, FlockArg::LockExclusive)
         .map_err(|(_, error)| error)
         .with_context(|| format!("lock {}", folder.display()))
+}
+
+/// Bytes that a file takes, which may be sparse; 0 when it is not there.
+#[must_use]
+pub fn space_of(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    path.symlink_metadata()
+        .map_or(0, |file| file.blocks().saturating_mul(512))
 }
 
 fn create_private(path: &Path) -> Result<()> {

@@ -28,7 +28,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::launch::Launch;
-use super::paths::Root;
+use super::paths::{self, Root};
 
 /// Longest state file in bytes that is read: a configuration with all of its environment.
 const STATE_BYTES_MAX: u64 = 4 << 20;
@@ -67,6 +67,14 @@ pub struct ContainerConfig {
     pub exposed_ports: std::collections::BTreeSet<String>,
     /// What to start.
     pub launch: Launch,
+}
+
+impl ContainerConfig {
+    /// The id as lists and messages show it.
+    #[must_use]
+    pub fn short_id(&self) -> &str {
+        self.id.get(..SHORT_ID_LEN).unwrap_or(&self.id)
+    }
 }
 
 /// Where a container is in its life.
@@ -235,6 +243,12 @@ impl Folder {
     #[must_use]
     pub fn upper(&self) -> PathBuf {
         self.0.join("upper.img")
+    }
+
+    /// Bytes that the writable disk takes on the host; 0 before the first start.
+    #[must_use]
+    pub fn writable_bytes(&self) -> u64 {
+        paths::space_of(&self.upper())
     }
 
     /// Opens the VM's log for appending.

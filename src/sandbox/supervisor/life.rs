@@ -259,6 +259,7 @@ impl Supervisor {
         self.state.started_at = now();
         self.state.pid = self.running.as_ref().map_or(0, |running| running.vm.pid());
         self.folder.set_state(&self.state)?;
+        self.journal("start", &[]);
         self.clients.tell_those(
             |role| matches!(role, Role::Attached(_)),
             &ToCommand::Started,
@@ -282,6 +283,7 @@ impl Supervisor {
                     false => Status::Running,
                 };
                 self.folder.set_state(&self.state)?;
+                self.journal(if frozen { "pause" } else { "unpause" }, &[]);
                 self.clients
                     .answer_those(|role| matches!(role, Role::Frozen), &ToCommand::Done);
             }
@@ -308,10 +310,16 @@ impl Supervisor {
                 process, status, ..
             } => {
                 let exec = running.execs.get_mut(&process).with_context(unexpected)?;
+                let code = status.docker_code();
                 exec.end = Some(ToCommand::Exited {
-                    code: status.docker_code(),
+                    code,
                     trouble: None,
                 });
+                let details = [
+                    ("execID", process.to_string()),
+                    ("exitCode", code.to_string()),
+                ];
+                self.journal("exec_die", &details);
                 self.tell_exec(process);
             }
             _ => bail!(unexpected()),
@@ -354,6 +362,9 @@ impl Supervisor {
     /// Joins a command's streams with the process's, now or when there is one.
     pub(super) fn attach(&mut self, client: ClientId, streams: CommandStreams) {
         self.clients.set_role(client, Role::Attached(None));
+        if streams.stdin.is_some() || streams.stdout.is_some() || streams.stderr.is_some() {
+            self.journal("attach", &[]);
+        }
         let Some(running) = &self.running else {
             self.attaching.push((client, streams));
             return;
@@ -421,6 +432,7 @@ impl Supervisor {
         };
         let process = running.next_process;
         running.next_process += 1;
+        let words = spec.args.join(" ");
         let vm = VmStreams {
             stdin,
             stdout,
@@ -443,6 +455,10 @@ impl Supervisor {
             },
         );
         self.clients.set_role(client, Role::Exec(process));
+        for action in ["exec_create", "exec_start"] {
+            let id = [("execID", process.to_string())];
+            self.journal(&format!("{action}: {words}"), &id);
+        }
         Ok(())
     }
 

@@ -11,6 +11,7 @@
 #![allow(unsafe_code)] // takes ownership of inherited descriptors by number
 
 mod clients;
+mod journal;
 mod life;
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use super::agent::AgentError;
 use super::client::{self, Listener};
 use super::clock::monotonic_ns;
+use super::events;
 use super::paths::Root;
 use super::restart::Backoff;
 use super::state::{ContainerConfig, ContainerState, Folder, Lock, Phases, Status};
@@ -172,7 +174,9 @@ impl Supervisor {
         self.note_end(&message);
         self.state.stopped_by_hand = self.by_hand;
         let kept = if self.auto_remove() {
-            self.folder.remove()
+            let config = self.config_now();
+            let removed = self.folder.remove();
+            removed.inspect(|()| events::of_container(&self.folder, &config, "destroy", &[]))
         } else {
             self.folder.set_state(&self.state)
         };
@@ -226,6 +230,7 @@ impl Supervisor {
             ToCommand::Exited { code, .. } => (*code, String::new()),
             _ => (0, String::new()),
         };
+        self.journal_end(code);
         self.state.finish(code, error);
     }
 
@@ -344,11 +349,15 @@ impl Supervisor {
             ToSupervisor::Detach => {
                 if let Role::Attached(Some(attached)) = self.clients.role(client) {
                     attached.detach();
+                    self.journal("detach", &[]);
                 }
                 None
             }
             ToSupervisor::Signal(signal) => {
                 if let Some(process) = self.process_of(client) {
+                    if process == life::MAIN {
+                        self.journal_kill(signal);
+                    }
                     self.send(Request::Signal { process, signal });
                 }
                 None
@@ -425,6 +434,7 @@ impl Supervisor {
 
     /// Signals the container's process, which is thawed when the signal is to end it.
     fn signal_main(&mut self, signal: i32) {
+        self.journal_kill(signal);
         self.send(Request::Signal {
             process: life::MAIN,
             signal,
