@@ -11,7 +11,8 @@ use crate::sandbox::paths::Root;
 /// What Docker shows where there is nothing.
 const NONE: &str = "<none>";
 
-const COLUMNS: [Column; 11] = [
+/// Every column.
+pub const COLUMNS: [Column; 11] = [
     ("ID", "IMAGE ID"),
     ("Repository", "REPOSITORY"),
     ("Tag", "TAG"),
@@ -116,6 +117,29 @@ fn names_of(image: &Image) -> Vec<Name> {
     let tags = image.tags.iter();
     tags.map(|tag| name(tag.familiar_repository(), tag.tag().unwrap_or(NONE)))
         .collect()
+}
+
+/// What only a look at all images and containers tells.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// How many are of it.
+    pub containers: usize,
+    /// Bytes of its layers that other images have, too.
+    pub shared: u64,
+}
+
+/// The rows of an image in a list with these sizes.
+pub fn rows(image: &Image, sizes: Sizes) -> Vec<Map<String, Value>> {
+    let names = names_of(image);
+    let rows = names.iter().map(|name| {
+        let mut row = row(image, name, false);
+        let unique = image.size.saturating_sub(sizes.shared);
+        row.insert("Containers".to_owned(), json!(sizes.containers.to_string()));
+        row.insert("SharedSize".to_owned(), json!(output::size(sizes.shared)));
+        row.insert("UniqueSize".to_owned(), json!(output::size(unique)));
+        row
+    });
+    rows.collect()
 }
 
 fn row(image: &Image, name: &Name, whole: bool) -> Map<String, Value> {

@@ -4,13 +4,16 @@
 
 mod attach;
 pub mod complaint;
+mod df;
 pub mod doctor;
 mod each;
 mod events;
 mod exec;
 mod filter;
 mod flags;
+mod history;
 mod images;
+mod info;
 mod inspect;
 mod kill;
 mod load;
@@ -21,6 +24,7 @@ mod network_files;
 mod options;
 mod output;
 mod pause;
+mod prune;
 mod ps;
 mod pull;
 mod rename;
@@ -78,8 +82,15 @@ enum Verb {
     Inspect(inspect::InspectArgs),
     /// List containers
     Ps(ps::PsArgs),
+    /// Show the steps that made an image
+    History(history::HistoryArgs),
     /// Show what happens to containers and images
     Events(events::EventsArgs),
+    /// Show this host, this command, and what it has
+    Info(info::InfoArgs),
+    /// Look at and tidy everything at once
+    #[command(subcommand, arg_required_else_help = true)]
+    System(SystemVerb),
     #[command(flatten)]
     Life(LifeVerb),
     /// Say whether this host can run VMs, and if not, why
@@ -115,6 +126,23 @@ enum ImageVerb {
     Rm(rmi::RmiArgs),
     /// Show images in detail
     Inspect(inspect::InspectArgs),
+    /// Show the steps that made an image
+    History(history::HistoryArgs),
+    /// Remove images that are not used
+    Prune(prune::ImagePruneArgs),
+}
+
+/// `bulkhead system …`.
+#[derive(Debug, Subcommand)]
+enum SystemVerb {
+    /// Show what takes space
+    Df(df::DfArgs),
+    /// Show what happens to containers and images
+    Events(events::EventsArgs),
+    /// Show this host, this command, and what it has
+    Info(info::InfoArgs),
+    /// Remove what is not used
+    Prune(prune::SystemPruneArgs),
 }
 
 /// `bulkhead container …`.
@@ -125,6 +153,8 @@ enum ContainerVerb {
     Ls(ps::PsArgs),
     /// Show containers in detail
     Inspect(inspect::InspectArgs),
+    /// Remove stopped containers
+    Prune(prune::ContainerPruneArgs),
     #[command(flatten)]
     Life(LifeVerb),
 }
@@ -223,7 +253,13 @@ pub fn other(matches: &ArgMatches) -> Result<u8> {
             inspect::run(&args, Some(ObjectKind::Container))?;
         }
         Verb::Ps(args) | Verb::Container(ContainerVerb::Ls(args)) => ps::run(&args)?,
-        Verb::Events(args) => events::run(&args)?,
+        Verb::Container(ContainerVerb::Prune(args)) => prune::containers(&args)?,
+        Verb::Image(ImageVerb::Prune(args)) => prune::images(&args)?,
+        Verb::System(SystemVerb::Prune(args)) => prune::system(&args)?,
+        Verb::System(SystemVerb::Df(args)) => df::run(&args)?,
+        Verb::History(args) | Verb::Image(ImageVerb::History(args)) => history::run(&args)?,
+        Verb::Events(args) | Verb::System(SystemVerb::Events(args)) => events::run(&args)?,
+        Verb::Info(args) | Verb::System(SystemVerb::Info(args)) => info::run(&args)?,
         Verb::Life(verb) | Verb::Container(ContainerVerb::Life(verb)) => return verb.run(),
         Verb::Version(args) => version::run(&args)?,
         Verb::Doctor(NoArgs {}) => return doctor::run(),

@@ -131,28 +131,55 @@ fn aligned(lines: &[String]) -> Vec<String> {
     rows.iter().map(padded).collect()
 }
 
-/// A count of bytes as Docker prints it: `1.23MB`, units of 1000, three digits.
+/// A count of bytes as Docker's lists print it: `1.23MB`, units of 1000, three digits.
 #[must_use]
 pub fn size(bytes: u64) -> String {
-    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    size_of_digits(bytes, 3)
+}
+
+/// As Docker's sums print it, with four digits: `1.234MB`.
+#[must_use]
+pub fn space(bytes: u64) -> String {
+    size_of_digits(bytes, 4)
+}
+
+fn size_of_digits(bytes: u64, digits: usize) -> String {
+    let units = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    in_units(bytes, 1000.0, &units, digits)
+}
+
+fn in_units(bytes: u64, unit_bytes: f64, units: &[&str], digits: usize) -> String {
     #[allow(clippy::cast_precision_loss)] // three digits are shown
     let mut value = bytes as f64;
     let mut unit = 0;
-    while value >= 1000.0 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
+    while value >= unit_bytes && unit + 1 < units.len() {
+        value /= unit_bytes;
         unit += 1;
     }
-    let digits = match value {
-        100.0.. => 0,
-        10.0.. => 1,
-        _ => 2,
+    let whole = match value {
+        1000.0.. => 4,
+        100.0.. => 3,
+        10.0.. => 2,
+        _ => 1,
     };
+    let digits = digits.saturating_sub(whole);
     let text = format!("{value:.digits$}");
     let text = match text.contains('.') {
         true => text.trim_end_matches('0').trim_end_matches('.'),
         false => &text,
     };
-    format!("{text}{}", UNITS.get(unit).copied().unwrap_or_default())
+    format!("{text}{}", units.get(unit).copied().unwrap_or_default())
+}
+
+/// A count of bytes in units of 1024, as Docker prints memory: `3.839GiB`.
+#[must_use]
+pub fn binary_size(bytes: u64) -> String {
+    in_units(
+        bytes,
+        1024.0,
+        &["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"],
+        4,
+    )
 }
 
 /// A length of time as Docker says it: `About an hour`; of the future, none.
@@ -217,6 +244,16 @@ mod tests {
         ] {
             assert_eq!(size(bytes), want);
         }
+        for (bytes, want) in [
+            (0, "0B"),
+            (999, "999B"),
+            (1_234_567, "1.235MB"),
+            (123_456_789, "123.5MB"),
+        ] {
+            assert_eq!(space(bytes), want);
+        }
+        assert_eq!(binary_size(4_122_000_000), "3.839GiB");
+        assert_eq!(binary_size(1020 << 20), "1020MiB");
     }
 
     #[test]

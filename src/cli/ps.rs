@@ -17,7 +17,8 @@ use selection::Selection;
 /// Characters of a command that are shown, its quotes included.
 const COMMAND_CHARS: usize = 20;
 
-const COLUMNS: [Column; 14] = [
+/// Every column.
+pub const COLUMNS: [Column; 14] = [
     ("ID", "CONTAINER ID"),
     ("Image", "IMAGE"),
     ("Command", "COMMAND"),
@@ -183,6 +184,16 @@ impl Sizes {
             output::size(whole)
         )
     }
+}
+
+/// A row of another list, cut as in a table.
+pub fn plain_row(
+    config: &ContainerConfig,
+    state: &ContainerState,
+    size: String,
+) -> Map<String, Value> {
+    let shown = Shown::new(config.clone(), state.clone());
+    row(&shown, size, false, jiff::Timestamp::now().as_second())
 }
 
 fn row(shown: &Shown, size: String, whole: bool, now: i64) -> Map<String, Value> {
