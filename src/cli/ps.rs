@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::output::{self, Column, List};
 use crate::sandbox::containers;
+use crate::sandbox::health::Verdict;
 use crate::sandbox::paths::Root;
 use crate::sandbox::state::{ContainerConfig, ContainerState, Status};
 use selection::Selection;
@@ -98,15 +99,16 @@ struct Shown {
 }
 
 impl Shown {
-    /// A VM of this version has neither network nor volumes, and no health checks.
+    /// A VM of this version has neither network nor volumes.
     fn new(config: ContainerConfig, state: ContainerState) -> Self {
+        let health = state.health.as_ref().map(|health| health.verdict.word());
         Self {
+            health: health.unwrap_or("none"),
             config,
             state,
             networks: vec!["none".to_owned()],
             mounts: Vec::new(),
             published: Vec::new(),
-            health: "none",
         }
     }
 }
@@ -232,7 +234,14 @@ fn status(state: &ContainerState, since: &dyn Fn(&str) -> String) -> String {
     let (code, started, finished) = (state.exit_code, &state.started_at, &state.finished_at);
     match state.status {
         Status::Created => "Created".to_owned(),
-        Status::Running => format!("Up {}", since(started)),
+        Status::Running => {
+            let health = match state.health.as_ref().map(|health| health.verdict) {
+                None => String::new(),
+                Some(Verdict::Starting) => " (health: starting)".to_owned(),
+                Some(verdict) => format!(" ({})", verdict.word()),
+            };
+            format!("Up {}{health}", since(started))
+        }
         Status::Paused => format!("Up {} (Paused)", since(started)),
         Status::Restarting => format!("Restarting ({code}) {} ago", since(finished)),
         Status::Exited => format!("Exited ({code}) {} ago", since(finished)),
