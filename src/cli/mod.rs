@@ -11,6 +11,7 @@ mod events;
 mod exec;
 mod filter;
 mod flags;
+mod given;
 mod history;
 mod images;
 mod info;

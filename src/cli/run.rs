@@ -17,7 +17,7 @@ use super::complaint::{CODE_FAILURE, complain};
 use super::flags::Flags;
 use super::merge::{self, Host};
 use super::options::{Caller, ImageOptions, PullPolicy, RunOptions};
-use super::{names, output, pull};
+use super::{given, names, output, pull};
 use crate::doctor;
 use crate::sandbox::attach::{self, Ended};
 use crate::sandbox::clock::{monotonic_ns, now};
@@ -202,6 +202,7 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
         labels: merge::labels(&options, &image.config),
         annotations: options.container.annotations.clone(),
         exposed_ports: merge::exposed_ports(&options, &image.config),
+        given: given::given(flags, &options, &image.config)?,
         launch,
     };
     let (folder, lock) = containers::create(&root, &config, begun)?;

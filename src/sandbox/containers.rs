@@ -278,6 +278,7 @@ pub(crate) mod tests {
             labels: std::collections::BTreeMap::new(),
             annotations: std::collections::BTreeMap::new(),
             exposed_ports: std::collections::BTreeSet::new(),
+            given: Default::default(),
             launch: Launch {
                 run: serde_json::from_value(run).unwrap(),
                 vcpu_count: 1,

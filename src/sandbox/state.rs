@@ -27,6 +27,7 @@ use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::given::Given;
 use super::health::Health;
 use super::launch::Launch;
 use super::paths::{self, Root};
@@ -68,6 +69,9 @@ pub struct ContainerConfig {
     pub exposed_ports: std::collections::BTreeSet<String>,
     /// What to start.
     pub launch: Launch,
+    /// What was given, for `inspect`.
+    #[serde(default)]
+    pub given: Given,
 }
 
 impl ContainerConfig {
