@@ -38,6 +38,7 @@ mod stop;
 mod surface;
 mod tag;
 mod template;
+mod update;
 mod values;
 mod variables;
 mod version;
@@ -215,15 +216,18 @@ pub fn command() -> clap::Command {
     Cli::command()
         .subcommand(flags::run_command().display_order(0))
         .subcommand(flags::create_command().display_order(1))
+        .subcommand(flags::update_command())
         .mut_subcommand("container", |group| {
             group
                 .subcommand(flags::run_command())
                 .subcommand(flags::create_command())
+                .subcommand(flags::update_command())
                 .mut_subcommand("rm", |rm| rm.alias("remove"))
         })
 }
 
-/// `run` and `create`, if that is the verb: an exit code, 125 for what they refuse.
+/// `run`, `create` and `update`, if that is the verb: an exit code, 125 for what the first two
+/// refuse.
 #[must_use]
 pub fn with_flags_of_run(matches: &ArgMatches, began: u64) -> Option<Result<u8>> {
     let (verb, matches) = match matches.subcommand()? {
@@ -233,6 +237,13 @@ pub fn with_flags_of_run(matches: &ArgMatches, began: u64) -> Option<Result<u8>>
     match verb {
         "run" => Some(run::run(matches.clone(), began)),
         "create" => Some(run::create(matches.clone())),
+        "update" => Some(match update::run(matches.clone()) {
+            Ok(()) => Ok(0),
+            Err(error) => {
+                complaint::complain(&error);
+                Ok(complaint::CODE_FAILURE)
+            }
+        }),
         _ => None,
     }
 }

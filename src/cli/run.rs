@@ -222,18 +222,25 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
 }
 
 fn parse(flags: &Flags) -> Result<RunOptions> {
+    with_caller(|caller| RunOptions::parse(flags, caller))
+}
+
+/// Does `act` with what this command sees of its surroundings.
+///
+/// # Errors
+/// Those of `act`.
+pub fn with_caller<T>(act: impl FnOnce(&Caller) -> Result<T>) -> Result<T> {
     let cpu_count = std::thread::available_parallelism().map_or(1, usize::from);
     let cpus_online = match std::fs::read_to_string(CPUS_ONLINE) {
         Ok(text) => text.trim().to_owned(),
         Err(_) => format!("0-{}", cpu_count.saturating_sub(1)),
     };
-    let caller = Caller {
+    act(&Caller {
         variable: &variable,
         read: &read_file,
         cpu_count,
         cpus_online: &cpus_online,
-    };
-    RunOptions::parse(flags, &caller)
+    })
 }
 
 /// A variable of the command's own, for `-e NAME`. Frames and specs are text, so that no other

@@ -73,6 +73,18 @@ pub fn rename(root: &Root, wanted: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Changes what was asked for.
+///
+/// # Errors
+/// When the container is not there any more, or the disk is full.
+pub fn update(root: &Root, wanted: &str, change: impl FnOnce(&mut ContainerConfig)) -> Result<()> {
+    // So that no other changes it meanwhile.
+    let _alone = paths::lock(&root.containers())?;
+    let (folder, mut config) = find(root, wanted)?;
+    change(&mut config);
+    folder.set_config(&config)
+}
+
 /// Removes a container that does not run; with `force` also one that does, by killing its VM.
 ///
 /// # Errors

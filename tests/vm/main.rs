@@ -16,6 +16,7 @@ mod kills;
 mod layers60;
 mod life;
 mod limits;
+mod lists;
 mod process;
 mod pulling;
 mod smp;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
             (0, streams::tests()),
             (0, kills::tests()),
             (1, life::tests()),
+            (1, lists::tests()),
             (1, bad_input::tests()),
             (1, guests::tests()),
             (1, templates::tests()),

@@ -87,6 +87,8 @@ const MAIN_PORTS: [u32; 3] = [
 impl Supervisor {
     /// Runs the VM to its end; what the attached commands are told of it.
     pub(super) fn live(&mut self) -> Result<ToCommand> {
+        // It may have been changed since the last life.
+        self.config = self.config_now();
         let mut log = self.folder.open_log()?;
         self.spawn(&log)?;
         let served = self.serve();
@@ -297,6 +299,7 @@ impl Supervisor {
                 self.clients
                     .answer_those(|role| matches!(role, Role::Frozen), &ToCommand::Done);
             }
+            Event::Updated(ref trouble) => self.note_updated(trouble.as_deref())?,
             Event::Started { process, .. } => {
                 let exec = running.execs.get_mut(&process);
                 let exec = exec

@@ -14,6 +14,7 @@ mod clients;
 mod journal;
 mod life;
 mod probes;
+mod update;
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -112,6 +113,8 @@ struct Supervisor {
     monitor: Option<Monitor>,
     /// Commands that are to be attached when there is a VM.
     attaching: Vec<(ClientId, CommandStreams)>,
+    /// Changes that the agent has not answered yet.
+    updates: update::Updates,
     /// Whether somebody wanted it to end, so that no policy starts it again.
     by_hand: bool,
     /// Whether it is to be started again at once.
@@ -138,6 +141,7 @@ impl Supervisor {
             running: None,
             monitor: None,
             attaching: Vec::new(),
+            updates: update::Updates::new(),
             by_hand: false,
             again: false,
             dying: None,
@@ -161,6 +165,7 @@ impl Supervisor {
             self.state.begin(phases);
             let message = self.live().unwrap_or_else(|error| failed(&error));
             self.running = None;
+            self.refuse_updates();
             self.monitor = None;
             self.stop.reset();
             let Some(delay) = self.delay(&message, &mut backoff) else {
@@ -389,6 +394,7 @@ impl Supervisor {
                 None
             }
             ToSupervisor::Freeze(frozen) => self.freeze(client, frozen),
+            ToSupervisor::Update(limits) => self.update(client, *limits),
             ToSupervisor::Wait => {
                 self.clients.set_role(client, Role::Ended);
                 None
