@@ -2,11 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use images::{Digest, Image, LayerKey, Store};
 use serde_json::{Map, Value, json};
 
 use super::output::{self, Column, List};
+use super::template::Template;
 use super::{images as image_list, ps};
 use crate::sandbox::containers;
 use crate::sandbox::paths::{self, Root};
@@ -72,9 +73,6 @@ struct Container {
 /// # Errors
 /// When the store or the containers can't be read.
 pub fn run(args: &DfArgs) -> Result<()> {
-    if args.verbose && args.format.is_some() {
-        bail!("the verbose and the format options conflict");
-    }
     let root = Root::of_user()?;
     let store = Store::open(&root.images())?;
     let images = store.list()?.images;
@@ -91,7 +89,7 @@ pub fn run(args: &DfArgs) -> Result<()> {
         }
     }
     if args.verbose {
-        return verbose(&images, &all);
+        return verbose(&images, &all, args.format.as_deref());
     }
     let disks = store.layer_disks()?.list()?;
     let usages = [
@@ -204,28 +202,25 @@ fn of_templates(root: &Root) -> Usage {
     }
 }
 
-fn verbose(images: &[Image], all: &[Container]) -> Result<()> {
-    output::line("Images space usage:\n")?;
-    let mut counts: HashMap<Digest, usize> = HashMap::new();
-    for image in images {
-        let layers: HashSet<Digest> = image.layers.iter().map(|layer| layer.blob).collect();
-        for layer in layers {
-            *counts.entry(layer).or_default() += 1;
-        }
-    }
-    let rows: Vec<_> = images
+fn verbose(images: &[Image], all: &[Container], format: Option<&str>) -> Result<()> {
+    let format = format.filter(|format| *format != "table");
+    // As in Docker, where only the tables are cut.
+    let whole = format.is_some();
+    let image_rows = image_rows(images, all, whole);
+    let container_rows: Vec<_> = all
         .iter()
-        .flat_map(|image| {
-            let shared = image.layers.iter();
-            let shared = shared.filter(|layer| counts.get(&layer.blob).is_some_and(|n| *n > 1));
-            let shared = shared.fold(0_u64, |sum, layer| sum.saturating_add(layer.size));
-            let sizes = image_list::Sizes {
-                containers: uses(image, all),
-                shared,
-            };
-            image_list::rows(image, sizes)
-        })
+        .map(|one| ps::plain_row(&one.config, &one.state, output::size(one.bytes), whole))
         .collect();
+    if let Some(format) = format {
+        let all = json!({
+            "Images": image_rows,
+            "Containers": container_rows,
+            "Volumes": [],
+            "BuildCache": [],
+        });
+        return output::line(&Template::parse(format)?.render(&all)?);
+    }
+    output::line("Images space usage:\n")?;
     let list = List {
         columns: &image_list::COLUMNS,
         table: &[
@@ -241,12 +236,8 @@ fn verbose(images: &[Image], all: &[Container]) -> Result<()> {
         format: None,
         only: None,
     };
-    list.print(&rows)?;
+    list.print(&image_rows)?;
     output::line("\nContainers space usage:\n")?;
-    let rows: Vec<_> = all
-        .iter()
-        .map(|one| ps::plain_row(&one.config, &one.state, output::size(one.bytes)))
-        .collect();
     let list = List {
         columns: &ps::COLUMNS,
         table: &[
@@ -262,9 +253,33 @@ fn verbose(images: &[Image], all: &[Container]) -> Result<()> {
         format: None,
         only: None,
     };
-    list.print(&rows)?;
+    list.print(&container_rows)?;
     output::line("\nLocal Volumes space usage:\n\nVOLUME NAME   LINKS     SIZE")?;
-    output::line("\nBuild cache usage: 0B\n")
+    output::line(
+        "\nBuild cache usage: 0B\n\n\
+         CACHE ID   CACHE TYPE   SIZE      CREATED   LAST USED   USAGE     SHARED",
+    )
+}
+
+fn image_rows(images: &[Image], all: &[Container], whole: bool) -> Vec<Map<String, Value>> {
+    let mut counts: HashMap<Digest, usize> = HashMap::new();
+    for image in images {
+        let layers: HashSet<Digest> = image.layers.iter().map(|layer| layer.blob).collect();
+        for layer in layers {
+            *counts.entry(layer).or_default() += 1;
+        }
+    }
+    let rows = images.iter().flat_map(|image| {
+        let shared = image.layers.iter();
+        let shared = shared.filter(|layer| counts.get(&layer.blob).is_some_and(|n| *n > 1));
+        let shared = shared.fold(0_u64, |sum, layer| sum.saturating_add(layer.size));
+        let sizes = image_list::Sizes {
+            containers: uses(image, all),
+            shared,
+        };
+        image_list::rows(image, sizes, whole)
+    });
+    rows.collect()
 }
 
 #[cfg(test)]

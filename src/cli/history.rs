@@ -66,7 +66,10 @@ pub fn run(args: &HistoryArgs) -> Result<()> {
     }
     let list = List {
         columns: &COLUMNS,
-        table: &["ID", "CreatedSince", "CreatedBy", "Size", "Comment"],
+        table: match args.human {
+            true => &["ID", "CreatedSince", "CreatedBy", "Size", "Comment"],
+            false => &["ID", "CreatedAt", "CreatedBy", "Size", "Comment"],
+        },
         format: args.format.as_deref(),
         only: args.quiet.then_some("ID"),
     };

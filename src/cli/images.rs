@@ -129,10 +129,10 @@ pub struct Sizes {
 }
 
 /// The rows of an image in a list with these sizes.
-pub fn rows(image: &Image, sizes: Sizes) -> Vec<Map<String, Value>> {
+pub fn rows(image: &Image, sizes: Sizes, whole: bool) -> Vec<Map<String, Value>> {
     let names = names_of(image);
     let rows = names.iter().map(|name| {
-        let mut row = row(image, name, false);
+        let mut row = row(image, name, whole);
         let unique = image.size.saturating_sub(sizes.shared);
         row.insert("Containers".to_owned(), json!(sizes.containers.to_string()));
         row.insert("SharedSize".to_owned(), json!(output::size(sizes.shared)));

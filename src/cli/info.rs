@@ -28,10 +28,14 @@ pub fn run(args: &InfoArgs) -> Result<()> {
     let info = gather(&Root::of_user()?)?;
     match args.format.as_deref() {
         None | Some("") => {
+            output::line(&format!(
+                "Client:\n Version:    {}\n\nServer:",
+                env!("CARGO_PKG_VERSION")
+            ))?;
             for line in lines(&info) {
-                output::line(&line)?;
+                output::line(&format!(" {line}"))?;
             }
-            Ok(())
+            output::line("")
         }
         Some(format) => output::line(&Template::parse(format)?.render(&info)?),
     }

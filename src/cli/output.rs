@@ -5,7 +5,7 @@
 use std::io::{IsTerminal, Write};
 
 use anyhow::{Result, bail};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::template::Template;
 
@@ -93,13 +93,30 @@ impl List<'_> {
         if is_table {
             let headers = self.columns.iter();
             let headers = headers.map(|(name, header)| ((*name).to_owned(), (*header).into()));
-            lines.push(template.render(&Value::Object(headers.collect()))?);
+            let mut headers: Map<String, Value> = headers.collect();
+            headers.insert(LABEL.to_owned(), own_names(rows));
+            lines.push(template.render(&Value::Object(headers))?);
         }
         for row in rows {
-            lines.push(template.render(&Value::Object(row.clone()))?);
+            let mut row = row.clone();
+            if format == "json" {
+                row.remove(LABEL);
+            }
+            lines.push(template.render(&Value::Object(row))?);
         }
         Ok(if is_table { aligned(&lines) } else { lines })
     }
+}
+
+/// What rows have their labels under one by one, for `{{.Label "key"}}`. It is no column.
+pub const LABEL: &str = "Label";
+
+/// The headers of single labels: their names.
+fn own_names(rows: &[Map<String, Value>]) -> Value {
+    let labels = rows.iter().filter_map(|row| row.get(LABEL)?.as_object());
+    labels
+        .flat_map(|labels| labels.keys().map(|name| (name.clone(), json!(name))))
+        .collect()
 }
 
 /// Cells parted by tabs, in columns as wide as needed.
@@ -225,8 +242,6 @@ pub fn local_time(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -322,6 +337,23 @@ mod tests {
         );
         assert!(lines(Some("{{.Foo}}"), None).is_err());
         assert!(lines(Some("raw"), None).is_err());
+    }
+
+    #[test]
+    fn single_labels_are_asked_for_by_name() {
+        let list = |format| List {
+            columns: &[("Name", "NAMES")],
+            table: &["Name"],
+            format: Some(format),
+            only: None,
+        };
+        let row = json!({"Name": "x", "Label": {"tier": "web"}});
+        let rows = [row.as_object().unwrap().clone()];
+        let lines = |format| list(format).lines(&rows).unwrap();
+        assert_eq!(lines(r#"{{.Name}} {{.Label "tier"}}"#), ["x web"]);
+        assert_eq!(lines(r#"{{.Label "none"}}"#), [""]);
+        assert_eq!(lines(r#"table {{.Label "tier"}}"#), ["tier", "web"]);
+        assert_eq!(lines("json"), [r#"{"Name":"x"}"#]);
     }
 
     #[test]

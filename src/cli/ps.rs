@@ -188,14 +188,15 @@ impl Sizes {
     }
 }
 
-/// A row of another list, cut as in a table.
+/// A row of another list.
 pub fn plain_row(
     config: &ContainerConfig,
     state: &ContainerState,
     size: String,
+    whole: bool,
 ) -> Map<String, Value> {
     let shown = Shown::new(config.clone(), state.clone());
-    row(&shown, size, false, jiff::Timestamp::now().as_second())
+    row(&shown, size, whole, jiff::Timestamp::now().as_second())
 }
 
 fn row(shown: &Shown, size: String, whole: bool, now: i64) -> Map<String, Value> {
@@ -226,7 +227,9 @@ fn row(shown: &Shown, size: String, whole: bool, now: i64) -> Map<String, Value>
         size,
     ];
     let names = COLUMNS.iter().map(|(name, _)| (*name).to_owned());
-    names.zip(values.map(|value| json!(value))).collect()
+    let mut row: Map<_, _> = names.zip(values.map(|value| json!(value))).collect();
+    row.insert(output::LABEL.to_owned(), json!(config.labels));
+    row
 }
 
 /// In Docker's words.
