@@ -3,7 +3,9 @@
 //! Called by `main`. It knows no KVM and no agent: that is `sandbox`'s.
 
 pub mod complaint;
+mod cp;
 pub mod doctor;
+mod export;
 mod flags;
 mod images;
 mod inspect;
@@ -69,6 +71,10 @@ enum Verb {
     Ps(ps::PsArgs),
     /// Remove containers
     Rm(rm::RmArgs),
+    /// Copy files into or out of a container
+    Cp(cp::CpArgs),
+    /// Write a container's file system as a tar archive
+    Export(export::ExportArgs),
     /// Say whether this host can run VMs, and if not, why
     Doctor(NoArgs),
     /// Show versions of the command, the guest kernel and the agent
@@ -115,6 +121,10 @@ enum ContainerVerb {
     Rm(rm::RmArgs),
     /// Show containers in detail
     Inspect(inspect::InspectArgs),
+    /// Copy files into or out of a container
+    Cp(cp::CpArgs),
+    /// Write a container's file system as a tar archive
+    Export(export::ExportArgs),
 }
 
 /// The whole parser.
@@ -153,6 +163,8 @@ pub fn other(matches: &ArgMatches) -> Result<ExitCode> {
         }
         Verb::Ps(args) | Verb::Container(ContainerVerb::Ls(args)) => ps::run(&args)?,
         Verb::Rm(args) | Verb::Container(ContainerVerb::Rm(args)) => rm::run(&args)?,
+        Verb::Cp(args) | Verb::Container(ContainerVerb::Cp(args)) => cp::run(&args)?,
+        Verb::Export(args) | Verb::Container(ContainerVerb::Export(args)) => export::run(&args)?,
         Verb::Version(args) => version::run(&args)?,
         Verb::Doctor(NoArgs {}) => return doctor::run(),
     }

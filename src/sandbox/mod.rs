@@ -7,6 +7,7 @@
 //! ```
 //! Called by `cli`; uses vmm, images and protocol. It knows no clap and prints nothing.
 
+pub mod access;
 pub mod agent;
 pub mod attach;
 pub mod attach_wire;
@@ -18,6 +19,7 @@ pub mod launch;
 pub mod paths;
 mod poll;
 mod pumps;
+pub mod receive;
 pub mod start;
 pub mod state;
 mod stop;

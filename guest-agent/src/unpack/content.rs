@@ -6,7 +6,7 @@ use std::io::Read;
 
 use super::UnpackError;
 use super::output::{BLOCK, Output};
-use super::tar::{Entry, Piece, TarReader};
+use tarball::{Entry, Piece, TarReader};
 use super::tree::{Data, Extent};
 
 /// File data is looked at in units of this many bytes: a unit of zeros becomes a hole. Holes are

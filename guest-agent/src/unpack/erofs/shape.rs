@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use super::super::UnpackError;
 use super::super::output::BLOCK;
-use super::super::tar::Xattr;
+use tarball::Xattr;
 use super::super::tree::{Data, Extent, Inode, InodeId, Kind, ROOT, Tree};
 use super::directory::Names;
 use super::format::{CHUNK_BITS_MAX, CHUNK_LEN, DataLayout, InodeHeader, NO_BLOCK, device};

@@ -4,8 +4,8 @@
 //! share, such as SELinux labels, are short, and those beside an inode need no further read.
 
 use super::super::UnpackError;
-use super::super::error::shown;
-use super::super::tar::Xattr;
+use tarball::shown;
+use tarball::Xattr;
 use super::format::{Fields, XATTR_HEADER_LEN};
 
 /// `EROFS_XATTR_INDEX_*`

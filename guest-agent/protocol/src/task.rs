@@ -1,0 +1,192 @@
+//! What the host may ask about a container besides running it: its files and its processes.
+//!
+//! A task is answered by one [`crate::message::Event::TaskEnded`]. What may be long goes over a
+//! stream of its own: the guest connects to the vsock port that the task names, as for the streams
+//! of a process, and the event comes after the stream's last byte.
+
+use serde::{Deserialize, Serialize};
+
+use crate::message::FailureKind;
+
+/// Names a task; chosen by the host, used once.
+pub type TaskId = u32;
+
+/// What to do. Paths are of the container: links are followed as inside it, and none leads out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Task {
+    /// Say what is at a path: [`Outcome::Stat`].
+    Stat {
+        /// Where.
+        path: String,
+        /// Whether a link at its end is followed.
+        follow: bool,
+    },
+    /// Write a tar of what is at a path.
+    Archive {
+        /// Where.
+        path: String,
+        /// Whether a link at its end is followed.
+        follow: bool,
+        /// What it is called in the archive; what is in a directory is below that name.
+        name: String,
+        /// Takes the tar.
+        port: u32,
+    },
+    /// Write a tar of the whole root file system, without what is mounted in it.
+    Export {
+        /// Takes the tar.
+        port: u32,
+    },
+    /// Write a tar of what the container changed, as an OCI layer (image specification, layer.md).
+    Layer {
+        /// Takes the tar.
+        port: u32,
+    },
+    /// Unpack a tar into a directory. A directory never takes the place of something else, nor the
+    /// other way round.
+    Extract {
+        /// The directory; it exists.
+        path: String,
+        /// Whom everything is to belong to, in Docker's user syntax; as the tar says without it.
+        owner: Option<String>,
+        /// Brings the tar.
+        port: u32,
+    },
+    /// Say what the container changed, as [`Change`] records.
+    Changes {
+        /// Takes the records.
+        port: u32,
+    },
+    /// Say what processes there are, as frames of [`ProcessInfo`].
+    Processes {
+        /// Takes the frames.
+        port: u32,
+    },
+    /// Say what the container uses: [`Outcome::Usage`].
+    Usage,
+}
+
+/// How a task went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Well; its stream has everything.
+    Done,
+    /// What is at the path.
+    Stat(PathStat),
+    /// What the container uses.
+    Usage(Usage),
+    /// Nothing is at the path.
+    NotFound,
+    /// It could not be done; what was streamed is not all.
+    Failed {
+        /// What kind of failure it was.
+        kind: FailureKind,
+        /// One sentence for the user, lower case.
+        message: String,
+    },
+}
+
+/// What is at a path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathStat {
+    /// `st_mode`, type bits included.
+    pub mode: u32,
+    /// Bytes of a file.
+    pub size: u64,
+    /// Target of a symbolic link, as far as it is UTF-8.
+    pub link: String,
+}
+
+impl PathStat {
+    /// Whether it is a directory.
+    #[must_use]
+    pub fn is_dir(&self) -> bool {
+        self.mode & TYPE_BITS == 0o040_000
+    }
+
+    /// Whether it is a symbolic link.
+    #[must_use]
+    pub fn is_link(&self) -> bool {
+        self.mode & TYPE_BITS == 0o120_000
+    }
+}
+
+/// `S_IFMT` of `st_mode`.
+const TYPE_BITS: u32 = 0o170_000;
+
+/// Longest path in a [`Change`] in bytes (`PATH_MAX`).
+pub const CHANGE_PATH_MAX: usize = 4096;
+
+/// What happened to a path. On the stream it is one of `A`, `C` and `D`, the path from the root on
+/// with a slash in front, and a NUL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// `A` for added, `C` for changed, `D` for deleted.
+    pub kind: u8,
+    /// Any bytes but NUL.
+    pub path: Vec<u8>,
+}
+
+/// One process of the container, of `/proc` (proc(5)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessInfo {
+    /// Process id in the container.
+    pub pid: u32,
+    /// Its parent's; 0 when that is outside of the container.
+    pub parent: u32,
+    /// Process group.
+    pub group: u32,
+    /// Session.
+    pub session: u32,
+    /// Effective user id.
+    pub uid: u32,
+    /// Its name in the container's passwd file, else the number.
+    pub user: String,
+    /// State, one letter.
+    pub state: char,
+    /// Controlling terminal: the number below `/dev/pts`.
+    pub terminal: Option<u32>,
+    /// CPU time used in milliseconds.
+    pub cpu_ms: u64,
+    /// Age in milliseconds.
+    pub age_ms: u64,
+    /// Virtual memory in bytes.
+    pub virtual_bytes: u64,
+    /// Resident memory in bytes.
+    pub resident_bytes: u64,
+    /// Nice value.
+    pub nice: i32,
+    /// Number of threads.
+    pub threads: u32,
+    /// Name of the program, at most 15 bytes.
+    pub name: String,
+    /// Arguments joined by blanks; the name in brackets when there are none.
+    pub command: String,
+}
+
+/// What a container uses, of its control group (Linux admin-guide/cgroup-v2.rst).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// `CLOCK_BOOTTIME` in nanoseconds when it was read.
+    pub boottime_ns: u64,
+    /// CPU time used in microseconds.
+    pub cpu_us: u64,
+    /// CPUs of the VM.
+    pub cpus: u32,
+    /// Memory in bytes, without page cache that was not used of late.
+    pub memory_bytes: u64,
+    /// Its limit in bytes: the group's, or the memory of the VM.
+    pub memory_limit_bytes: u64,
+    /// Processes and threads.
+    pub pids: u64,
+    /// Bytes read from disks.
+    pub read_bytes: u64,
+    /// Bytes written to disks.
+    pub written_bytes: u64,
+    /// Bytes received on all interfaces but the loopback.
+    pub received_bytes: u64,
+    /// Bytes sent on them.
+    pub sent_bytes: u64,
+}
