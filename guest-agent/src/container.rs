@@ -304,10 +304,7 @@ impl<'a> Container<'a> {
                 }
                 let _ = self.cgroup.kill();
             }
-            Request::Wake { .. }
-            | Request::Run(_)
-            | Request::Hold(_)
-            | Request::Convert(_) => {
+            Request::Wake { .. } | Request::Run(_) | Request::Hold(_) | Request::Convert(_) => {
                 control.send(&failed(
                     MAIN,
                     Failure::other("this virtual machine has its container already"),
@@ -374,10 +371,7 @@ impl<'a> Container<'a> {
         for process in self.processes.values_mut() {
             process.abandon_streams();
             while process.end().is_none() {
-                let mut fds = [PollFd::from_borrowed_fd(
-                    process.pidfd(),
-                    PollFlags::IN,
-                )];
+                let mut fds = [PollFd::from_borrowed_fd(process.pidfd(), PollFlags::IN)];
                 let _ = poll(&mut fds, None);
                 process.advance(Part::Exit);
             }

@@ -72,7 +72,10 @@ fn serve(
             }
         }
         let (control_ready, ready) = {
-            let mut fds = vec![PollFd::from_borrowed_fd(control.as_fd(), control.interest())];
+            let mut fds = vec![PollFd::from_borrowed_fd(
+                control.as_fd(),
+                control.interest(),
+            )];
             let (ids, reports): (Vec<_>, Vec<_>) = tasks.interests().unzip();
             let reports = reports.into_iter();
             fds.extend(reports.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));

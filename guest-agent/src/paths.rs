@@ -34,11 +34,7 @@ pub enum Want {
 ///
 /// # Errors
 /// `ENOENT`, `ENOTDIR`, `EISDIR`, `ELOOP`, `ENAMETOOLONG`, or what making something says.
-pub fn open(
-    root: BorrowedFd<'_>,
-    path: impl AsRef<[u8]>,
-    want: Want,
-) -> Result<OwnedFd, Errno> {
+pub fn open(root: BorrowedFd<'_>, path: impl AsRef<[u8]>, want: Want) -> Result<OwnedFd, Errno> {
     let path = path.as_ref();
     if path.len() > MAX_PATH {
         return Err(Errno::NAMETOOLONG);

@@ -188,7 +188,10 @@ fn out(args: &CpArgs, container: &str, source: &str, target: &str) -> Result<()>
         base => base,
     };
     let plan = match &target {
-        Some(target) => Some((target, plan(&source, there.is_dir(), &target.path, target.there)?)),
+        Some(target) => Some((
+            target,
+            plan(&source, there.is_dir(), &target.path, target.there)?,
+        )),
         None => None,
     };
     let (port, stream) = access.stream()?;
@@ -208,8 +211,8 @@ fn out(args: &CpArgs, container: &str, source: &str, target: &str) -> Result<()>
             access.end(asked)?;
         }
         Some((target, plan)) => {
-            let folder = File::open(&plan.folder)
-                .with_context(|| format!("open {}", plan.folder))?;
+            let folder =
+                File::open(&plan.folder).with_context(|| format!("open {}", plan.folder))?;
             let owners = match args.archive && nix::unistd::geteuid().is_root() {
                 true => Owners::Kept,
                 false => Owners::Own,
@@ -339,7 +342,9 @@ fn copy_archive(from: &mut impl Read, to: &mut impl Write) -> Result<()> {
         _ => None,
     };
     if let Some(program) = program {
-        bail!("the archive is compressed with {program}: decompress it on the way, `{program} -dc FILE | bulkhead cp - …`");
+        bail!(
+            "the archive is compressed with {program}: decompress it on the way, `{program} -dc FILE | bulkhead cp - …`"
+        );
     }
     to.write_all(&magic)?;
     std::io::copy(from, to)?;
@@ -401,14 +406,18 @@ impl Source {
     fn find(path: &str, follow: bool) -> Result<Self> {
         let shown = absolute(path)?;
         let looked = |look: fn(&Path) -> std::io::Result<Metadata>| {
-            look(Path::new(&shown)).map_err(|error| anyhow::anyhow!("lstat {shown}: {}", plain(&error)))
+            look(Path::new(&shown))
+                .map_err(|error| anyhow::anyhow!("lstat {shown}: {}", plain(&error)))
         };
         let (path, found) = if follow {
             let found = looked(|path| path.metadata())?;
             let path = std::fs::canonicalize(&shown).with_context(|| format!("resolve {shown}"))?;
             (path, found)
         } else {
-            (PathBuf::from(&shown), looked(|path| path.symlink_metadata())?)
+            (
+                PathBuf::from(&shown),
+                looked(|path| path.symlink_metadata())?,
+            )
         };
         if found.file_type().is_socket() {
             bail!("{shown} is a socket: an archive has no kind for it");

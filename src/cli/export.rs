@@ -135,7 +135,10 @@ mod tests {
     #[test]
     fn places_for_no_file_are_refused() {
         for (path, want) in [
-            ("/no/such/folder/x", "directory \"/no/such/folder\" does not exist"),
+            (
+                "/no/such/folder/x",
+                "directory \"/no/such/folder\" does not exist",
+            ),
             ("/dev/null", "must be a regular file"),
             ("/", "must be a regular file"),
         ] {

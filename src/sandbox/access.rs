@@ -112,9 +112,7 @@ impl Access {
     pub fn end(&mut self, asked: Asked) -> Result<Outcome> {
         match self.vm.agent.next(None) {
             Ok(Event::TaskEnded { id, outcome }) if id == asked.0 => match outcome {
-                Outcome::Failed { message, .. } => {
-                    Err(Refused(super::printable(&message)).into())
-                }
+                Outcome::Failed { message, .. } => Err(Refused(super::printable(&message)).into()),
                 outcome => Ok(outcome),
             },
             Ok(other) => bail!("the agent broke the protocol: unexpected {other:?}"),

@@ -105,6 +105,17 @@ pub fn receive(
     owners: Owners,
     archive: impl Read,
 ) -> Result<LeftOut, ReceiveError> {
+    receive_at_most(ENTRIES_MAX, target, top, name, owners, archive)
+}
+
+fn receive_at_most(
+    entries_max: u64,
+    target: &File,
+    top: &str,
+    name: Option<&OsStr>,
+    owners: Owners,
+    archive: impl Read,
+) -> Result<LeftOut, ReceiveError> {
     let mut receiver = Receiver {
         target,
         top: top.as_bytes(),
@@ -119,8 +130,8 @@ pub fn receive(
     let mut entries = 0;
     while let Some(entry) = tar.next_entry()? {
         entries += 1;
-        if entries > ENTRIES_MAX {
-            return Err(limit("entries", ENTRIES_MAX));
+        if entries > entries_max {
+            return Err(limit("entries", entries_max));
         }
         receiver.put(&entry, &mut tar)?;
     }
@@ -189,7 +200,8 @@ impl Receiver<'_> {
                 let how = how(flags).mode(Mode::S_IRUSR | Mode::S_IWUSR);
                 let file = File::from(openat2(&dir, name, how).map_err(failed)?);
                 self.copy(entry, tar, &file, &path)?;
-                self.set_owner(&file, (entry.uid, entry.gid)).map_err(failed)?;
+                self.set_owner(&file, (entry.uid, entry.gid))
+                    .map_err(failed)?;
                 fchmod(&file, self.mode(entry.mode)).map_err(failed)?;
                 let time = time(entry.mtime);
                 futimens(&file, &time, &time).map_err(failed)?;
@@ -212,8 +224,7 @@ impl Receiver<'_> {
                 symlinkat(target, &dir, name).map_err(failed)?;
                 if self.owners == Owners::Kept {
                     let (uid, gid) = ids((entry.uid, entry.gid));
-                    fchownat(&dir, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)
-                        .map_err(failed)?;
+                    fchownat(&dir, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(failed)?;
                 }
                 set_time(&dir, name, entry.mtime).map_err(failed)?;
             }
@@ -253,10 +264,7 @@ impl Receiver<'_> {
     }
 
     /// The last name of a path, and the open directory that it is in; nothing for the target itself.
-    fn open_dir<'p>(
-        &self,
-        path: &'p [u8],
-    ) -> Result<Option<(&'p OsStr, OwnedFd)>, ReceiveError> {
+    fn open_dir<'p>(&self, path: &'p [u8]) -> Result<Option<(&'p OsStr, OwnedFd)>, ReceiveError> {
         if path.is_empty() {
             return Ok(None);
         }
@@ -269,9 +277,7 @@ impl Receiver<'_> {
         let opened = openat2(self.target, dir, how(flags));
         let opened = opened.map_err(|errno| match errno {
             Errno::ELOOP | Errno::ENOTDIR | Errno::EXDEV => ReceiveError::Link(shown(path)),
-            Errno::ENOENT => {
-                ReceiveError::Name(format!("{} without its directory", shown(path)))
-            }
+            Errno::ENOENT => ReceiveError::Name(format!("{} without its directory", shown(path))),
             errno => ReceiveError::Io {
                 path: shown(path),
                 source: errno.into(),
@@ -306,9 +312,7 @@ impl Receiver<'_> {
                 "non-directory \"{}\" with directory",
                 shown(path)
             ))),
-            (false, false) => {
-                unlinkat(dir, name, UnlinkatFlags::NoRemoveDir).map_err(failed)
-            }
+            (false, false) => unlinkat(dir, name, UnlinkatFlags::NoRemoveDir).map_err(failed),
         }
     }
 

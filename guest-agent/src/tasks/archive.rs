@@ -164,10 +164,12 @@ impl<W: Write> Archive<W> {
     }
 
     fn level(&mut self, dir: OwnedFd, path: &[u8]) -> Result<Level, Failure> {
-        let mut names =
-            place::names(dir.as_fd()).context(|| format!("read {}", shown(path)))?;
+        let mut names = place::names(dir.as_fd()).context(|| format!("read {}", shown(path)))?;
         names.reverse();
-        let bytes = names.iter().map(|name| name.len() + size_of::<Vec<u8>>()).sum();
+        let bytes = names
+            .iter()
+            .map(|name| name.len() + size_of::<Vec<u8>>())
+            .sum();
         self.names_bytes += bytes;
         if self.names_bytes > NAMES_MAX {
             return Err(limit(format!(

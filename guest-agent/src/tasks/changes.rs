@@ -27,11 +27,7 @@ const DEPTH_MAX: usize = CHANGE_PATH_MAX / 2;
 ///
 /// # Errors
 /// What reading says, or that there are too many.
-pub fn list(
-    upper: BorrowedFd<'_>,
-    before: BorrowedFd<'_>,
-    to: impl Write,
-) -> Result<(), Failure> {
+pub fn list(upper: BorrowedFd<'_>, before: BorrowedFd<'_>, to: impl Write) -> Result<(), Failure> {
     let open = |root| place::look_in(root, b".").context(|| "open the container's root".into());
     let (upper, before) = (open(upper)?, open(before)?);
     let mut listing = Listing {
@@ -97,7 +93,9 @@ impl<W: Write> Listing<W> {
         name: &[u8],
         untold: &mut Untold,
     ) -> Result<(), Failure> {
-        let now = self.look(upper, name)?.filter(|now| !place::is_whiteout(&now.stat));
+        let now = self
+            .look(upper, name)?
+            .filter(|now| !place::is_whiteout(&now.stat));
         let was = match before {
             Some(before) => self.look(before, name)?,
             None => None,

@@ -116,10 +116,7 @@ impl Extraction<'_> {
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(errno) => return Err(errno).config(about),
                 }
-                let flags = OFlags::RDONLY
-                    | OFlags::DIRECTORY
-                    | OFlags::NOFOLLOW
-                    | OFlags::CLOEXEC;
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let made = openat(dir, *name, flags, Mode::empty()).config(about)?;
                 self.set_attributes(made.as_fd(), entry).config(about)?;
                 self.times_bytes += path.len() + 64;
@@ -133,8 +130,7 @@ impl Extraction<'_> {
                     | OFlags::EXCL
                     | OFlags::NOFOLLOW
                     | OFlags::CLOEXEC;
-                let made =
-                    openat(dir, *name, flags, Mode::from_raw_mode(0o600)).config(about)?;
+                let made = openat(dir, *name, flags, Mode::from_raw_mode(0o600)).config(about)?;
                 let mut made = File::from(made);
                 copy(entry, tar, &mut made, &path)?;
                 self.set_attributes(made.as_fd(), entry).config(about)?;
@@ -197,8 +193,9 @@ impl Extraction<'_> {
             (false, true) => Err(Failure::bad_config(format!(
                 "cannot overwrite non-directory \"{target}/{path}\" with directory \"{target}\""
             ))),
-            (false, false) => unlinkat(dir, name, AtFlags::empty())
-                .config(|| format!("replace {path}")),
+            (false, false) => {
+                unlinkat(dir, name, AtFlags::empty()).config(|| format!("replace {path}"))
+            }
         }
     }
 

@@ -165,8 +165,7 @@ fn outcome(report: &[u8]) -> Outcome {
 
 fn begin(task: &Task, view: View<'_>) -> Result<Running, Failure> {
     let about = || "begin a task".to_owned();
-    let (report, theirs) =
-        pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).context(about)?;
+    let (report, theirs) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).context(about)?;
     let stack = view.stack;
     let mut keep = vec![theirs.as_fd(), stack.root.as_fd(), stack.changes.as_fd()];
     // What is not there stands for itself by the pipe, which is never taken for it.

@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use protocol::task::PathStat;
 use rustix::fs::{
-    Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fgetxattr, flistxattr, fstat, open,
-    openat, openat2, readlinkat,
+    Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fgetxattr, flistxattr, fstat, open, openat,
+    openat2, readlinkat,
 };
 use rustix::io::Errno;
 use rustix::path::Arg;
@@ -70,9 +70,7 @@ fn look(open: impl Fn(OFlags) -> Result<OwnedFd, Errno>) -> Result<Found, Errno>
     };
     let fd = open(OFlags::RDONLY | OFlags::CLOEXEC | kind)?;
     let opened = fstat(&fd)?;
-    if (opened.st_dev, opened.st_ino, opened.st_mode)
-        != (stat.st_dev, stat.st_ino, stat.st_mode)
-    {
+    if (opened.st_dev, opened.st_ino, opened.st_mode) != (stat.st_dev, stat.st_ino, stat.st_mode) {
         return Err(Errno::AGAIN);
     }
     Ok(Found { fd, stat: opened })

@@ -72,12 +72,7 @@ pub fn list(root: BorrowedFd<'_>, to: impl Write) -> Result<(), Failure> {
 }
 
 /// A process of the container; `None` for others, and for one that has just ended.
-fn one(
-    proc: BorrowedFd<'_>,
-    name: &str,
-    now_ms: u64,
-    users: &HashMap<u32, String>,
-) -> Option<Raw> {
+fn one(proc: BorrowedFd<'_>, name: &str, now_ms: u64, users: &HashMap<u32, String>) -> Option<Raw> {
     let text = |file: &str| {
         let bytes = read(proc, &format!("{name}/{file}")).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
@@ -111,7 +106,9 @@ fn parse(status: &str, stat: &str, arguments: &[u8], now_ms: u64) -> Option<Raw>
         let value = status.lines().find_map(|line| line.strip_prefix(key))?;
         Some(value.split_ascii_whitespace())
     };
-    let numbers: Vec<u32> = line("NSpid:")?.map_while(|word| word.parse().ok()).collect();
+    let numbers: Vec<u32> = line("NSpid:")?
+        .map_while(|word| word.parse().ok())
+        .collect();
     let (own, pid) = match numbers.as_slice() {
         [own, .., pid] => (*own, *pid),
         _ => return None,
@@ -198,7 +195,10 @@ mod tests {
         assert_eq!((info.uid, &*info.user), (1001, "1001"));
         assert_eq!((info.state, &*info.name), ('S', "a) (b"));
         assert_eq!((info.cpu_ms, info.age_ms), (2000, 15_000));
-        assert_eq!((info.virtual_bytes, info.resident_bytes), (2_000_000, 2_048_000));
+        assert_eq!(
+            (info.virtual_bytes, info.resident_bytes),
+            (2_000_000, 2_048_000)
+        );
         assert_eq!((info.nice, info.threads, info.terminal), (0, 3, Some(1)));
         assert_eq!(info.command, "sh -c a b");
         let kernel = parse(STATUS, STAT, b"", 0).unwrap().info;

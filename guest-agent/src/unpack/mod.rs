@@ -48,9 +48,9 @@ use protocol::spec::{Compression, ConvertLimits};
 pub use self::error::UnpackError;
 
 use self::compression::Digest;
-use tarball::shown;
 use self::output::Output;
 use self::tree::Tree;
+use tarball::shown;
 
 /// Unpacks the layer in the first `spec.blob_bytes` of `blob` into an EROFS on `out`, a block device
 /// or a file. `progress` is told the bytes of the blob read.

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::UnpackError;
-use tarball::shown;
 use super::path::split;
 use tarball::Xattr;
+use tarball::shown;
 
 /// Index of an inode in the tree.
 pub(super) type InodeId = u32;

@@ -10,11 +10,11 @@
 use std::io::{ErrorKind, Read};
 use std::ops::Range;
 
+use crate::error::TarError;
 use crate::header::{
     DEVICE_MAJOR, DEVICE_MINOR, GID, Header, MODE, MTIME, RECORD, SIZE, UID, until_nul,
 };
 use crate::pax::Records;
-use crate::error::TarError;
 use crate::sparse;
 
 /// Bytes of one extended header or long name, as in Go's reader.

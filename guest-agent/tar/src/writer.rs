@@ -64,7 +64,13 @@ impl<W: Write> TarWriter<W> {
         let mut header = [0; RECORD];
         let mut records = Vec::new();
         put_name(&mut header, NAME, &path, b"path", &mut records);
-        put_name(&mut header, LINK_NAME, &entry.link, b"linkpath", &mut records);
+        put_name(
+            &mut header,
+            LINK_NAME,
+            &entry.link,
+            b"linkpath",
+            &mut records,
+        );
         put_octal(&mut header, MODE, entry.mode.into());
         let numbers = [
             (UID, u64::from(entry.uid), &b"uid"[..]),
@@ -262,7 +268,10 @@ mod tests {
     fn file(path: &[u8], size: u64) -> Entry {
         Entry {
             size,
-            pieces: vec![Piece { offset: 0, len: size }],
+            pieces: vec![Piece {
+                offset: 0,
+                len: size,
+            }],
             ..entry(EntryKind::File, path)
         }
     }
@@ -314,7 +323,10 @@ mod tests {
                 mode: 0o7777,
                 uid: u32::MAX,
                 gid: 0o10_000_000,
-                xattrs: vec![xattr(b"user.a", b"=\n\0"), xattr(b"security.capability", &[1; 90])],
+                xattrs: vec![
+                    xattr(b"user.a", b"=\n\0"),
+                    xattr(b"security.capability", &[1; 90]),
+                ],
                 ..file(b"attributes", 2)
             };
             all.push((entry, b"xy".to_vec()));
@@ -420,7 +432,10 @@ mod tests {
             [
                 "drw-r--r-- 1/2 0 2009-02-13 23:31:30 d/".to_owned(),
                 format!("-rw-r--r-- 3000000/2 3 2009-02-13 23:31:30.123456789 {name}"),
-                format!("lrw-r--r-- 1/2 0 2009-02-13 23:31:30 d/link -> {}", "t".repeat(200)),
+                format!(
+                    "lrw-r--r-- 1/2 0 2009-02-13 23:31:30 d/link -> {}",
+                    "t".repeat(200)
+                ),
             ]
         );
     }

@@ -84,7 +84,8 @@ impl<W: Write> Archive<W> {
     fn copy(&mut self, from: &mut File) -> std::io::Result<()> {
         let mut buffer = vec![0; BUFFER_LEN];
         while self.tar.left() > 0 {
-            let want = usize::try_from(self.tar.left()).map_or(BUFFER_LEN, |left| left.min(BUFFER_LEN));
+            let want =
+                usize::try_from(self.tar.left()).map_or(BUFFER_LEN, |left| left.min(BUFFER_LEN));
             let chunk = buffer.get_mut(..want).unwrap_or_default();
             match from.read(chunk)? {
                 0 => {

@@ -34,14 +34,26 @@ fn the_table_of_docker() {
     let error = |text: &str| Err(text.to_owned());
     for (source, is_dir, target, there, want) in [
         ("/s/f", false, "/t/n", There::Nothing, to("/t", Some("n"))),
-        ("/s/f", false, "/t/n/", There::Nothing, error("no such directory")),
+        (
+            "/s/f",
+            false,
+            "/t/n/",
+            There::Nothing,
+            error("no such directory"),
+        ),
         ("/s/f", false, "/t/n", There::File, to("/t", Some("n"))),
         ("/s/f", false, "/t", There::Directory, to("/t", Some("f"))),
         ("/s/f", false, "/t/", There::Directory, to("/t/", Some("f"))),
         ("/s/d", true, "/t/n", There::Nothing, to("/t", Some("n"))),
         ("/s/d/", true, "/t/n/", There::Nothing, to("/t", Some("n"))),
         ("/s/d/.", true, "/t/n", There::Nothing, to("/t", Some("n"))),
-        ("/s/d", true, "/t/n", There::File, error("cannot copy directory")),
+        (
+            "/s/d",
+            true,
+            "/t/n",
+            There::File,
+            error("cannot copy directory"),
+        ),
         ("/s/d", true, "/t", There::Directory, to("/t", Some("d"))),
         ("/s/d/", true, "/t", There::Directory, to("/t", Some("d"))),
         ("/s/d/.", true, "/t", There::Directory, to("/t", None)),
@@ -79,12 +91,26 @@ fn destinations_on_the_host_are_found_through_links() {
     symlink("loop", path("loop")).unwrap();
     let find = |name: &str| Target::find(&path(name)).map(|target| (target.path, target.there));
     assert_eq!(find("to-dir").unwrap(), (path("dir"), There::Directory));
-    assert_eq!(find("to-nothing").unwrap(), (path("nothing"), There::Nothing));
-    assert!(find("loop").unwrap_err().to_string().contains("too many links"));
+    assert_eq!(
+        find("to-nothing").unwrap(),
+        (path("nothing"), There::Nothing)
+    );
+    assert!(
+        find("loop")
+            .unwrap_err()
+            .to_string()
+            .contains("too many links")
+    );
     let error = find("no/such").unwrap_err().to_string();
-    assert!(error.starts_with("invalid output path: directory"), "{error}");
+    assert!(
+        error.starts_with("invalid output path: directory"),
+        "{error}"
+    );
     let error = Target::find("/dev/null").unwrap_err().to_string();
-    assert!(error.contains("must be a directory or a regular file"), "{error}");
+    assert!(
+        error.contains("must be a directory or a regular file"),
+        "{error}"
+    );
 }
 
 #[test]

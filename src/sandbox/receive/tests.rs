@@ -119,7 +119,10 @@ fn a_tree_arrives_under_its_name_as_the_users() {
     assert_eq!(file.uid(), nix::unistd::geteuid().as_raw());
     assert_eq!(fs::read(place.path("name/closed/below")).unwrap(), b"x");
     let closed = place.path("name/closed").metadata().unwrap();
-    assert_eq!((closed.mode() & 0o7777, closed.mtime()), (0o500, 1_000_000_000));
+    assert_eq!(
+        (closed.mode() & 0o7777, closed.mtime()),
+        (0o500, 1_000_000_000)
+    );
     assert_eq!(
         fs::read_link(place.path("name/link")).unwrap().to_str(),
         Some("/etc/passwd")
@@ -172,7 +175,10 @@ fn names_that_lead_elsewhere_are_refused() {
         let error = place.receive(Some("name"), &[dir("top"), file(path, "x")]);
         assert!(error.is_err(), "{path}");
         let hard = link(EntryKind::HardLink, "top/x", path);
-        assert!(place.receive(Some("name"), &[dir("top"), hard]).is_err(), "{path}");
+        assert!(
+            place.receive(Some("name"), &[dir("top"), hard]).is_err(),
+            "{path}"
+        );
     }
     place.nothing_outside();
 }
@@ -242,11 +248,19 @@ fn devices_are_left_out_and_counted() {
 fn directories_and_files_do_not_take_each_others_place() {
     let place = Place::new();
     fs::create_dir(place.path("name")).unwrap();
-    let error = place.receive(Some("name"), &[file("top", "x")]).unwrap_err();
-    assert_eq!(error, "cannot overwrite directory \"name\" with non-directory");
+    let error = place
+        .receive(Some("name"), &[file("top", "x")])
+        .unwrap_err();
+    assert_eq!(
+        error,
+        "cannot overwrite directory \"name\" with non-directory"
+    );
     fs::write(place.path("file"), "x").unwrap();
     let error = place.receive(Some("file"), &[dir("top")]).unwrap_err();
-    assert_eq!(error, "cannot overwrite non-directory \"file\" with directory");
+    assert_eq!(
+        error,
+        "cannot overwrite non-directory \"file\" with directory"
+    );
 }
 
 #[test]
@@ -282,8 +296,8 @@ fn endless_files_and_damaged_archives_end() {
 }
 
 #[test]
-fn a_million_entries_take_no_memory_to_speak_of() {
-    /// The same file again and again, without end.
+fn an_archive_without_an_end_is_given_up() {
+    /// The same entry again and again.
     struct Endless {
         record: Vec<u8>,
         at: usize,
@@ -297,17 +311,17 @@ fn a_million_entries_take_no_memory_to_speak_of() {
             Ok(len)
         }
     }
-    // Devices cost nothing but their entry.
     let mut record = Vec::new();
     TarWriter::new(&mut record)
-        .entry(&entry(EntryKind::CharDevice, "top"))
+        .entry(&entry(EntryKind::Directory, "top"))
         .unwrap();
     let place = Place::new();
     let target = File::open(place.path("")).unwrap();
     let endless = Endless { record, at: 0 };
-    let error = receive(&target, "top", Some(OsStr::new("f")), Owners::Own, endless);
+    let name = Some(OsStr::new("f"));
+    let error = receive_at_most(10_000, &target, "top", name, Owners::Own, endless);
     assert_eq!(
         error.unwrap_err().to_string(),
-        "the guest sent more than 4000000 entries"
+        "the guest sent more than 10000 entries"
     );
 }

@@ -81,7 +81,12 @@ fn one_file_or_link_is_an_archive_too() {
         ("d/file", false, EntryKind::File, "content"),
         ("/absolute", true, EntryKind::File, "content"),
         ("/absolute", false, EntryKind::Symlink, "/d/file"),
-        ("/../../d/../d/e/link", false, EntryKind::Symlink, "../no such file"),
+        (
+            "/../../d/../d/e/link",
+            false,
+            EntryKind::Symlink,
+            "../no such file",
+        ),
         ("/d/fifo", true, EntryKind::Fifo, ""),
     ] {
         let bytes = of_path(folder.path(), path, follow, "x");
@@ -118,13 +123,16 @@ fn gnu_tar_unpacks_what_was_there() {
         assert!(output.status.success(), "{output:?}");
         assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     };
-    run(Command::new("tar").arg("-xpf").arg(&archive).arg("-C").arg(&target));
+    run(Command::new("tar")
+        .arg("-xpf")
+        .arg(&archive)
+        .arg("-C")
+        .arg(&target));
     // With a socket there is one difference.
     fs::remove_file(folder.path().join("d/socket")).unwrap();
-    run(Command::new("diff").args(["-r", "--no-dereference"]).args([
-        folder.path().join("d/e"),
-        target.join("d/e"),
-    ]));
+    run(Command::new("diff")
+        .args(["-r", "--no-dereference"])
+        .args([folder.path().join("d/e"), target.join("d/e")]));
     for name in ["d/file", "d/second", &*long, "d", "d/e"] {
         let (was, is) = (folder.path().join(name), target.join(name));
         let (was, is) = (was.metadata().unwrap(), is.metadata().unwrap());
@@ -171,7 +179,12 @@ fn marks_of_an_overlay_become_those_of_a_layer() {
 
     fs::write(path("d/.wh.x"), "").unwrap();
     let error = of_changes(root(folder.path()).as_fd(), Vec::new()).unwrap_err();
-    assert!(error.message.starts_with("d/.wh.x can't be part of a layer"), "{error}");
+    assert!(
+        error
+            .message
+            .starts_with("d/.wh.x can't be part of a layer"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -115,7 +115,10 @@ fn everything_arrives_with_its_attributes() {
         Some("/no/such")
     );
     // Also of a directory that was filled behind its entry.
-    assert_eq!(tree.path("etc/d").metadata().unwrap().mtime(), 1_000_000_000);
+    assert_eq!(
+        tree.path("etc/d").metadata().unwrap().mtime(),
+        1_000_000_000
+    );
     assert!(tree.path("etc/not/named/before").exists());
 }
 
@@ -124,7 +127,8 @@ fn files_are_replaced_and_directories_are_not() {
     let tree = Tree::new();
     tree.extract("/", &[file("f", "old"), dir("d"), file("d/kept", "x")])
         .unwrap();
-    tree.extract("", &[file("./f", "new"), dir("./d/")]).unwrap();
+    tree.extract("", &[file("./f", "new"), dir("./d/")])
+        .unwrap();
     assert_eq!(fs::read(tree.path("f")).unwrap(), b"new");
     assert!(tree.path("d/kept").exists());
     assert_eq!(
@@ -217,7 +221,10 @@ fn owners_are_the_tars_or_a_users_of_the_container() {
         let there = tree.path(name).metadata().unwrap();
         (there.uid(), there.gid())
     };
-    assert_eq!((owner("as-said"), owner("own")), ((1234, 5678), (1234, 5678)));
+    assert_eq!(
+        (owner("as-said"), owner("own")),
+        ((1234, 5678), (1234, 5678))
+    );
 }
 
 #[test]
