@@ -283,7 +283,7 @@ impl<'a> Container<'a> {
                     let _ = process.resize(size);
                 }
             }
-            Request::Task { id, task } => {
+            Request::Task { id, task, port } => {
                 let main = self.processes.get(&MAIN);
                 let view = View {
                     spec: self.spec,
@@ -291,12 +291,13 @@ impl<'a> Container<'a> {
                     main: main.filter(|main| main.is_running()).map(Process::pidfd),
                     cgroup: Some(self.cgroup.as_fd()),
                 };
-                if let Some(event) = self.tasks.start(id, &task, view) {
+                if let Some(event) = self.tasks.start(id, &task, port, view) {
                     control.send(&event)?;
                 }
             }
             Request::Freeze(frozen) => {
-                let _ = self.cgroup.freeze(frozen);
+                self.cgroup.freeze(frozen);
+                control.send(&Event::Frozen(frozen))?;
             }
             Request::Shutdown => {
                 for process in self.processes.values_mut() {

@@ -61,8 +61,8 @@ fn serve(
     loop {
         for request in requests.drain(..) {
             match request {
-                Request::Task { id, task } => {
-                    if let Some(event) = tasks.start(id, &task, view) {
+                Request::Task { id, task, port } => {
+                    if let Some(event) = tasks.start(id, &task, port, view) {
                         control.send(&event)?;
                     }
                 }

@@ -194,12 +194,10 @@ fn out(args: &CpArgs, container: &str, source: &str, target: &str) -> Result<()>
         )),
         None => None,
     };
-    let (port, stream) = access.stream()?;
-    let asked = access.begin(Task::Archive {
+    let stream = access.begin(Task::Archive {
         path: source,
         follow: args.follow_link,
         name: top.clone(),
-        port,
     })?;
     let mut counted = Counted {
         inner: stream,
@@ -208,7 +206,7 @@ fn out(args: &CpArgs, container: &str, source: &str, target: &str) -> Result<()>
     match plan {
         None => {
             std::io::copy(&mut counted, &mut std::io::stdout().lock())?;
-            access.end(asked)?;
+            access.end()?;
         }
         Some((target, plan)) => {
             let folder =
@@ -226,12 +224,12 @@ fn out(args: &CpArgs, container: &str, source: &str, target: &str) -> Result<()>
             // An agent that failed says why its archive is not whole.
             let left_out = match received {
                 Ok(left_out) => {
-                    access.end(asked)?;
+                    access.end()?;
                     left_out
                 }
                 Err(error) => {
                     drop(counted);
-                    access.end(asked)?;
+                    access.end()?;
                     return Err(error.into());
                 }
             };
@@ -282,11 +280,9 @@ fn into(args: &CpArgs, container: &str, source: &str, target: &str) -> Result<()
     }
     let user = &config.launch.run.process.user;
     let owner = (args.archive && !user.is_empty()).then(|| user.clone());
-    let (port, stream) = access.stream()?;
-    let asked = access.begin(Task::Extract {
+    let stream = access.begin(Task::Extract {
         path: plan.folder,
         owner,
-        port,
     })?;
     let mut counted = Counted {
         inner: stream,
@@ -307,7 +303,7 @@ fn into(args: &CpArgs, container: &str, source: &str, target: &str) -> Result<()
     }
     // Fails only when the agent is gone already.
     let _ = counted.inner.shutdown(Shutdown::Write);
-    access.end(asked)?;
+    access.end()?;
     sent?;
     say(args, counted.bytes, &format!("{container}:{path}"));
     access.close()

@@ -31,11 +31,10 @@ pub fn run(args: &ExportArgs) -> Result<()> {
     let root = Root::of_user()?;
     let (folder, config) = containers::find(&root, &args.container)?;
     let mut access = Access::open(&root, &folder, &config)?;
-    let (port, mut stream) = access.stream()?;
-    let asked = access.begin(Task::Export { port })?;
+    let mut stream = access.begin(Task::Export)?;
     // Errors of writing are told as they are: a reader that goes away is no failure.
     std::io::copy(&mut stream, &mut output)?;
-    access.end(asked)?;
+    access.end()?;
     access.close()?;
     output.finish()
 }

@@ -1,23 +1,26 @@
-//! A way to a container's agent for those who look into its files: `cp`, `diff`, `export`, `commit`.
+//! A way to a container's agent for those who look into it: `cp`, `diff`, `export`, `commit`, `top`,
+//! `stats`.
 //!
-//! Called by these verbs. A container that is stopped has no agent: then a VM is started that holds
-//! its layers and its writable disk and runs nothing, for as long as it is asked. Its lock is held
-//! meanwhile, as by a supervisor. Everything that comes back is a guest's: whoever reads a stream
-//! checks what is in it.
+//! Called by these verbs. The agent of a container that runs is asked through its supervisor. One
+//! that is stopped has no agent: then a VM is started that holds its layers and its writable disk
+//! and runs nothing, for as long as it is asked; its lock is held meanwhile, as by a supervisor.
+//! Everything that comes back is a guest's: whoever reads a stream checks what is in it.
 
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use protocol::FIRST_STREAM_PORT;
 use protocol::message::{Event, Request};
 use protocol::task::{Outcome, Task, TaskId};
 
+use super::client;
 use super::disks;
 use super::paths::{GuestFiles, Root};
 use super::state::{ContainerConfig, Folder, Lock};
-use super::vm::{RunningVm, VmRequest};
+use super::vm::{RunningVm, VmRequest, stream_pair};
+use super::wire::{Link, ToCommand, ToSupervisor};
 
 /// From the VM's first instruction to the agent's hello, and from there to the files being there.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -25,35 +28,152 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// From the request to power off to the agent's goodbye: it flushes what was changed.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Streams of one access: no verb needs more than one.
-const STREAMS: u32 = 1;
+/// Times that a container may begin or end between two looks at it.
+const TRIES: usize = 10;
 
-/// Something of a container that can't be had, in Docker's words where it has some.
+/// What the agent says it can't do.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Refused(pub String);
 
-/// The agent of a container, to be asked.
+/// The agent of a container, to be asked one thing after the other.
 #[derive(Debug)]
-pub struct Access {
-    vm: RunningVm,
-    log: File,
-    next_task: TaskId,
-    _lock: Lock,
+pub enum Access {
+    /// It runs.
+    Running(Link),
+    /// It is stopped.
+    Held(Box<Held>),
 }
 
 impl Access {
-    /// Gets to the container's files.
+    /// Gets to a container that runs or is stopped.
     ///
     /// # Errors
-    /// When it runs, or its VM can't be started.
+    /// When its VM can't be started, or somebody else is at its files and does not come to an end.
     pub fn open(root: &Root, folder: &Folder, config: &ContainerConfig) -> Result<Self> {
-        let Some(lock) = folder.try_lock()? else {
-            bail!(
-                "container {} is running: its files can be had when it has stopped",
-                config.name
-            );
+        for _ in 0..TRIES {
+            if let Some(lock) = folder.try_lock()? {
+                return Held::start(root, folder, config, lock).map(|held| Self::Held(held.into()));
+            }
+            if let Some(link) = client::connect(folder)? {
+                return Ok(Self::Running(link));
+            }
+        }
+        bail!("container {} begins and ends all the time", config.name)
+    }
+
+    /// Gets to a container that runs.
+    ///
+    /// # Errors
+    /// Docker's sentence when it does not.
+    pub fn running(folder: &Folder, config: &ContainerConfig) -> Result<Self> {
+        match client::connect(folder)? {
+            Some(link) => Ok(Self::Running(link)),
+            None => bail!("container {} is not running", config.id),
+        }
+    }
+
+    /// Whether it runs.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        matches!(self, Self::Running(_))
+    }
+
+    /// Begins a task; [`Self::end`] waits until it is done.
+    ///
+    /// # Errors
+    /// When the VM or the supervisor is gone.
+    pub fn begin(&mut self, task: Task) -> Result<UnixStream> {
+        let (ours, theirs) = stream_pair()?;
+        match self {
+            Self::Running(link) => {
+                let task = Box::new(task);
+                let stream = true;
+                link.send(&ToSupervisor::Task { task, stream }, &[theirs.as_fd()])?;
+            }
+            Self::Held(held) => held.begin(task, Some(&theirs))?,
+        }
+        Ok(ours)
+    }
+
+    /// Waits for the end of the task.
+    ///
+    /// # Errors
+    /// [`Refused`] with what the agent says; anything else when the VM died.
+    pub fn end(&mut self) -> Result<Outcome> {
+        let outcome = match self {
+            Self::Running(link) => match link.wait()? {
+                Some(ToCommand::TaskEnded(outcome)) => outcome,
+                Some(ToCommand::Refused(message) | ToCommand::Failed { message, .. }) => {
+                    bail!(message)
+                }
+                Some(other) => bail!("the supervisor answers {other:?}"),
+                None => bail!("the container has ended"),
+            },
+            Self::Held(held) => held.end()?,
         };
+        match outcome {
+            Outcome::Failed { message, .. } => Err(Refused(super::printable(&message)).into()),
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// Does a task that takes no stream.
+    ///
+    /// # Errors
+    /// As [`Self::end`].
+    pub fn ask(&mut self, task: Task) -> Result<Outcome> {
+        match self {
+            Self::Running(link) => {
+                let task = Box::new(task);
+                let stream = false;
+                link.send(&ToSupervisor::Task { task, stream }, &[])?;
+            }
+            Self::Held(held) => held.begin(task, None)?,
+        }
+        self.end()
+    }
+
+    /// Freezes or thaws the container's processes. One that is stopped has none.
+    ///
+    /// # Errors
+    /// When it is so already, or ends.
+    pub fn freeze(&mut self, frozen: bool) -> Result<()> {
+        let Self::Running(link) = self else {
+            return Ok(());
+        };
+        link.send(&ToSupervisor::Freeze(frozen), &[])?;
+        match link.wait()? {
+            Some(ToCommand::Done) => Ok(()),
+            Some(ToCommand::Refused(message)) => bail!(message),
+            _ => bail!("the container has ended"),
+        }
+    }
+
+    /// Leaves the container; the disk of one that is stopped is clean then.
+    ///
+    /// # Errors
+    /// When its VM does not end in good order: what was changed may be lost.
+    pub fn close(self) -> Result<()> {
+        match self {
+            Self::Running(_) => Ok(()),
+            Self::Held(held) => held.close(),
+        }
+    }
+}
+
+/// A VM that holds a stopped container's files.
+#[derive(Debug)]
+pub struct Held {
+    vm: RunningVm,
+    log: File,
+    next_task: TaskId,
+    next_port: u32,
+    _lock: Lock,
+}
+
+impl Held {
+    fn start(root: &Root, folder: &Folder, config: &ContainerConfig, lock: Lock) -> Result<Self> {
         lock.sign()?;
         let launch = &config.launch;
         let mut log = folder.open_log()?;
@@ -66,7 +186,7 @@ impl Access {
             memory_mib: launch.memory_mib,
             host_cpus: launch.host_cpus.clone(),
             disks,
-            stream_ports: (FIRST_STREAM_PORT..FIRST_STREAM_PORT + STREAMS).collect(),
+            stream_ports: Vec::new(),
             log: log.try_clone().context("share the VM's log")?,
         };
         let mut vm = RunningVm::spawn(root, &GuestFiles::find()?, request)?;
@@ -74,7 +194,8 @@ impl Access {
             Ok(()) => Ok(Self {
                 vm,
                 log,
-                next_task: 1,
+                next_task: 0,
+                next_port: protocol::FIRST_STREAM_PORT,
                 _lock: lock,
             }),
             Err(error) if error.is::<Refused>() => Err(error),
@@ -82,61 +203,34 @@ impl Access {
         }
     }
 
-    /// A stream for a task, and the port by which the task names it.
-    ///
-    /// # Errors
-    /// When all are used.
-    pub fn stream(&mut self) -> Result<(u32, UnixStream)> {
-        self.vm
-            .streams
-            .pop_first()
-            .context("no stream is left for the agent")
-    }
-
-    /// Asks for something; [`Self::end`] waits until it is done.
-    ///
-    /// # Errors
-    /// When the VM is gone.
-    pub fn begin(&mut self, task: Task) -> Result<Asked> {
+    fn begin(&mut self, task: Task, stream: Option<&UnixStream>) -> Result<()> {
         let id = self.next_task;
         self.next_task += 1;
+        let port = match stream {
+            Some(stream) => {
+                let port = self.next_port;
+                self.next_port += 1;
+                self.vm.offer_end(port, stream.as_fd())?;
+                Some(port)
+            }
+            None => None,
+        };
         let task = Box::new(task);
-        self.vm.agent.send(&Request::Task { id, task })?;
-        Ok(Asked(id))
+        Ok(self.vm.agent.send(&Request::Task { id, task, port })?)
     }
 
-    /// Waits for the end of a task.
-    ///
-    /// # Errors
-    /// [`Refused`] with what the agent says; anything else when the VM died.
-    pub fn end(&mut self, asked: Asked) -> Result<Outcome> {
+    fn end(&mut self) -> Result<Outcome> {
         match self.vm.agent.next(None) {
-            Ok(Event::TaskEnded { id, outcome }) if id == asked.0 => match outcome {
-                Outcome::Failed { message, .. } => Err(Refused(super::printable(&message)).into()),
-                outcome => Ok(outcome),
-            },
+            Ok(Event::TaskEnded { outcome, .. }) => Ok(outcome),
             Ok(other) => bail!("the agent broke the protocol: unexpected {other:?}"),
             Err(error) => {
-                let log = super::log_tail(&mut self.log);
-                Err(anyhow::Error::from(error).context(format!("the VM failed{log}")))
+                let console = super::log_tail(&mut self.log);
+                bail!("{error}{console}")
             }
         }
     }
 
-    /// Asks for something that needs no stream.
-    ///
-    /// # Errors
-    /// As [`Self::end`].
-    pub fn ask(&mut self, task: Task) -> Result<Outcome> {
-        let asked = self.begin(task)?;
-        self.end(asked)
-    }
-
-    /// Gives the container back, its disk clean.
-    ///
-    /// # Errors
-    /// When the VM does not end in good order: what was changed may be lost.
-    pub fn close(mut self) -> Result<()> {
+    fn close(mut self) -> Result<()> {
         self.vm.agent.send(&Request::Shutdown)?;
         let deadline = Some(Instant::now() + SHUTDOWN_TIMEOUT);
         loop {
@@ -149,10 +243,6 @@ impl Access {
         self.vm.finish_soon().map(drop)
     }
 }
-
-/// A task that was asked for.
-#[derive(Debug)]
-pub struct Asked(TaskId);
 
 fn until_held(vm: &mut RunningVm, hold: Request) -> Result<()> {
     let mut hold = Some(hold);

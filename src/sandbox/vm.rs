@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::io::{IoSlice, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use command_fds::{CommandFdExt, FdMapping};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
+};
 
 use vmm::{ExitCounts, VmEnd};
 
@@ -87,6 +90,8 @@ pub struct RunningVm {
     pub agent: AgentLink,
     /// Byte streams by port; the caller takes them out.
     pub streams: BTreeMap<u32, UnixStream>,
+    /// Where the VMM takes streams for more ports.
+    offers: OwnedFd,
     report: PipeReader,
     /// The folder of the template that it went on from.
     template: Option<PathBuf>,
@@ -161,6 +166,13 @@ impl RunningVm {
                 socket: fds.add(theirs)?,
             });
         }
+        let (offers, offered) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .context("create a socket pair")?;
         let own_lines = request.log.try_clone().context("share the VM's log")?;
         let config = VmmConfig {
             supervisor: std::process::id(),
@@ -174,6 +186,7 @@ impl RunningVm {
                 .map(|disk| disk_config(disk, &mut fds))
                 .collect::<Result<_>>()?,
             streams: stream_configs,
+            offers: Some(fds.add(offered)?),
             console: fds.add(request.log)?,
             report: fds.add(report_writer)?,
         };
@@ -181,6 +194,7 @@ impl RunningVm {
             child: start_process(fds, config_reader, own_lines, &config)?,
             agent: AgentLink::new(agent),
             streams,
+            offers,
             report,
             template: folder,
         })
@@ -190,6 +204,32 @@ impl RunningVm {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Offers the guest a stream on another port, and returns the host's end of it.
+    ///
+    /// # Errors
+    /// When the VMM is gone.
+    pub fn offer(&self, port: u32) -> Result<UnixStream> {
+        let (ours, theirs) = stream_pair()?;
+        self.offer_end(port, theirs.as_fd())?;
+        Ok(ours)
+    }
+
+    /// Offers the guest a stream on another port: the connected socket `theirs`, whose other end is
+    /// somebody else's. It must not block.
+    ///
+    /// # Errors
+    /// When the VMM is gone.
+    pub fn offer_end(&self, port: u32, theirs: BorrowedFd<'_>) -> Result<()> {
+        let bytes = port.to_le_bytes();
+        let descriptors = [theirs.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&descriptors)];
+        let iovecs = [IoSlice::new(&bytes)];
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        sendmsg::<()>(self.offers.as_raw_fd(), &iovecs, &rights, flags, None)
+            .with_context(|| format!("offer port {port} to the VM"))?;
+        Ok(())
     }
 
     /// Ends the VM at once, as pulling its plug.
@@ -296,6 +336,7 @@ pub fn make_template(guest: &GuestFiles, size: Size, state: &File, memory: &File
             },
         ],
         streams: Vec::new(),
+        offers: None,
         console: fds.add(share(&log)?)?,
         report: fds.add(report_writer)?,
     };
@@ -357,8 +398,11 @@ fn open(path: &std::path::Path) -> Result<File> {
     File::open(path).with_context(|| format!("open {}", path.display()))
 }
 
-/// Our end blocks, the VMM's does not.
-fn stream_pair() -> Result<(UnixStream, UnixStream)> {
+/// A stream to a guest: our end, which blocks, and the VMM's, which does not.
+///
+/// # Errors
+/// When there are no descriptors left.
+pub fn stream_pair() -> Result<(UnixStream, UnixStream)> {
     let (ours, theirs) = UnixStream::pair().context("create a socket pair")?;
     theirs
         .set_nonblocking(true)

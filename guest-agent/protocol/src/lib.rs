@@ -25,6 +25,7 @@
 //! run:     Event::Started | Event::Failed
 //!          Request::Signal, Resize, Exec, Task …   any time after Started
 //!          Event::TaskEnded                        once for each Task
+//!          Request::Freeze, then Event::Frozen     so too
 //!          Event::Exited                           after every byte of its output was sent
 //! hold:    Event::Held | Event::Failed
 //!          Request::Task …, Event::TaskEnded       until Request::Shutdown

@@ -57,8 +57,11 @@ pub enum Request {
         id: TaskId,
         /// What to do.
         task: Box<Task>,
+        /// vsock port of its stream on the host, if it has one.
+        port: Option<u32>,
     },
-    /// Freeze or thaw every process of the container (cgroup v2 freezer).
+    /// Freeze or thaw every process of the container (cgroup v2 freezer); answered by
+    /// [`Event::Frozen`].
     Freeze(bool),
     /// Kill everything, clean up, say [`Event::Bye`] and power off.
     Shutdown,
@@ -111,6 +114,8 @@ pub enum Event {
         /// Whether the kernel's out-of-memory killer ended a process of the container.
         oom_killed: bool,
     },
+    /// Every process of the container is frozen, or thawed.
+    Frozen(bool),
     /// Progress of a conversion: bytes of the compressed layer read so far.
     Converting {
         /// Bytes read.

@@ -1,8 +1,8 @@
 //! What the host may ask about a container besides running it: its files and its processes.
 //!
 //! A task is answered by one [`crate::message::Event::TaskEnded`]. What may be long goes over a
-//! stream of its own: the guest connects to the vsock port that the task names, as for the streams
-//! of a process, and the event comes after the stream's last byte.
+//! stream of its own: the guest connects to the vsock port that the request names, as for the
+//! streams of a process, and the event comes after the stream's last byte.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ pub enum Task {
         /// Whether a link at its end is followed.
         follow: bool,
     },
-    /// Write a tar of what is at a path.
+    /// Write a tar of what is at a path to the stream.
     Archive {
         /// Where.
         path: String,
@@ -30,39 +30,24 @@ pub enum Task {
         follow: bool,
         /// What it is called in the archive; what is in a directory is below that name.
         name: String,
-        /// Takes the tar.
-        port: u32,
     },
-    /// Write a tar of the whole root file system, without what is mounted in it.
-    Export {
-        /// Takes the tar.
-        port: u32,
-    },
-    /// Write a tar of what the container changed, as an OCI layer (image specification, layer.md).
-    Layer {
-        /// Takes the tar.
-        port: u32,
-    },
-    /// Unpack a tar into a directory. A directory never takes the place of something else, nor the
+    /// Write a tar of the whole root file system to the stream, without what is mounted in it.
+    Export,
+    /// Write a tar of what the container changed to the stream, as an OCI layer (image
+    /// specification, layer.md).
+    Layer,
+    /// Unpack a tar from the stream into a directory. A directory never takes the place of something else, nor the
     /// other way round.
     Extract {
         /// The directory; it exists.
         path: String,
         /// Whom everything is to belong to, in Docker's user syntax; as the tar says without it.
         owner: Option<String>,
-        /// Brings the tar.
-        port: u32,
     },
-    /// Say what the container changed, as [`Change`] records.
-    Changes {
-        /// Takes the records.
-        port: u32,
-    },
-    /// Say what processes there are, as frames of [`ProcessInfo`].
-    Processes {
-        /// Takes the frames.
-        port: u32,
-    },
+    /// Say on the stream what the container changed, as [`Change`] records.
+    Changes,
+    /// Say on the stream what processes there are, as frames of [`ProcessInfo`].
+    Processes,
     /// Say what the container uses: [`Outcome::Usage`].
     Usage,
 }
@@ -97,6 +82,14 @@ pub struct PathStat {
     pub size: u64,
     /// Target of a symbolic link, as far as it is UTF-8.
     pub link: String,
+}
+
+impl Task {
+    /// Whether it takes a stream.
+    #[must_use]
+    pub fn has_stream(&self) -> bool {
+        !matches!(self, Self::Stat { .. } | Self::Usage)
+    }
 }
 
 impl PathStat {

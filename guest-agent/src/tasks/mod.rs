@@ -74,14 +74,20 @@ pub struct Tasks(BTreeMap<TaskId, Running>);
 impl Tasks {
     /// Begins a task. The event is for the host when it can't be begun.
     #[must_use]
-    pub fn start(&mut self, id: TaskId, task: &Task, view: View<'_>) -> Option<Event> {
+    pub fn start(
+        &mut self,
+        id: TaskId,
+        task: &Task,
+        port: Option<u32>,
+        view: View<'_>,
+    ) -> Option<Event> {
         if self.0.contains_key(&id) || self.0.len() >= MAX_TASKS {
             let failure = Failure::other(format!(
                 "task {id} exists, or there are {MAX_TASKS} already"
             ));
             return Some(ended(id, failed(&failure)));
         }
-        match begin(task, view) {
+        match begin(task, port, view) {
             Ok(running) => {
                 self.0.insert(id, running);
                 None
@@ -163,7 +169,7 @@ fn outcome(report: &[u8]) -> Outcome {
     }
 }
 
-fn begin(task: &Task, view: View<'_>) -> Result<Running, Failure> {
+fn begin(task: &Task, port: Option<u32>, view: View<'_>) -> Result<Running, Failure> {
     let about = || "begin a task".to_owned();
     let (report, theirs) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).context(about)?;
     let stack = view.stack;
@@ -182,7 +188,9 @@ fn begin(task: &Task, view: View<'_>) -> Result<Running, Failure> {
             main: view.main.is_some().then_some(main),
             cgroup: view.cgroup.is_some().then_some(cgroup),
         };
-        let outcome = inside.work(task).unwrap_or_else(|failure| failed(&failure));
+        let outcome = inside
+            .work(task, port)
+            .unwrap_or_else(|failure| failed(&failure));
         if let Ok(bytes) = frame::encode(&outcome) {
             let _ = rustix::io::write(&theirs, &bytes);
             spawn::exit(0);
@@ -207,7 +215,7 @@ struct Inside<'a> {
 }
 
 impl Inside<'_> {
-    fn work(self, task: &Task) -> Result<Outcome, Failure> {
+    fn work(self, task: &Task, port: Option<u32>) -> Result<Outcome, Failure> {
         let files = MAX_FILES.into();
         let limit = Rlimit {
             current: files,
@@ -222,43 +230,38 @@ impl Inside<'_> {
                     Err(errno) => return not_found(errno, path),
                 })
             }
-            Task::Archive {
-                path,
-                follow,
-                name,
-                port,
-            } => {
+            Task::Archive { path, follow, name } => {
                 let root = self.with_mounts()?;
                 let found = match place::look_at(root.as_fd(), path, *follow) {
                     Ok(found) => found,
                     Err(errno) => return not_found(errno, path),
                 };
-                archive::of_one(found, name.as_bytes(), stream(*port)?)?;
+                archive::of_one(found, name.as_bytes(), stream(port)?)?;
                 Ok(Outcome::Done)
             }
-            Task::Export { port } => {
+            Task::Export => {
                 let root = self.without_mounts()?;
-                archive::of_root(root.as_fd(), stream(*port)?)?;
+                archive::of_root(root.as_fd(), stream(port)?)?;
                 Ok(Outcome::Done)
             }
-            Task::Layer { port } => {
-                archive::of_changes(self.changes.as_fd(), stream(*port)?)?;
+            Task::Layer => {
+                archive::of_changes(self.changes.as_fd(), stream(port)?)?;
                 Ok(Outcome::Done)
             }
-            Task::Extract { path, owner, port } => {
+            Task::Extract { path, owner } => {
                 let root = self.with_mounts()?;
-                let from = stream(*port)?;
+                let from = stream(port)?;
                 extract::into(root.as_fd(), path, owner.as_deref(), from)?;
                 Ok(Outcome::Done)
             }
-            Task::Changes { port } => {
+            Task::Changes => {
                 namespaces::own_mounts().context(|| "make a mount namespace".into())?;
                 let before = layers::unchanged(self.spec)?;
-                changes::list(self.changes.as_fd(), before.as_fd(), stream(*port)?)?;
+                changes::list(self.changes.as_fd(), before.as_fd(), stream(port)?)?;
                 Ok(Outcome::Done)
             }
-            Task::Processes { port } => {
-                processes::list(self.root.as_fd(), stream(*port)?)?;
+            Task::Processes => {
+                processes::list(self.root.as_fd(), stream(port)?)?;
                 Ok(Outcome::Done)
             }
             Task::Usage => match &self.cgroup {
@@ -309,7 +312,8 @@ fn not_found(errno: Errno, path: &str) -> Result<Outcome, Failure> {
 }
 
 /// The task's stream, which waits for the host.
-fn stream(port: u32) -> Result<File, Failure> {
+fn stream(port: Option<u32>) -> Result<File, Failure> {
+    let port = port.ok_or_else(|| Failure::other("the task has no stream"))?;
     let about = || format!("connect stream port {port}");
     let socket = vsock::connect(port)
         .and_then(vsock::Connecting::finish)
