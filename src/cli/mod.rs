@@ -3,8 +3,10 @@
 //! Called by `main`. It knows no KVM and no agent: that is `sandbox`'s.
 
 mod attach;
+mod commit;
 pub mod complaint;
 mod cp;
+mod diff;
 pub mod doctor;
 mod each;
 mod exec;
@@ -29,10 +31,12 @@ mod rm;
 mod rmi;
 pub mod run;
 mod start;
+mod stats;
 mod stop;
 mod surface;
 mod tag;
 mod template;
+mod top;
 mod values;
 mod variables;
 mod version;
@@ -187,6 +191,14 @@ enum FilesVerb {
     Cp(cp::CpArgs),
     /// Write a container's file system as a tar archive
     Export(export::ExportArgs),
+    /// Show what a container changed of its image's files
+    Diff(diff::DiffArgs),
+    /// Make an image of a container's changes
+    Commit(commit::CommitArgs),
+    /// Show the processes of a running container
+    Top(top::TopArgs),
+    /// Show what running containers use
+    Stats(stats::StatsArgs),
 }
 
 impl FilesVerb {
@@ -194,6 +206,10 @@ impl FilesVerb {
         match self {
             Self::Cp(args) => cp::run(&args),
             Self::Export(args) => export::run(&args),
+            Self::Diff(args) => diff::run(&args),
+            Self::Commit(args) => commit::run(&args),
+            Self::Top(args) => top::run(&args),
+            Self::Stats(args) => stats::run(&args),
         }
     }
 }

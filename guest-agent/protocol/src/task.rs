@@ -122,6 +122,74 @@ pub struct Change {
     pub path: Vec<u8>,
 }
 
+/// What is no [`Change`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// The kind is none.
+    #[error("the guest told a change of the unknown kind {0:#04x}")]
+    Kind(u8),
+    /// The path does not begin with a slash.
+    #[error("the guest told a change of a path without a root")]
+    Path,
+    /// The path is longer than [`CHANGE_PATH_MAX`].
+    #[error("the guest told a change of a path of more than {CHANGE_PATH_MAX} bytes")]
+    TooLong,
+}
+
+/// Collects bytes as they arrive and yields whole changes.
+#[derive(Debug, Default)]
+pub struct ChangeDecoder {
+    buffer: Vec<u8>,
+    /// Bytes of the buffer that were decoded.
+    done: usize,
+}
+
+impl ChangeDecoder {
+    /// An empty decoder.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds bytes that were read. What was decoded is forgotten.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.drain(..self.done);
+        self.done = 0;
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole change, or `None` when more bytes are needed.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; the stream is of no use afterwards.
+    pub fn decode(&mut self) -> Result<Option<Change>, ChangeError> {
+        let rest = self.buffer.get(self.done..).unwrap_or_default();
+        let window = rest.get(..CHANGE_PATH_MAX + 2).unwrap_or(rest);
+        let Some(end) = window.iter().position(|byte| *byte == 0) else {
+            return match rest.len() > window.len() {
+                true => Err(ChangeError::TooLong),
+                false => Ok(None),
+            };
+        };
+        let (kind, path) = match rest.get(..end) {
+            Some([kind, path @ ..]) => (*kind, path),
+            _ => return Err(ChangeError::Path),
+        };
+        if !matches!(kind, b'A' | b'C' | b'D') {
+            return Err(ChangeError::Kind(kind));
+        }
+        if path.first() != Some(&b'/') {
+            return Err(ChangeError::Path);
+        }
+        let change = Change {
+            kind,
+            path: path.to_vec(),
+        };
+        self.done += end + 1;
+        Ok(Some(change))
+    }
+}
+
 /// One process of the container, of `/proc` (proc(5)).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessInfo {
@@ -182,4 +250,58 @@ pub struct Usage {
     pub received_bytes: u64,
     /// Bytes sent on them.
     pub sent_bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_survive_any_split() {
+        let bytes = b"A/a\0C/b c\0D/\xff\0";
+        for cut in 0..bytes.len() {
+            let mut decoder = ChangeDecoder::new();
+            let mut found = Vec::new();
+            for part in [&bytes[..cut], &bytes[cut..]] {
+                decoder.push(part);
+                while let Some(change) = decoder.decode().unwrap() {
+                    found.push((change.kind, change.path));
+                }
+            }
+            let want = [(b'A', &b"/a"[..]), (b'C', b"/b c"), (b'D', b"/\xff")];
+            assert_eq!(found, want.map(|(kind, path)| (kind, path.to_vec())));
+        }
+    }
+
+    #[test]
+    fn what_is_no_change_is_refused() {
+        let long = [b"A/".to_vec(), vec![b'x'; CHANGE_PATH_MAX + 1]].concat();
+        for (bytes, want) in [
+            (&b"X/a\0"[..], ChangeError::Kind(b'X')),
+            (b"Aa\0", ChangeError::Path),
+            (b"A\0", ChangeError::Path),
+            (b"\0", ChangeError::Path),
+            (&long, ChangeError::TooLong),
+        ] {
+            let mut decoder = ChangeDecoder::new();
+            decoder.push(bytes);
+            assert_eq!(decoder.decode().unwrap_err(), want);
+        }
+        let mut decoder = ChangeDecoder::new();
+        decoder.push(&[&b"A/"[..], &[b'x'; CHANGE_PATH_MAX - 1], b"\0"].concat());
+        assert_eq!(
+            decoder.decode().unwrap().unwrap().path.len(),
+            CHANGE_PATH_MAX
+        );
+    }
+
+    #[test]
+    fn only_what_is_long_has_a_stream() {
+        let stat = Task::Stat {
+            path: String::new(),
+            follow: true,
+        };
+        assert!(!stat.has_stream() && !Task::Usage.has_stream());
+        assert!(Task::Export.has_stream() && Task::Processes.has_stream());
+    }
 }
