@@ -143,7 +143,7 @@ pub const RUN: [Flag; 104] = [
     flag("label-file", None, List("list"), LIFE, Works, "Read labels from a file"),
     flag("link", None, List("list"), NETWORK, Refused(NO_NETWORK), "Link to another container"),
     flag("link-local-ip", None, List("list"), NETWORK, Refused(NO_NETWORK), "Link-local addresses"),
-    flag("log-driver", None, Value("string"), LIFE, Differs("json-file, local or none; a log has at most two files of 64 MiB unless --log-opt says otherwise"), "Log driver"),
+    flag("log-driver", None, Value("string"), LIFE, Differs("json-file, local or none; at most two files of 64 MiB unless --log-opt says otherwise, and none in the foreground with --rm"), "Log driver"),
     flag("log-opt", None, List("list"), LIFE, Differs("max-size and max-file"), "Log options"),
     flag("mac-address", None, Value("string"), NETWORK, Refused(NO_NETWORK), "MAC address"),
     flag("memory", Some('m'), Value("bytes"), LIMITS, Differs("the VM has this and 64 MiB for its kernel, 128 MiB at least; without it 1 GiB"), "Memory limit"),
