@@ -4,6 +4,7 @@
 //!
 //! It has a main of its own because sandboxes are shared by tests and must be gone at the end.
 
+mod archives;
 mod bad_input;
 mod confinement;
 mod containers;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
             (0, streams::tests()),
             (0, kills::tests()),
             (1, life::tests()),
+            (1, archives::tests()),
             (1, bad_input::tests()),
             (1, guests::tests()),
             (1, templates::tests()),
