@@ -139,18 +139,39 @@ fn parts(path: &str) -> (String, String) {
 
 /// A path in a container: from its root on.
 fn in_container(path: &str) -> String {
-    match path.starts_with('/') {
-        true => path.to_owned(),
-        false => format!("/{path}"),
+    cleaned(&format!("/{path}"), path)
+}
+
+/// An absolute path without names that say nothing and with each `..` taken together with what is
+/// before it; the end of `as_written`, a slash or a `.`, is kept.
+fn cleaned(path: &str, as_written: &str) -> String {
+    let mut names = Vec::new();
+    for name in path.split('/') {
+        match name {
+            "" | "." => {}
+            ".." => drop(names.pop()),
+            name => names.push(name),
+        }
+    }
+    let end = match as_written {
+        "." => "/.",
+        text if text.ends_with("/.") => "/.",
+        text if text.ends_with('/') && !names.is_empty() => "/",
+        _ => "",
+    };
+    match names.is_empty() && end.is_empty() {
+        true => "/".to_owned(),
+        false => format!("/{}{end}", names.join("/")).replace("//", "/"),
     }
 }
 
 /// A link's target, seen from the folder of the link.
 fn through(path: &str, link: &str) -> String {
-    match link.starts_with('/') {
+    let full = match link.starts_with('/') {
         true => link.to_owned(),
         false => format!("{}/{link}", parts(path).0),
-    }
+    };
+    cleaned(&full, &full)
 }
 
 fn stat(access: &mut Access, path: &str, follow: bool) -> Result<Option<PathStat>> {
@@ -373,19 +394,11 @@ impl<T: Write> Write for Counted<T> {
     }
 }
 
-/// A path on the host, absolute, with a `.` or a slash at its end kept.
+/// A path on the host, absolute and cleaned, with a `.` or a slash at its end kept.
 fn absolute(path: &str) -> Result<String> {
     let full = std::path::absolute(path).with_context(|| format!("resolve {path}"))?;
     let text = full.to_str().context("a path that is not UTF-8")?;
-    let text = text.trim_end_matches('/');
-    Ok(match path {
-        _ if text.is_empty() => "/".to_owned(),
-        path if path == "." || path.ends_with("/.") => {
-            format!("{}/.", text.strip_suffix("/.").unwrap_or(text))
-        }
-        path if path.ends_with('/') => format!("{text}/"),
-        _ => text.to_owned(),
-    })
+    Ok(cleaned(text, path))
 }
 
 /// What is to be copied into a container.

@@ -124,7 +124,9 @@ fn only_copies_use_archives_of_guests() {
     for path in sources(&folder) {
         let source = fs::read_to_string(&path).expect("read");
         let below = path.strip_prefix(root()).expect("a source");
-        let is_copy = COPIES.iter().any(|start| below.to_string_lossy().starts_with(start));
+        let is_copy = COPIES
+            .iter()
+            .any(|start| below.to_string_lossy().starts_with(start));
         users += usize::from(is_copy && source.contains(OWN_TAR));
         assert!(
             is_copy || !source.contains(OWN_TAR),

@@ -76,9 +76,28 @@ fn ends_of_local_paths_are_kept() {
         ("/", "/".to_owned()),
         (".", format!("{here}/.")),
         ("./x", format!("{here}/x")),
+        ("/a/./b//../c", "/a/c".to_owned()),
+        ("/../a/..", "/".to_owned()),
+        ("/.", "/.".to_owned()),
     ] {
         assert_eq!(absolute(path).unwrap(), want, "{path}");
     }
+}
+
+#[test]
+fn paths_in_a_container_begin_at_its_root() {
+    for (path, want) in [
+        ("a", "/a"),
+        ("/a/../../b/", "/b/"),
+        ("../..", "/"),
+        ("a/.", "/a/."),
+        (".", "/."),
+        ("/", "/"),
+    ] {
+        assert_eq!(in_container(path), want, "{path}");
+    }
+    assert_eq!(through("/a/link", "../b"), "/b");
+    assert_eq!(through("/a/link", "/c/./d"), "/c/./d");
 }
 
 #[test]
