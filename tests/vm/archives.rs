@@ -128,7 +128,7 @@ fn copies_out_of_a_stopped_container(world: &World) -> Result<()> {
         "cc",
         &format!(
             "mkdir -p /d/sub; seq 1 200000 >/d/large; touch /d/{long}; echo x >/d/sub/f; \
-             ln -s large /d/link; ln -s /d /abs; chmod 4750 /d/sub/f; chown 5:6 /d/sub/f; \
+             ln -s large /d/link; ln -s /d /abs; chown 5:6 /d/sub/f; chmod 4750 /d/sub/f; \
              md5sum </d/large"
         ),
     )?;

@@ -26,7 +26,7 @@ pub fn read(cgroup: BorrowedFd<'_>) -> Result<Usage, Failure> {
     let memory = number(&file("memory.current")?);
     let inactive = counter(&file("memory.stat")?, "inactive_file");
     let info = sysinfo();
-    let total = u64::from(info.totalram).saturating_mul(info.mem_unit.into());
+    let total = info.totalram.saturating_mul(info.mem_unit.into());
     let io = file("io.stat").unwrap_or_default();
     let (received_bytes, sent_bytes) = traffic(&net_dev().unwrap_or_default());
     Ok(Usage {
