@@ -20,7 +20,7 @@ use crate::sandbox::launch::{Launch, memory_mib};
 use crate::sandbox::state::SHORT_ID_LEN;
 
 /// PATH of a container whose image sets none.
-const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Open files a process may have, as Docker's own default on systemd hosts.
 const NOFILE: u64 = 1_048_576;

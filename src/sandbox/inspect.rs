@@ -127,7 +127,8 @@ fn health_of(health: &Health) -> Value {
 }
 
 /// `SIGTERM`; a real-time signal has no name.
-fn signal_name(signal: i32) -> String {
+#[must_use]
+pub fn signal_name(signal: i32) -> String {
     nix::sys::signal::Signal::try_from(signal)
         .map_or_else(|_| signal.to_string(), |signal| signal.as_str().to_owned())
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{IoSlice, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -212,6 +212,16 @@ impl RunningVm {
     /// When the VMM is gone.
     pub fn offer(&self, port: u32) -> Result<UnixStream> {
         let (ours, theirs) = stream_pair()?;
+        self.offer_end(port, theirs.as_fd())?;
+        Ok(ours)
+    }
+
+    /// Offers the guest a stream on another port: the connected socket `theirs`, whose other end is
+    /// somebody else's. It must not block.
+    ///
+    /// # Errors
+    /// When the VMM is gone.
+    pub fn offer_end(&self, port: u32, theirs: BorrowedFd<'_>) -> Result<()> {
         let bytes = port.to_le_bytes();
         let descriptors = [theirs.as_raw_fd()];
         let rights = [ControlMessage::ScmRights(&descriptors)];
@@ -219,7 +229,7 @@ impl RunningVm {
         let flags = MsgFlags::MSG_NOSIGNAL;
         sendmsg::<()>(self.offers.as_raw_fd(), &iovecs, &rights, flags, None)
             .with_context(|| format!("offer port {port} to the VM"))?;
-        Ok(ours)
+        Ok(())
     }
 
     /// Ends the VM at once, as pulling its plug.
@@ -388,8 +398,11 @@ fn open(path: &std::path::Path) -> Result<File> {
     File::open(path).with_context(|| format!("open {}", path.display()))
 }
 
-/// Our end blocks, the VMM's does not.
-fn stream_pair() -> Result<(UnixStream, UnixStream)> {
+/// A stream to a guest: our end, which blocks, and the VMM's, which does not.
+///
+/// # Errors
+/// When there are no descriptors left.
+pub fn stream_pair() -> Result<(UnixStream, UnixStream)> {
     let (ours, theirs) = UnixStream::pair().context("create a socket pair")?;
     theirs
         .set_nonblocking(true)

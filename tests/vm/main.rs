@@ -4,6 +4,7 @@
 //!
 //! It has a main of its own because sandboxes are shared by tests and must be gone at the end.
 
+mod archives;
 mod bad_input;
 mod confinement;
 mod containers;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
             (1, life::tests()),
             (0, races::tests()),
             (1, lists::tests()),
+            (1, archives::tests()),
             (1, bad_input::tests()),
             (1, guests::tests()),
             (1, templates::tests()),

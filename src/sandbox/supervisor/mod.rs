@@ -14,6 +14,7 @@ mod clients;
 mod journal;
 mod life;
 mod probes;
+mod tasks;
 mod update;
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -176,6 +177,7 @@ impl Supervisor {
             let message = self.live().unwrap_or_else(|error| failed(&error));
             self.running = None;
             self.refuse_updates();
+            self.end_tasks();
             self.monitor = None;
             self.stop.reset();
             let Some(delay) = self.delay(&message, &mut backoff) else {
@@ -408,6 +410,10 @@ impl Supervisor {
             }
             ToSupervisor::Freeze(frozen) => self.freeze(client, frozen),
             ToSupervisor::Update(limits) => self.update(client, *limits),
+            ToSupervisor::Task { task, stream } => {
+                let stream = stream.then(|| self.clients.take_one(client)).transpose();
+                self.task(client, task, stream)
+            }
             ToSupervisor::Wait => {
                 self.clients.set_role(client, Role::Ended);
                 None
