@@ -13,6 +13,7 @@ mod names;
 mod network_files;
 mod options;
 mod output;
+mod ports;
 mod ps;
 mod pull;
 mod rm;
@@ -67,6 +68,8 @@ enum Verb {
     Inspect(inspect::InspectArgs),
     /// List containers
     Ps(ps::PsArgs),
+    /// List published ports of a container
+    Port(ports::PortArgs),
     /// Remove containers
     Rm(rm::RmArgs),
     /// Say whether this host can run VMs, and if not, why
@@ -110,6 +113,8 @@ enum ContainerVerb {
     /// List containers
     #[command(alias = "list", alias = "ps")]
     Ls(ps::PsArgs),
+    /// List published ports of a container
+    Port(ports::PortArgs),
     /// Remove containers
     #[command(alias = "remove")]
     Rm(rm::RmArgs),
@@ -152,6 +157,7 @@ pub fn other(matches: &ArgMatches) -> Result<ExitCode> {
             inspect::run(&args, Some(ObjectKind::Container))?;
         }
         Verb::Ps(args) | Verb::Container(ContainerVerb::Ls(args)) => ps::run(&args)?,
+        Verb::Port(args) | Verb::Container(ContainerVerb::Port(args)) => ports::run(&args)?,
         Verb::Rm(args) | Verb::Container(ContainerVerb::Rm(args)) => rm::run(&args)?,
         Verb::Version(args) => version::run(&args)?,
         Verb::Doctor(NoArgs {}) => return doctor::run(),

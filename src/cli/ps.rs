@@ -4,7 +4,9 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use super::output::{self, Column, List};
+use super::ports;
 use crate::sandbox::containers;
+use crate::sandbox::network;
 use crate::sandbox::paths::Root;
 use crate::sandbox::state::{ContainerConfig, ContainerState, SHORT_ID_LEN, Status};
 
@@ -104,6 +106,10 @@ fn row(
             )
         }
     };
+    let ports = match state.status {
+        Status::Running => ports::column(state.network.as_ref(), &config.exposed_ports),
+        _ => String::new(),
+    };
     let labels: Vec<String> = config
         .labels
         .iter()
@@ -117,11 +123,11 @@ fn row(
         since(&config.created) + " ago",
         status,
         state.status.word().to_owned(),
-        String::new(),
+        ports,
         config.name.clone(),
         labels.join(","),
         String::new(),
-        "none".to_owned(),
+        network::mode(config.launch.network.as_ref()).to_owned(),
     ];
     let names = COLUMNS.iter().map(|(name, _)| (*name).to_owned());
     names.zip(values.map(|value| json!(value))).collect()

@@ -22,6 +22,7 @@ use crate::sandbox::clock::{monotonic_ns, now};
 use crate::sandbox::containers;
 use crate::sandbox::disks;
 use crate::sandbox::launch::Launch;
+use crate::sandbox::network;
 use crate::sandbox::paths::{GuestFiles, Root};
 use crate::sandbox::start::{AttachOptions, run_attached};
 use crate::sandbox::state::{ContainerConfig, Phases};
@@ -163,6 +164,8 @@ fn launch(options: &RunOptions, image: &Image, id: &str) -> Result<Launch> {
     let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let host = Host {
         resolv_conf: &resolv_conf,
+        address: network::host_address(),
+        has_v6: network::has_v6(),
         window: attach::window_size().unwrap_or(DEFAULT_WINDOW),
     };
     let layers = image.layers.iter().map(images::Layer::key).collect();

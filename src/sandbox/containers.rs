@@ -216,6 +216,7 @@ mod tests {
             exposed_ports: std::collections::BTreeSet::new(),
             launch: Launch {
                 run: serde_json::from_value(run).unwrap(),
+                network: None,
                 vcpu_count: 1,
                 memory_mib: 128,
                 host_cpus: Vec::new(),

@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::network;
 use super::state::{ContainerConfig, ContainerState, Phases, Status};
 
 /// The JSON object of one container.
@@ -37,6 +38,11 @@ pub fn container(config: &ContainerConfig, state: &ContainerState) -> Value {
         "RestartCount": 0,
         "Platform": "linux",
         "HostConfig": host_config(config),
+        "NetworkSettings": network::settings(
+            launch.network.as_ref(),
+            state.network.as_ref(),
+            &config.exposed_ports,
+        ),
         "Config": {
             "Hostname": launch.run.hostname,
             "Domainname": launch.run.domainname,
@@ -88,7 +94,8 @@ fn host_config(config: &ContainerConfig) -> Value {
         "CpuQuota": resources.cpu_quota_us.unwrap_or(0),
         "CpuPeriod": resources.cpu_period_us.unwrap_or(0),
         "PidsLimit": resources.pids_max,
-        "NetworkMode": "none",
+        "NetworkMode": network::mode(launch.network.as_ref()),
+        "PortBindings": network::port_bindings(launch.network.as_ref()),
         "StopTimeout": launch.stop_timeout_s,
         "Runtime": "bulkhead",
         "Annotations": config.annotations,

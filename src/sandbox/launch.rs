@@ -5,11 +5,16 @@
 use protocol::spec::RunSpec;
 use serde::{Deserialize, Serialize};
 
+use super::network::NetworkConfig;
+
 /// One container's VM.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Launch {
     /// What the guest is asked to do; its layer extents and stream ports are filled in at start.
     pub run: RunSpec,
+    /// The network; without it there is only the loopback.
+    #[serde(default)]
+    pub network: Option<NetworkConfig>,
     /// Number of vCPUs.
     pub vcpu_count: u8,
     /// Guest memory in MiB.

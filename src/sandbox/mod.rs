@@ -15,6 +15,7 @@ pub mod containers;
 pub mod disks;
 pub mod inspect;
 pub mod launch;
+pub mod network;
 pub mod paths;
 mod poll;
 mod pumps;

@@ -26,6 +26,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::launch::Launch;
+use super::network::NetworkState;
 use super::paths::Root;
 
 /// Longest state file in bytes that is read: a configuration with all of its environment.
@@ -108,6 +109,9 @@ pub struct ContainerState {
     pub started_at: String,
     /// RFC 3339.
     pub finished_at: String,
+    /// Its network while it runs.
+    #[serde(default)]
+    pub network: Option<NetworkState>,
     /// When each step of the last start was done.
     pub phases: Phases,
     /// Exits to user space of the last run.
@@ -126,6 +130,7 @@ impl ContainerState {
             oom_killed: false,
             started_at: super::clock::ZERO_TIME.to_owned(),
             finished_at: super::clock::ZERO_TIME.to_owned(),
+            network: None,
             phases: Phases::default(),
             exits: vmm::ExitCounts::default(),
         }
@@ -135,6 +140,7 @@ impl ContainerState {
     /// wrong is the end of one that ran.
     pub fn finish(&mut self, exit_code: u8, error: String) {
         self.pid = 0;
+        self.network = None;
         self.exit_code = exit_code;
         self.status = if self.phases.started == 0 {
             Status::Created
@@ -349,6 +355,7 @@ impl Folder {
         Ok(ContainerState {
             status: Status::Exited,
             pid: 0,
+            network: None,
             exit_code: EXIT_CODE_KILLED,
             ..state
         })

@@ -31,6 +31,7 @@ use super::agent::AgentError;
 use super::attach_wire::{ToCommand, ToSupervisor};
 use super::clock::{monotonic_ns, now};
 use super::launch::Launch;
+use super::network::Network;
 use super::paths::{GuestFiles, Root};
 use super::pumps::{CommandStdio, Pumps, STDERR_PORT, STDIN_PORT, STDOUT_PORT};
 use super::state::{ContainerState, Folder, Lock, Phases, Status};
@@ -190,9 +191,12 @@ fn supervise(
         state: &mut state,
         auto_remove,
         held: None,
+        network: None,
         dying: None,
     };
     let result = life.run(root, launch, stdio);
+    // Its ports are free before anybody is told.
+    drop(life.network.take());
     let dying = life.dying.take();
     let mut message = result.unwrap_or_else(|error| failed(&error));
     let (code, error) = match &message {
@@ -230,6 +234,8 @@ struct Life<'a> {
     auto_remove: bool,
     /// Requests that wait for the agent's hello.
     held: Option<Vec<Request>>,
+    /// What connects the VM.
+    network: Option<Network>,
     /// A VM that was killed; dropping it waits for its process.
     dying: Option<RunningVm>,
 }
@@ -297,6 +303,13 @@ impl Life<'_> {
             .into_iter()
             .flatten()
             .collect();
+        self.network = launch
+            .network
+            .map(|config| Network::start(root, &config))
+            .transpose()?;
+        run.network = self.network.as_ref().map(|network| network.spec.clone());
+        self.state.network = self.network.as_ref().map(|network| network.state.clone());
+        let card = self.network.as_ref().map(Network::card).transpose()?;
         self.state.phases.vmm_spawn = monotonic_ns();
         let vm = RunningVm::spawn(
             root,
@@ -313,6 +326,7 @@ impl Life<'_> {
                         durable: !self.auto_remove,
                     },
                 ],
+                card,
                 stream_ports,
                 log: log.try_clone().context("share the VM's log")?,
             },
