@@ -354,6 +354,9 @@ impl Life<'_> {
                     super::check_version(version)?;
                     self.state.phases.agent = monotonic_ns();
                     vm.agent.send(&super::wake()?)?;
+                    if let Err(error) = self.network.as_mut().map_or(Ok(()), Network::wait) {
+                        return Ok(Some(failed(&error)));
+                    }
                     for request in self.held.take().unwrap_or_default() {
                         vm.agent.send(&request)?;
                     }

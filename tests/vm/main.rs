@@ -15,6 +15,7 @@ mod guests;
 mod kills;
 mod layers60;
 mod limits;
+mod network;
 mod process;
 mod pulling;
 mod smp;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
             (1, pulling::tests()),
             (1, store::tests()),
             (1, containers::tests()),
+            (0, network::tests()),
             (1, limits::tests()),
             (1, confinement::tests()),
             (1, environment::tests()),

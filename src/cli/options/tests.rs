@@ -295,7 +295,7 @@ fn wrong_values_are_refused_with_dockers_sentences() {
 
 /// A value of each flag that must show in the options.
 #[rustfmt::skip]
-const SAMPLES: [(&str, &str); 51] = [
+const SAMPLES: [(&str, &str); 55] = [
     ("add-host", "a:1.2.3.4"), ("annotation", "a=b"), ("attach", "stderr"),
     ("cap-add", "NET_ADMIN"), ("cap-drop", "CHOWN"), ("cidfile", "id"), ("cpu-period", "50000"),
     ("cpu-quota", "50000"), ("cpu-shares", "512"), ("cpus", "1"), ("cpuset-cpus", "1"),
@@ -303,9 +303,9 @@ const SAMPLES: [(&str, &str); 51] = [
     ("dns-option", "ndots:3"), ("dns-search", "test"), ("domainname", "d"), ("entrypoint", "/e"),
     ("env", "A=1"), ("env-file", "vars"), ("expose", "80"), ("group-add", "7"), ("hostname", "h"),
     ("init", "true"), ("interactive", "true"), ("ipc", "none"), ("label", "a=b"),
-    ("label-file", "vars"), ("memory", "64m"), ("memory-reservation", "32m"), ("name", "some"),
-    ("oom-score-adj", "5"), ("pids-limit", "9"), ("platform", "linux/arm64"),
-    ("privileged", "true"), ("pull", "never"), ("quiet", "true"), ("read-only", "true"),
+    ("label-file", "vars"), ("mac-address", "02:00:00:00:00:01"), ("memory", "64m"), ("memory-reservation", "32m"), ("name", "some"),
+    ("network", "none"),    ("oom-score-adj", "5"), ("pids-limit", "9"), ("platform", "linux/arm64"),
+    ("privileged", "true"), ("publish", "80"), ("publish-all", "true"), ("pull", "never"), ("quiet", "true"), ("read-only", "true"),
     ("rm", "true"), ("security-opt", "no-new-privileges"), ("shm-size", "1m"),
     ("sig-proxy", "false"), ("stop-signal", "9"), ("stop-timeout", "3"),
     ("storage-opt", "size=1g"), ("sysctl", "kernel.shmmax=1"), ("tmpfs", "/t"), ("tty", "true"),

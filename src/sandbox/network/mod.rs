@@ -144,7 +144,8 @@ pub struct Network {
     /// For the container's state.
     pub state: NetworkState,
     /// Waits for the process's end when it is dropped, after the socket was shut down.
-    _passt: Passt,
+    passt: Passt,
+    is_ready: bool,
 }
 
 impl Network {
@@ -163,8 +164,12 @@ impl Network {
         let mut attempt = 1;
         let (passt, socket, ports) = loop {
             let ports = ports::resolve(&config.ports, endpoint.v6.is_some(), attempt)?;
-            match Passt::start(&endpoint, GATEWAY_MAC, &host, &ports) {
-                Ok((passt, socket)) => break (passt, socket, ports),
+            let (mut passt, socket) = Passt::spawn(&endpoint, GATEWAY_MAC, &host, &ports)?;
+            if ports.is_empty() {
+                break (passt, socket, ports);
+            }
+            match passt.wait(&socket, &ports) {
+                Ok(()) => break (passt, socket, ports),
                 Err(StartError::PortTaken(_))
                     if ports::has_random(&config.ports) && attempt < ATTEMPTS =>
                 {
@@ -174,15 +179,27 @@ impl Network {
             }
         };
         Ok(Self {
-            socket: socket.into(),
+            socket,
+            is_ready: !ports.is_empty(),
             spec: spec(&endpoint),
             state: NetworkState {
                 v6: endpoint.v6.is_some(),
                 ports,
             },
             endpoint,
-            _passt: passt,
+            passt,
         })
+    }
+
+    /// Waits until it serves; its VM may start meanwhile, when no port can fail.
+    ///
+    /// # Errors
+    /// What passt says.
+    pub fn wait(&mut self) -> Result<()> {
+        if !std::mem::replace(&mut self.is_ready, true) {
+            self.passt.wait(&self.socket, &[])?;
+        }
+        Ok(())
     }
 
     /// The VM's network card.

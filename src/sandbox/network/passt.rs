@@ -6,8 +6,8 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::net::Ipv4Addr;
-use std::os::fd::OwnedFd;
+use std::net::{Ipv4Addr, Shutdown};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -17,6 +17,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::socket::{setsockopt, sockopt};
 use vmm::virtio::net::{Endpoint, MTU};
 
+use super::super::poll;
 use super::host::Routes;
 use super::ports;
 use super::{PortRequest, Protocol, PublishedPort};
@@ -80,21 +81,27 @@ pub fn find() -> Option<PathBuf> {
 
 /// A process; dropping it waits for its end.
 #[derive(Debug)]
-pub(super) struct Passt(Child);
+pub(super) struct Passt {
+    child: Child,
+    /// What it says.
+    words: File,
+}
 
 impl Passt {
-    /// Starts it, and returns the other end of its socket when it serves, all its ports bound.
-    pub(super) fn start(
+    /// Starts it, and returns the other end of its socket, which does not block.
+    pub(super) fn spawn(
         endpoint: &Endpoint,
         gateway_mac: [u8; 6],
         routes: &Routes,
         ports: &[PublishedPort],
-    ) -> Result<(Self, OwnedFd), StartError> {
+    ) -> Result<(Self, UnixStream), StartError> {
         let (ours, theirs) = UnixStream::pair().map_err(host_error("create a socket pair"))?;
         for socket in [&ours, &theirs] {
             enlarge(socket);
         }
-        let mut words = tempfile::tempfile().map_err(host_error("create a file"))?;
+        ours.set_nonblocking(true)
+            .map_err(host_error("set up a socket"))?;
+        let words = tempfile::tempfile().map_err(host_error("create a file"))?;
         let said = words.try_clone().map_err(host_error("share a file"))?;
         let child = Command::new(PASST)
             .args(arguments(endpoint, gateway_mac, routes, ports))
@@ -111,32 +118,58 @@ impl Passt {
                 std::io::ErrorKind::NotFound => StartError::Missing,
                 _ => host_error("start passt")(error),
             })?;
-        let passt = Self(child);
-        match wait_until_it_serves(&ours, endpoint) {
-            Ok(()) => {}
-            Err(error) => {
-                drop(ours);
-                drop(passt);
-                return Err(failure(&mut words, ports, &error));
+        let question = question(endpoint.mac, endpoint.v4, endpoint.gateway.v4);
+        let mut bytes = u32::try_from(question.len())
+            .unwrap_or(0)
+            .to_be_bytes()
+            .to_vec();
+        bytes.extend(question);
+        (&ours)
+            .write_all(&bytes)
+            .map_err(host_error("write to passt"))?;
+        Ok((Self { child, words }, ours))
+    }
+
+    /// Waits until it serves, all its ports bound: that is when it answers who has the gateway's
+    /// address. From the question it has learnt the guest's Ethernet address, without which no
+    /// connection from outside would find the guest.
+    pub(super) fn wait(
+        &mut self,
+        socket: &UnixStream,
+        ports: &[PublishedPort],
+    ) -> Result<(), StartError> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            match read_frame(socket, deadline) {
+                // What else may come is for the guest, which is not there yet.
+                Ok(frame) if frame.get(12..14) == Some(&[8, 6]) => return Ok(()),
+                Ok(_) => {}
+                Err(error) => {
+                    // What it has to say is said when it has ended.
+                    let _ = socket.shutdown(Shutdown::Both);
+                    self.end();
+                    return Err(failure(&mut self.words, ports, &error));
+                }
             }
         }
-        ours.set_nonblocking(true)
-            .map_err(host_error("set up a socket"))?;
-        Ok((passt, ours.into()))
+    }
+
+    fn end(&mut self) {
+        let begun = Instant::now();
+        while begun.elapsed() < END_TIMEOUT {
+            match self.child.try_wait() {
+                Ok(None) => std::thread::sleep(END_POLL),
+                _ => return,
+            }
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
 impl Drop for Passt {
     fn drop(&mut self) {
-        let begun = Instant::now();
-        while begun.elapsed() < END_TIMEOUT {
-            match self.0.try_wait() {
-                Ok(None) => std::thread::sleep(END_POLL),
-                _ => return,
-            }
-        }
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        self.end();
     }
 }
 
@@ -209,26 +242,29 @@ pub(super) fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// Asks who has the gateway's address: passt answers when its loop runs. From the question it learns
-/// the guest's Ethernet address, without which no connection from outside would find the guest.
-fn wait_until_it_serves(socket: &UnixStream, endpoint: &Endpoint) -> std::io::Result<()> {
-    let mut stream = socket;
-    stream.set_read_timeout(Some(START_TIMEOUT))?;
-    let question = question(endpoint.mac, endpoint.v4, endpoint.gateway.v4);
-    stream.write_all(&u32::try_from(question.len()).unwrap_or(0).to_be_bytes())?;
-    stream.write_all(&question)?;
-    loop {
-        let mut length = [0; 4];
-        stream.read_exact(&mut length)?;
-        let mut frame = Vec::new();
-        let length = u64::from(u32::from_be_bytes(length)).min(WORDS_BYTES_MAX);
-        Read::take(stream, length).read_to_end(&mut frame)?;
-        // What else may come is for the guest, which is not there yet.
-        if frame.get(12..14) == Some(&[8, 6]) {
-            stream.set_read_timeout(None)?;
-            return Ok(());
+/// Reads one frame and not a byte more: what follows is the VM's.
+fn read_frame(socket: &UnixStream, deadline: Instant) -> std::io::Result<Vec<u8>> {
+    let read = |bytes: &mut [u8]| -> std::io::Result<()> {
+        let mut done = 0;
+        while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            if !poll::readable_until(socket.as_fd(), Some(deadline))? {
+                return Err(std::io::ErrorKind::TimedOut.into());
+            }
+            match (&mut &*socket).read(rest) {
+                Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => done += count,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
         }
-    }
+        Ok(())
+    };
+    let mut length = [0; 4];
+    read(&mut length)?;
+    let length = usize::from(u16::try_from(u32::from_be_bytes(length)).unwrap_or(u16::MAX));
+    let mut frame = vec![0; length];
+    read(&mut frame)?;
+    Ok(frame)
 }
 
 /// An ARP request (RFC 826).

@@ -102,6 +102,10 @@ impl Receiver {
         manner: Manner,
         io: &mut Io,
     ) -> Result<Wait, DeviceError> {
+        // Nothing is read that nobody asked for: until its VM runs, the socket is its starter's.
+        if self.frame.is_none() && !has_buffer(io)? {
+            return Ok(Wait::Buffers);
+        }
         let (mut moved, mut delivered) = (0, false);
         let wait = loop {
             if moved >= TURN_BYTES {
@@ -226,6 +230,26 @@ impl Frame {
     }
 }
 
+/// Whether the driver has a buffer; if not, it will kick.
+fn has_buffer(io: &mut Io) -> Result<bool, DeviceError> {
+    for _ in 0..RETRIES_MAX {
+        if io.next_chain(RX)?.is_some() {
+            io.undo_next_chain(RX);
+            return Ok(true);
+        }
+        if !io.enable_kicks(RX)? {
+            return Ok(false);
+        }
+        io.disable_kicks(RX)?;
+    }
+    Err(DeviceError::Request {
+        queue: RX,
+        reason: FICKLE,
+    })
+}
+
+const FICKLE: &str = "its index moves to and fro";
+
 /// `struct virtio_net_hdr_v1` (section 5.1.6.1) of a frame in so many buffers.
 fn header(buffers: usize, manner: Manner) -> [u8; HEADER_BYTES] {
     let [low, high] = u16::try_from(buffers).unwrap_or(u16::MAX).to_le_bytes();
@@ -256,7 +280,7 @@ fn find_room(
                 io.disable_kicks(RX)?;
                 retries += 1;
                 if retries > RETRIES_MAX {
-                    return Err(request("its index moves to and fro"));
+                    return Err(request(FICKLE));
                 }
                 continue;
             }

@@ -40,6 +40,8 @@ fn endpoint() -> Endpoint {
 struct Net {
     driver: DirectDriver<NetDevice>,
     passt: UnixStream,
+    /// Another hand on the device's own end.
+    own: UnixStream,
 }
 
 impl Net {
@@ -47,9 +49,15 @@ impl Net {
         let (ours, passt) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         passt.set_nonblocking(true).unwrap();
+        let own = ours.try_clone().unwrap();
         let mut driver = DirectDriver::new(|_| NetDevice::new(endpoint(), Some(ours.into())));
         driver.activate(VERSION_1 | features).unwrap();
-        Self { driver, passt }
+        Self { driver, passt, own }
+    }
+
+    /// Reads what waits for the device.
+    fn peer_sees(&mut self, bytes: &mut [u8]) {
+        self.own.read_exact(bytes).unwrap();
     }
 
     /// Offers a frame behind an empty header, and kicks.

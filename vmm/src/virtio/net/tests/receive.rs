@@ -81,6 +81,16 @@ fn without_buffers_it_waits_and_does_not_watch() {
 }
 
 #[test]
+fn nothing_is_read_before_the_driver_gives_a_buffer() {
+    let mut net = Net::new(MRG_RXBUF);
+    net.arrive(&some(70));
+    net.driver.run(RX).unwrap();
+    let mut theirs = [0; 4];
+    net.peer_sees(&mut theirs);
+    assert_eq!(theirs, [0, 0, 0, 70]);
+}
+
+#[test]
 fn a_driver_without_mergeable_buffers_gets_what_fits_into_one() {
     let mut net = Net::new(0);
     net.give(2, 1526);
@@ -125,4 +135,18 @@ fn a_reset_in_the_middle_of_a_frame_throws_it_away() {
     net.arrive(&some(99));
     net.poll();
     assert_eq!(net.take().unwrap().1, some(99));
+}
+
+#[test]
+fn a_frame_that_has_its_buffers_needs_no_more_of_them() {
+    let mut net = Net::new(MRG_RXBUF);
+    net.give(3, 2048);
+    let frame = some(6000);
+    net.passt.write_all(&6000_u32.to_be_bytes()).unwrap();
+    net.passt.write_all(&frame[..3000]).unwrap();
+    net.poll();
+    net.driver.run(RX).unwrap();
+    net.passt.write_all(&frame[3000..]).unwrap();
+    net.poll();
+    assert_eq!(net.take().unwrap().1, frame);
 }
