@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use super::output::{self, Column, List};
 use super::ports;
 use crate::sandbox::containers;
+use crate::sandbox::health::Verdict;
 use crate::sandbox::network;
 use crate::sandbox::paths::Root;
 use crate::sandbox::state::{ContainerConfig, ContainerState, SHORT_ID_LEN, Status};
@@ -55,7 +56,7 @@ pub fn run(args: &PsArgs) -> Result<()> {
     let mut rows = Vec::new();
     for (folder, config) in containers::list(&root)? {
         match folder.true_state() {
-            Ok(state) if args.all || state.status == Status::Running => {
+            Ok(state) if args.all || state.status.is_alive() => {
                 rows.push(row(&config, &state, args.no_trunc, now));
             }
             Ok(_) => {}
@@ -97,7 +98,20 @@ fn row(
     };
     let status = match state.status {
         Status::Created => "Created".to_owned(),
-        Status::Running => format!("Up {}", since(&state.started_at)),
+        Status::Running => {
+            let health = match state.health.as_ref().map(|health| health.verdict) {
+                None => String::new(),
+                Some(Verdict::Starting) => " (health: starting)".to_owned(),
+                Some(verdict) => format!(" ({})", verdict.word()),
+            };
+            format!("Up {}{health}", since(&state.started_at))
+        }
+        Status::Paused => format!("Up {} (Paused)", since(&state.started_at)),
+        Status::Restarting => format!(
+            "Restarting ({}) {} ago",
+            state.exit_code,
+            since(&state.finished_at)
+        ),
         Status::Exited => {
             format!(
                 "Exited ({}) {} ago",
@@ -106,9 +120,10 @@ fn row(
             )
         }
     };
-    let ports = match state.status {
-        Status::Running => ports::column(state.network.as_ref(), &config.exposed_ports),
-        _ => String::new(),
+    let ports = if state.status.is_alive() {
+        ports::column(state.network.as_ref(), &config.exposed_ports)
+    } else {
+        String::new()
     };
     let labels: Vec<String> = config
         .labels

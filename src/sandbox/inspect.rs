@@ -1,30 +1,34 @@
 //! What `inspect` shows of a container, in Docker's shape, with one key of our own: `Bulkhead`,
 //! the machine's size and when each step of the last start was done.
 
+use std::path::Path;
+
 use serde_json::{Map, Value, json};
 
+use super::health::Health;
+use super::logs::{self, Driver};
 use super::network;
 use super::state::{ContainerConfig, ContainerState, Phases, Status};
 
 /// The JSON object of one container.
 #[must_use]
-pub fn container(config: &ContainerConfig, state: &ContainerState) -> Value {
+pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState) -> Value {
     let launch = &config.launch;
     let process = &launch.run.process;
     let (path, args) = match process.args.split_first() {
         Some((path, args)) => (path.as_str(), args),
         None => ("", [].as_slice()),
     };
-    json!({
+    let mut object = json!({
         "Id": config.id,
         "Created": config.created,
         "Path": path,
         "Args": args,
         "State": {
             "Status": state.status.word(),
-            "Running": state.status == Status::Running,
-            "Paused": false,
-            "Restarting": false,
+            "Running": state.status.is_alive(),
+            "Paused": state.status == Status::Paused,
+            "Restarting": state.status == Status::Restarting,
             "OOMKilled": state.oom_killed,
             "Dead": false,
             "Pid": state.pid,
@@ -35,7 +39,11 @@ pub fn container(config: &ContainerConfig, state: &ContainerState) -> Value {
         },
         "Image": config.image_id,
         "Name": format!("/{}", config.name),
-        "RestartCount": 0,
+        "RestartCount": state.restart_count,
+        "LogPath": match launch.log.driver {
+            Driver::None => String::new(),
+            _ => logs::path(folder, &config.id).to_string_lossy().into_owned(),
+        },
         "Platform": "linux",
         "HostConfig": host_config(config),
         "NetworkSettings": network::settings(
@@ -49,6 +57,7 @@ pub fn container(config: &ContainerConfig, state: &ContainerState) -> Value {
             "User": process.user,
             "Tty": process.terminal.is_some(),
             "OpenStdin": launch.open_stdin,
+            "StdinOnce": launch.stdin_once,
             "Env": process.env,
             "Cmd": process.args,
             "Image": config.image,
@@ -68,6 +77,36 @@ pub fn container(config: &ContainerConfig, state: &ContainerState) -> Value {
             "Exits": state.exits,
             "PhasesMs": phases_ms(&state.phases),
         },
+    });
+    if let Some(health) = &state.health {
+        object["State"]["Health"] = health_of(health);
+    }
+    if let Some(check) = &launch.health {
+        object["Config"]["Healthcheck"] = json!({
+            "Test": check.test,
+            "Interval": check.interval_ns,
+            "Timeout": check.timeout_ns,
+            "StartPeriod": check.start_period_ns,
+            "StartInterval": check.start_interval_ns,
+            "Retries": check.retries,
+        });
+    }
+    object
+}
+
+fn health_of(health: &Health) -> Value {
+    let results = health.results.iter().map(|result| {
+        json!({
+            "Start": result.start,
+            "End": result.end,
+            "ExitCode": result.exit_code,
+            "Output": result.output,
+        })
+    });
+    json!({
+        "Status": health.verdict.word(),
+        "FailingStreak": health.failing_streak,
+        "Log": results.collect::<Vec<_>>(),
     })
 }
 
@@ -83,6 +122,11 @@ fn host_config(config: &ContainerConfig) -> Value {
     let resources = &run.resources;
     json!({
         "AutoRemove": launch.auto_remove,
+        "RestartPolicy": {
+            "Name": launch.restart.word(),
+            "MaximumRetryCount": launch.restart.max_retries(),
+        },
+        "LogConfig": {"Type": launch.log.driver.word(), "Config": launch.log.options},
         "ReadonlyRootfs": run.read_only_root,
         "Privileged": run.privileged,
         "Init": run.init,

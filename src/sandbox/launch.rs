@@ -5,7 +5,10 @@
 use protocol::spec::RunSpec;
 use serde::{Deserialize, Serialize};
 
+use super::health::HealthConfig;
+use super::logs::LogConfig;
 use super::network::NetworkConfig;
+use super::restart::RestartPolicy;
 
 /// One container's VM.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -33,6 +36,18 @@ pub struct Launch {
     pub stop_signal: i32,
     /// Seconds from that signal to SIGKILL; negative for ever.
     pub stop_timeout_s: i64,
+    /// Whether stdin ends with the first command that is attached to it.
+    #[serde(default)]
+    pub stdin_once: bool,
+    /// `--restart`.
+    #[serde(default)]
+    pub restart: RestartPolicy,
+    /// `--health-…` and the image's health check.
+    #[serde(default)]
+    pub health: Option<HealthConfig>,
+    /// `--log-driver`, `--log-opt`.
+    #[serde(default)]
+    pub log: LogConfig,
 }
 
 /// Bytes of a MiB.

@@ -43,6 +43,8 @@ pub struct VmmConfig {
     pub card: Option<CardConfig>,
     /// Streams by vsock port.
     pub streams: Vec<StreamConfig>,
+    /// Where more of them come from.
+    pub offers: Option<RawFd>,
     /// Takes what kernel and agent print, each with a limit.
     pub console: RawFd,
     /// Takes one [`VmReport`] as JSON when the VM ended.
@@ -218,8 +220,12 @@ fn run(config: &VmmConfig, times: &mut VmTimes) -> Result<(VmEnd, ExitCounts)> {
         // SAFETY: the supervisor passed these descriptors, each named once.
         .map(|stream| (stream.port, unsafe { OwnedFd::from_raw_fd(stream.socket) }))
         .collect();
+    let offers = config
+        .offers
+        // SAFETY: as above.
+        .map(|socket| unsafe { OwnedFd::from_raw_fd(socket) });
     let vsock =
-        vsock::VsockDevice::new(protocol::GUEST_CID, streams, None).context("set up vsock")?;
+        vsock::VsockDevice::new(protocol::GUEST_CID, streams, offers).context("set up vsock")?;
     if makes_template {
         // The agent's call stays in the queue, for the host of each VM that goes on from there.
         let called = called.try_clone().context("share an eventfd")?;

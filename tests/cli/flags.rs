@@ -54,11 +54,7 @@ fn what_is_not_supported_is_refused_with_one_sentence() {
     let user = User::new();
     for (args, sentence) in [
         (
-            &["-d"][..],
-            "--detach is not supported: containers run in the foreground in this version",
-        ),
-        (
-            &["--ip", "10.0.0.5"],
+            &["--ip", "10.0.0.5"][..],
             "--ip is not supported: user specified IP address is supported on user defined networks \
              only, which this version does not have; remove the flag",
         ),
@@ -83,8 +79,8 @@ fn what_is_not_supported_is_refused_with_one_sentence() {
              out of reach; remove the flag",
         ),
         (
-            &["--restart", "always"],
-            "--restart=always is not supported: containers run in the foreground in this version",
+            &["--log-driver", "syslog"],
+            "log driver syslog is not supported: logs stay on this host; use json-file, local or none",
         ),
         (
             &["--restart", "always", "--rm"],
