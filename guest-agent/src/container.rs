@@ -26,6 +26,7 @@ use crate::layers::{self, Stack};
 use crate::loopback;
 use crate::mount::{Detached, Setup};
 use crate::namespaces;
+use crate::network;
 use crate::process::{End, Part, Process};
 use crate::pump::{Flow, Pump};
 use crate::rootfs::{self, Parts};
@@ -127,6 +128,7 @@ impl<'a> Container<'a> {
     /// Sets everything up and clones the main process.
     fn start(spec: &'a RunSpec, prepared: Prepared) -> Result<Self, Failure> {
         let connections = stdio::connect(&spec.process)?;
+        spec.network.as_ref().map_or(Ok(()), network::up)?;
         let cgroup = Cgroup::create(&prepared.hierarchy, &spec.resources)?;
         let nodes = allow_devices(spec, &cgroup, &prepared.filter)?;
         let stack = layers::stack(spec)?;

@@ -36,6 +36,7 @@ pub mod layers;
 pub mod loopback;
 pub mod mount;
 pub mod namespaces;
+pub mod network;
 pub mod paths;
 pub mod process;
 pub mod program;

@@ -29,6 +29,7 @@ mod network_files;
 mod options;
 mod output;
 mod pause;
+mod ports;
 mod prune;
 mod ps;
 mod pull;
@@ -196,6 +197,8 @@ enum LifeVerb {
     Logs(logs::LogsArgs),
     /// Give a container another name
     Rename(rename::RenameArgs),
+    /// List published ports of a container
+    Port(ports::PortArgs),
     /// Remove containers
     Rm(rm::RmArgs),
 }
@@ -214,6 +217,7 @@ impl LifeVerb {
             Self::Exec(args) => return exec::run(args),
             Self::Logs(args) => logs::run(&args)?,
             Self::Rename(args) => rename::run(&args)?,
+            Self::Port(args) => ports::run(&args)?,
             Self::Rm(args) => rm::run(&args)?,
         }
         Ok(0)

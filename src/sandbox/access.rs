@@ -186,6 +186,7 @@ impl Held {
             memory_mib: launch.memory_mib,
             host_cpus: launch.host_cpus.clone(),
             disks,
+            card: None,
             stream_ports: Vec::new(),
             log: log.try_clone().context("share the VM's log")?,
         };

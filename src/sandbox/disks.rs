@@ -137,6 +137,8 @@ fn convert(
         root,
         guest,
         VmRequest {
+            // What unpacks a stranger's layer reaches nobody.
+            card: None,
             vcpu_count: u8::try_from(cpu_count())
                 .unwrap_or(u8::MAX)
                 .min(CONVERTER_VCPUS_MAX),

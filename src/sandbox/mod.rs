@@ -20,6 +20,7 @@ pub mod health;
 pub mod inspect;
 pub mod launch;
 pub mod logs;
+pub mod network;
 pub mod paths;
 mod poll;
 pub mod receive;

@@ -21,11 +21,12 @@ use nix::sys::socket::{
 use vmm::{ExitCounts, VmEnd};
 
 use super::agent::AgentLink;
+use super::network::{self, Card};
 use super::paths::{GuestFiles, Root};
-use super::template::{Size, Templates};
+use super::template::{Shape, Templates};
 use super::vmm_process::{
-    DiskConfig, KernelConfig, SegmentConfig, StartConfig, StreamConfig, VmReport, VmTimes,
-    VmmConfig,
+    CardConfig, DiskConfig, KernelConfig, SegmentConfig, StartConfig, StreamConfig, VmReport,
+    VmTimes, VmmConfig,
 };
 
 /// Name of the hidden verb that [`super::vmm_process`] serves.
@@ -76,6 +77,8 @@ pub struct VmRequest {
     pub host_cpus: Vec<usize>,
     /// In the guest's order.
     pub disks: Vec<DiskSource>,
+    /// The network card, if there is one.
+    pub card: Option<Card>,
     /// vsock ports that carry byte streams.
     pub stream_ports: Vec<u32>,
     /// Takes the early console and the VMM's own lines.
@@ -120,18 +123,19 @@ impl ChildFds {
 }
 
 impl RunningVm {
-    /// Starts the process; the guest goes on from the template of its size, or boots where there
+    /// Starts the process; the guest goes on from the template of its shape, or boots where there
     /// can be none.
     ///
     /// # Errors
     /// When a file is missing or the process can't be started.
     pub fn spawn(root: &Root, guest: &GuestFiles, request: VmRequest) -> Result<Self> {
-        let size = Size {
+        let shape = Shape {
             vcpu_count: request.vcpu_count,
             memory_mib: request.memory_mib,
+            network: request.card.is_some(),
         };
         let template = Templates::of(root)
-            .map(|templates| templates.find_or_make(guest, size))
+            .map(|templates| templates.find_or_make(guest, shape))
             .transpose();
         let mut fds = ChildFds::default();
         let config_reader = fds.begin()?;
@@ -185,6 +189,10 @@ impl RunningVm {
                 .into_iter()
                 .map(|disk| disk_config(disk, &mut fds))
                 .collect::<Result<_>>()?,
+            card: request
+                .card
+                .map(|card| card_config(card, &mut fds))
+                .transpose()?,
             streams: stream_configs,
             offers: Some(fds.add(offered)?),
             console: fds.add(request.log)?,
@@ -306,12 +314,12 @@ fn finish(child: &mut Child, report: &mut PipeReader, deadline: Instant) -> Resu
     }))
 }
 
-/// Boots a VM of this size up to the point where its agent calls the host, and leaves its state and
+/// Boots a VM of this shape up to the point where its agent calls the host, and leaves its state and
 /// memory in these files.
 ///
 /// # Errors
 /// When the process can't be started, or the guest ends or says nothing.
-pub fn make_template(guest: &GuestFiles, size: Size, state: &File, memory: &File) -> Result<()> {
+pub fn make_template(guest: &GuestFiles, shape: Shape, state: &File, memory: &File) -> Result<()> {
     let mut log = tempfile::tempfile().context("create a log")?;
     let mut fds = ChildFds::default();
     let config_reader = fds.begin()?;
@@ -320,8 +328,8 @@ pub fn make_template(guest: &GuestFiles, size: Size, state: &File, memory: &File
     let empty = tempfile::tempfile().context("create an empty disk")?;
     let config = VmmConfig {
         supervisor: std::process::id(),
-        vcpu_count: size.vcpu_count,
-        memory_mib: size.memory_mib,
+        vcpu_count: shape.vcpu_count,
+        memory_mib: shape.memory_mib,
         host_cpus: Vec::new(),
         start: StartConfig::MakeTemplate {
             kernel: kernel(guest, &mut fds)?,
@@ -335,6 +343,10 @@ pub fn make_template(guest: &GuestFiles, size: Size, state: &File, memory: &File
                 writable: Some(fds.add(empty)?),
             },
         ],
+        card: shape.network.then(|| CardConfig {
+            socket: None,
+            endpoint: network::template_endpoint(),
+        }),
         streams: Vec::new(),
         offers: None,
         console: fds.add(share(&log)?)?,
@@ -408,6 +420,13 @@ pub fn stream_pair() -> Result<(UnixStream, UnixStream)> {
         .set_nonblocking(true)
         .context("set up a socket pair")?;
     Ok((ours, theirs))
+}
+
+fn card_config(card: Card, fds: &mut ChildFds) -> Result<CardConfig> {
+    Ok(CardConfig {
+        socket: Some(fds.add(card.socket)?),
+        endpoint: card.endpoint,
+    })
 }
 
 fn disk_config(disk: DiskSource, fds: &mut ChildFds) -> Result<DiskConfig> {

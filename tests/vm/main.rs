@@ -18,6 +18,7 @@ mod layers60;
 mod life;
 mod limits;
 mod lists;
+mod network;
 mod process;
 mod pulling;
 mod races;
@@ -87,6 +88,7 @@ fn main() -> ExitCode {
             (1, pulling::tests()),
             (1, store::tests()),
             (1, containers::tests()),
+            (0, network::tests()),
             (1, limits::tests()),
             (1, confinement::tests()),
             (1, environment::tests()),

@@ -22,6 +22,7 @@ use protocol::task::TaskId;
 use super::super::clock::{monotonic_ns, now};
 use super::super::disks;
 use super::super::logs::{self, LogWriter};
+use super::super::network::Network;
 use super::super::paths::GuestFiles;
 use super::super::state::Status;
 use super::super::streams::{CommandStreams, Streams, VmStreams};
@@ -156,6 +157,13 @@ impl Supervisor {
             stderr: run.process.terminal.is_none().then_some(stderr),
         };
         run.process.stdio = ports;
+        self.network = launch
+            .network
+            .map(|config| Network::start(&self.root, &config))
+            .transpose()?;
+        run.network = self.network.as_ref().map(|network| network.spec.clone());
+        self.state.network = self.network.as_ref().map(|network| network.state.clone());
+        let card = self.network.as_ref().map(Network::card).transpose()?;
         self.state.phases.vmm_spawn = monotonic_ns();
         let mut vm = RunningVm::spawn(
             &self.root,
@@ -165,6 +173,7 @@ impl Supervisor {
                 memory_mib: launch.memory_mib,
                 host_cpus: launch.host_cpus,
                 disks,
+                card,
                 stream_ports: [ports.stdin, ports.stdout, ports.stderr]
                     .into_iter()
                     .flatten()
@@ -213,6 +222,9 @@ impl Supervisor {
                 Some(Event::Hello { version, .. }) => {
                     super::super::check_version(version)?;
                     self.state.phases.agent = monotonic_ns();
+                    if let Err(error) = self.network.as_mut().map_or(Ok(()), Network::wait) {
+                        return Ok(Some(failed(&error)));
+                    }
                     if let Some(running) = &mut self.running {
                         running.vm.agent.send(&super::super::wake()?)?;
                         for request in running.held.take().unwrap_or_default() {

@@ -32,6 +32,7 @@ use super::agent::AgentError;
 use super::client::{self, Listener};
 use super::clock::monotonic_ns;
 use super::events;
+use super::network::Network;
 use super::paths::Root;
 use super::restart::Backoff;
 use super::state::{ContainerConfig, ContainerState, Folder, Lock, Phases, Status};
@@ -115,6 +116,8 @@ struct Supervisor {
     deliveries: Deliveries,
     /// The VM, while there is one.
     running: Option<Running>,
+    /// What connects it; its ports are free when it is gone.
+    network: Option<Network>,
     /// Its health checks, if it has any.
     monitor: Option<Monitor>,
     /// Commands that are to be attached when there is a VM.
@@ -150,6 +153,7 @@ impl Supervisor {
             stop: Stop::new()?,
             deliveries: Deliveries::new()?,
             running: None,
+            network: None,
             monitor: None,
             attaching: Vec::new(),
             updates: update::Updates::new(),
@@ -178,6 +182,7 @@ impl Supervisor {
             self.running = None;
             self.refuse_updates();
             self.end_tasks();
+            self.network = None;
             self.monitor = None;
             self.stop.reset();
             let Some(delay) = self.delay(&message, &mut backoff) else {
