@@ -8,9 +8,13 @@ use serde_json::Value;
 use serde_json::ser::PrettyFormatter;
 
 use super::output;
+use super::run::with_code;
 use super::template::Template;
 use crate::sandbox::paths::Root;
 use crate::sandbox::{containers, inspect};
+
+/// Exit code of a format that is none.
+const CODE_TEMPLATE: u8 = 64;
 
 /// Flags of `inspect`.
 #[derive(Debug, clap::Args)]
@@ -21,7 +25,7 @@ pub struct InspectArgs {
     /// What to look for
     #[arg(long = "type", value_name = "type")]
     kind: Option<ObjectKind>,
-    /// Show sizes; they are always shown
+    /// Show the sizes of containers: of the writable layer on the host, and with the image
     #[arg(short, long)]
     size: bool,
     /// Names or ids
@@ -59,12 +63,13 @@ impl Serialize for Object {
 /// `No such object`, with Docker's `[]` on stdout when there is none at all.
 pub fn run(args: &InspectArgs, only: Option<ObjectKind>) -> Result<()> {
     let kind = only.or(args.kind);
-    let template = args.format.as_deref().map(Template::parse).transpose()?;
+    let template = args.format.as_deref().map(Template::parse).transpose();
+    let template = template.map_err(|error| with_code(CODE_TEMPLATE, format!("{error:#}")))?;
     let root = Root::of_user()?;
     let store = Store::open(&root.images())?;
     let (mut found, mut missing) = (Vec::new(), Vec::new());
     for name in &args.names {
-        match object(&root, &store, name, kind)? {
+        match object(&root, &store, name, kind, args.size)? {
             Some(value) => found.push(value),
             None => missing.push(name.as_str()),
         }
@@ -72,8 +77,15 @@ pub fn run(args: &InspectArgs, only: Option<ObjectKind>) -> Result<()> {
     match template {
         None => output::line(&pretty(&found)?)?,
         Some(template) => {
-            for object in &found {
-                output::line(&template.render(&serde_json::to_value(object)?)?)?;
+            for (index, object) in found.iter().enumerate() {
+                let text = template.render(&serde_json::to_value(object)?);
+                if text.is_err() && index == 0 {
+                    output::line("")?;
+                }
+                output::line(&text?)?;
+            }
+            if found.is_empty() {
+                output::line("")?;
             }
         }
     }
@@ -102,16 +114,27 @@ fn object(
     store: &Store,
     name: &str,
     kind: Option<ObjectKind>,
+    with_sizes: bool,
 ) -> Result<Option<Object>> {
     if kind != Some(ObjectKind::Image)
         && let Ok((folder, config)) = containers::find(root, name)
     {
-        let state = folder.true_state()?;
-        return Ok(Some(Object::Container(inspect::container(
-            folder.path(),
-            &config,
-            &state,
-        ))));
+        let state = match folder.true_state() {
+            // Removed since it was found.
+            Err(_) if !folder.path().exists() => return Ok(None),
+            state => state?,
+        };
+        let mut value = inspect::container(folder.path(), &config, &state);
+        if with_sizes {
+            let writable = folder.writable_bytes();
+            // Of an image that was removed by force, nothing is known.
+            let image = store
+                .resolve(&config.image_id)
+                .map_or(0, |image| image.size);
+            value["SizeRw"] = writable.into();
+            value["SizeRootFs"] = writable.saturating_add(image).into();
+        }
+        return Ok(Some(Object::Container(value)));
     }
     if kind == Some(ObjectKind::Container) {
         return Ok(None);

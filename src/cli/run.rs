@@ -17,7 +17,7 @@ use super::complaint::{CODE_FAILURE, complain};
 use super::flags::Flags;
 use super::merge::{self, Host};
 use super::options::{Caller, ImageOptions, PullPolicy, RunOptions};
-use super::{names, output, pull};
+use super::{given, names, output, pull};
 use crate::doctor;
 use crate::sandbox::attach::{self, Ended};
 use crate::sandbox::clock::{monotonic_ns, now};
@@ -86,11 +86,10 @@ pub fn run(matches: ArgMatches, began: u64) -> Result<u8> {
     };
     let (container, launch) = (made.options.container, &made.config.launch);
     if container.detach {
+        // Also of one that does not start: it is there.
+        output::line(&made.config.id)?;
         return match run_detached(&made.root, &made.folder, made.lock, phases)? {
-            None => {
-                output::line(&made.config.id)?;
-                Ok(0)
-            }
+            None => Ok(0),
             Some((code, message)) => Err(WithCode { code, message }.into()),
         };
     }
@@ -133,7 +132,12 @@ pub fn exit_code(ended: Ended) -> Result<u8> {
 
 /// What Docker's command itself refuses: exit code 1.
 pub fn failure(message: String) -> anyhow::Error {
-    WithCode { code: 1, message }.into()
+    with_code(1, message)
+}
+
+/// A refusal with this exit code.
+pub fn with_code(code: u8, message: String) -> anyhow::Error {
+    WithCode { code, message }.into()
 }
 
 /// Makes a container and prints its id.
@@ -201,7 +205,9 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
         image_id: image.id.to_string(),
         labels: merge::labels(&options, &image.config),
         annotations: options.container.annotations.clone(),
+        env: merge::variables(&options, &image.config),
         exposed_ports: merge::exposed_ports(&options, &image.config),
+        given: given::given(flags, &options, &image.config)?,
         launch,
     };
     let (folder, lock) = containers::create(&root, &config, begun)?;
@@ -221,18 +227,25 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
 }
 
 fn parse(flags: &Flags) -> Result<RunOptions> {
+    with_caller(|caller| RunOptions::parse(flags, caller))
+}
+
+/// Does `act` with what this command sees of its surroundings.
+///
+/// # Errors
+/// Those of `act`.
+pub fn with_caller<T>(act: impl FnOnce(&Caller) -> Result<T>) -> Result<T> {
     let cpu_count = std::thread::available_parallelism().map_or(1, usize::from);
     let cpus_online = match std::fs::read_to_string(CPUS_ONLINE) {
         Ok(text) => text.trim().to_owned(),
         Err(_) => format!("0-{}", cpu_count.saturating_sub(1)),
     };
-    let caller = Caller {
+    act(&Caller {
         variable: &variable,
         read: &read_file,
         cpu_count,
         cpus_online: &cpus_online,
-    };
-    RunOptions::parse(flags, &caller)
+    })
 }
 
 /// A variable of the command's own, for `-e NAME`. Frames and specs are text, so that no other

@@ -27,9 +27,10 @@ use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::given::Given;
 use super::health::Health;
 use super::launch::Launch;
-use super::paths::Root;
+use super::paths::{self, Root};
 
 /// Longest state file in bytes that is read: a configuration with all of its environment.
 const STATE_BYTES_MAX: u64 = 4 << 20;
@@ -64,10 +65,24 @@ pub struct ContainerConfig {
     pub labels: std::collections::BTreeMap<String, String>,
     /// `--annotation`.
     pub annotations: std::collections::BTreeMap<String, String>,
+    /// Variables of user and image, without those that every process gets.
+    #[serde(default)]
+    pub env: Vec<String>,
     /// Ports of the image and `--expose`, such as `80/tcp`; nothing is published.
     pub exposed_ports: std::collections::BTreeSet<String>,
     /// What to start.
     pub launch: Launch,
+    /// What was given, for `inspect`.
+    #[serde(default)]
+    pub given: Given,
+}
+
+impl ContainerConfig {
+    /// The id as lists and messages show it.
+    #[must_use]
+    pub fn short_id(&self) -> &str {
+        self.id.get(..SHORT_ID_LEN).unwrap_or(&self.id)
+    }
 }
 
 /// Where a container is in its life.
@@ -170,6 +185,18 @@ impl ContainerState {
         self.was_begun = true;
     }
 
+    /// What is left when its supervisor was killed.
+    #[must_use]
+    pub fn killed(self) -> Self {
+        Self {
+            status: Status::Exited,
+            pid: 0,
+            exit_code: EXIT_CODE_KILLED,
+            finished_at: super::clock::now(),
+            ..self
+        }
+    }
+
     /// Notes the end of a start: one whose process never ran stays `created`, whatever else went
     /// wrong is the end of one that ran.
     pub fn finish(&mut self, exit_code: u8, error: String) {
@@ -240,6 +267,12 @@ impl Folder {
     #[must_use]
     pub fn upper(&self) -> PathBuf {
         self.0.join("upper.img")
+    }
+
+    /// Bytes that the writable disk takes on the host; 0 before the first start.
+    #[must_use]
+    pub fn writable_bytes(&self) -> u64 {
+        paths::space_of(&self.upper())
     }
 
     /// Opens the VM's log for appending.
@@ -387,17 +420,18 @@ impl Folder {
         if self.is_locked()? {
             return Ok(state);
         }
-        // Its supervisor may have written the end between the two looks.
+        // Its supervisor may have written the end between the two looks, or was killed. Who sees it first keeps the time.
+        let Some(_lock) = self.try_lock()? else {
+            return self.state();
+        };
         let state = self.state()?;
         if !state.status.is_alive() {
             return Ok(state);
         }
-        Ok(ContainerState {
-            status: Status::Exited,
-            pid: 0,
-            exit_code: EXIT_CODE_KILLED,
-            ..state
-        })
+        let state = state.killed();
+        // On a disk that is full the next one sees it.
+        let _ = self.set_state(&state);
+        Ok(state)
     }
 
     /// Replaces what was asked for. The caller holds the lock of all containers.
@@ -499,7 +533,7 @@ fn whole_file(kind: i32) -> libc::flock {
 }
 
 /// What a container whose supervisor was killed reports: as if its process had got SIGKILL.
-const EXIT_CODE_KILLED: u8 = 137;
+pub const EXIT_CODE_KILLED: u8 = 137;
 
 #[cfg(test)]
 mod tests {

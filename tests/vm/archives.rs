@@ -444,7 +444,9 @@ fn a_commit_is_an_image(world: &World) -> Result<()> {
         .code(0)?;
     // Of what did not change there is no layer, and a wrong change is refused.
     stopped(&vm, "same", "true")?;
-    vm.bulkhead(["commit", "same", "unchanged"]).output()?.code(0)?;
+    vm.bulkhead(["commit", "same", "unchanged"])
+        .output()?
+        .code(0)?;
     let layers = |name: &str| {
         let format = "{{json .RootFS.Layers}}";
         vm.bulkhead(["inspect", "-f", format, name])

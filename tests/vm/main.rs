@@ -17,8 +17,10 @@ mod kills;
 mod layers60;
 mod life;
 mod limits;
+mod lists;
 mod process;
 mod pulling;
+mod races;
 mod smp;
 mod store;
 mod streams;
@@ -77,6 +79,8 @@ fn main() -> ExitCode {
             (0, kills::tests()),
             (1, life::tests()),
             (1, archives::tests()),
+            (0, races::tests()),
+            (1, lists::tests()),
             (1, bad_input::tests()),
             (1, guests::tests()),
             (1, templates::tests()),

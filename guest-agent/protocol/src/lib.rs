@@ -26,6 +26,7 @@
 //!          Request::Signal, Resize, Exec, Task …   any time after Started
 //!          Event::TaskEnded                        once for each Task
 //!          Request::Freeze, then Event::Frozen     so too
+//!          Request::Update, then Event::Updated    so too
 //!          Event::Exited                           after every byte of its output was sent
 //! hold:    Event::Held | Event::Failed
 //!          Request::Task …, Event::TaskEnded       until Request::Shutdown
@@ -39,7 +40,7 @@ pub mod spec;
 pub mod task;
 
 /// The version both sides must agree on; the agent says its own in [`message::Event::Hello`].
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// vsock port of the control connection on the host's side.
 pub const CONTROL_PORT: u32 = 1024;

@@ -90,12 +90,15 @@ const MAIN_PORTS: [u32; 3] = [
 impl Supervisor {
     /// Runs the VM to its end; what the attached commands are told of it.
     pub(super) fn live(&mut self) -> Result<ToCommand> {
+        // It may have been changed since the last life.
+        self.config = self.config_now();
         let mut log = self.folder.open_log()?;
         self.spawn(&log)?;
         let served = self.serve();
         let Some(running) = self.running.take() else {
             bail!("the VM is gone");
         };
+        self.end_processes(&running);
         match served {
             Err(error) => Err(running.vm.post_mortem(&error, &mut log)),
             Ok(Some(failed)) => {
@@ -117,6 +120,25 @@ impl Supervisor {
                     trouble: None,
                 })
             }
+        }
+    }
+
+    /// Tells commands of processes that go with their VM.
+    fn end_processes(&mut self, running: &Running) {
+        for exec in running.execs.values() {
+            let By::Client(client) = exec.by else {
+                continue;
+            };
+            let killed = match exec.is_started {
+                true => ToCommand::Exited {
+                    code: super::super::state::EXIT_CODE_KILLED,
+                    trouble: None,
+                },
+                false => self.not_running(),
+            };
+            let end = exec.end.as_ref().unwrap_or(&killed);
+            self.clients.tell(client, end);
+            self.clients.set_role(client, Role::None);
         }
     }
 
@@ -235,10 +257,12 @@ impl Supervisor {
     fn note_started(&mut self) -> Result<()> {
         self.state.phases.started = monotonic_ns();
         self.state.status = Status::Running;
+        self.state.exit_code = 0;
         self.state.started_at = now();
         self.state.pid = self.running.as_ref().map_or(0, |running| running.vm.pid());
         self.begin_checks();
         self.folder.set_state(&self.state)?;
+        self.journal("start", &[]);
         self.clients.tell_those(
             |role| matches!(role, Role::Attached(_)),
             &ToCommand::Started,
@@ -263,10 +287,12 @@ impl Supervisor {
                 };
                 // On a full disk it is frozen all the same.
                 let _ = self.folder.set_state(&self.state);
+                self.journal(if frozen { "pause" } else { "unpause" }, &[]);
                 self.clients
                     .answer_those(|role| matches!(role, Role::Frozen), &ToCommand::Done);
             }
             Event::TaskEnded { id, outcome } => self.note_task(id, outcome),
+            Event::Updated(ref trouble) => self.note_updated(trouble.as_deref())?,
             Event::Started { process, .. } => {
                 let exec = running.execs.get_mut(&process);
                 let exec = exec
@@ -292,10 +318,16 @@ impl Supervisor {
                 process, status, ..
             } => {
                 let exec = running.execs.get_mut(&process).with_context(unexpected)?;
+                let code = status.docker_code();
                 exec.end = Some(ToCommand::Exited {
-                    code: status.docker_code(),
+                    code,
                     trouble: None,
                 });
+                let details = [
+                    ("execID", process.to_string()),
+                    ("exitCode", code.to_string()),
+                ];
+                self.journal("exec_die", &details);
                 self.tell_exec(process);
             }
             _ => bail!(unexpected()),
@@ -340,6 +372,9 @@ impl Supervisor {
     /// Joins a command's streams with the process's, now or when there is one.
     pub(super) fn attach(&mut self, client: ClientId, streams: CommandStreams) {
         self.clients.set_role(client, Role::Attached(None));
+        if streams.stdin.is_some() || streams.stdout.is_some() || streams.stderr.is_some() {
+            self.journal("attach", &[]);
+        }
         let Some(running) = &self.running else {
             self.attaching.push((client, streams));
             return;
@@ -415,6 +450,7 @@ impl Supervisor {
         };
         let process = running.next_process;
         running.next_process += 1;
+        let words = spec.args.join(" ");
         let vm = VmStreams {
             stdin,
             stdout,
@@ -436,6 +472,10 @@ impl Supervisor {
                 delivered: false,
             },
         );
+        for action in ["exec_create", "exec_start"] {
+            let id = [("execID", process.to_string())];
+            self.journal(&format!("{action}: {words}"), &id);
+        }
         Ok(process)
     }
 
@@ -448,8 +488,8 @@ impl Supervisor {
                 return None;
             }
             (Status::Paused, true) => format!("container {id} is already paused"),
-            (Status::Running, false) => format!("Container {id} is not paused"),
-            (Status::Restarting, _) => {
+            (_, false) => format!("Container {id} is not paused"),
+            (Status::Restarting, true) => {
                 format!("Container {id} is restarting, wait until the container is running")
             }
             _ => return Some(self.not_running()),

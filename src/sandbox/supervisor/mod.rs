@@ -11,9 +11,11 @@
 #![allow(unsafe_code)] // takes ownership of inherited descriptors by number
 
 mod clients;
+mod journal;
 mod life;
 mod probes;
 mod tasks;
+mod update;
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -29,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use super::agent::AgentError;
 use super::client::{self, Listener};
 use super::clock::monotonic_ns;
+use super::events;
 use super::paths::Root;
 use super::restart::Backoff;
 use super::state::{ContainerConfig, ContainerState, Folder, Lock, Phases, Status};
@@ -96,6 +99,11 @@ fn failed(error: &anyhow::Error) -> ToCommand {
     }
 }
 
+/// What a command is told that asked for something too late.
+fn has_ended() -> ToCommand {
+    ToCommand::Refused("the container has ended".to_owned())
+}
+
 struct Supervisor {
     root: Root,
     folder: Folder,
@@ -111,6 +119,8 @@ struct Supervisor {
     monitor: Option<Monitor>,
     /// Commands that are to be attached when there is a VM.
     attaching: Vec<(ClientId, CommandStreams)>,
+    /// Changes that the agent has not answered yet.
+    updates: update::Updates,
     /// Whether somebody wanted it to end, so that no policy starts it again.
     by_hand: bool,
     /// Whether it is to be started again at once.
@@ -122,7 +132,12 @@ struct Supervisor {
 impl Supervisor {
     fn new(root: Root, folder: Folder, phases: Phases, command: UnixStream) -> Result<Self> {
         let config = folder.config()?;
-        let state = folder.state()?;
+        let mut state = folder.state()?;
+        if state.status.is_alive() {
+            // The last supervisor was killed, and nobody has looked since.
+            state = state.killed();
+            folder.set_state(&state)?;
+        }
         let (mut clients, first) = Clients::new(Listener::bind(&folder)?, command);
         let message = clients.first_message(first)?;
         let mut supervisor = Self {
@@ -137,6 +152,7 @@ impl Supervisor {
             running: None,
             monitor: None,
             attaching: Vec::new(),
+            updates: update::Updates::new(),
             by_hand: false,
             again: false,
             dying: None,
@@ -161,6 +177,7 @@ impl Supervisor {
             let message = self.live().unwrap_or_else(|error| failed(&error));
             self.running = None;
             self.end_tasks();
+            self.refuse_updates();
             self.monitor = None;
             self.stop.reset();
             let Some(delay) = self.delay(&message, &mut backoff) else {
@@ -170,17 +187,20 @@ impl Supervisor {
             self.state.status = Status::Restarting;
             // A disk that is full is no reason to leave a container down.
             let _ = self.folder.set_state(&self.state);
-            self.clients
-                .answer_those(|role| matches!(role, Role::Attached(_)), &message);
+            self.tell_the_end_of_a_life(&message);
             if !self.pause(delay)? {
                 break message;
             }
+            // Whoever wanted the last life to end has got it.
+            self.by_hand = false;
             self.phases.command = monotonic_ns();
         };
         self.note_end(&message);
         self.state.stopped_by_hand = self.by_hand;
         let kept = if self.auto_remove() {
-            self.folder.remove()
+            let config = self.config_now();
+            let removed = self.folder.remove();
+            removed.inspect(|()| events::of_container(&self.folder, &config, "destroy", &[]))
         } else {
             self.folder.set_state(&self.state)
         };
@@ -201,6 +221,14 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Tells those who wait for no more than that its VM has gone.
+    fn tell_the_end_of_a_life(&mut self, message: &ToCommand) {
+        let clients = &mut self.clients;
+        clients.answer_those(|role| matches!(role, Role::Attached(_)), message);
+        clients.answer_those(|role| matches!(role, Role::Stopped), &ToCommand::Done);
+        clients.answer_those(|role| matches!(role, Role::Frozen), &has_ended());
+    }
+
     /// Tells everyone who waits for the container's end.
     fn tell_the_end(&mut self, message: &ToCommand) {
         let code = match message {
@@ -208,23 +236,17 @@ impl Supervisor {
             _ => 0,
         };
         let trouble = None;
+        self.tell_the_end_of_a_life(message);
         let clients = &mut self.clients;
-        clients.answer_those(|role| matches!(role, Role::Attached(_)), message);
         clients.answer_those(
             |role| matches!(role, Role::Ended),
             &ToCommand::Exited { code, trouble },
         );
-        clients.answer_those(|role| matches!(role, Role::Stopped), &ToCommand::Done);
-        let ended = || ToCommand::Refused("the container has ended".to_owned());
         let again = match message {
             ToCommand::Failed { message, .. } => ToCommand::Refused(message.clone()),
-            _ => ended(),
+            _ => has_ended(),
         };
         clients.answer_those(|role| matches!(role, Role::StartedAgain), &again);
-        clients.answer_those(
-            |role| matches!(role, Role::Exec(_) | Role::Frozen),
-            &ended(),
-        );
     }
 
     /// Notes the end of a life in the state.
@@ -234,6 +256,7 @@ impl Supervisor {
             ToCommand::Exited { code, .. } => (*code, String::new()),
             _ => (0, String::new()),
         };
+        self.journal_end(code);
         self.state.finish(code, error);
     }
 
@@ -356,11 +379,15 @@ impl Supervisor {
             ToSupervisor::Detach => {
                 if let Role::Attached(Some(attached)) = self.clients.role(client) {
                     attached.detach();
+                    self.journal("detach", &[]);
                 }
                 None
             }
             ToSupervisor::Signal(signal) => {
                 if let Some(process) = self.process_of(client) {
+                    if process == life::MAIN {
+                        self.journal_kill(signal);
+                    }
                     self.send(Request::Signal { process, signal });
                 }
                 None
@@ -386,6 +413,7 @@ impl Supervisor {
                 let stream = stream.then(|| self.clients.take_one(client)).transpose();
                 self.task(client, task, stream)
             }
+            ToSupervisor::Update(limits) => self.update(client, *limits),
             ToSupervisor::Wait => {
                 self.clients.set_role(client, Role::Ended);
                 None
@@ -441,6 +469,7 @@ impl Supervisor {
 
     /// Signals the container's process, which is thawed when the signal is to end it.
     fn signal_main(&mut self, signal: i32) {
+        self.journal_kill(signal);
         self.send(Request::Signal {
             process: life::MAIN,
             signal,
