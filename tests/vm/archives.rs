@@ -211,19 +211,19 @@ fn copies_into_a_stopped_container(world: &World) -> Result<()> {
     cp(&vm, &["cc:/there/src/binary", "back"])?;
     assert_eq!(fs::read(work.join("back"))?, bytes);
     vm.bulkhead(["commit", "cc", "copied"]).output()?.code(0)?;
-    let script = "cd /; stat -c '%n %F %a %u:%g %s' file content/binary there/src/link \
+    let script = "cd /; stat -c '%n %F %a %u:%g' file content/binary there/src/link \
                   there/renamed/sub there/binary through; ls there/src/sub content/sub";
     let seen = vm.run(["copied", "sh", "-c", script])?.only_stdout()?;
     let long = "n".repeat(200);
     assert_eq!(
         seen,
         format!(
-            "file regular file 644 1234:5678 1200000\n\
-             content/binary regular file 644 1234:5678 1200000\n\
-             there/src/link symbolic link 777 0:0 6\n\
-             there/renamed/sub directory 2755 0:0 4096\n\
-             there/binary regular file 644 1234:5678 1200000\n\
-             through regular file 644 1234:5678 1200000\n\
+            "file regular file 644 1234:5678\n\
+             content/binary regular file 644 1234:5678\n\
+             there/src/link symbolic link 777 0:0\n\
+             there/renamed/sub directory 2755 0:0\n\
+             there/binary regular file 644 1234:5678\n\
+             through regular file 644 1234:5678\n\
              content/sub:\n{long}\n\nthere/src/sub:\n{long}\n"
         )
     );
@@ -307,7 +307,7 @@ fn archives_on_standard_streams(world: &World) -> Result<()> {
     stopped(
         &vm,
         "cc",
-        "adduser -D -u 1500 someone; mkdir /d; echo x >/d/f",
+        "echo someone:x:1500:1500::/:/bin/sh >>/etc/passwd; mkdir -p /d /home/someone; echo x >/d/f",
     )?;
     let list = vm.shell("bulkhead cp cc:/d - | tar -tf -").output()?;
     assert_eq!(list.only_stdout()?, "d/\nd/f\n");
@@ -344,25 +344,21 @@ fn archives_on_standard_streams(world: &World) -> Result<()> {
 fn a_copy_is_held_up_by_no_hostile_container(world: &World) -> Result<()> {
     let vm = world.own()?;
     // What is copied lands in a folder that is a link to elsewhere every other moment.
-    let script = "mkdir -p /a/b /elsewhere; \
-        (while :; do mv /a/b /a/c; ln -s ../elsewhere /a/b; rm /a/b; \
-         ln -s /proc/1/root/../../.. /a/b; rm /a/b; mv /a/c /a/b; done) 2>/dev/null & \
-        (while :; do ln -sf /proc/self/root /d; rm -f /d; mkfifo /d; rm -f /d; done) 2>/dev/null &";
+    let script = "mkdir -p /a/b; (while :; do \
+        mv /a/b /a/c; ln -s /proc/1/root/../../.. /a/b; usleep 5000; rm /a/b; mv /a/c /a/b; \
+        ln -s /proc/self/root /d; rm /d; mkfifo /d; usleep 5000; rm /d; done) 2>/dev/null &";
     running(&vm, "cc", &format!("{script} true"))?;
     fs::create_dir_all(vm.work().join("src/b"))?;
     for number in 0..50 {
         fs::write(vm.work().join(format!("src/b/f{number}")), "x")?;
     }
-    let mut well = 0;
-    for number in 0..5 {
-        let copied = vm.bulkhead(["cp", "src/.", "cc:/a"]).output()?;
-        well += u32::from(copied.code == 0);
-        // One sentence, or nothing wrong.
-        ensure!(copied.stderr.lines().count() == 1, "{copied}");
+    for number in 0..2 {
         let target = format!("out{number}");
-        let out = vm.bulkhead(["cp", "cc:/a", &target]).output()?;
-        ensure!(out.stderr.lines().count() == 1, "{out}");
-        let _ = vm.bulkhead(["cp", "cc:/d", &target]).output()?;
+        for words in [["src/.", "cc:/a"], ["cc:/a", &target], ["cc:/d", &target]] {
+            let copied = vm.bulkhead(["cp"]).args(words).output()?;
+            // Well or not, in one sentence.
+            ensure!(copied.stderr.lines().count() == 1, "{copied}");
+        }
     }
     // The agent is well, and what it copies is in the container.
     let alive = vm.bulkhead(["exec", "cc", "echo", "alive"]).output()?;
@@ -370,10 +366,7 @@ fn a_copy_is_held_up_by_no_hostile_container(world: &World) -> Result<()> {
     vm.bulkhead(["export", "-o", "all.tar", "cc"])
         .output()?
         .code(0)?;
-    ensure!(
-        well == 0 || fs::metadata(vm.work().join("all.tar"))?.len() > 0,
-        "nothing was exported"
-    );
+    assert!(fs::metadata(vm.work().join("all.tar"))?.len() > 1_000_000);
     vm.bulkhead(["rm", "-f", "cc"]).output()?.code(0)?;
     Ok(())
 }
@@ -392,13 +385,13 @@ fn changes_are_dockers(world: &World) -> Result<()> {
         "cc",
         "mkdir -p /a/b; echo x >/a/b/f; echo y >>/etc/passwd; rm /bin/vi; \
          rm -r /home; mkdir /home; touch /home/new; mkdir /tmp/t /dev/shm/s; \
-         chmod 700 /root; rm /etc/group; mkdir /etc/group; mv /bin/awk /bin/gawk; \
+         chmod 711 /root; rm /etc/group; mkdir /etc/group; mv /bin/awk /bin/gawk; \
          touch /gone; rm /gone",
     )?;
     assert_eq!(
         diff("cc")?,
         "A /a\nA /a/b\nA /a/b/f\nC /bin\nD /bin/awk\nA /bin/gawk\nD /bin/vi\nC /etc\nC /etc/group\n\
-         C /etc/passwd\nC /home\nA /home/new\nC /root\nC /tmp\nA /tmp/t\n"
+         C /etc/passwd\nC /home\nD /home/app\nA /home/new\nC /root\nC /tmp\nA /tmp/t\n"
     );
     running(&vm, "run", "touch /x")?;
     assert_eq!(diff("run")?, "A /ready\nA /x\n");
@@ -451,14 +444,16 @@ fn a_commit_is_an_image(world: &World) -> Result<()> {
         .code(0)?;
     // Of what did not change there is no layer, and a wrong change is refused.
     stopped(&vm, "same", "true")?;
-    vm.bulkhead(["commit", "same", "same"]).output()?.code(0)?;
+    vm.bulkhead(["commit", "same", "unchanged"])
+        .output()?
+        .code(0)?;
     let layers = |name: &str| {
         let format = "{{json .RootFS.Layers}}";
         vm.bulkhead(["inspect", "-f", format, name])
             .output()?
             .only_stdout()
     };
-    assert_eq!(layers("same")?, layers("busybox")?);
+    assert_eq!(layers("unchanged")?, layers("busybox")?);
     let wrong = vm
         .bulkhead(["commit", "-c", "FROM x", "cc"])
         .output()?
