@@ -203,7 +203,7 @@ fn what_was_given_is_kept_apart_from_what_the_process_gets() {
     };
     let (entry, env) = of(&["-e", "LANG=de", "-e", "HOME", "image", "x"]);
     assert_eq!(entry, ["/entry"]);
-    assert_eq!(env, ["LANG=de", "HOME", "PATH=/image"]);
+    assert_eq!(env, ["LANG=de", "HOME=/caller", "PATH=/image"]);
     let (entry, env) = of(&["--entrypoint", "", "image", "x"]);
     assert!(entry.is_empty());
     assert_eq!(env, ["PATH=/image", "LANG=C", "HOME=/elsewhere"]);
