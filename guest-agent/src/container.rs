@@ -266,6 +266,11 @@ impl Container {
                 self.cgroup.freeze(frozen);
                 control.send(&Event::Frozen(frozen))?;
             }
+            Request::Update(resources) => {
+                let updated = self.cgroup.update(&resources);
+                let trouble = updated.err().map(|failure| failure.message);
+                control.send(&Event::Updated(trouble))?;
+            }
             Request::Shutdown => {
                 for process in self.processes.values_mut() {
                     process.abandon_streams();

@@ -147,8 +147,7 @@ fn arguments(options: &RunOptions, image: &ImageConfig) -> Result<Vec<String>> {
 }
 
 /// The entry point alone.
-#[must_use]
-pub fn entrypoint(options: &RunOptions, image: &ImageConfig) -> Vec<String> {
+fn entrypoint(options: &RunOptions, image: &ImageConfig) -> Vec<String> {
     match options.process.entrypoint.as_deref() {
         None => image.entrypoint.clone().unwrap_or_default(),
         Some("") => Vec::new(),

@@ -4,11 +4,17 @@
 
 mod attach;
 pub mod complaint;
+mod df;
 pub mod doctor;
 mod each;
+mod events;
 mod exec;
+mod filter;
 mod flags;
+mod given;
+mod history;
 mod images;
+mod info;
 mod inspect;
 mod kill;
 mod load;
@@ -19,6 +25,7 @@ mod network_files;
 mod options;
 mod output;
 mod pause;
+mod prune;
 mod ps;
 mod pull;
 mod rename;
@@ -31,6 +38,7 @@ mod stop;
 mod surface;
 mod tag;
 mod template;
+mod update;
 mod values;
 mod variables;
 mod version;
@@ -76,6 +84,15 @@ enum Verb {
     Inspect(inspect::InspectArgs),
     /// List containers
     Ps(ps::PsArgs),
+    /// Show the steps that made an image
+    History(history::HistoryArgs),
+    /// Show what happens to containers and images
+    Events(events::EventsArgs),
+    /// Show this host, this command, and what it has
+    Info(info::InfoArgs),
+    /// Look at and tidy everything at once
+    #[command(subcommand, arg_required_else_help = true)]
+    System(SystemVerb),
     #[command(flatten)]
     Life(LifeVerb),
     /// Say whether this host can run VMs, and if not, why
@@ -111,6 +128,23 @@ enum ImageVerb {
     Rm(rmi::RmiArgs),
     /// Show images in detail
     Inspect(inspect::InspectArgs),
+    /// Show the steps that made an image
+    History(history::HistoryArgs),
+    /// Remove images that are not used
+    Prune(prune::ImagePruneArgs),
+}
+
+/// `bulkhead system …`.
+#[derive(Debug, Subcommand)]
+enum SystemVerb {
+    /// Show what takes space
+    Df(df::DfArgs),
+    /// Show what happens to containers and images
+    Events(events::EventsArgs),
+    /// Show this host, this command, and what it has
+    Info(info::InfoArgs),
+    /// Remove what is not used
+    Prune(prune::SystemPruneArgs),
 }
 
 /// `bulkhead container …`.
@@ -121,6 +155,8 @@ enum ContainerVerb {
     Ls(ps::PsArgs),
     /// Show containers in detail
     Inspect(inspect::InspectArgs),
+    /// Remove stopped containers
+    Prune(prune::ContainerPruneArgs),
     #[command(flatten)]
     Life(LifeVerb),
 }
@@ -180,15 +216,18 @@ pub fn command() -> clap::Command {
     Cli::command()
         .subcommand(flags::run_command().display_order(0))
         .subcommand(flags::create_command().display_order(1))
+        .subcommand(flags::update_command())
         .mut_subcommand("container", |group| {
             group
                 .subcommand(flags::run_command())
                 .subcommand(flags::create_command())
+                .subcommand(flags::update_command())
                 .mut_subcommand("rm", |rm| rm.alias("remove"))
         })
 }
 
-/// `run` and `create`, if that is the verb: an exit code, 125 for what they refuse.
+/// `run`, `create` and `update`, if that is the verb: an exit code, 125 for what the first two
+/// refuse.
 #[must_use]
 pub fn with_flags_of_run(matches: &ArgMatches, began: u64) -> Option<Result<u8>> {
     let (verb, matches) = match matches.subcommand()? {
@@ -198,6 +237,13 @@ pub fn with_flags_of_run(matches: &ArgMatches, began: u64) -> Option<Result<u8>>
     match verb {
         "run" => Some(run::run(matches.clone(), began)),
         "create" => Some(run::create(matches.clone())),
+        "update" => Some(match update::run(matches.clone()) {
+            Ok(()) => Ok(0),
+            Err(error) => {
+                complaint::complain(&error);
+                Ok(complaint::CODE_FAILURE)
+            }
+        }),
         _ => None,
     }
 }
@@ -219,6 +265,13 @@ pub fn other(matches: &ArgMatches) -> Result<u8> {
             inspect::run(&args, Some(ObjectKind::Container))?;
         }
         Verb::Ps(args) | Verb::Container(ContainerVerb::Ls(args)) => ps::run(&args)?,
+        Verb::Container(ContainerVerb::Prune(args)) => prune::containers(&args)?,
+        Verb::Image(ImageVerb::Prune(args)) => prune::images(&args)?,
+        Verb::System(SystemVerb::Prune(args)) => prune::system(&args)?,
+        Verb::System(SystemVerb::Df(args)) => df::run(&args)?,
+        Verb::History(args) | Verb::Image(ImageVerb::History(args)) => history::run(&args)?,
+        Verb::Events(args) | Verb::System(SystemVerb::Events(args)) => events::run(&args)?,
+        Verb::Info(args) | Verb::System(SystemVerb::Info(args)) => info::run(&args)?,
         Verb::Life(verb) | Verb::Container(ContainerVerb::Life(verb)) => return verb.run(),
         Verb::Version(args) => version::run(&args)?,
         Verb::Doctor(NoArgs {}) => return doctor::run(),

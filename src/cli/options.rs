@@ -34,7 +34,7 @@ pub struct Caller<'a> {
     /// Looks up an environment variable; an error when its value is no text.
     pub variable: &'a lines::LookUp<'a>,
     /// Reads a file that a flag names.
-    pub read: &'a dyn Fn(&str) -> Result<String>,
+    pub read: &'a (dyn Fn(&str) -> Result<String> + Sync),
     /// How many CPUs of the host this process may use.
     pub cpu_count: usize,
     /// The host's CPUs that are online, as the kernel lists them: `0-3`.

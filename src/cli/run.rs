@@ -17,7 +17,7 @@ use super::complaint::{CODE_FAILURE, complain};
 use super::flags::Flags;
 use super::merge::{self, Host};
 use super::options::{Caller, ImageOptions, PullPolicy, RunOptions};
-use super::{names, output, pull};
+use super::{given, names, output, pull};
 use crate::doctor;
 use crate::sandbox::attach::{self, Ended};
 use crate::sandbox::clock::{monotonic_ns, now};
@@ -206,8 +206,8 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
         labels: merge::labels(&options, &image.config),
         annotations: options.container.annotations.clone(),
         env: merge::variables(&options, &image.config),
-        entrypoint_words: merge::entrypoint(&options, &image.config).len(),
         exposed_ports: merge::exposed_ports(&options, &image.config),
+        given: given::given(flags, &options, &image.config)?,
         launch,
     };
     let (folder, lock) = containers::create(&root, &config, begun)?;
@@ -227,18 +227,25 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
 }
 
 fn parse(flags: &Flags) -> Result<RunOptions> {
+    with_caller(|caller| RunOptions::parse(flags, caller))
+}
+
+/// Does `act` with what this command sees of its surroundings.
+///
+/// # Errors
+/// Those of `act`.
+pub fn with_caller<T>(act: impl FnOnce(&Caller) -> Result<T>) -> Result<T> {
     let cpu_count = std::thread::available_parallelism().map_or(1, usize::from);
     let cpus_online = match std::fs::read_to_string(CPUS_ONLINE) {
         Ok(text) => text.trim().to_owned(),
         Err(_) => format!("0-{}", cpu_count.saturating_sub(1)),
     };
-    let caller = Caller {
+    act(&Caller {
         variable: &variable,
         read: &read_file,
         cpu_count,
         cpus_online: &cpus_online,
-    };
-    RunOptions::parse(flags, &caller)
+    })
 }
 
 /// A variable of the command's own, for `-e NAME`. Frames and specs are text, so that no other

@@ -13,6 +13,8 @@ pub mod client;
 pub mod clock;
 pub mod containers;
 pub mod disks;
+pub mod events;
+pub mod given;
 pub mod health;
 pub mod inspect;
 pub mod launch;

@@ -27,9 +27,10 @@ use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::given::Given;
 use super::health::Health;
 use super::launch::Launch;
-use super::paths::Root;
+use super::paths::{self, Root};
 
 /// Longest state file in bytes that is read: a configuration with all of its environment.
 const STATE_BYTES_MAX: u64 = 4 << 20;
@@ -67,13 +68,21 @@ pub struct ContainerConfig {
     /// Variables of user and image, without those that every process gets.
     #[serde(default)]
     pub env: Vec<String>,
-    /// How many of the process's words are the entry point's.
-    #[serde(default)]
-    pub entrypoint_words: usize,
     /// Ports of the image and `--expose`, such as `80/tcp`; nothing is published.
     pub exposed_ports: std::collections::BTreeSet<String>,
     /// What to start.
     pub launch: Launch,
+    /// What was given, for `inspect`.
+    #[serde(default)]
+    pub given: Given,
+}
+
+impl ContainerConfig {
+    /// The id as lists and messages show it.
+    #[must_use]
+    pub fn short_id(&self) -> &str {
+        self.id.get(..SHORT_ID_LEN).unwrap_or(&self.id)
+    }
 }
 
 /// Where a container is in its life.
@@ -258,6 +267,12 @@ impl Folder {
     #[must_use]
     pub fn upper(&self) -> PathBuf {
         self.0.join("upper.img")
+    }
+
+    /// Bytes that the writable disk takes on the host; 0 before the first start.
+    #[must_use]
+    pub fn writable_bytes(&self) -> u64 {
+        paths::space_of(&self.upper())
     }
 
     /// Opens the VM's log for appending.

@@ -348,15 +348,36 @@ fn check_parent(supervisor: u32) -> Result<()> {
 }
 
 fn pin(cpus: &[usize]) -> Result<()> {
-    if cpus.is_empty() {
-        return Ok(());
+    match cpus {
+        [] => Ok(()),
+        some => pin_thread(0, some),
     }
+}
+
+/// Lets every thread of a VM's process run on these host CPUs only.
+///
+/// # Errors
+/// When one of them is none, or the process is gone.
+pub fn pin_threads(pid: u32, cpus: &[usize]) -> Result<()> {
+    let tasks = format!("/proc/{pid}/task");
+    let threads = std::fs::read_dir(&tasks).with_context(|| format!("read {tasks}"))?;
+    for thread in threads.flatten() {
+        let name = thread.file_name();
+        if let Some(id) = name.to_str().and_then(|name| name.parse().ok()) {
+            pin_thread(id, cpus)?;
+        }
+    }
+    Ok(())
+}
+
+/// 0 is the calling thread.
+fn pin_thread(id: i32, cpus: &[usize]) -> Result<()> {
     let mut set = nix::sched::CpuSet::new();
     for cpu in cpus {
         set.set(*cpu)
             .with_context(|| format!("use host CPU {cpu}"))?;
     }
-    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(id), &set)
         .with_context(|| format!("run on host CPUs {cpus:?}"))
 }
 

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use protocol::frame::{Decoder, encode};
 use protocol::message::WindowSize;
-use protocol::spec::ProcessSpec;
+use protocol::spec::{ProcessSpec, Resources};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -63,8 +63,21 @@ pub enum ToSupervisor {
     Stop(StopRequest),
     /// Freeze or thaw it.
     Freeze(bool),
+    /// Change the limits of what runs. Answered when that is so.
+    Update(Box<NewLimits>),
     /// Answered by its end.
     Wait,
+}
+
+/// Limits that a container is to have from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewLimits {
+    /// Of its control group.
+    pub resources: Resources,
+    /// vCPUs of its next VM.
+    pub vcpu_count: u8,
+    /// Host CPUs the VM may run on; empty for all.
+    pub host_cpus: Vec<usize>,
 }
 
 /// How a container is to stop.

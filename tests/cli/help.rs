@@ -64,6 +64,14 @@ fn every_verb_has_a_help() {
         &["image"],
         &["container"],
         &["image", "ls", "--help"],
+        &["image", "prune", "--help"],
+        &["container", "prune", "--help"],
+        &["system"],
+        &["system", "df", "--help"],
+        &["system", "prune", "--help"],
+        &["events", "--help"],
+        &["info", "--help"],
+        &["history", "--help"],
         &["container", "run", "--help"],
     ] {
         let out = user.run(words);

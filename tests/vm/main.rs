@@ -16,6 +16,7 @@ mod kills;
 mod layers60;
 mod life;
 mod limits;
+mod lists;
 mod process;
 mod pulling;
 mod races;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
             (0, kills::tests()),
             (1, life::tests()),
             (0, races::tests()),
+            (1, lists::tests()),
             (1, bad_input::tests()),
             (1, guests::tests()),
             (1, templates::tests()),

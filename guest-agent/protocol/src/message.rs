@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{ConvertSpec, ProcessSpec, RunSpec};
+use crate::spec::{ConvertSpec, ProcessSpec, Resources, RunSpec};
 
 /// Names a process started for the host: 0 is the container's main process, execs count up from 1.
 pub type ProcessId = u32;
@@ -50,6 +50,8 @@ pub enum Request {
     /// Freeze or thaw every process of the container (cgroup v2 freezer); answered by
     /// [`Event::Frozen`].
     Freeze(bool),
+    /// Replace the limits of the container's control group; answered by [`Event::Updated`].
+    Update(Resources),
     /// Kill everything, clean up, say [`Event::Bye`] and power off.
     Shutdown,
 }
@@ -94,6 +96,8 @@ pub enum Event {
     },
     /// Every process of the container is frozen, or thawed.
     Frozen(bool),
+    /// The limits are replaced, or why not, in one sentence.
+    Updated(Option<String>),
     /// Progress of a conversion: bytes of the compressed layer read so far.
     Converting {
         /// Bytes read.

@@ -87,6 +87,8 @@ const MAIN_PORTS: [u32; 3] = [
 impl Supervisor {
     /// Runs the VM to its end; what the attached commands are told of it.
     pub(super) fn live(&mut self) -> Result<ToCommand> {
+        // It may have been changed since the last life.
+        self.config = self.config_now();
         let mut log = self.folder.open_log()?;
         self.spawn(&log)?;
         let served = self.serve();
@@ -290,6 +292,7 @@ impl Supervisor {
         self.state.pid = self.running.as_ref().map_or(0, |running| running.vm.pid());
         self.begin_checks();
         self.folder.set_state(&self.state)?;
+        self.journal("start", &[]);
         self.clients.tell_those(
             |role| matches!(role, Role::Attached(_)),
             &ToCommand::Started,
@@ -314,9 +317,11 @@ impl Supervisor {
                 };
                 // On a full disk it is frozen all the same.
                 let _ = self.folder.set_state(&self.state);
+                self.journal(if frozen { "pause" } else { "unpause" }, &[]);
                 self.clients
                     .answer_those(|role| matches!(role, Role::Frozen), &ToCommand::Done);
             }
+            Event::Updated(ref trouble) => self.note_updated(trouble.as_deref())?,
             Event::Started { process, .. } => {
                 let exec = running.execs.get_mut(&process);
                 let exec = exec
@@ -342,10 +347,16 @@ impl Supervisor {
                 process, status, ..
             } => {
                 let exec = running.execs.get_mut(&process).with_context(unexpected)?;
+                let code = status.docker_code();
                 exec.end = Some(ToCommand::Exited {
-                    code: status.docker_code(),
+                    code,
                     trouble: None,
                 });
+                let details = [
+                    ("execID", process.to_string()),
+                    ("exitCode", code.to_string()),
+                ];
+                self.journal("exec_die", &details);
                 self.tell_exec(process);
             }
             _ => bail!(unexpected()),
@@ -390,6 +401,9 @@ impl Supervisor {
     /// Joins a command's streams with the process's, now or when there is one.
     pub(super) fn attach(&mut self, client: ClientId, streams: CommandStreams) {
         self.clients.set_role(client, Role::Attached(None));
+        if streams.stdin.is_some() || streams.stdout.is_some() || streams.stderr.is_some() {
+            self.journal("attach", &[]);
+        }
         let Some(running) = &self.running else {
             self.attaching.push((client, streams));
             return;
@@ -465,6 +479,7 @@ impl Supervisor {
         };
         let process = running.next_process;
         running.next_process += 1;
+        let words = spec.args.join(" ");
         let vm = VmStreams {
             stdin,
             stdout,
@@ -486,6 +501,10 @@ impl Supervisor {
                 delivered: false,
             },
         );
+        for action in ["exec_create", "exec_start"] {
+            let id = [("execID", process.to_string())];
+            self.journal(&format!("{action}: {words}"), &id);
+        }
         Ok(process)
     }
 

@@ -11,8 +11,10 @@
 #![allow(unsafe_code)] // takes ownership of inherited descriptors by number
 
 mod clients;
+mod journal;
 mod life;
 mod probes;
+mod update;
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -28,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use super::agent::AgentError;
 use super::client::{self, Listener};
 use super::clock::monotonic_ns;
+use super::events;
 use super::paths::Root;
 use super::restart::Backoff;
 use super::state::{ContainerConfig, ContainerState, Folder, Lock, Phases, Status};
@@ -115,6 +118,8 @@ struct Supervisor {
     monitor: Option<Monitor>,
     /// Commands that are to be attached when there is a VM.
     attaching: Vec<(ClientId, CommandStreams)>,
+    /// Changes that the agent has not answered yet.
+    updates: update::Updates,
     /// Whether somebody wanted it to end, so that no policy starts it again.
     by_hand: bool,
     /// Whether it is to be started again at once.
@@ -147,6 +152,7 @@ impl Supervisor {
             running: None,
             monitor: None,
             attaching: Vec::new(),
+            updates: update::Updates::new(),
             by_hand: false,
             again: false,
             dying: None,
@@ -170,6 +176,7 @@ impl Supervisor {
             self.state.begin(phases);
             let message = self.live().unwrap_or_else(|error| failed(&error));
             self.running = None;
+            self.refuse_updates();
             self.monitor = None;
             self.stop.reset();
             let Some(delay) = self.delay(&message, &mut backoff) else {
@@ -190,7 +197,9 @@ impl Supervisor {
         self.note_end(&message);
         self.state.stopped_by_hand = self.by_hand;
         let kept = if self.auto_remove() {
-            self.folder.remove()
+            let config = self.config_now();
+            let removed = self.folder.remove();
+            removed.inspect(|()| events::of_container(&self.folder, &config, "destroy", &[]))
         } else {
             self.folder.set_state(&self.state)
         };
@@ -246,6 +255,7 @@ impl Supervisor {
             ToCommand::Exited { code, .. } => (*code, String::new()),
             _ => (0, String::new()),
         };
+        self.journal_end(code);
         self.state.finish(code, error);
     }
 
@@ -368,11 +378,15 @@ impl Supervisor {
             ToSupervisor::Detach => {
                 if let Role::Attached(Some(attached)) = self.clients.role(client) {
                     attached.detach();
+                    self.journal("detach", &[]);
                 }
                 None
             }
             ToSupervisor::Signal(signal) => {
                 if let Some(process) = self.process_of(client) {
+                    if process == life::MAIN {
+                        self.journal_kill(signal);
+                    }
                     self.send(Request::Signal { process, signal });
                 }
                 None
@@ -394,6 +408,7 @@ impl Supervisor {
                 None
             }
             ToSupervisor::Freeze(frozen) => self.freeze(client, frozen),
+            ToSupervisor::Update(limits) => self.update(client, *limits),
             ToSupervisor::Wait => {
                 self.clients.set_role(client, Role::Ended);
                 None
@@ -449,6 +464,7 @@ impl Supervisor {
 
     /// Signals the container's process, which is thawed when the signal is to end it.
     fn signal_main(&mut self, signal: i32) {
+        self.journal_kill(signal);
         self.send(Request::Signal {
             process: life::MAIN,
             signal,
