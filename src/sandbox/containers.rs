@@ -245,11 +245,16 @@ pub fn find(root: &Root, wanted: &str) -> Result<(Folder, ContainerConfig)> {
 pub fn uses(root: &Root) -> Result<Vec<ContainerUse>, Box<dyn std::error::Error + Send + Sync>> {
     let mut all = Vec::new();
     for (folder, config) in list(root)? {
+        let state = match folder.true_state() {
+            // Removed since it was listed.
+            Err(_) if !folder.path().exists() => continue,
+            state => state?,
+        };
         all.push(ContainerUse {
             container: config.short_id().to_owned(),
             image: Digest::parse(&config.image_id)?,
             layers: config.launch.layers.clone(),
-            running: folder.true_state()?.status.is_alive(),
+            running: state.status.is_alive(),
         });
     }
     Ok(all)

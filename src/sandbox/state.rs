@@ -427,7 +427,7 @@ impl Folder {
         if self.is_locked()? {
             return Ok(state);
         }
-        // Its supervisor may have written the end between the two looks, or was killed. Who sees it first keeps the time.
+        // It was killed, or wrote the end between the two looks. Who sees it first keeps the time.
         let Some(_lock) = self.try_lock()? else {
             return self.state();
         };
@@ -574,6 +574,8 @@ mod tests {
             (state.status, state.pid, state.exit_code),
             (Status::Exited, 0, 137)
         );
+        assert_eq!(folder.state().unwrap().finished_at, state.finished_at);
+        assert_ne!(state.finished_at, super::super::clock::ZERO_TIME);
     }
 
     #[test]

@@ -139,7 +139,8 @@ impl Supervisor {
         if state.status.is_alive() {
             // The last supervisor was killed, and nobody has looked since.
             state = state.killed();
-            folder.set_state(&state)?;
+            // A disk that is full is no reason to leave a container down.
+            let _ = folder.set_state(&state);
         }
         let (mut clients, first) = Clients::new(Listener::bind(&folder)?, command);
         let message = clients.first_message(first)?;
