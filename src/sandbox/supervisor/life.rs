@@ -294,7 +294,8 @@ impl Supervisor {
                     true => Status::Paused,
                     false => Status::Running,
                 };
-                self.folder.set_state(&self.state)?;
+                // On a full disk it is frozen all the same.
+                let _ = self.folder.set_state(&self.state);
                 self.journal(if frozen { "pause" } else { "unpause" }, &[]);
                 self.clients
                     .answer_those(|role| matches!(role, Role::Frozen), &ToCommand::Done);
@@ -319,7 +320,7 @@ impl Supervisor {
                 exec.end = Some(failure(kind, message));
                 // Only what was started writes anything.
                 exec.delivered = true;
-                self.tell_exec(process)?;
+                self.tell_exec(process);
             }
             Event::Exited {
                 process, status, ..
@@ -335,7 +336,7 @@ impl Supervisor {
                     ("exitCode", code.to_string()),
                 ];
                 self.journal("exec_die", &details);
-                self.tell_exec(process)?;
+                self.tell_exec(process);
             }
             _ => bail!(unexpected()),
         }
@@ -343,36 +344,34 @@ impl Supervisor {
     }
 
     /// All output of a process is where it belongs.
-    pub(super) fn delivered(&mut self, process: ProcessId) -> Result<()> {
+    pub(super) fn delivered(&mut self, process: ProcessId) {
         let Some(running) = &mut self.running else {
-            return Ok(());
+            return;
         };
         if process == MAIN {
             running.delivered = true;
         } else if let Some(exec) = running.execs.get_mut(&process) {
             exec.delivered = true;
-            self.tell_exec(process)?;
+            self.tell_exec(process);
         }
-        Ok(())
     }
 
     /// Tells who had a process started of its end, once its output is delivered.
-    fn tell_exec(&mut self, process: ProcessId) -> Result<()> {
+    fn tell_exec(&mut self, process: ProcessId) {
         let Some(running) = &mut self.running else {
-            return Ok(());
+            return;
         };
         let Some(exec) = running.execs.get(&process) else {
-            return Ok(());
+            return;
         };
         let (by, Some(end), true) = (exec.by, exec.end.clone(), exec.delivered) else {
-            return Ok(());
+            return;
         };
         running.execs.remove(&process);
         match by {
             By::Client(client) => {
                 self.clients.tell(client, &end);
                 self.clients.set_role(client, Role::None);
-                Ok(())
             }
             By::Probe => self.note_probe(&end),
         }

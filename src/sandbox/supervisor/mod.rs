@@ -311,9 +311,9 @@ impl Supervisor {
             }
         }
         while let Some(process) = self.deliveries.next() {
-            self.delivered(process)?;
+            self.delivered(process);
         }
-        self.check()?;
+        self.check();
         if event.is_none()
             && let Some(running) = &mut self.running
             && deadline.is_some_and(|at| Instant::now() >= at)
