@@ -50,6 +50,9 @@ fn check_name(root: &Root, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// What `rename` says first of a name that can't be had.
+pub const NO_NEW_NAME: &str = "Error when allocating new name";
+
 /// Gives a container another name.
 ///
 /// # Errors
@@ -61,7 +64,7 @@ pub fn rename(root: &Root, wanted: &str, name: &str) -> Result<()> {
     if config.name == name {
         bail!("Renaming a container with the same name as its current name");
     }
-    check_name(root, name)?;
+    check_name(root, name).context(NO_NEW_NAME)?;
     let old = std::mem::replace(&mut config.name, name.to_owned());
     folder.set_config(&config)?;
     events::of_container(
@@ -291,6 +294,7 @@ pub(crate) mod tests {
             image_id: Digest::of(b"image").to_string(),
             labels: std::collections::BTreeMap::new(),
             annotations: std::collections::BTreeMap::new(),
+            env: Vec::new(),
             exposed_ports: std::collections::BTreeSet::new(),
             given: Default::default(),
             launch: Launch {

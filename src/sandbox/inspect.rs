@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::health::Health;
+use super::launch::DEFAULT_STOP_TIMEOUT_S;
 use super::logs::{self, Driver};
 use super::state::{ContainerConfig, ContainerState, Phases, Status};
 
@@ -63,7 +64,7 @@ pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState
             "Tty": process.terminal.is_some(),
             "OpenStdin": launch.open_stdin,
             "StdinOnce": launch.stdin_once,
-            "Env": process.env,
+            "Env": config.env,
             "Cmd": match (&given.entrypoint, &given.cmd) {
                 // Made by an older version.
                 (None, None) => Some(&process.args),
@@ -76,7 +77,6 @@ pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState
             "WorkingDir": process.cwd,
             "Labels": config.labels,
             "StopSignal": signal_name(launch.stop_signal),
-            "StopTimeout": launch.stop_timeout_s,
             "ExposedPorts": config
                 .exposed_ports
                 .iter()
@@ -91,6 +91,9 @@ pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState
             "PhasesMs": phases_ms(&state.phases),
         },
     });
+    if launch.stop_timeout_s != DEFAULT_STOP_TIMEOUT_S {
+        object["Config"]["StopTimeout"] = json!(launch.stop_timeout_s);
+    }
     if let Some(health) = &state.health {
         object["State"]["Health"] = health_of(health);
     }

@@ -46,6 +46,9 @@ pub struct Launch {
     pub log: LogConfig,
 }
 
+/// Seconds from the stop signal to SIGKILL without `--stop-timeout`.
+pub const DEFAULT_STOP_TIMEOUT_S: i64 = 10;
+
 /// Bytes of a MiB.
 pub const MIB: u64 = 1 << 20;
 

@@ -19,6 +19,7 @@ mod limits;
 mod lists;
 mod process;
 mod pulling;
+mod races;
 mod smp;
 mod store;
 mod streams;
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
             (0, streams::tests()),
             (0, kills::tests()),
             (1, life::tests()),
+            (0, races::tests()),
             (1, lists::tests()),
             (1, bad_input::tests()),
             (1, guests::tests()),

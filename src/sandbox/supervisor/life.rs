@@ -95,6 +95,7 @@ impl Supervisor {
         let Some(running) = self.running.take() else {
             bail!("the VM is gone");
         };
+        self.end_processes(&running);
         match served {
             Err(error) => Err(running.vm.post_mortem(&error, &mut log)),
             Ok(Some(failed)) => {
@@ -116,6 +117,25 @@ impl Supervisor {
                     trouble: None,
                 })
             }
+        }
+    }
+
+    /// Tells commands of processes that go with their VM.
+    fn end_processes(&mut self, running: &Running) {
+        for exec in running.execs.values() {
+            let By::Client(client) = exec.by else {
+                continue;
+            };
+            let killed = match exec.is_started {
+                true => ToCommand::Exited {
+                    code: super::super::state::EXIT_CODE_KILLED,
+                    trouble: None,
+                },
+                false => self.not_running(),
+            };
+            let end = exec.end.as_ref().unwrap_or(&killed);
+            self.clients.tell(client, end);
+            self.clients.set_role(client, Role::None);
         }
     }
 
@@ -267,6 +287,7 @@ impl Supervisor {
     fn note_started(&mut self) -> Result<()> {
         self.state.phases.started = monotonic_ns();
         self.state.status = Status::Running;
+        self.state.exit_code = 0;
         self.state.started_at = now();
         self.state.pid = self.running.as_ref().map_or(0, |running| running.vm.pid());
         self.begin_checks();
@@ -496,8 +517,8 @@ impl Supervisor {
                 return None;
             }
             (Status::Paused, true) => format!("container {id} is already paused"),
-            (Status::Running, false) => format!("Container {id} is not paused"),
-            (Status::Restarting, _) => {
+            (_, false) => format!("Container {id} is not paused"),
+            (Status::Restarting, true) => {
                 format!("Container {id} is restarting, wait until the container is running")
             }
             _ => return Some(self.not_running()),
