@@ -98,6 +98,8 @@ pub fn remove(folder: &Folder, config: &ContainerConfig, force: bool) -> Result<
         match folder.try_lock() {
             Ok(Some(_lock)) => {
                 if killed.is_some() {
+                    let signal = [("signal", libc::SIGKILL.to_string())];
+                    events::of_container(folder, config, "kill", &signal);
                     let code = [("exitCode", KILLED.to_string())];
                     events::of_container(folder, config, "die", &code);
                 }

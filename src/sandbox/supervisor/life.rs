@@ -384,13 +384,13 @@ impl Supervisor {
     /// Joins a command's streams with the process's, now or when there is one.
     pub(super) fn attach(&mut self, client: ClientId, streams: CommandStreams) {
         self.clients.set_role(client, Role::Attached(None));
-        if streams.stdin.is_some() || streams.stdout.is_some() || streams.stderr.is_some() {
-            self.journal("attach", &[]);
-        }
         let Some(running) = &self.running else {
             self.attaching.push((client, streams));
             return;
         };
+        if streams.stdin.is_some() || streams.stdout.is_some() || streams.stderr.is_some() {
+            self.journal("attach", &[]);
+        }
         match running.main.attach(streams) {
             Ok(attached) => {
                 self.clients
