@@ -9,6 +9,7 @@ mod images;
 mod inspect;
 mod load;
 mod merge;
+mod mounts;
 mod names;
 mod network_files;
 mod options;

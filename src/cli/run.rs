@@ -25,6 +25,7 @@ use crate::sandbox::launch::Launch;
 use crate::sandbox::paths::{GuestFiles, Root};
 use crate::sandbox::start::{AttachOptions, run_attached};
 use crate::sandbox::state::{ContainerConfig, Phases};
+use crate::sandbox::volumes::Volumes;
 
 /// Bytes of an environment, label or seccomp file.
 const FILE_MAX: u64 = 1 << 20;
@@ -85,7 +86,11 @@ pub fn run(matches: ArgMatches, began: u64) -> Result<u8> {
         &|index, count, done, all| progress.show(index, count, done, all),
     )?;
     drop(progress);
-    let config = ContainerConfig {
+    let volumes = Volumes::lock(&root)?;
+    let goes_with = launch.auto_remove.then_some(id.as_str());
+    let mounts = &options.storage.mounts;
+    let mounts = mounts.resolve(&root, &volumes, &image.config.volumes, goes_with)?;
+    let mut config = ContainerConfig {
         name: match &options.container.name {
             Some(name) => name.clone(),
             None => names::random_name(&root)?,
@@ -99,7 +104,13 @@ pub fn run(matches: ArgMatches, began: u64) -> Result<u8> {
         exposed_ports: merge::exposed_ports(&options, &image.config),
         launch,
     };
-    let (folder, lock) = containers::create(&root, &config)?;
+    config.launch.set_mounts(mounts);
+    let created = containers::create(&root, &config).inspect_err(|_| {
+        // What can't be removed goes with the next prune.
+        let _ = volumes.remove_anonymous_of(&config.launch.mounts);
+    });
+    drop(volumes);
+    let (folder, lock) = created?;
     drop(lease);
     if let Err(error) = cidfile.write(&config.id) {
         folder.remove()?;

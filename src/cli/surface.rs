@@ -57,8 +57,6 @@ const NO_NETWORK: &str = "this version gives a VM no network card; use --network
 const BACKGROUND: &str = "containers run in the foreground in this version";
 const HEALTH: &str =
     "health checks belong to containers in the background, which this version does not have";
-const VOLUMES: &str =
-    "this version shares no files with a VM; bring them in the image or through stdin";
 const STOP: &str =
     "counts when the container's supervisor gets SIGTERM: this version has no stop verb";
 const OWN_KERNEL: &str =
@@ -155,7 +153,7 @@ pub const RUN: [Flag; 104] = [
     flag("memory-reservation", None, Value("bytes"), LIMITS, Differs("memory.low inside the VM"), "Soft memory limit"),
     flag("memory-swap", None, Value("bytes"), LIMITS, Differs("as much as --memory, 0 or -1: a VM has no swap"), "Memory and swap"),
     flag("memory-swappiness", None, Value("int"), LIMITS, Only(&["-1"], "a VM has no swap; remove the flag"), "Swappiness"),
-    flag("mount", None, List("mount"), STORAGE, Refused(VOLUMES), "Attach a mount"),
+    flag("mount", None, List("mount"), STORAGE, Differs("bind, volume and tmpfs; no volume-opt, no volume-subpath, no shared or slave propagation"), "Attach a mount"),
     flag("name", None, Value("string"), LIFE, Works, "Name of the container"),
     flag("network", None, List("network"), NETWORK, Only(&["none"], NO_NETWORK), "Connect to a network; without the flag there is none, too"),
     flag("network-alias", None, List("list"), NETWORK, Refused(NO_NETWORK), "Alias on a network"),
@@ -188,9 +186,9 @@ pub const RUN: [Flag; 104] = [
     flag("user", Some('u'), Value("string"), PROCESS, Works, "User name or id, and group"),
     flag("userns", None, Value("string"), SECURITY, Only(&["", "host"], "the VM's kernel is the container's own; remove the flag"), "User namespace"),
     flag("uts", None, Value("string"), SECURITY, Only(&[""], OWN_KERNEL), "UTS namespace"),
-    flag("volume", Some('v'), List("list"), STORAGE, Refused(VOLUMES), "Bind a volume"),
-    flag("volume-driver", None, Value("string"), STORAGE, Refused(VOLUMES), "Volume driver"),
-    flag("volumes-from", None, List("list"), STORAGE, Refused(VOLUMES), "Mount another container's volumes"),
+    flag("volume", Some('v'), List("list"), STORAGE, Differs("no shared or slave propagation; sockets, pipes and devices of the host are out of reach"), "Bind a volume"),
+    flag("volume-driver", None, Value("string"), STORAGE, Only(&["", "local"], "only Docker's own driver, local, is there"), "Volume driver"),
+    flag("volumes-from", None, List("list"), STORAGE, Works, "Mount another container's volumes"),
     flag("workdir", Some('w'), Value("string"), PROCESS, Works, "Working directory"),
     flag("io-maxbandwidth", None, Value("bytes"), STORAGE, Refused(WINDOWS), "I/O bandwidth (Windows)"),
     flag("io-maxiops", None, Value("uint"), STORAGE, Refused(WINDOWS), "I/O operations (Windows)"),

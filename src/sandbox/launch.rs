@@ -2,8 +2,10 @@
 //! [`super::start`] from the user's flags and the image's configuration; kept in the container's
 //! folder so that it can be started again.
 
-use protocol::spec::RunSpec;
+use protocol::spec::{CopyUp, MountSpec, RunSpec};
 use serde::{Deserialize, Serialize};
+
+use super::volumes::Mount;
 
 /// One container's VM.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -20,6 +22,9 @@ pub struct Launch {
     pub layers: Vec<images::LayerKey>,
     /// Size of the writable disk in bytes.
     pub writable_bytes: u64,
+    /// Volumes and binds; each is the share of its number in `run.mounts`.
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
     /// `--rm`.
     pub auto_remove: bool,
     /// Whether stdin is kept open (`-i`).
@@ -28,6 +33,22 @@ pub struct Launch {
     pub stop_signal: i32,
     /// Seconds from that signal to SIGKILL; negative for ever.
     pub stop_timeout_s: i64,
+}
+
+impl Launch {
+    /// Gives the container these mounts.
+    pub fn set_mounts(&mut self, mounts: Vec<Mount>) {
+        self.run.mounts = (0..)
+            .zip(&mounts)
+            .map(|(share, mount)| MountSpec {
+                share,
+                target: mount.target.clone(),
+                read_only: mount.read_only,
+                copy_up: CopyUp::No,
+            })
+            .collect();
+        self.mounts = mounts;
+    }
 }
 
 /// Bytes of a MiB.

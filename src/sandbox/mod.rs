@@ -4,6 +4,7 @@
 //! command: start ──► disks (layers ready?) ──► folder ──► supervisor ◄──► attach (stdio, signals)
 //!                                                            │
 //!                                 template ◄── vm ──► vmm_process (the VM)
+//!                                              └────► files (folders of the host, if it has any)
 //! ```
 //! Called by `cli`; uses vmm, images and protocol. It knows no clap and prints nothing.
 
@@ -13,6 +14,7 @@ pub mod attach_wire;
 pub mod clock;
 pub mod containers;
 pub mod disks;
+pub mod files;
 pub mod inspect;
 pub mod launch;
 pub mod paths;
@@ -25,6 +27,7 @@ pub mod supervisor;
 pub mod template;
 pub mod vm;
 pub mod vmm_process;
+pub mod volumes;
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};

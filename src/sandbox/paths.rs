@@ -7,6 +7,7 @@
 //!   disks/                      blank writable disks, one per size
 //!   containers/<id>/            one container's state, see state.rs
 //!   templates/<key>/            VMs that have booted already, see template.rs
+//!   volumes/<name>/             what containers share and leave, see volumes.rs
 //! ```
 
 use std::fs::File;
@@ -72,6 +73,12 @@ impl Root {
     #[must_use]
     pub fn templates(&self) -> PathBuf {
         self.0.join("templates")
+    }
+
+    /// One folder per volume.
+    #[must_use]
+    pub fn volumes(&self) -> PathBuf {
+        self.0.join("volumes")
     }
 
     /// One folder per container.

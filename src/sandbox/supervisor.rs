@@ -24,12 +24,13 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use protocol::frame::{Decoder, encode};
 use protocol::message::{Event, ExitStatus, FailureKind, Request};
-use protocol::spec::LayerExtent;
+use protocol::spec::{CopyUp, LayerExtent, RunSpec};
 use serde::{Deserialize, Serialize};
 
 use super::agent::AgentError;
 use super::attach_wire::{ToCommand, ToSupervisor};
 use super::clock::{monotonic_ns, now};
+use super::files::Share;
 use super::launch::Launch;
 use super::paths::{GuestFiles, Root};
 use super::pumps::{CommandStdio, Pumps, STDERR_PORT, STDIN_PORT, STDOUT_PORT};
@@ -37,6 +38,7 @@ use super::state::{ContainerState, Folder, Lock, Phases, Status};
 use super::stop::Stop;
 use super::vm::{DISK_ALIGNMENT, DiskSource, RunningVm, Segment, VmRequest};
 use super::vmm_process::VmReport;
+use super::volumes::{self, Fill, Filling, Mount};
 
 /// Name of the hidden verb.
 pub const SUPERVISOR_VERB: &str = "__supervisor";
@@ -47,6 +49,9 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// From hello to the execution of the process: mounts and a look-up of its user.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// As much longer when a volume takes the image's content: hours of a slow disk are no start.
+const FILL_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// From the request to power off to the agent's goodbye: it flushes what the container wrote.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -177,7 +182,8 @@ fn supervise(
     command: &mut CommandLink,
     stdio: CommandStdio,
 ) -> Result<()> {
-    let launch = folder.config()?.launch;
+    let config = folder.config()?;
+    let launch = config.launch.clone();
     let auto_remove = launch.auto_remove;
     let mut state = ContainerState {
         phases,
@@ -191,6 +197,7 @@ fn supervise(
         auto_remove,
         held: None,
         dying: None,
+        fillings: Vec::new(),
     };
     let result = life.run(root, launch, stdio);
     let dying = life.dying.take();
@@ -202,7 +209,9 @@ fn supervise(
     };
     state.finish(code, error);
     let kept = if auto_remove {
-        folder.remove()
+        folder
+            .remove()
+            .and_then(|()| volumes::remove_anonymous(root, &config))
     } else {
         folder.set_state(&state)
     };
@@ -232,6 +241,8 @@ struct Life<'a> {
     held: Option<Vec<Request>>,
     /// A VM that was killed; dropping it waits for its process.
     dying: Option<RunningVm>,
+    /// Volumes that take the image's content.
+    fillings: Vec<Filling>,
 }
 
 impl Life<'_> {
@@ -297,6 +308,7 @@ impl Life<'_> {
             .into_iter()
             .flatten()
             .collect();
+        let shares = self.prepare_mounts(&launch.mounts, &mut run)?;
         self.state.phases.vmm_spawn = monotonic_ns();
         let vm = RunningVm::spawn(
             root,
@@ -314,11 +326,35 @@ impl Life<'_> {
                     },
                 ],
                 stream_ports,
+                shares,
                 log: log.try_clone().context("share the VM's log")?,
             },
         )?;
         self.held = Some(vec![Request::Run(Box::new(run))]);
         Ok(vm)
+    }
+
+    /// The shares of the VM; what has to be filled first is said in `run`.
+    fn prepare_mounts(&mut self, mounts: &[Mount], run: &mut RunSpec) -> Result<Vec<Share>> {
+        for (mount, spec) in mounts.iter().zip(&mut run.mounts) {
+            let (copy_up, filling) = match Fill::begin(mount)? {
+                Fill::No => (CopyUp::No, None),
+                Fill::Empty(filling) => (CopyUp::IfEmpty, Some(filling)),
+                Fill::Again(filling) => (CopyUp::Again, Some(filling)),
+            };
+            spec.copy_up = copy_up;
+            self.fillings.extend(filling);
+        }
+        let share = |mount: &Mount| Share {
+            source: mount.source.clone(),
+            read_only: mount.read_only,
+        };
+        Ok(mounts.iter().map(share).collect())
+    }
+
+    /// The guest has come as far as its process, which is after all volumes are filled.
+    fn volumes_are_filled(&mut self) -> Result<()> {
+        self.fillings.drain(..).try_for_each(Filling::done)
     }
 
     fn open_upper(&self, root: &Root, bytes: u64) -> Result<File> {
@@ -344,8 +380,12 @@ impl Life<'_> {
                         vm.agent.send(&request)?;
                     }
                     deadline = Instant::now() + START_TIMEOUT;
+                    if !self.fillings.is_empty() {
+                        deadline += FILL_TIMEOUT;
+                    }
                 }
                 Event::Started { process: 0, .. } => {
+                    self.volumes_are_filled()?;
                     self.state.phases.started = monotonic_ns();
                     self.state.status = Status::Running;
                     self.state.started_at = now();
@@ -360,6 +400,9 @@ impl Life<'_> {
                     message,
                 } => {
                     let code = exit_code(kind);
+                    if code != CODE_OURS {
+                        self.volumes_are_filled()?;
+                    }
                     let message = super::printable(&message);
                     return Ok(Some(ToCommand::Failed { code, message }));
                 }
@@ -451,11 +494,14 @@ fn power_off(mut vm: RunningVm) -> Result<VmReport> {
     vm.finish_soon()
 }
 
+/// Docker's exit code for what kept the process from running and was not its own file.
+const CODE_OURS: u8 = 125;
+
 fn exit_code(kind: FailureKind) -> u8 {
     match kind {
         FailureKind::NotFound => 127,
         FailureKind::NotExecutable => 126,
-        _ => 125,
+        _ => CODE_OURS,
     }
 }
 

@@ -18,11 +18,12 @@ use command_fds::{CommandFdExt, FdMapping};
 use vmm::{ExitCounts, VmEnd};
 
 use super::agent::AgentLink;
+use super::files::{FileServer, Share};
 use super::paths::{GuestFiles, Root};
-use super::template::{Size, Templates};
+use super::template::{Shape, Templates};
 use super::vmm_process::{
-    DiskConfig, KernelConfig, SegmentConfig, StartConfig, StreamConfig, VmReport, VmTimes,
-    VmmConfig,
+    DiskConfig, FilesConfig, KernelConfig, SegmentConfig, StartConfig, StreamConfig, VmReport,
+    VmTimes, VmmConfig,
 };
 
 /// Name of the hidden verb that [`super::vmm_process`] serves.
@@ -75,6 +76,8 @@ pub struct VmRequest {
     pub disks: Vec<DiskSource>,
     /// vsock ports that carry byte streams.
     pub stream_ports: Vec<u32>,
+    /// Folders and files of the host that it may reach, by number.
+    pub shares: Vec<Share>,
     /// Takes the early console and the VMM's own lines.
     pub log: File,
 }
@@ -90,6 +93,8 @@ pub struct RunningVm {
     report: PipeReader,
     /// The folder of the template that it went on from.
     template: Option<PathBuf>,
+    /// What serves its shares.
+    files: Option<FileServer>,
 }
 
 /// Collects descriptors for the child, numbered from [`FIRST_FD`].
@@ -115,18 +120,19 @@ impl ChildFds {
 }
 
 impl RunningVm {
-    /// Starts the process; the guest goes on from the template of its size, or boots where there
+    /// Starts the process; the guest goes on from the template of its shape, or boots where there
     /// can be none.
     ///
     /// # Errors
     /// When a file is missing or the process can't be started.
     pub fn spawn(root: &Root, guest: &GuestFiles, request: VmRequest) -> Result<Self> {
-        let size = Size {
+        let shape = Shape {
             vcpu_count: request.vcpu_count,
             memory_mib: request.memory_mib,
+            shares: !request.shares.is_empty(),
         };
         let template = Templates::of(root)
-            .map(|templates| templates.find_or_make(guest, size))
+            .map(|templates| templates.find_or_make(guest, shape))
             .transpose();
         let mut fds = ChildFds::default();
         let config_reader = fds.begin()?;
@@ -161,6 +167,16 @@ impl RunningVm {
                 socket: fds.add(theirs)?,
             });
         }
+        let mut files = None;
+        let mut files_config = None;
+        if shape.shares {
+            let (server, backend) = FileServer::start(&request.shares, &request.log)?;
+            files = Some(server);
+            files_config = Some(FilesConfig::Served {
+                socket: fds.add(backend.socket)?,
+                area: fds.add(backend.area)?,
+            });
+        }
         let own_lines = request.log.try_clone().context("share the VM's log")?;
         let config = VmmConfig {
             supervisor: std::process::id(),
@@ -174,16 +190,20 @@ impl RunningVm {
                 .map(|disk| disk_config(disk, &mut fds))
                 .collect::<Result<_>>()?,
             streams: stream_configs,
+            files: files_config,
             console: fds.add(request.log)?,
             report: fds.add(report_writer)?,
         };
-        Ok(Self {
+        let vm = Self {
             child: start_process(fds, config_reader, own_lines, &config)?,
             agent: AgentLink::new(agent),
             streams,
             report,
             template: folder,
-        })
+            files,
+        };
+        vm.files.as_ref().map_or(Ok(()), FileServer::wait_ready)?;
+        Ok(vm)
     }
 
     /// Process id of the VMM.
@@ -192,10 +212,11 @@ impl RunningVm {
         self.child.id()
     }
 
-    /// Ends the VM at once, as pulling its plug.
+    /// Ends the VM at once, as pulling its plug. No file of a share is touched after that.
     pub fn kill(&mut self) {
         // Fails only when it is dead already.
         let _ = self.child.kill();
+        self.files = None;
     }
 
     /// Waits for the process to end by itself until `deadline`, then kills it, and returns what it
@@ -266,12 +287,12 @@ fn finish(child: &mut Child, report: &mut PipeReader, deadline: Instant) -> Resu
     }))
 }
 
-/// Boots a VM of this size up to the point where its agent calls the host, and leaves its state and
+/// Boots a VM of this shape up to the point where its agent calls the host, and leaves its state and
 /// memory in these files.
 ///
 /// # Errors
 /// When the process can't be started, or the guest ends or says nothing.
-pub fn make_template(guest: &GuestFiles, size: Size, state: &File, memory: &File) -> Result<()> {
+pub fn make_template(guest: &GuestFiles, shape: Shape, state: &File, memory: &File) -> Result<()> {
     let mut log = tempfile::tempfile().context("create a log")?;
     let mut fds = ChildFds::default();
     let config_reader = fds.begin()?;
@@ -280,8 +301,8 @@ pub fn make_template(guest: &GuestFiles, size: Size, state: &File, memory: &File
     let empty = tempfile::tempfile().context("create an empty disk")?;
     let config = VmmConfig {
         supervisor: std::process::id(),
-        vcpu_count: size.vcpu_count,
-        memory_mib: size.memory_mib,
+        vcpu_count: shape.vcpu_count,
+        memory_mib: shape.memory_mib,
         host_cpus: Vec::new(),
         start: StartConfig::MakeTemplate {
             kernel: kernel(guest, &mut fds)?,
@@ -296,6 +317,7 @@ pub fn make_template(guest: &GuestFiles, size: Size, state: &File, memory: &File
             },
         ],
         streams: Vec::new(),
+        files: shape.shares.then_some(FilesConfig::Absent),
         console: fds.add(share(&log)?)?,
         report: fds.add(report_writer)?,
     };
