@@ -6,7 +6,7 @@ mod sandbox;
 
 use std::process::ExitCode;
 
-use cli::complaint::{CODE_OURS, complain, is_broken_pipe, usage};
+use cli::complaint::{CODE_FAILURE, CODE_OURS, complain, is_broken_pipe, usage};
 use sandbox::clock::monotonic_ns;
 use sandbox::files::FILES_VERB;
 use sandbox::supervisor::SUPERVISOR_VERB;
@@ -34,26 +34,17 @@ fn main() -> ExitCode {
         Ok(matches) => matches,
         Err(error) => return usage(&error, &args),
     };
-    if let Some(matches) = cli::run_matches(&matches) {
-        return run(matches, began);
-    }
-    match cli::other(&matches) {
-        Ok(code) => code,
+    let (result, code) = match cli::with_flags_of_run(&matches, began) {
+        Some(result) => (result, CODE_OURS),
+        None => (cli::other(&matches), CODE_FAILURE),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error);
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(matches: clap::ArgMatches, began: u64) -> ExitCode {
-    match cli::run::run(matches, began) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            complain(&error);
             let own = error.downcast_ref::<cli::run::WithCode>();
-            ExitCode::from(own.map_or(CODE_OURS, |own| own.code))
+            ExitCode::from(own.map_or(code, |own| own.code))
         }
     }
 }

@@ -5,6 +5,7 @@
 //! descriptor that nobody else sees; the container mounts its own view of its group.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use protocol::spec::Resources;
 use rustix::fs::{Dir, FileType, Mode, OFlags, mkdirat, openat};
@@ -25,6 +26,12 @@ const MAX_FILE: usize = 64 << 10;
 
 /// Groups of the workload's making that are searched for a process.
 const MAX_GROUPS: usize = 1000;
+
+/// Time between two looks at whether a group is frozen.
+const FREEZE_LOOK: Duration = Duration::from_millis(1);
+
+/// Looks before waiting is given up: a second.
+const FREEZE_LOOKS: usize = 1000;
 
 /// The container's group.
 #[derive(Debug)]
@@ -70,16 +77,21 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    /// Freezes or thaws every process of the group.
-    ///
-    /// # Errors
-    /// What writing says.
-    pub fn freeze(&self, frozen: bool) -> Result<(), Failure> {
-        write(
-            self.as_fd(),
-            "cgroup.freeze",
-            if frozen { "1" } else { "0" },
-        )
+    /// Freezes or thaws every process of the group, and waits until that is so. One that is in the
+    /// middle of a system call which can't be interrupted is given up on.
+    pub fn freeze(&self, frozen: bool) {
+        let digit = if frozen { "1" } else { "0" };
+        if write(self.as_fd(), "cgroup.freeze", digit).is_err() {
+            return;
+        }
+        let wanted = format!("frozen {digit}");
+        for _ in 0..FREEZE_LOOKS {
+            let events = read(self.as_fd(), "cgroup.events").unwrap_or_default();
+            if events.lines().any(|line| line == wanted) {
+                return;
+            }
+            std::thread::sleep(FREEZE_LOOK);
+        }
     }
 
     /// Kills every process of the group and of those below it, frozen ones too.

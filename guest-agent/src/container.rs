@@ -266,7 +266,8 @@ impl Container {
                 }
             }
             Request::Freeze(frozen) => {
-                let _ = self.cgroup.freeze(frozen);
+                self.cgroup.freeze(frozen);
+                control.send(&Event::Frozen(frozen))?;
             }
             Request::Shutdown => {
                 for process in self.processes.values_mut() {

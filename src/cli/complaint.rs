@@ -16,7 +16,7 @@ use crate::doctor;
 pub const CODE_OURS: u8 = 125;
 
 /// Exit code of other verbs, and of what is no command at all.
-const CODE_FAILURE: u8 = 1;
+pub const CODE_FAILURE: u8 = 1;
 
 /// Prints an error.
 pub fn complain(error: &anyhow::Error) {

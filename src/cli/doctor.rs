@@ -1,7 +1,5 @@
 //! `bulkhead doctor`: what [`crate::doctor`] finds, a line each.
 
-use std::process::ExitCode;
-
 use anyhow::Result;
 
 use super::output;
@@ -11,7 +9,7 @@ use crate::doctor::{self, Level};
 ///
 /// # Errors
 /// When standard output is closed.
-pub fn run() -> Result<ExitCode> {
+pub fn run() -> Result<u8> {
     let findings = doctor::report();
     for finding in &findings {
         let word = match finding.level {
@@ -26,8 +24,8 @@ pub fn run() -> Result<ExitCode> {
     }
     if findings.iter().any(|finding| finding.level == Level::Fail) {
         output::line("VMs can't run here")?;
-        return Ok(ExitCode::FAILURE);
+        return Ok(1);
     }
     output::line("VMs can run here")?;
-    Ok(ExitCode::SUCCESS)
+    Ok(0)
 }

@@ -10,12 +10,31 @@ use super::{values, variables};
 /// The words after the flags.
 const WORDS: &str = "IMAGE [COMMAND] [ARG...]";
 
+/// Flags that only a command which stays can have.
+const OF_RUN_ALONE: [&str; 3] = ["detach", "detach-keys", "sig-proxy"];
+
 /// The parser of `run`.
 #[must_use]
-pub fn command() -> Command {
-    let mut command = Command::new("run")
-        .about("Run an image's process in a microVM of its own")
-        .override_usage("bulkhead run [OPTIONS] IMAGE [COMMAND] [ARG...]")
+pub fn run_command() -> Command {
+    command("run", "Run an image's process in a microVM of its own", &[])
+}
+
+/// The parser of `create`.
+#[must_use]
+pub fn create_command() -> Command {
+    command(
+        "create",
+        "Make a container without starting it",
+        &OF_RUN_ALONE,
+    )
+}
+
+fn command(name: &'static str, about: &'static str, without: &[&str]) -> Command {
+    let mut command = Command::new(name)
+        .about(about)
+        .override_usage(format!(
+            "bulkhead {name} [OPTIONS] IMAGE [COMMAND] [ARG...]"
+        ))
         .after_help(footnotes())
         .disable_help_flag(true)
         .args_override_self(true)
@@ -28,7 +47,7 @@ pub fn command() -> Command {
                 .trailing_var_arg(true)
                 .allow_hyphen_values(false),
         );
-    for flag in &RUN {
+    for flag in RUN.iter().filter(|flag| !without.contains(&flag.name)) {
         command = command.arg(argument(flag));
     }
     command
@@ -142,10 +161,6 @@ impl Flags {
                 Fate::Only(values, why) => {
                     let other = given.iter().find(|value| !values.contains(&value.as_str()));
                     if let Some(value) = other {
-                        // Docker's sentence, for scripts that look for it.
-                        if flag.name == "restart" && flags.is_on("rm") {
-                            bail!("conflicting options: cannot specify both --restart and --rm");
-                        }
                         bail!("--{}={value} is not supported: {why}", flag.name);
                     }
                 }
@@ -187,8 +202,10 @@ impl Flags {
         if name == "help" {
             return Vec::new();
         }
+        // `create` has fewer of them.
         self.0
-            .get_many::<String>(name)
+            .try_get_many::<String>(name)
+            .unwrap_or_default()
             .into_iter()
             .flatten()
             .cloned()
@@ -267,7 +284,7 @@ mod tests {
     use super::*;
 
     fn parse(args: &[&str]) -> Result<Flags> {
-        let matches = command().try_get_matches_from(std::iter::once(&"run").chain(args))?;
+        let matches = run_command().try_get_matches_from(std::iter::once(&"run").chain(args))?;
         Flags::check(matches)
     }
 
@@ -365,6 +382,6 @@ mod tests {
 
     #[test]
     fn the_parser_itself_is_sound() {
-        command().debug_assert();
+        run_command().debug_assert();
     }
 }

@@ -107,7 +107,11 @@ fn object(
         && let Ok((folder, config)) = containers::find(root, name)
     {
         let state = folder.true_state()?;
-        return Ok(Some(Object::Container(inspect::container(&config, &state))));
+        return Ok(Some(Object::Container(inspect::container(
+            folder.path(),
+            &config,
+            &state,
+        ))));
     }
     if kind == Some(ObjectKind::Container) {
         return Ok(None);

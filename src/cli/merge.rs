@@ -83,6 +83,11 @@ pub fn launch(
         open_stdin: process.interactive,
         stop_signal: stop_signal(options, image)?,
         stop_timeout_s: options.container.stop_timeout_s,
+        stdin_once: process.interactive
+            && options.container.streams.stdin
+            && !options.container.detach,
+        restart: options.container.restart,
+        log: options.container.log.clone(),
     })
 }
 

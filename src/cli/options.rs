@@ -17,6 +17,8 @@ use super::mounts::MountOptions;
 use super::values::security::{SecurityOptions, security_options};
 use super::values::{self, device, keys, lines, network, number};
 use crate::sandbox::launch::DEFAULT_WRITABLE_BYTES;
+use crate::sandbox::logs::LogConfig;
+use crate::sandbox::restart::RestartPolicy;
 
 pub use limits::Limits;
 
@@ -170,6 +172,12 @@ pub struct ContainerOptions {
     pub forward_signals: bool,
     /// `--detach-keys`.
     pub detach_keys: Vec<u8>,
+    /// `-d`.
+    pub detach: bool,
+    /// `--restart`.
+    pub restart: RestartPolicy,
+    /// `--log-driver`, `--log-opt`.
+    pub log: LogConfig,
 }
 
 /// Everything that the flags say.
@@ -360,6 +368,11 @@ fn container(flags: &Flags, caller: &Caller) -> Result<ContainerOptions> {
     for text in flags.list("expose") {
         exposed_ports.extend(network::exposed_ports(&text)?);
     }
+    let auto_remove = flags.is_on("rm");
+    let restart = RestartPolicy::parse(&flags.text("restart").unwrap_or_default())?;
+    if auto_remove && restart != RestartPolicy::No {
+        bail!("conflicting options: cannot specify both --restart and --rm");
+    }
     Ok(ContainerOptions {
         name,
         labels,
@@ -369,7 +382,7 @@ fn container(flags: &Flags, caller: &Caller) -> Result<ContainerOptions> {
             .collect(),
         exposed_ports,
         cidfile: flags.text("cidfile"),
-        auto_remove: flags.is_on("rm"),
+        auto_remove,
         stop_signal: flags
             .text("stop-signal")
             .map(|text| values::signal(&text))
@@ -383,6 +396,13 @@ fn container(flags: &Flags, caller: &Caller) -> Result<ContainerOptions> {
             Some(text) => values::detach_keys(&text)?,
             None => keys::DEFAULT.to_vec(),
         },
+        detach: flags.is_on("detach"),
+        restart,
+        log: LogConfig::parse(
+            flags.text("log-driver").as_deref(),
+            flags.each("log-opt", lines::log_option)?,
+            &number::decimal_bytes,
+        )?,
     })
 }
 

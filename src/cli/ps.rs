@@ -53,7 +53,7 @@ pub fn run(args: &PsArgs) -> Result<()> {
     let mut rows = Vec::new();
     for (folder, config) in containers::list(&root)? {
         match folder.true_state() {
-            Ok(state) if args.all || state.status == Status::Running => {
+            Ok(state) if args.all || state.status.is_alive() => {
                 rows.push(row(&config, &state, args.no_trunc, now));
             }
             Ok(_) => {}
@@ -96,6 +96,12 @@ fn row(
     let status = match state.status {
         Status::Created => "Created".to_owned(),
         Status::Running => format!("Up {}", since(&state.started_at)),
+        Status::Paused => format!("Up {} (Paused)", since(&state.started_at)),
+        Status::Restarting => format!(
+            "Restarting ({}) {} ago",
+            state.exit_code,
+            since(&state.finished_at)
+        ),
         Status::Exited => {
             format!(
                 "Exited ({}) {} ago",

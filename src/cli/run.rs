@@ -1,4 +1,5 @@
-//! `bulkhead run`: flags and an image to a VM, and back to an exit code.
+//! `bulkhead run`, `bulkhead create`: flags and an image to a container, to a VM, and back to an exit
+//! code.
 
 use std::env::VarError;
 use std::fs::OpenOptions;
@@ -12,6 +13,7 @@ use images::{Image, Reference, Store};
 use nix::unistd::{AccessFlags, access};
 use protocol::message::WindowSize;
 
+use super::complaint::{CODE_FAILURE, complain};
 use super::flags::Flags;
 use super::merge::{self, Host};
 use super::options::{Caller, ImageOptions, PullPolicy, RunOptions};
@@ -23,8 +25,8 @@ use crate::sandbox::containers;
 use crate::sandbox::disks;
 use crate::sandbox::launch::Launch;
 use crate::sandbox::paths::{GuestFiles, Root};
-use crate::sandbox::start::{AttachOptions, run_attached};
-use crate::sandbox::state::{ContainerConfig, Phases};
+use crate::sandbox::start::{AttachOptions, run_attached, run_detached};
+use crate::sandbox::state::{ContainerConfig, Folder, Lock, Phases};
 use crate::sandbox::volumes::Volumes;
 
 /// Bytes of an environment, label or seccomp file.
@@ -34,7 +36,7 @@ const FILE_MAX: u64 = 1 << 20;
 const CPUS_ONLINE: &str = "/sys/devices/system/cpu/online";
 
 /// Size of a terminal that nobody has: the VT100's.
-const DEFAULT_WINDOW: WindowSize = WindowSize {
+pub const DEFAULT_WINDOW: WindowSize = WindowSize {
     rows: 24,
     columns: 80,
 };
@@ -48,6 +50,17 @@ pub struct WithCode {
     message: String,
 }
 
+/// A container that was made, with its lock held.
+struct Made {
+    root: Root,
+    folder: Folder,
+    lock: Lock,
+    config: ContainerConfig,
+    options: RunOptions,
+    /// When its layers were ready.
+    disks: u64,
+}
+
 /// Runs the container and returns its exit code.
 ///
 /// # Errors
@@ -55,13 +68,94 @@ pub struct WithCode {
 pub fn run(matches: ArgMatches, began: u64) -> Result<u8> {
     let flags = Flags::check(matches)?;
     let options = parse(&flags)?;
-    if options.container.streams.stdin && options.process.tty && !std::io::stdin().is_terminal() {
-        return Err(WithCode {
-            code: 1,
-            message: "the input device is not a TTY".to_owned(),
-        }
-        .into());
+    let container = &options.container;
+    if container.detach && !flags.list("attach").is_empty() {
+        return Err(failure(
+            "conflicting options: cannot specify both --attach and --detach".to_owned(),
+        ));
     }
+    let types = container.streams.stdin && !container.detach;
+    if types && options.process.tty && !std::io::stdin().is_terminal() {
+        return Err(failure("the input device is not a TTY".to_owned()));
+    }
+    let made = make(&flags, options, true)?;
+    let phases = Phases {
+        command: began,
+        disks: made.disks,
+        ..Phases::default()
+    };
+    let (container, launch) = (made.options.container, &made.config.launch);
+    if container.detach {
+        return match run_detached(&made.root, &made.folder, made.lock, phases)? {
+            None => {
+                output::line(&made.config.id)?;
+                Ok(0)
+            }
+            Some((code, message)) => Err(WithCode { code, message }.into()),
+        };
+    }
+    let attach_options = AttachOptions {
+        stdin: container.streams.stdin && launch.open_stdin,
+        stdout: container.streams.stdout,
+        stderr: container.streams.stderr,
+        terminal: made.options.process.tty,
+        forward_signals: container.forward_signals,
+        detach_keys: container.detach_keys,
+    };
+    exit_code(run_attached(
+        &made.root,
+        &made.folder,
+        made.lock,
+        phases,
+        attach_options,
+    )?)
+}
+
+/// What an attachment's end is to the shell.
+///
+/// # Errors
+/// A process that never ran, with Docker's code.
+pub fn exit_code(ended: Ended) -> Result<u8> {
+    match ended {
+        Ended::Exited { code, trouble } => {
+            if let Some(trouble) = trouble {
+                output::note(&format!(
+                    "bulkhead: keep the end of the container: {trouble}"
+                ));
+            }
+            Ok(code)
+        }
+        Ended::Failed(code, message) => Err(WithCode { code, message }.into()),
+        Ended::Refused(message) => Err(failure(message)),
+        Ended::Detached => Ok(0),
+    }
+}
+
+/// What Docker's command itself refuses: exit code 1.
+pub fn failure(message: String) -> anyhow::Error {
+    WithCode { code: 1, message }.into()
+}
+
+/// Makes a container and prints its id.
+///
+/// # Errors
+/// What kept it from being made; exit code 1 when it is not a flag's value.
+pub fn create(matches: ArgMatches) -> Result<u8> {
+    let flags = Flags::check(matches)?;
+    let options = parse(&flags)?;
+    let made = match make(&flags, options, false) {
+        Ok(made) => made,
+        Err(error) => {
+            complain(&error);
+            return Ok(CODE_FAILURE);
+        }
+    };
+    output::line(&made.config.id)?;
+    Ok(0)
+}
+
+/// Makes a container; one that is not `begun` at once waits to be started.
+fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
     let without_effect = flags.warnings().into_iter().map(str::to_owned);
     for warning in without_effect.chain(options.warnings()) {
         output::note(&format!("WARNING: {warning}"));
@@ -105,7 +199,7 @@ pub fn run(matches: ArgMatches, began: u64) -> Result<u8> {
         launch,
     };
     config.launch.set_mounts(mounts);
-    let created = containers::create(&root, &config).inspect_err(|_| {
+    let created = containers::create(&root, &config, begun).inspect_err(|_| {
         // What can't be removed goes with the next prune.
         let _ = volumes.remove_anonymous_of(&config.launch.mounts);
     });
@@ -116,31 +210,14 @@ pub fn run(matches: ArgMatches, began: u64) -> Result<u8> {
         folder.remove()?;
         return Err(error);
     }
-    let phases = Phases {
-        command: began,
+    Ok(Made {
+        root,
+        folder,
+        lock,
+        config,
+        options,
         disks: monotonic_ns(),
-        ..Phases::default()
-    };
-    let attach_options = AttachOptions {
-        stdin: options.container.streams.stdin && config.launch.open_stdin,
-        stdout: options.container.streams.stdout,
-        stderr: options.container.streams.stderr,
-        terminal: options.process.tty,
-        forward_signals: options.container.forward_signals,
-        detach_keys: options.container.detach_keys,
-    };
-    match run_attached(&root, &folder, lock, phases, attach_options)? {
-        Ended::Exited { code, trouble } => {
-            if let Some(trouble) = trouble {
-                output::note(&format!(
-                    "bulkhead: keep the end of the container: {trouble}"
-                ));
-            }
-            Ok(code)
-        }
-        Ended::Failed(code, message) => Err(WithCode { code, message }.into()),
-        Ended::Detached => Ok(0),
-    }
+    })
 }
 
 fn parse(flags: &Flags) -> Result<RunOptions> {
@@ -160,7 +237,7 @@ fn parse(flags: &Flags) -> Result<RunOptions> {
 
 /// A variable of the command's own, for `-e NAME`. Frames and specs are text, so that no other
 /// value could be handed on; leaving it out would be a silent loss.
-fn variable(name: &str) -> Result<Option<String>> {
+pub fn variable(name: &str) -> Result<Option<String>> {
     match std::env::var(name) {
         Ok(value) => Ok(Some(value)),
         Err(VarError::NotPresent) => Ok(None),
@@ -219,7 +296,7 @@ fn find_image(options: &ImageOptions, store: &Store) -> Result<Image> {
     Ok(image)
 }
 
-fn read_file(path: &str) -> Result<String> {
+pub fn read_file(path: &str) -> Result<String> {
     let mut text = String::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(FILE_MAX + 1).read_to_string(&mut text))

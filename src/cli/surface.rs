@@ -54,11 +54,7 @@ const NETWORK: &str = "Network";
 const SECURITY: &str = "Security";
 
 const NO_NETWORK: &str = "this version gives a VM no network card; use --network none";
-const BACKGROUND: &str = "containers run in the foreground in this version";
-const HEALTH: &str =
-    "health checks belong to containers in the background, which this version does not have";
-const STOP: &str =
-    "counts when the container's supervisor gets SIGTERM: this version has no stop verb";
+const HEALTH: &str = "this version runs no health checks; remove the flag";
 const OWN_KERNEL: &str =
     "the container runs on a kernel of its own, the host's is out of reach; remove the flag";
 const BLOCK_IO: &str = "the host's block devices are unknown inside a VM; remove the flag";
@@ -108,7 +104,7 @@ pub const RUN: [Flag; 104] = [
     flag("cpus", None, Value("decimal"), LIMITS, Differs("vCPUs rounded up, at most 32, and a quota of just as much"), "Number of CPUs"),
     flag("cpuset-cpus", None, Value("string"), LIMITS, Differs("the VM's threads run on these CPUs, and it has as many vCPUs, at most 32"), "Host CPUs to run on"),
     flag("cpuset-mems", None, Value("string"), LIMITS, Only(&["", "0"], "binding a VM's memory to NUMA nodes is not supported; remove the flag"), "Memory nodes"),
-    flag("detach", Some('d'), Switch, LIFE, Refused(BACKGROUND), "Run in the background"),
+    flag("detach", Some('d'), Switch, LIFE, Works, "Run in the background"),
     flag("detach-keys", None, Value("string"), PROCESS, Works, "Keys that detach from a terminal"),
     flag("device", None, List("list"), STORAGE, Differs("devices of the guest's kernel only, such as /dev/fuse"), "Add a device"),
     flag("device-cgroup-rule", None, List("list"), STORAGE, Refused("device rules are fixed inside the VM; use --device or --privileged"), "Device rule"),
@@ -146,8 +142,8 @@ pub const RUN: [Flag; 104] = [
     flag("label-file", None, List("list"), LIFE, Works, "Read labels from a file"),
     flag("link", None, List("list"), NETWORK, Refused(NO_NETWORK), "Link to another container"),
     flag("link-local-ip", None, List("list"), NETWORK, Refused(NO_NETWORK), "Link-local addresses"),
-    flag("log-driver", None, Value("string"), LIFE, Only(&["none"], "a container in the foreground keeps no log; use --log-driver none or redirect its output"), "Log driver"),
-    flag("log-opt", None, List("list"), LIFE, Refused("a container in the foreground keeps no log; redirect its output"), "Log options"),
+    flag("log-driver", None, Value("string"), LIFE, Differs("json-file, local or none; a log has at most two files of 64 MiB unless --log-opt says otherwise"), "Log driver"),
+    flag("log-opt", None, List("list"), LIFE, Differs("max-size and max-file"), "Log options"),
     flag("mac-address", None, Value("string"), NETWORK, Refused(NO_NETWORK), "MAC address"),
     flag("memory", Some('m'), Value("bytes"), LIMITS, Differs("the VM has this and 64 MiB for its kernel, 128 MiB at least; without it 1 GiB"), "Memory limit"),
     flag("memory-reservation", None, Value("bytes"), LIMITS, Differs("memory.low inside the VM"), "Soft memory limit"),
@@ -169,14 +165,14 @@ pub const RUN: [Flag; 104] = [
     flag("pull", None, Value("string"), LIFE, Works, "Pull the image: always, missing, never"),
     flag("quiet", Some('q'), Switch, LIFE, Works, "No pull progress"),
     flag("read-only", None, Switch, STORAGE, Works, "Read-only root file system"),
-    flag("restart", None, Value("string"), LIFE, Only(&["", "no"], BACKGROUND), "Restart policy"),
+    flag("restart", None, Value("string"), LIFE, Differs("nothing is started after a reboot of the host"), "Restart policy: no, on-failure[:n], always, unless-stopped"),
     flag("rm", None, Switch, LIFE, Works, "Remove the container when it ends"),
     flag("runtime", None, Value("string"), LIFE, Only(&["", "bulkhead"], "unknown or invalid runtime name; every container is a VM, remove the flag"), "Runtime"),
     flag("security-opt", None, List("list"), SECURITY, Differs("AppArmor and SELinux options are noted and have no effect: the guest kernel has neither"), "no-new-privileges, seccomp=unconfined|builtin|FILE, systempaths=unconfined, writable-cgroups=bool"),
     flag("shm-size", None, Value("bytes"), STORAGE, Works, "Size of /dev/shm"),
     flag("sig-proxy", None, Switch, PROCESS, Works, "Forward signals to the process (default true)"),
-    flag("stop-signal", None, Value("string"), LIFE, Differs(STOP), "Signal that stops the container"),
-    flag("stop-timeout", None, Value("int"), LIFE, Differs(STOP), "Seconds from that signal to SIGKILL"),
+    flag("stop-signal", None, Value("string"), LIFE, Works, "Signal that stops the container"),
+    flag("stop-timeout", None, Value("int"), LIFE, Works, "Seconds from that signal to SIGKILL"),
     flag("storage-opt", None, List("list"), STORAGE, Differs("only size=BYTES, the size of the writable layer"), "Options of the root file system"),
     flag("sysctl", None, List("map"), SECURITY, Differs("any, since the kernel is the container's own"), "Kernel parameter"),
     flag("tmpfs", None, List("list"), STORAGE, Works, "Mount a tmpfs"),
@@ -204,7 +200,7 @@ pub const IMAGE: [(&str, Fate); 11] = [
     ("Healthcheck", Differs("not run in this version")),
     ("Labels", Works),
     ("OnBuild", Differs("for builds only, as in Docker")),
-    ("StopSignal", Differs(STOP)),
+    ("StopSignal", Works),
     ("User", Works),
     ("Volumes", Differs("plain folders of the writable layer in this version; --read-only covers them")),
     ("WorkingDir", Works),

@@ -12,6 +12,7 @@ pub mod number;
 pub mod rlimit;
 pub mod security;
 pub mod signal;
+pub mod time;
 
 pub use capability::capabilities;
 pub use device::device;

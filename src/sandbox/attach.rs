@@ -6,17 +6,15 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{self, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
-use protocol::frame::{Decoder, encode};
 use protocol::message::WindowSize;
 
-use super::attach_wire::{ToCommand, ToSupervisor};
+use super::wire::{Link, Sender, ToCommand, ToSupervisor};
 
 /// The other side of an attachment went away without a word.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +36,8 @@ pub enum Ended {
     },
     /// It never ran: Docker's code and one sentence.
     Failed(u8, String),
+    /// It can't be done now: one sentence.
+    Refused(String),
     /// The user detached; the container goes on.
     Detached,
 }
@@ -46,7 +46,7 @@ pub enum Ended {
 #[derive(Debug)]
 pub struct Attachment {
     /// Messages.
-    pub socket: UnixStream,
+    pub link: Link,
     /// Where to write what comes from our stdin, if attached.
     pub stdin: Option<OwnedFd>,
     /// What to copy to our stdout, if attached.
@@ -106,7 +106,7 @@ pub fn block_signals(forward: bool) -> Result<SigSet> {
 /// When the supervisor dies without a word or a thread can't be started.
 pub fn run(attachment: Attachment, signals: SigSet) -> Result<Ended> {
     let Attachment {
-        socket,
+        link,
         stdin,
         stdout,
         stderr,
@@ -115,13 +115,13 @@ pub fn run(attachment: Attachment, signals: SigSet) -> Result<Ended> {
         detach_keys,
     } = attachment;
     let (news, inbox) = channel();
-    let sender = Arc::new(Mutex::new(socket.try_clone().context("share the socket")?));
+    let sender = Arc::new(Mutex::new(link.sender()?));
     let raw_mode = if terminal && stdin.is_some() {
         RawMode::enter()?
     } else {
         None
     };
-    listen(socket, news.clone())?;
+    listen(link, news.clone())?;
     forward(sender.clone(), signals, forward_signals)?;
     let mut outputs = Vec::new();
     if let Some(from) = stdout {
@@ -154,13 +154,21 @@ pub fn run(attachment: Attachment, signals: SigSet) -> Result<Ended> {
             Ok(News::FromSupervisor(ToCommand::Failed { code, message })) => {
                 break Ended::Failed(code, message);
             }
-            Ok(News::Detach) => break Ended::Detached,
+            Ok(News::FromSupervisor(ToCommand::Refused(message))) => {
+                break Ended::Refused(message);
+            }
+            Ok(News::FromSupervisor(ToCommand::Done)) => {}
+            Ok(News::Detach) => {
+                send(&sender, ToSupervisor::Detach);
+                break Ended::Detached;
+            }
             Ok(News::SupervisorGone) | Err(_) => {
                 return Err(SupervisorDied.into());
             }
         }
     };
-    if ended != Ended::Detached {
+    // Nothing comes of what never ran.
+    if matches!(ended, Ended::Exited { .. }) {
         for output in outputs {
             let _ = output.join();
         }
@@ -176,25 +184,11 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<std::threa
         .with_context(|| format!("start the thread {name}"))
 }
 
-fn listen(mut socket: UnixStream, news: Sender<News>) -> Result<()> {
+fn listen(mut link: Link, news: mpsc::Sender<News>) -> Result<()> {
     thread("supervisor", move || {
-        let mut decoder = Decoder::new();
-        let mut buffer = [0; 4096];
-        loop {
-            match decoder.decode() {
-                Ok(Some(message)) => {
-                    if news.send(News::FromSupervisor(message)).is_err() {
-                        return;
-                    }
-                    continue;
-                }
-                Ok(None) => {}
-                Err(_) => break,
-            }
-            match socket.read(&mut buffer) {
-                Ok(len) if len > 0 => decoder.push(buffer.get(..len).unwrap_or_default()),
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                _ => break,
+        while let Ok(Some(message)) = link.wait() {
+            if news.send(News::FromSupervisor(message)).is_err() {
+                return;
             }
         }
         let _ = news.send(News::SupervisorGone);
@@ -205,7 +199,7 @@ fn listen(mut socket: UnixStream, news: Sender<News>) -> Result<()> {
 /// The third interrupt or termination in a row ends the command itself, as in Docker.
 const FORCE_EXIT_AFTER: u32 = 3;
 
-fn forward(socket: Arc<Mutex<UnixStream>>, signals: SigSet, forward: bool) -> Result<()> {
+fn forward(socket: Arc<Mutex<Sender>>, signals: SigSet, forward: bool) -> Result<()> {
     thread("signals", move || {
         let mut interrupts = 0;
         while let Ok(signal) = signals.wait() {
@@ -227,12 +221,9 @@ fn forward(socket: Arc<Mutex<UnixStream>>, signals: SigSet, forward: bool) -> Re
     Ok(())
 }
 
-fn send(socket: &Mutex<UnixStream>, message: ToSupervisor) {
-    if let Ok(bytes) = encode(&message) {
-        let mut socket = socket.lock().unwrap_or_else(PoisonError::into_inner);
-        // A supervisor that is gone is noticed by the listener.
-        let _ = socket.write_all(&bytes);
-    }
+fn send(socket: &Mutex<Sender>, message: ToSupervisor) {
+    let mut socket = socket.lock().unwrap_or_else(PoisonError::into_inner);
+    socket.send(&message);
 }
 
 fn copy(mut from: File, mut to: impl Write) {
@@ -253,7 +244,7 @@ fn copy(mut from: File, mut to: impl Write) {
     }
 }
 
-fn type_in(mut to: File, detach_keys: &[u8], news: &Sender<News>) {
+fn type_in(mut to: File, detach_keys: &[u8], news: &mpsc::Sender<News>) {
     let mut from = std::io::stdin().lock();
     let mut keys = DetachKeys::new(detach_keys);
     let mut buffer = vec![0; PUMP_LEN];
@@ -266,6 +257,8 @@ fn type_in(mut to: File, detach_keys: &[u8], news: &Sender<News>) {
                 }
                 if detach {
                     let _ = news.send(News::Detach);
+                    // The end of this pipe is told only after that.
+                    std::mem::forget(to);
                     return;
                 }
             }

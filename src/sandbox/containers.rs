@@ -10,33 +10,55 @@ use images::store::ContainerUse;
 use nix::sys::signal::{Signal, kill};
 
 use super::paths::{self, Root};
-use super::state::{ContainerConfig, Folder, ID_LEN, Lock, NEW, OLD, SHORT_ID_LEN, Status};
+use super::state::{ContainerConfig, Folder, ID_LEN, Lock, NEW, OLD, SHORT_ID_LEN};
 
 /// Time between two tries to get the lock of a container whose supervisor was killed.
 const LOCK_POLL: Duration = Duration::from_millis(5);
 
-/// Adds a container under a name that no other has. The lock is for its supervisor.
+/// Adds a container under a name that no other has. The lock is for its supervisor; one that is not
+/// `begun` at once waits to be started.
 ///
 /// # Errors
 /// Docker's conflict sentence when the name is taken; otherwise as [`Folder::create`].
-pub fn create(root: &Root, config: &ContainerConfig) -> Result<(Folder, Lock)> {
+pub fn create(root: &Root, config: &ContainerConfig, begun: bool) -> Result<(Folder, Lock)> {
     // So that no other takes the name meanwhile.
     let _alone = paths::lock(&root.containers())?;
     remove_unfinished(root)?;
+    check_name(root, &config.name)?;
+    let folder = Folder::of(root, &config.id);
+    let lock = folder.create(config, begun)?;
+    Ok((folder, lock))
+}
+
+/// Refuses a name that another container has. The caller holds the lock of [`create`].
+fn check_name(root: &Root, name: &str) -> Result<()> {
     let taken = list(root)?
         .into_iter()
-        .find(|(_, other)| other.name == config.name);
+        .find(|(_, other)| other.name == name);
     if let Some((_, other)) = taken {
         bail!(
-            "Conflict. The container name \"/{}\" is already in use by container \"{}\". \
+            "Conflict. The container name \"/{name}\" is already in use by container \"{}\". \
              You have to remove (or rename) that container to be able to reuse that name.",
-            config.name,
             other.id
         );
     }
-    let folder = Folder::of(root, &config.id);
-    let lock = folder.create(config)?;
-    Ok((folder, lock))
+    Ok(())
+}
+
+/// Gives a container another name.
+///
+/// # Errors
+/// Docker's sentences when the name is taken, or its own.
+pub fn rename(root: &Root, wanted: &str, name: &str) -> Result<()> {
+    // So that no other takes the name meanwhile.
+    let _alone = paths::lock(&root.containers())?;
+    let (folder, mut config) = find(root, wanted)?;
+    if config.name == name {
+        bail!("Renaming a container with the same name as its current name");
+    }
+    check_name(root, name)?;
+    name.clone_into(&mut config.name);
+    folder.set_config(&config)
 }
 
 /// Removes a container that does not run; with `force` also one that does, by killing its VM.
@@ -87,7 +109,7 @@ pub fn list(root: &Root) -> Result<Vec<(Folder, ContainerConfig)>> {
         if is_full_id(&name) {
             let folder = Folder::at(path);
             if let Ok(config) = folder.config()
-                && !(config.launch.auto_remove && remove_abandoned(&folder))
+                && !(config.launch.auto_remove && was_begun(&folder) && remove_abandoned(&folder))
             {
                 all.push((folder, config));
             }
@@ -95,6 +117,11 @@ pub fn list(root: &Root) -> Result<Vec<(Folder, ContainerConfig)>> {
     }
     all.sort_by(|a, b| b.1.created.cmp(&a.1.created));
     Ok(all)
+}
+
+/// Whether a container is on its way, or was: one of `--rm` that waits for its first start stays.
+fn was_begun(folder: &Folder) -> bool {
+    folder.state().is_ok_and(|state| state.was_begun)
 }
 
 /// Removes a folder whose lock nobody holds. One that can't be removed is told of by who needs it.
@@ -170,7 +197,7 @@ pub fn uses(root: &Root) -> Result<Vec<ContainerUse>, Box<dyn std::error::Error 
             container: config.id.get(..SHORT_ID_LEN).unwrap_or_default().to_owned(),
             image: Digest::parse(&config.image_id)?,
             layers: config.launch.layers.clone(),
-            running: folder.true_state()?.status == Status::Running,
+            running: folder.true_state()?.status.is_alive(),
         });
     }
     Ok(all)
@@ -225,6 +252,9 @@ mod tests {
                 open_stdin: false,
                 stop_signal: 15,
                 stop_timeout_s: 10,
+                stdin_once: false,
+                restart: Default::default(),
+                log: Default::default(),
             },
         }
     }
@@ -247,8 +277,8 @@ mod tests {
     #[test]
     fn of_rm_is_removed_as_soon_as_nobody_holds_its_lock() {
         let (_temp, root) = root();
-        let (_, kept) = create(&root, &config('a', "kept", false)).unwrap();
-        let (folder, lock) = create(&root, &config('b', "gone", true)).unwrap();
+        let (_, kept) = create(&root, &config('a', "kept", false), true).unwrap();
+        let (folder, lock) = create(&root, &config('b', "gone", true), true).unwrap();
         std::fs::write(folder.upper(), "data").unwrap();
         // As on its way to a supervisor that has not begun yet.
         let inherited = Lock::inherited(std::os::fd::OwnedFd::from(lock).into());
@@ -261,11 +291,11 @@ mod tests {
     #[test]
     fn the_name_of_a_dead_one_of_rm_is_free() {
         let (_temp, root) = root();
-        let (_, lock) = create(&root, &config('a', "name", true)).unwrap();
-        let error = create(&root, &config('b', "name", true)).unwrap_err();
+        let (_, lock) = create(&root, &config('a', "name", true), true).unwrap();
+        let error = create(&root, &config('b', "name", true), true).unwrap_err();
         assert!(error.to_string().contains("already in use"), "{error}");
         drop(lock);
-        create(&root, &config('b', "name", true)).unwrap();
+        create(&root, &config('b', "name", true), true).unwrap();
         assert_eq!(files(&root), ["b".repeat(ID_LEN)]);
     }
 
@@ -278,7 +308,7 @@ mod tests {
             std::fs::write(folder.join("upper.img"), "data").unwrap();
         }
         assert_eq!(names(&root), Vec::<String>::new());
-        let _made = create(&root, &config('c', "c", false)).unwrap();
+        let _made = create(&root, &config('c', "c", false), true).unwrap();
         assert_eq!(files(&root), ["c".repeat(ID_LEN)]);
     }
 
@@ -289,7 +319,9 @@ mod tests {
         let taken = root.containers().join(&config.id);
         std::fs::create_dir(&taken).unwrap();
         std::fs::write(taken.join("file"), "").unwrap();
-        Folder::of(&root, &config.id).create(&config).unwrap_err();
+        Folder::of(&root, &config.id)
+            .create(&config, true)
+            .unwrap_err();
         assert_eq!(files(&root), [config.id]);
     }
 
@@ -297,7 +329,7 @@ mod tests {
     fn one_whose_lock_is_held_is_removed_by_force_only() {
         let (_temp, root) = root();
         let config = config('a', "a", false);
-        let (folder, lock) = create(&root, &config).unwrap();
+        let (folder, lock) = create(&root, &config, true).unwrap();
         let error = remove(&folder, &config, false).unwrap_err();
         assert!(
             error.to_string().contains("container is running"),
@@ -317,7 +349,7 @@ mod tests {
     #[test]
     fn its_first_state_is_created() {
         let (_temp, root) = root();
-        let (folder, _lock) = create(&root, &config('a', "a", false)).unwrap();
+        let (folder, _lock) = create(&root, &config('a', "a", false), true).unwrap();
         let state = folder.true_state().unwrap();
         assert_eq!(state.status, ContainerState::created().status);
         assert_eq!(folder.supervisor().unwrap(), None);

@@ -1,13 +1,16 @@
 //! What `inspect` shows of a container, in Docker's shape, with one key of our own: `Bulkhead`,
 //! the machine's size and when each step of the last start was done.
 
+use std::path::Path;
+
 use serde_json::{Map, Value, json};
 
+use super::logs::{self, Driver};
 use super::state::{ContainerConfig, ContainerState, Phases, Status};
 
 /// The JSON object of one container.
 #[must_use]
-pub fn container(config: &ContainerConfig, state: &ContainerState) -> Value {
+pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState) -> Value {
     let launch = &config.launch;
     let process = &launch.run.process;
     let (path, args) = match process.args.split_first() {
@@ -21,9 +24,9 @@ pub fn container(config: &ContainerConfig, state: &ContainerState) -> Value {
         "Args": args,
         "State": {
             "Status": state.status.word(),
-            "Running": state.status == Status::Running,
-            "Paused": false,
-            "Restarting": false,
+            "Running": state.status.is_alive(),
+            "Paused": state.status == Status::Paused,
+            "Restarting": state.status == Status::Restarting,
             "OOMKilled": state.oom_killed,
             "Dead": false,
             "Pid": state.pid,
@@ -34,7 +37,11 @@ pub fn container(config: &ContainerConfig, state: &ContainerState) -> Value {
         },
         "Image": config.image_id,
         "Name": format!("/{}", config.name),
-        "RestartCount": 0,
+        "RestartCount": state.restart_count,
+        "LogPath": match launch.log.driver {
+            Driver::None => String::new(),
+            _ => logs::path(folder, &config.id).to_string_lossy().into_owned(),
+        },
         "Platform": "linux",
         "HostConfig": host_config(config),
         "Config": {
@@ -43,6 +50,7 @@ pub fn container(config: &ContainerConfig, state: &ContainerState) -> Value {
             "User": process.user,
             "Tty": process.terminal.is_some(),
             "OpenStdin": launch.open_stdin,
+            "StdinOnce": launch.stdin_once,
             "Env": process.env,
             "Cmd": process.args,
             "Image": config.image,
@@ -77,6 +85,11 @@ fn host_config(config: &ContainerConfig) -> Value {
     let resources = &run.resources;
     json!({
         "AutoRemove": launch.auto_remove,
+        "RestartPolicy": {
+            "Name": launch.restart.word(),
+            "MaximumRetryCount": launch.restart.max_retries(),
+        },
+        "LogConfig": {"Type": launch.log.driver.word(), "Config": launch.log.options},
         "ReadonlyRootfs": run.read_only_root,
         "Privileged": run.privileged,
         "Init": run.init,

@@ -5,6 +5,8 @@
 use protocol::spec::{CopyUp, MountSpec, RunSpec};
 use serde::{Deserialize, Serialize};
 
+use super::logs::LogConfig;
+use super::restart::RestartPolicy;
 use super::volumes::Mount;
 
 /// One container's VM.
@@ -33,6 +35,15 @@ pub struct Launch {
     pub stop_signal: i32,
     /// Seconds from that signal to SIGKILL; negative for ever.
     pub stop_timeout_s: i64,
+    /// Whether stdin ends with the first command that is attached to it.
+    #[serde(default)]
+    pub stdin_once: bool,
+    /// `--restart`.
+    #[serde(default)]
+    pub restart: RestartPolicy,
+    /// `--log-driver`, `--log-opt`.
+    #[serde(default)]
+    pub log: LogConfig,
 }
 
 impl Launch {

@@ -10,24 +10,27 @@
 
 pub mod agent;
 pub mod attach;
-pub mod attach_wire;
+pub mod client;
 pub mod clock;
 pub mod containers;
 pub mod disks;
 pub mod files;
 pub mod inspect;
 pub mod launch;
+pub mod logs;
 pub mod paths;
 mod poll;
-mod pumps;
+pub mod restart;
 pub mod start;
 pub mod state;
 mod stop;
+mod streams;
 pub mod supervisor;
 pub mod template;
 pub mod vm;
 pub mod vmm_process;
 pub mod volumes;
+pub mod wire;
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};

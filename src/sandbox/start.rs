@@ -1,7 +1,7 @@
-//! Starts a container that exists: its supervisor, and the command's attachment to it.
+//! Starts a container that exists: its supervisor, and the command's attachment to it; attaches to
+//! one that runs, or to another process in it.
 
-use std::io::{PipeReader, PipeWriter};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -9,30 +9,88 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use command_fds::{CommandFdExt, FdMapping};
+use nix::sys::signal::SigSet;
+use protocol::spec::ProcessSpec;
 
 use super::attach::{self, Attachment, Ended, SupervisorDied};
 use super::paths::Root;
 use super::state::{Folder, Lock, Phases};
 use super::supervisor::{SUPERVISOR_VERB, SupervisorConfig};
+use super::wire::{Link, StreamSet, ToCommand, ToSupervisor};
 
 /// First descriptor that a supervisor finds something on.
 const FIRST_FD: RawFd = 3;
 
-/// How the command attaches to what it starts.
+/// How the command attaches to a process.
 #[derive(Debug, Clone)]
 pub struct AttachOptions {
-    /// Our stdin goes to the container's.
+    /// Our stdin goes to the process's.
     pub stdin: bool,
-    /// The container's stdout comes to ours.
+    /// Its stdout comes to ours.
     pub stdout: bool,
-    /// The container's stderr comes to ours.
+    /// Its stderr comes to ours.
     pub stderr: bool,
-    /// Whether the container has a terminal.
+    /// Whether it has a terminal.
     pub terminal: bool,
     /// `--sig-proxy`.
     pub forward_signals: bool,
     /// Bytes that detach when typed at a terminal.
     pub detach_keys: Vec<u8>,
+}
+
+/// A command's ends of the streams that it shares, and what it hands over.
+struct Pipes {
+    set: StreamSet,
+    ours: [Option<OwnedFd>; 3],
+    theirs: Vec<OwnedFd>,
+}
+
+impl Pipes {
+    fn new(options: &AttachOptions) -> Result<Self> {
+        let set = StreamSet {
+            stdin: options.stdin,
+            stdout: options.stdout,
+            // A terminal has one output.
+            stderr: options.stderr && !options.terminal,
+        };
+        let mut pipes = Self {
+            set,
+            ours: [None, None, None],
+            theirs: Vec::new(),
+        };
+        let wanted = [set.stdin, set.stdout, set.stderr];
+        for (number, slot) in pipes.ours.iter_mut().enumerate() {
+            if !wanted.get(number).copied().unwrap_or(false) {
+                continue;
+            }
+            let (reader, writer) = pipe()?;
+            let (ours, theirs) = match number {
+                0 => (writer, reader),
+                _ => (reader, writer),
+            };
+            *slot = Some(ours);
+            pipes.theirs.push(theirs);
+        }
+        Ok(pipes)
+    }
+
+    fn theirs(&self) -> Vec<BorrowedFd<'_>> {
+        self.theirs.iter().map(AsFd::as_fd).collect()
+    }
+
+    /// What the command's side goes on with; the other ends are closed here.
+    fn attachment(self, link: Link, options: AttachOptions) -> Attachment {
+        let [stdin, stdout, stderr] = self.ours;
+        Attachment {
+            link,
+            stdin,
+            stdout,
+            stderr,
+            terminal: options.terminal,
+            forward_signals: options.forward_signals,
+            detach_keys: options.detach_keys,
+        }
+    }
 }
 
 /// Starts the container in `folder`, whose lock the supervisor gets, and stays attached until it
@@ -49,66 +107,64 @@ pub fn run_attached(
     options: AttachOptions,
 ) -> Result<Ended> {
     let signals = attach::block_signals(options.forward_signals)?;
-    let mut fds = Vec::new();
-    let mut add = |fd: OwnedFd| {
-        let child_fd = FIRST_FD + RawFd::try_from(fds.len()).unwrap_or(RawFd::MAX - FIRST_FD);
-        fds.push(FdMapping {
-            parent_fd: fd,
-            child_fd,
-        });
-        child_fd
-    };
-    let (socket, theirs) = UnixStream::pair().context("create a socket pair")?;
-    let attach = add(theirs.into());
-    let lock = add(lock.into());
-    let (mut stdin, mut stdout, mut stderr) = (None, None, None);
-    let mut config = SupervisorConfig {
-        root: root.path().to_owned(),
-        folder: folder.path().to_owned(),
-        lock,
-        attach,
-        stdin: None,
-        stdout: None,
-        stderr: None,
-        phases,
-    };
-    if options.stdin {
-        let (reader, writer) = pipe()?;
-        config.stdin = Some(add(reader.into()));
-        stdin = Some(writer.into());
+    let pipes = Pipes::new(&options)?;
+    let first = ToSupervisor::Attach(pipes.set);
+    let link = spawn(root, folder, lock, phases, &first, &pipes.theirs())?;
+    serve(folder, pipes.attachment(link, options), signals)
+}
+
+/// Starts the container in `folder` and leaves it to itself as soon as its process runs; `Some` when
+/// that fails: Docker's code and one sentence.
+///
+/// # Errors
+/// When the supervisor can't be started or dies.
+pub fn run_detached(
+    root: &Root,
+    folder: &Folder,
+    lock: Lock,
+    phases: Phases,
+) -> Result<Option<(u8, String)>> {
+    let first = ToSupervisor::Attach(StreamSet::default());
+    let mut link = spawn(root, folder, lock, phases, &first, &[])?;
+    match link.wait()? {
+        Some(ToCommand::Failed { code, message }) => Ok(Some((code, message))),
+        Some(_) => Ok(None),
+        None => Err(SupervisorDied.into()),
     }
-    if options.stdout {
-        let (reader, writer) = pipe()?;
-        config.stdout = Some(add(writer.into()));
-        stdout = Some(reader.into());
-    }
-    if options.stderr && !options.terminal {
-        let (reader, writer) = pipe()?;
-        config.stderr = Some(add(writer.into()));
-        stderr = Some(reader.into());
-    }
-    let text = serde_json::to_string(&config).context("configure the supervisor")?;
-    let command = std::env::current_exe().context("find the path of this command")?;
-    // Not waited for: it outlives a command that detaches, and init reaps it then.
-    Command::new(command)
-        .arg(SUPERVISOR_VERB)
-        .arg(text)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .fd_mappings(fds)
-        .context("pass descriptors to the supervisor")?
-        .spawn()
-        .context("start the supervisor")?;
-    let attachment = Attachment {
-        socket,
-        stdin,
-        stdout,
-        stderr,
-        terminal: options.terminal,
-        forward_signals: options.forward_signals,
-        detach_keys: options.detach_keys,
+}
+
+/// Attaches to a container that runs.
+///
+/// # Errors
+/// When its supervisor dies.
+pub fn attach_to(folder: &Folder, link: Link, options: AttachOptions) -> Result<Ended> {
+    let signals = attach::block_signals(options.forward_signals)?;
+    let pipes = Pipes::new(&options)?;
+    link.send(&ToSupervisor::Attach(pipes.set), &pipes.theirs())?;
+    serve(folder, pipes.attachment(link, options), signals)
+}
+
+/// Runs another process in a container and stays attached to it.
+///
+/// # Errors
+/// When the container's supervisor dies.
+pub fn exec_attached(
+    folder: &Folder,
+    link: Link,
+    spec: ProcessSpec,
+    options: AttachOptions,
+) -> Result<Ended> {
+    let signals = attach::block_signals(options.forward_signals)?;
+    let pipes = Pipes::new(&options)?;
+    let request = ToSupervisor::Exec {
+        spec: Box::new(spec),
+        streams: pipes.set,
     };
+    link.send(&request, &pipes.theirs())?;
+    serve(folder, pipes.attachment(link, options), signals)
+}
+
+fn serve(folder: &Folder, attachment: Attachment, signals: SigSet) -> Result<Ended> {
     match attach::run(attachment, signals) {
         // As Docker tells it to whoever is attached to what `rm --force` takes away.
         Err(error) if error.is::<SupervisorDied>() && is_removed_soon(folder.path()) => {
@@ -119,6 +175,50 @@ pub fn run_attached(
         }
         ended => ended,
     }
+}
+
+/// Starts a supervisor, with the first message of its command on the way.
+fn spawn(
+    root: &Root,
+    folder: &Folder,
+    lock: Lock,
+    phases: Phases,
+    first: &ToSupervisor,
+    descriptors: &[BorrowedFd],
+) -> Result<Link> {
+    let (ours, theirs) = UnixStream::pair().context("create a socket pair")?;
+    let link = Link::new(ours);
+    link.send(first, descriptors)?;
+    let mut fds = Vec::new();
+    let mut add = |fd: OwnedFd| {
+        let child_fd = FIRST_FD + RawFd::try_from(fds.len()).unwrap_or(RawFd::MAX - FIRST_FD);
+        fds.push(FdMapping {
+            parent_fd: fd,
+            child_fd,
+        });
+        child_fd
+    };
+    let config = SupervisorConfig {
+        root: root.path().to_owned(),
+        folder: folder.path().to_owned(),
+        lock: add(lock.into()),
+        command: add(theirs.into()),
+        phases,
+    };
+    let text = serde_json::to_string(&config).context("configure the supervisor")?;
+    let command = std::env::current_exe().context("find the path of this command")?;
+    // Not waited for: it outlives a command that detaches, and init reaps it then.
+    Command::new(command)
+        .arg(SUPERVISOR_VERB)
+        .arg(text)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(folder.open_log()?)
+        .fd_mappings(fds)
+        .context("pass descriptors to the supervisor")?
+        .spawn()
+        .context("start the supervisor")?;
+    Ok(link)
 }
 
 /// Exit code of a process that got SIGKILL.
@@ -141,9 +241,9 @@ fn is_removed_soon(folder: &Path) -> bool {
 /// Capacity of a stream's pipe in bytes, the most that an ordinary user may ask for.
 const PIPE_BYTES: i32 = 1 << 20;
 
-fn pipe() -> Result<(PipeReader, PipeWriter)> {
+fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = std::io::pipe().context("create a pipe")?;
     // A larger pipe only saves switches; a host that refuses it is as good.
     let _ = nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
-    Ok((reader, writer))
+    Ok((reader.into(), writer.into()))
 }

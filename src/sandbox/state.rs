@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! containers/<id>/
-//!   config.json   written once: what was asked for
+//!   config.json   what was asked for; replaced whole by rename and update
 //!   state.json    replaced whole at each change: what became of it
 //!   lock          held by the command that makes the folder, then by its supervisor to its end
+//!   control.sock  where the supervisor listens, see client.rs
 //!   upper.img     the writable disk
+//!   <id>-json.log what the process wrote, see logs/
 //!   vm.log        early console of the guest and the VMM's own lines
 //! ```
 //! There is no daemon: what these files and the lock say is the truth. A state that says
@@ -75,6 +77,10 @@ pub enum Status {
     Created,
     /// Its process runs.
     Running,
+    /// It runs, frozen.
+    Paused,
+    /// It ended and will be started again by its policy.
+    Restarting,
     /// Its process ended.
     Exited,
 }
@@ -86,8 +92,16 @@ impl Status {
         match self {
             Self::Created => "created",
             Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Restarting => "restarting",
             Self::Exited => "exited",
         }
+    }
+
+    /// Whether there is a supervisor, as long as nobody killed it.
+    #[must_use]
+    pub fn is_alive(self) -> bool {
+        matches!(self, Self::Running | Self::Paused | Self::Restarting)
     }
 }
 
@@ -112,6 +126,15 @@ pub struct ContainerState {
     pub phases: Phases,
     /// Exits to user space of the last run.
     pub exits: vmm::ExitCounts,
+    /// How often its policy started it again.
+    #[serde(default)]
+    pub restart_count: u32,
+    /// Whether the last end was somebody's wish.
+    #[serde(default)]
+    pub stopped_by_hand: bool,
+    /// Whether a command is at starting it, or did.
+    #[serde(default)]
+    pub was_begun: bool,
 }
 
 impl ContainerState {
@@ -128,7 +151,18 @@ impl ContainerState {
             finished_at: super::clock::ZERO_TIME.to_owned(),
             phases: Phases::default(),
             exits: vmm::ExitCounts::default(),
+            restart_count: 0,
+            stopped_by_hand: false,
+            was_begun: false,
         }
+    }
+
+    /// Forgets the last run at the beginning of another.
+    pub fn begin(&mut self, phases: Phases) {
+        self.phases = phases;
+        self.oom_killed = false;
+        self.error.clear();
+        self.was_begun = true;
     }
 
     /// Notes the end of a start: one whose process never ran stays `created`, whatever else went
@@ -136,7 +170,7 @@ impl ContainerState {
     pub fn finish(&mut self, exit_code: u8, error: String) {
         self.pid = 0;
         self.exit_code = exit_code;
-        self.status = if self.phases.started == 0 {
+        self.status = if self.started_at == super::clock::ZERO_TIME {
             Status::Created
         } else {
             Status::Exited
@@ -223,13 +257,13 @@ impl Folder {
     ///
     /// # Errors
     /// When it exists or the disk is full; nothing is left then.
-    pub fn create(&self, config: &ContainerConfig) -> Result<Lock> {
+    pub fn create(&self, config: &ContainerConfig, begun: bool) -> Result<Lock> {
         let new = Self(self.beside(NEW));
         DirBuilder::new()
             .mode(0o700)
             .create(&new.0)
             .with_context(|| format!("create {}", new.0.display()))?;
-        let made = new.fill(config).and_then(|lock| {
+        let made = new.fill(config, begun).and_then(|lock| {
             std::fs::rename(&new.0, &self.0)
                 .with_context(|| format!("create {}", self.0.display()))?;
             Ok(lock)
@@ -237,8 +271,12 @@ impl Folder {
         made.inspect_err(|_| drop(std::fs::remove_dir_all(&new.0)))
     }
 
-    fn fill(&self, config: &ContainerConfig) -> Result<Lock> {
-        self.write("state.json", &ContainerState::created())?;
+    fn fill(&self, config: &ContainerConfig, begun: bool) -> Result<Lock> {
+        let state = ContainerState {
+            was_begun: begun,
+            ..ContainerState::created()
+        };
+        self.write("state.json", &state)?;
         self.write("config.json", config)?;
         // A container that fills the disk has room left to say so. Not every file system can reserve.
         let _ = fallocate(
@@ -274,7 +312,10 @@ impl Folder {
     }
 
     /// Whether a supervisor lives. Asks without taking the lock, so that it is in nobody's way.
-    fn is_locked(&self) -> Result<bool> {
+    ///
+    /// # Errors
+    /// When the lock file can't be read.
+    pub fn is_locked(&self) -> Result<bool> {
         let (path, file) = self.open_lock()?;
         let mut found = whole_file(libc::F_WRLCK);
         fcntl(&file, FcntlArg::F_OFD_GETLK(&mut found))
@@ -335,7 +376,7 @@ impl Folder {
     /// When a file is missing or damaged.
     pub fn true_state(&self) -> Result<ContainerState> {
         let state = self.state()?;
-        if state.status != Status::Running {
+        if !state.status.is_alive() {
             return Ok(state);
         }
         if self.is_locked()? {
@@ -343,7 +384,7 @@ impl Folder {
         }
         // Its supervisor may have written the end between the two looks.
         let state = self.state()?;
-        if state.status != Status::Running {
+        if !state.status.is_alive() {
             return Ok(state);
         }
         Ok(ContainerState {
@@ -352,6 +393,14 @@ impl Folder {
             exit_code: EXIT_CODE_KILLED,
             ..state
         })
+    }
+
+    /// Replaces what was asked for. The caller holds the lock of all containers.
+    ///
+    /// # Errors
+    /// When the disk is full; the old one is kept then.
+    pub fn set_config(&self, config: &ContainerConfig) -> Result<()> {
+        self.write("config.json", config)
     }
 
     /// Replaces the state.
@@ -491,7 +540,7 @@ mod tests {
             pid: 77,
             ..ContainerState::created()
         };
-        state.phases.started = 1;
+        state.started_at = "2025-01-01T00:00:00Z".to_owned();
         state.finish(125, "the VM ended".to_owned());
         assert_eq!((state.status, state.pid), (Status::Exited, 0));
         assert_eq!(state.error, "the VM ended");

@@ -1,5 +1,5 @@
-//! Stopping a container from outside: SIGTERM to its supervisor becomes the stop signal to its
-//! process, and SIGKILL when that has not ended in time. Called by [`super::supervisor`].
+//! Stopping a container: the stop signal to its process, and SIGKILL when that has not ended in
+//! time. Asked for by a command, or by SIGTERM to the supervisor. Called by [`super::supervisor`].
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -25,9 +25,7 @@ enum Stage {
 /// A stop that may be asked for at any time.
 #[derive(Debug)]
 pub struct Stop {
-    asked: SignalFd,
-    signal: i32,
-    timeout: Option<Duration>,
+    terminated: SignalFd,
     stage: Stage,
     deadline: Option<Instant>,
 }
@@ -38,51 +36,90 @@ impl Stop {
     ///
     /// # Errors
     /// When the kernel has no descriptor for it.
-    pub fn new(signal: i32, timeout_s: i64) -> Result<Self> {
+    pub fn new() -> Result<Self> {
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGTERM);
         signals.thread_block().context("block SIGTERM")?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         Ok(Self {
-            asked: SignalFd::with_flags(&signals, flags).context("wait for SIGTERM")?,
-            signal,
-            // A negative one is for ever.
-            timeout: u64::try_from(timeout_s).ok().map(Duration::from_secs),
+            terminated: SignalFd::with_flags(&signals, flags).context("wait for SIGTERM")?,
             stage: Stage::None,
             deadline: None,
         })
     }
 
-    /// Readable when a stop is asked for; then [`Self::due`] says what to do.
+    /// Readable when SIGTERM came; then [`Self::was_terminated`] says so.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.asked.as_fd()
+        self.terminated.as_fd()
     }
 
-    /// When to call [`Self::due`] at the latest.
+    /// Whether SIGTERM came since the last look.
+    ///
+    /// # Errors
+    /// When the kernel can't tell.
+    pub fn was_terminated(&self) -> Result<bool> {
+        let signal = self.terminated.read_signal().context("read a signal")?;
+        Ok(signal.is_some())
+    }
+
+    /// Somebody asks; `signal` is to be sent now unless SIGKILL was. Of several who ask, the most
+    /// impatient counts. A negative time is for ever.
+    #[must_use]
+    pub fn ask(&mut self, now: Instant, signal: i32, timeout_s: i64) -> Option<i32> {
+        if self.stage == Stage::Killed {
+            return None;
+        }
+        self.stage = Stage::Asked;
+        let timeout = u64::try_from(timeout_s).ok().map(Duration::from_secs);
+        // One beyond the end of time is for ever, too.
+        let deadline = timeout.and_then(|timeout| now.checked_add(timeout));
+        self.deadline = match (self.deadline, deadline) {
+            (Some(before), Some(at)) => Some(before.min(at)),
+            (before, at) => before.or(at),
+        };
+        Some(signal)
+    }
+
+    /// SIGKILL is to be sent now.
+    pub fn kill(&mut self, now: Instant) {
+        if self.stage != Stage::Killed {
+            self.stage = Stage::Killed;
+            self.deadline = now.checked_add(KILL_TIMEOUT);
+        }
+    }
+
+    /// Whether the container is on its way to its end.
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        self.stage != Stage::None
+    }
+
+    /// When to call [`Self::is_due`] at the latest.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
-    /// The signal that the process gets now.
+    /// Whether SIGKILL is to be sent now because time is up.
     ///
     /// # Errors
     /// When the process outlived SIGKILL: whatever the guest is at, its VM has to go.
-    pub fn due(&mut self, now: Instant) -> Result<Option<i32>> {
-        // A second one does not change what the first began.
-        let asked = self.asked.read_signal().context("read a signal")?.is_some();
-        let late = self.deadline.is_some_and(|at| now >= at);
-        let (stage, signal, timeout) = match self.stage {
-            Stage::None if asked => (Stage::Asked, self.signal, self.timeout),
-            Stage::Asked if late => (Stage::Killed, libc::SIGKILL, Some(KILL_TIMEOUT)),
-            Stage::Killed if late => bail!("the process did not end after SIGKILL"),
-            _ => return Ok(None),
-        };
-        self.stage = stage;
-        // One beyond the end of time is for ever, too.
-        self.deadline = timeout.and_then(|timeout| now.checked_add(timeout));
-        Ok(Some(signal))
+    pub fn is_due(&mut self, now: Instant) -> Result<bool> {
+        if self.deadline.is_none_or(|at| now < at) {
+            return Ok(false);
+        }
+        if self.stage == Stage::Killed {
+            bail!("the process did not end after SIGKILL");
+        }
+        self.kill(now);
+        Ok(true)
+    }
+
+    /// The process has ended.
+    pub fn reset(&mut self) {
+        self.stage = Stage::None;
+        self.deadline = None;
     }
 }
 
@@ -90,35 +127,61 @@ impl Stop {
 mod tests {
     use super::*;
 
-    /// SIGTERM to this thread alone; it stays blocked, and is read by the descriptor.
-    fn ask() {
-        nix::sys::signal::raise(Signal::SIGTERM).unwrap();
-    }
-
     #[test]
     fn the_stop_signal_comes_first_and_sigkill_when_time_is_up() {
-        let mut stop = Stop::new(10, 3).unwrap();
+        let mut stop = Stop::new().unwrap();
         let begin = Instant::now();
         let after = |seconds| begin + Duration::from_secs(seconds);
-        assert_eq!(stop.due(begin).unwrap(), None);
-        ask();
-        assert_eq!(stop.due(begin).unwrap(), Some(10));
+        assert!(!stop.is_due(begin).unwrap());
+        assert_eq!(stop.ask(begin, 10, 3), Some(10));
         assert_eq!(stop.deadline(), Some(after(3)));
-        ask();
-        assert_eq!(stop.due(after(2)).unwrap(), None);
-        assert_eq!(stop.due(after(3)).unwrap(), Some(9));
-        assert_eq!(stop.due(after(12)).unwrap(), None);
-        let error = stop.due(after(13)).unwrap_err().to_string();
+        assert!(!stop.is_due(after(2)).unwrap());
+        assert!(stop.is_due(after(3)).unwrap());
+        assert_eq!(stop.ask(after(4), 10, 0), None);
+        assert!(!stop.is_due(after(12)).unwrap());
+        let error = stop.is_due(after(13)).unwrap_err().to_string();
         assert_eq!(error, "the process did not end after SIGKILL");
+        stop.reset();
+        assert!(!stop.is_asked() && !stop.is_due(after(99)).unwrap());
     }
 
     #[test]
     fn a_negative_time_and_one_beyond_all_clocks_are_for_ever() {
         for timeout_s in [-1, i64::MIN, i64::MAX] {
-            let mut stop = Stop::new(15, timeout_s).unwrap();
-            ask();
-            assert_eq!(stop.due(Instant::now()).unwrap(), Some(15), "{timeout_s}");
+            let mut stop = Stop::new().unwrap();
+            assert_eq!(
+                stop.ask(Instant::now(), 15, timeout_s),
+                Some(15),
+                "{timeout_s}"
+            );
             assert_eq!(stop.deadline(), None, "{timeout_s}");
         }
+    }
+
+    #[test]
+    fn the_most_impatient_counts() {
+        let mut stop = Stop::new().unwrap();
+        let begin = Instant::now();
+        for (timeout_s, left) in [
+            (-1, None),
+            (9, Some(9)),
+            (20, Some(9)),
+            (2, Some(2)),
+            (-1, Some(2)),
+        ] {
+            assert_eq!(stop.ask(begin, 15, timeout_s), Some(15));
+            let left = left.map(|seconds| begin + Duration::from_secs(seconds));
+            assert_eq!(stop.deadline(), left);
+        }
+    }
+
+    #[test]
+    fn sigterm_is_told_once() {
+        let stop = Stop::new().unwrap();
+        assert!(!stop.was_terminated().unwrap());
+        // To this thread alone; it stays blocked, and is read by the descriptor.
+        nix::sys::signal::raise(Signal::SIGTERM).unwrap();
+        assert!(stop.was_terminated().unwrap());
+        assert!(!stop.was_terminated().unwrap());
     }
 }

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::io::{IoSlice, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use command_fds::{CommandFdExt, FdMapping};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
+};
 
 use vmm::{ExitCounts, VmEnd};
 
@@ -90,6 +93,8 @@ pub struct RunningVm {
     pub agent: AgentLink,
     /// Byte streams by port; the caller takes them out.
     pub streams: BTreeMap<u32, UnixStream>,
+    /// Where the VMM takes streams for more ports.
+    offers: OwnedFd,
     report: PipeReader,
     /// The folder of the template that it went on from.
     template: Option<PathBuf>,
@@ -167,6 +172,13 @@ impl RunningVm {
                 socket: fds.add(theirs)?,
             });
         }
+        let (offers, offered) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .context("create a socket pair")?;
         let mut files = None;
         let mut files_config = None;
         if shape.shares {
@@ -190,6 +202,7 @@ impl RunningVm {
                 .map(|disk| disk_config(disk, &mut fds))
                 .collect::<Result<_>>()?,
             streams: stream_configs,
+            offers: Some(fds.add(offered)?),
             files: files_config,
             console: fds.add(request.log)?,
             report: fds.add(report_writer)?,
@@ -198,6 +211,7 @@ impl RunningVm {
             child: start_process(fds, config_reader, own_lines, &config)?,
             agent: AgentLink::new(agent),
             streams,
+            offers,
             report,
             template: folder,
             files,
@@ -210,6 +224,22 @@ impl RunningVm {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Offers the guest a stream on another port, and returns the host's end of it.
+    ///
+    /// # Errors
+    /// When the VMM is gone.
+    pub fn offer(&self, port: u32) -> Result<UnixStream> {
+        let (ours, theirs) = stream_pair()?;
+        let bytes = port.to_le_bytes();
+        let descriptors = [theirs.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&descriptors)];
+        let iovecs = [IoSlice::new(&bytes)];
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        sendmsg::<()>(self.offers.as_raw_fd(), &iovecs, &rights, flags, None)
+            .with_context(|| format!("offer port {port} to the VM"))?;
+        Ok(ours)
     }
 
     /// Ends the VM at once, as pulling its plug. No file of a share is touched after that.
@@ -317,6 +347,7 @@ pub fn make_template(guest: &GuestFiles, shape: Shape, state: &File, memory: &Fi
             },
         ],
         streams: Vec::new(),
+        offers: None,
         files: shape.shares.then_some(FilesConfig::Absent),
         console: fds.add(share(&log)?)?,
         report: fds.add(report_writer)?,

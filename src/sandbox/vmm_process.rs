@@ -43,6 +43,8 @@ pub struct VmmConfig {
     pub streams: Vec<StreamConfig>,
     /// The file system device, if there is one.
     pub files: Option<FilesConfig>,
+    /// Where more of them come from.
+    pub offers: Option<RawFd>,
     /// Takes what kernel and agent print, each with a limit.
     pub console: RawFd,
     /// Takes one [`VmReport`] as JSON when the VM ended.
@@ -224,8 +226,12 @@ fn run(config: &VmmConfig, times: &mut VmTimes) -> Result<(VmEnd, ExitCounts)> {
         // SAFETY: the supervisor passed these descriptors, each named once.
         .map(|stream| (stream.port, unsafe { OwnedFd::from_raw_fd(stream.socket) }))
         .collect();
+    let offers = config
+        .offers
+        // SAFETY: as above.
+        .map(|socket| unsafe { OwnedFd::from_raw_fd(socket) });
     let vsock =
-        vsock::VsockDevice::new(protocol::GUEST_CID, streams, None).context("set up vsock")?;
+        vsock::VsockDevice::new(protocol::GUEST_CID, streams, offers).context("set up vsock")?;
     if makes_template {
         // The agent's call stays in the queue, for the host of each VM that goes on from there.
         let called = called.try_clone().context("share an eventfd")?;

@@ -24,6 +24,7 @@
 //! host  -> Request::Run | Request::Convert
 //! run:     Event::Started | Event::Failed
 //!          Request::Signal, Resize, Exec …         any time after Started
+//!          Request::Freeze, then Event::Frozen     so too
 //!          Event::Exited                           after every byte of its output was sent
 //! convert: Event::Converting* then Event::Converted | Event::Failed
 //! guest -> Event::Bye                              file systems are clean; power-off follows
@@ -34,7 +35,7 @@ pub mod message;
 pub mod spec;
 
 /// The version both sides must agree on; the agent says its own in [`message::Event::Hello`].
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// vsock port of the control connection on the host's side.
 pub const CONTROL_PORT: u32 = 1024;

@@ -47,7 +47,8 @@ pub enum Request {
         /// The new size.
         size: WindowSize,
     },
-    /// Freeze or thaw every process of the container (cgroup v2 freezer).
+    /// Freeze or thaw every process of the container (cgroup v2 freezer); answered by
+    /// [`Event::Frozen`].
     Freeze(bool),
     /// Kill everything, clean up, say [`Event::Bye`] and power off.
     Shutdown,
@@ -91,6 +92,8 @@ pub enum Event {
         /// Whether the kernel's out-of-memory killer ended a process of the container.
         oom_killed: bool,
     },
+    /// Every process of the container is frozen, or thawed.
+    Frozen(bool),
     /// Progress of a conversion: bytes of the compressed layer read so far.
     Converting {
         /// Bytes read.

@@ -219,7 +219,7 @@ fn cpu_set(flags: &Flags, caller: &Caller) -> Result<Vec<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::flags::command;
+    use crate::cli::flags::run_command as command;
     use crate::cli::options::tests::{options, options_on};
 
     fn limits(args: &[&str]) -> Limits {

@@ -1,7 +1,7 @@
 //! Flags to checked options, and that each flag said to work changes them.
 
 use super::*;
-use crate::cli::flags::command;
+use crate::cli::flags::run_command as command;
 use crate::cli::surface::{Fate, Form, RUN};
 
 /// Flags and then the image `i`, on a host of four CPUs whose caller has HOME and a few files.
@@ -295,18 +295,18 @@ fn wrong_values_are_refused_with_dockers_sentences() {
 
 /// A value of each flag that must show in the options.
 #[rustfmt::skip]
-const SAMPLES: [(&str, &str); 51] = [
+const SAMPLES: [(&str, &str); 55] = [
     ("add-host", "a:1.2.3.4"), ("annotation", "a=b"), ("attach", "stderr"),
     ("cap-add", "NET_ADMIN"), ("cap-drop", "CHOWN"), ("cidfile", "id"), ("cpu-period", "50000"),
     ("cpu-quota", "50000"), ("cpu-shares", "512"), ("cpus", "1"), ("cpuset-cpus", "1"),
-    ("detach-keys", "ctrl-x"), ("device", "/dev/fuse"), ("dns", "192.0.2.7"),
+    ("detach", "true"), ("detach-keys", "ctrl-x"), ("device", "/dev/fuse"), ("dns", "192.0.2.7"),
     ("dns-option", "ndots:3"), ("dns-search", "test"), ("domainname", "d"), ("entrypoint", "/e"),
     ("env", "A=1"), ("env-file", "vars"), ("expose", "80"), ("group-add", "7"), ("hostname", "h"),
     ("init", "true"), ("interactive", "true"), ("ipc", "none"), ("label", "a=b"),
-    ("label-file", "vars"), ("memory", "64m"), ("memory-reservation", "32m"), ("name", "some"),
+    ("label-file", "vars"), ("log-driver", "local"), ("log-opt", "max-size=5m"), ("memory", "64m"), ("memory-reservation", "32m"), ("name", "some"),
     ("oom-score-adj", "5"), ("pids-limit", "9"), ("platform", "linux/arm64"),
     ("privileged", "true"), ("pull", "never"), ("quiet", "true"), ("read-only", "true"),
-    ("rm", "true"), ("security-opt", "no-new-privileges"), ("shm-size", "1m"),
+    ("restart", "always"), ("rm", "true"), ("security-opt", "no-new-privileges"), ("shm-size", "1m"),
     ("sig-proxy", "false"), ("stop-signal", "9"), ("stop-timeout", "3"),
     ("storage-opt", "size=1g"), ("sysctl", "kernel.shmmax=1"), ("tmpfs", "/t"), ("tty", "true"),
     ("ulimit", "nofile=5"), ("user", "5"), ("workdir", "/w"),

@@ -81,6 +81,17 @@ pub fn sysctl(text: &str) -> Result<(String, String)> {
     }
 }
 
+/// A pair of `--log-opt`.
+///
+/// # Errors
+/// When it is none.
+pub fn log_option(text: &str) -> Result<(String, String)> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => bail!("invalid logging opt '{text}': it is not of the form key=value"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

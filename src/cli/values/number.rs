@@ -17,22 +17,31 @@ const CPUS_DIGITS: usize = 9;
 /// # Errors
 /// `invalid size: 'TEXT'`, also for what does not fit 63 bits.
 pub fn bytes(text: &str) -> Result<u64> {
-    parse_bytes(text).with_context(|| format!("invalid size: '{text}'"))
+    parse(text, true).with_context(|| format!("invalid size: '{text}'"))
 }
 
-fn parse_bytes(text: &str) -> Option<u64> {
+/// `10m` as ten million: bytes with a decimal suffix (what Docker calls a human size).
+///
+/// # Errors
+/// As [`bytes`].
+pub fn decimal_bytes(text: &str) -> Result<u64> {
+    parse(text, false).with_context(|| format!("invalid size: '{text}'"))
+}
+
+fn parse(text: &str, binary: bool) -> Option<u64> {
     let lower = text.to_ascii_lowercase();
     let split = lower.find(|c: char| !c.is_ascii_digit() && c != '.');
     let (number, suffix) = lower.split_at(split.unwrap_or(lower.len()));
-    let shift = match suffix.strip_prefix(' ').unwrap_or(suffix) {
+    let power = match suffix.strip_prefix(' ').unwrap_or(suffix) {
         "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        "p" | "pb" | "pib" => 50,
+        "k" | "kb" | "kib" => 1,
+        "m" | "mb" | "mib" => 2,
+        "g" | "gb" | "gib" => 3,
+        "t" | "tb" | "tib" => 4,
+        "p" | "pb" | "pib" => 5,
         _ => return None,
     };
+    let unit = if binary { 1024_u128 } else { 1000 }.pow(power);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() && fraction.is_empty() {
         return None;
@@ -44,8 +53,8 @@ fn parse_bytes(text: &str) -> Option<u64> {
     let fraction = fraction.get(..BYTES_DIGITS).unwrap_or(fraction);
     let ten = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
     let total = part(whole)?
-        .checked_mul(1 << shift)?
-        .checked_add(part(fraction)? * (1 << shift) / ten)?;
+        .checked_mul(unit)?
+        .checked_add(part(fraction)? * unit / ten)?;
     // Docker counts in signed 64 bits.
     u64::try_from(i64::try_from(total).ok()?).ok()
 }

@@ -1,0 +1,189 @@
+//! `bulkhead exec`: another process in a running container.
+
+use std::io::IsTerminal;
+
+use anyhow::{Result, bail};
+use protocol::message::WindowSize;
+use protocol::spec::{ProcessSpec, Seccomp, Stdio};
+
+use super::options::check_workdir;
+use super::run::{DEFAULT_WINDOW, exit_code, failure, read_file, variable};
+use super::values::{self, keys, lines};
+use crate::sandbox::attach::{self, Ended};
+use crate::sandbox::paths::Root;
+use crate::sandbox::start::{AttachOptions, exec_attached};
+use crate::sandbox::state::ContainerConfig;
+use crate::sandbox::wire::{StreamSet, ToCommand, ToSupervisor};
+use crate::sandbox::{client, containers};
+
+/// Flags of `exec`.
+#[derive(Debug, clap::Args)]
+pub struct ExecArgs {
+    /// Run in the background
+    #[arg(short, long)]
+    detach: bool,
+    /// Keys that detach from a terminal
+    #[arg(long, value_name = "string")]
+    detach_keys: Option<String>,
+    /// Set an environment variable
+    #[arg(short, long, value_name = "list")]
+    env: Vec<String>,
+    /// Read environment variables from a file
+    #[arg(long, value_name = "list")]
+    env_file: Vec<String>,
+    /// Keep stdin open
+    #[arg(short, long)]
+    interactive: bool,
+    /// Give it every capability, inside the VM
+    #[arg(long)]
+    privileged: bool,
+    /// Allocate a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// User name or id, and group
+    #[arg(short, long, value_name = "string", allow_hyphen_values = true)]
+    user: Option<String>,
+    /// Working directory
+    #[arg(short, long, value_name = "string")]
+    workdir: Option<String>,
+    /// Container, command and its arguments
+    #[arg(required = true, num_args = 2.., trailing_var_arg = true, value_name = "CONTAINER COMMAND [ARG...]")]
+    words: Vec<String>,
+}
+
+/// Code of a process that the container can't start, unless its program is missing.
+const CODE_CANNOT_START: u8 = 126;
+
+/// Runs it; its exit code.
+///
+/// # Errors
+/// The container does not run, or the process can't be started.
+pub fn run(args: ExecArgs) -> Result<u8> {
+    let Some((name, command)) = args.words.split_first() else {
+        bail!("no container given");
+    };
+    if args.interactive && args.tty && !args.detach && !std::io::stdin().is_terminal() {
+        return Err(failure("the input device is not a TTY".to_owned()));
+    }
+    let root = Root::of_user()?;
+    let (folder, config) = containers::find(&root, name)?;
+    let spec = process(&args, command, &config)?;
+    let Some(mut link) = client::connect(&folder)? else {
+        bail!("container {} is not running", config.id);
+    };
+    if args.detach {
+        let request = ToSupervisor::Exec {
+            spec: Box::new(spec),
+            streams: StreamSet::default(),
+        };
+        link.send(&request, &[])?;
+        return match link.wait()? {
+            Some(ToCommand::Failed { code, message }) => exit_code(cannot_start(code, message)),
+            Some(ToCommand::Refused(message)) => bail!(message),
+            _ => Ok(0),
+        };
+    }
+    let options = AttachOptions {
+        stdin: args.interactive,
+        stdout: true,
+        stderr: true,
+        terminal: args.tty,
+        // As in Docker, where a Ctrl-C ends the command and not the process.
+        forward_signals: false,
+        detach_keys: match &args.detach_keys {
+            Some(text) => values::detach_keys(text)?,
+            None => keys::DEFAULT.to_vec(),
+        },
+    };
+    exit_code(match exec_attached(&folder, link, spec, options)? {
+        Ended::Failed(code, message) => cannot_start(code, message),
+        ended => ended,
+    })
+}
+
+/// An unknown user or working directory is 126 here, as in Docker.
+fn cannot_start(code: u8, message: String) -> Ended {
+    match code {
+        127 => Ended::Failed(code, message),
+        _ => Ended::Failed(CODE_CANNOT_START, message),
+    }
+}
+
+/// The container's own process with what the flags change.
+fn process(args: &ExecArgs, command: &[String], config: &ContainerConfig) -> Result<ProcessSpec> {
+    if let Some(path) = &args.workdir {
+        check_workdir(path)?;
+    }
+    let main = &config.launch.run.process;
+    let mut env = Vec::new();
+    for path in &args.env_file {
+        env.extend(lines::file(path, &read_file(path)?, &variable)?);
+    }
+    for text in &args.env {
+        env.push(lines::variable(text, &variable)?);
+    }
+    let privileged = args.privileged || config.launch.run.privileged;
+    Ok(ProcessSpec {
+        args: command.to_vec(),
+        env: environment(&main.env, &env, args.tty),
+        user: args.user.clone().unwrap_or_else(|| main.user.clone()),
+        group_add: main.group_add.clone(),
+        cwd: args.workdir.clone().unwrap_or_else(|| main.cwd.clone()),
+        terminal: args.tty.then(window),
+        // Ports are the supervisor's to give.
+        stdio: Stdio {
+            stdin: None,
+            stdout: None,
+            stderr: None,
+        },
+        rlimits: main.rlimits.clone(),
+        capabilities: match privileged {
+            true => values::capabilities(&[], &[], true)?,
+            false => main.capabilities.clone(),
+        },
+        no_new_privileges: main.no_new_privileges,
+        seccomp: match privileged {
+            true => Seccomp::Unconfined,
+            false => main.seccomp.clone(),
+        },
+        oom_score_adj: main.oom_score_adj,
+    })
+}
+
+fn window() -> WindowSize {
+    attach::window_size().unwrap_or(DEFAULT_WINDOW)
+}
+
+/// The container's variables, and the user's, which win.
+fn environment(container: &[String], user: &[String], tty: bool) -> Vec<String> {
+    let name = |text: &str| {
+        text.split_once('=')
+            .map_or(text, |(name, _)| name)
+            .to_owned()
+    };
+    let mut all = container.to_vec();
+    if tty && !all.iter().any(|text| name(text) == "TERM") {
+        all.push("TERM=xterm".to_owned());
+    }
+    for text in user {
+        all.retain(|other| name(other) != name(text));
+        if text.contains('=') {
+            all.push(text.clone());
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_users_variables_win_over_the_containers() {
+        let list = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let got = environment(&list(&["A=1", "B=2"]), &list(&["B=3", "C=", "A"]), true);
+        assert_eq!(got, list(&["TERM=xterm", "B=3", "C="]));
+        let got = environment(&list(&["TERM=vt100"]), &[], true);
+        assert_eq!(got, list(&["TERM=vt100"]));
+    }
+}

@@ -1,0 +1,38 @@
+//! `bulkhead restart`: stops containers and starts them again.
+
+use anyhow::Result;
+
+use super::each::{done, each_found};
+use super::start;
+use super::stop::How;
+use crate::sandbox::client;
+use crate::sandbox::clock::monotonic_ns;
+use crate::sandbox::paths::Root;
+use crate::sandbox::wire::ToSupervisor;
+
+/// Flags of `restart`.
+#[derive(Debug, clap::Args)]
+pub struct RestartArgs {
+    #[command(flatten)]
+    how: How,
+    /// Names or ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+/// Restarts containers; one that does not run is started.
+///
+/// # Errors
+/// The last that could not be started.
+pub fn run(args: &RestartArgs) -> Result<()> {
+    let root = Root::of_user()?;
+    let request = args.how.request(true)?;
+    each_found(
+        &args.containers,
+        "cannot restart",
+        |folder, config| match client::ask(folder, &ToSupervisor::Stop(request))? {
+            Some(answer) => done(answer),
+            None => start::start_detached(&root, folder, config, monotonic_ns()),
+        },
+    )
+}

@@ -1,0 +1,128 @@
+//! `bulkhead start`: containers that were made or have ended run, again.
+
+use anyhow::{Result, bail};
+
+use super::each::each_found;
+use super::run::{exit_code, failure};
+use super::values;
+use super::values::keys;
+use crate::doctor;
+use crate::sandbox::clock::monotonic_ns;
+use crate::sandbox::paths::Root;
+use crate::sandbox::start::{AttachOptions, attach_to, run_attached, run_detached};
+use crate::sandbox::state::{ContainerConfig, Folder, Lock, Phases, Status};
+use crate::sandbox::wire::{Link, StreamSet, ToCommand, ToSupervisor};
+use crate::sandbox::{client, containers};
+
+/// Flags of `start`.
+#[derive(Debug, clap::Args)]
+pub struct StartArgs {
+    /// Join its output and forward signals
+    #[arg(short, long)]
+    attach: bool,
+    /// Join its input
+    #[arg(short, long)]
+    interactive: bool,
+    /// Keys that detach from a terminal
+    #[arg(long, value_name = "string")]
+    detach_keys: Option<String>,
+    /// Names or ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+/// Starts containers; an exit code: that of the one that is attached.
+///
+/// # Errors
+/// The last that could not be started.
+pub fn run(args: StartArgs) -> Result<u8> {
+    let began = monotonic_ns();
+    doctor::can_run()?;
+    if !args.attach && !args.interactive {
+        let root = Root::of_user()?;
+        each_found(&args.containers, "cannot start", |folder, config| {
+            start_detached(&root, folder, config, began)
+        })?;
+        return Ok(0);
+    }
+    let [name] = args.containers.as_slice() else {
+        return Err(failure(
+            "you cannot start and attach multiple containers at once".to_owned(),
+        ));
+    };
+    let root = Root::of_user()?;
+    let (folder, config) = containers::find(&root, name)?;
+    let options = AttachOptions {
+        stdin: args.interactive && config.launch.open_stdin,
+        stdout: true,
+        stderr: true,
+        terminal: config.launch.run.process.terminal.is_some(),
+        forward_signals: config.launch.run.process.terminal.is_none(),
+        detach_keys: match &args.detach_keys {
+            Some(text) => values::detach_keys(text)?,
+            None => keys::DEFAULT.to_vec(),
+        },
+    };
+    let ended = match take(&folder)? {
+        Taken::Lock(lock) => run_attached(&root, &folder, lock, phases(began), options)?,
+        Taken::Running(link) => attach_to(&folder, link, options)?,
+    };
+    exit_code(ended)
+}
+
+/// Starts a container and leaves it to itself. One that runs already is left alone.
+///
+/// # Errors
+/// When its process can't be run.
+pub fn start_detached(
+    root: &Root,
+    folder: &Folder,
+    config: &ContainerConfig,
+    began: u64,
+) -> Result<()> {
+    let failed = match take(folder)? {
+        Taken::Lock(lock) => run_detached(root, folder, lock, phases(began))?,
+        Taken::Running(mut link) => {
+            if folder.true_state()?.status == Status::Paused {
+                bail!("cannot start a paused container, try unpause instead");
+            }
+            // Another may be at starting it: with the same outcome.
+            link.send(&ToSupervisor::Attach(StreamSet::default()), &[])?;
+            match link.wait()? {
+                Some(ToCommand::Failed { code, message }) => Some((code, message)),
+                _ => None,
+            }
+        }
+    };
+    match failed {
+        Some((_, message)) => bail!("{message} (container {})", config.name),
+        None => Ok(()),
+    }
+}
+
+/// Who a container belongs to now.
+enum Taken {
+    /// This command.
+    Lock(Lock),
+    /// Its supervisor.
+    Running(Link),
+}
+
+fn take(folder: &Folder) -> Result<Taken> {
+    loop {
+        if let Some(lock) = folder.try_lock()? {
+            return Ok(Taken::Lock(lock));
+        }
+        if let Some(link) = client::connect(folder)? {
+            return Ok(Taken::Running(link));
+        }
+    }
+}
+
+fn phases(began: u64) -> Phases {
+    Phases {
+        command: began,
+        disks: monotonic_ns(),
+        ..Phases::default()
+    }
+}

@@ -1,0 +1,59 @@
+//! `bulkhead stop`: asks processes to end, and ends those that don't.
+
+use anyhow::Result;
+
+use super::each::{done, each_found};
+use super::values;
+use crate::sandbox::client;
+use crate::sandbox::wire::{StopRequest, ToSupervisor};
+
+/// Flags of `stop`.
+#[derive(Debug, clap::Args)]
+pub struct StopArgs {
+    #[command(flatten)]
+    how: How,
+    /// Names or ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+/// How a container is stopped.
+#[derive(Debug, clap::Args)]
+pub struct How {
+    /// Signal to send instead of the container's own
+    #[arg(short, long)]
+    signal: Option<String>,
+    /// Seconds to SIGKILL instead of the container's own; -1 for ever
+    #[arg(short, long, visible_alias = "time", allow_negative_numbers = true)]
+    timeout: Option<i64>,
+}
+
+impl How {
+    /// As the supervisor is asked.
+    ///
+    /// # Errors
+    /// A signal that is none.
+    pub fn request(&self, again: bool) -> Result<StopRequest> {
+        Ok(StopRequest {
+            signal: self.signal.as_deref().map(values::signal).transpose()?,
+            timeout_s: self.timeout,
+            again,
+        })
+    }
+}
+
+/// Stops containers. One that does not run is stopped.
+///
+/// # Errors
+/// The last that could not be stopped.
+pub fn run(args: &StopArgs) -> Result<()> {
+    let request = args.how.request(false)?;
+    each_found(
+        &args.containers,
+        "cannot stop",
+        |folder, _| match client::ask(folder, &ToSupervisor::Stop(request))? {
+            Some(answer) => done(answer),
+            None => Ok(()),
+        },
+    )
+}

@@ -1,0 +1,136 @@
+//! Lengths of time and moments, as Go and Docker write them.
+
+use anyhow::{Context, Result, bail};
+use jiff::civil::{Date, DateTime};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+
+/// Units of a length of time, in nanoseconds.
+const UNITS: [(&str, i128); 8] = [
+    ("ns", 1),
+    ("us", 1_000),
+    ("µs", 1_000),
+    ("μs", 1_000),
+    ("ms", 1_000_000),
+    ("s", 1_000_000_000),
+    ("m", 60_000_000_000),
+    ("h", 3_600_000_000_000),
+];
+
+/// Fraction digits that count.
+const DIGITS_MAX: usize = 18;
+
+/// `1m30s`, `1.5h`, `-2s`, `0`: a length of time as Go writes it.
+fn parse(text: &str) -> Option<SignedDuration> {
+    let (sign, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (-1, rest),
+        None => (1, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest == "0" {
+        return Some(SignedDuration::ZERO);
+    }
+    if rest.is_empty() {
+        return None;
+    }
+    let mut total: i128 = 0;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, tail) = rest.split_at(end);
+        let unit_end = tail
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit_end);
+        let (_, unit) = UNITS.iter().find(|(name, _)| *name == unit)?;
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        if whole.is_empty() && fraction.is_empty() {
+            return None;
+        }
+        let digits = |text: &str| match text {
+            "" => Some(0),
+            _ => text.parse::<u64>().ok().map(i128::from),
+        };
+        let fraction = fraction.get(..DIGITS_MAX).unwrap_or(fraction);
+        let ten = 10_i128.pow(u32::try_from(fraction.len()).ok()?);
+        total = total
+            .checked_add(digits(whole)?.checked_mul(*unit)?)?
+            .checked_add(digits(fraction)?.checked_mul(*unit)? / ten)?;
+        rest = tail;
+    }
+    // Go counts in signed 64 bits.
+    let nanos = i64::try_from(sign * total).ok()?;
+    Some(SignedDuration::from_nanos(nanos))
+}
+
+/// A moment as `--since` and `--until` take it: RFC 3339 or its beginning, seconds since 1970, or how
+/// long before `now`.
+///
+/// # Errors
+/// When it is none of these.
+pub fn moment(text: &str, now: Timestamp) -> Result<Timestamp> {
+    if let Some(ago) = parse(text) {
+        return now.checked_sub(ago).context("the time is out of range");
+    }
+    if text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+        let nanos = format!("{fraction:0<9.9}").parse().ok();
+        if let (Ok(seconds), Some(nanos)) = (seconds.parse(), nanos) {
+            return Timestamp::new(seconds, nanos).context("the time is out of range");
+        }
+    }
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(time);
+    }
+    // Without an offset it is the user's own time.
+    let own = TimeZone::system();
+    let local = text.parse::<DateTime>().ok().or_else(|| {
+        let date: Date = text.strip_suffix('Z').unwrap_or(text).parse().ok()?;
+        Some(date.to_datetime(jiff::civil::Time::midnight()))
+    });
+    match local {
+        Some(local) => Ok(own.to_timestamp(local)?),
+        None => bail!("failed to parse value as time or duration: \"{text}\""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_gos() {
+        for (text, millis) in [
+            ("1m30s", 90_000),
+            ("1.5h", 5_400_000),
+            ("0", 0),
+            ("-2s", -2000),
+            ("100ms", 100),
+            ("1h2m3.5s", 3_723_500),
+            (".5s", 500),
+        ] {
+            assert_eq!(parse(text).unwrap().as_millis(), millis, "{text}");
+        }
+        for text in ["", "5", "5x", "s", "1s2", "-", "9999999999h", "1..2s"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn moments_have_three_forms() {
+        let now: Timestamp = "2025-01-02T12:00:00Z".parse().unwrap();
+        for (text, want) in [
+            ("2025-01-02T03:04:05.5Z", "2025-01-02T03:04:05.5Z"),
+            ("2025-01-02T03:04:05+01:00", "2025-01-02T02:04:05Z"),
+            ("10m", "2025-01-02T11:50:00Z"),
+            ("1735689600", "2025-01-01T00:00:00Z"),
+            ("1735689600.25", "2025-01-01T00:00:00.25Z"),
+        ] {
+            let want: Timestamp = want.parse().unwrap();
+            assert_eq!(moment(text, now).unwrap(), want, "{text}");
+        }
+        for text in ["yesterday", "2025-13-01"] {
+            moment(text, now).unwrap_err();
+        }
+        let local = moment("2025-01-02", now).unwrap();
+        assert!((local.as_second() - 1_735_776_000).abs() <= 14 * 3600);
+    }
+}

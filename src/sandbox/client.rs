@@ -1,0 +1,169 @@
+//! How commands find a container's supervisor: a socket in the container's folder, which only its
+//! user can reach.
+//!
+//! ```text
+//! containers/<id>/control.sock
+//! ```
+//! The path may be longer than a socket's address can be, so both sides go by way of the folder's
+//! descriptor in /proc/self/fd. Used by [`super::supervisor`] and the verbs.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::state::Folder;
+use super::wire::{Link, ToCommand, ToSupervisor};
+
+/// Name of the socket.
+const SOCKET: &str = "control.sock";
+
+/// From a lock that is taken to a supervisor that listens, or to one that is gone.
+const HANDOVER_TIME: Duration = Duration::from_secs(30);
+
+/// Time between two tries.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// Where a supervisor listens.
+#[derive(Debug)]
+pub struct Listener(UnixListener);
+
+/// A short path to the socket in `folder`; the file keeps it valid.
+fn short_path(folder: &Path) -> Result<(File, PathBuf)> {
+    let handle = File::open(folder).with_context(|| format!("open {}", folder.display()))?;
+    let path = format!("/proc/self/fd/{}/{SOCKET}", handle.as_raw_fd());
+    Ok((handle, path.into()))
+}
+
+impl Listener {
+    /// Listens in the folder whose lock this process holds; the socket of one that was killed goes.
+    ///
+    /// # Errors
+    /// When the socket can't be made.
+    pub fn bind(folder: &Folder) -> Result<Self> {
+        remove(folder)?;
+        let (_handle, path) = short_path(folder.path())?;
+        let listener = UnixListener::bind(path).context("listen for commands")?;
+        listener
+            .set_nonblocking(true)
+            .context("listen for commands")?;
+        Ok(Self(listener))
+    }
+
+    /// A command that connects.
+    #[must_use]
+    pub fn accept(&self) -> Option<UnixStream> {
+        let (stream, _) = self.0.accept().ok()?;
+        // Whether it is the listener's or a socket of its own is the system's choice.
+        stream.set_nonblocking(false).ok()?;
+        Some(stream)
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Removes the socket, so that nobody waits for an answer any more.
+///
+/// # Errors
+/// When it can't be removed.
+pub fn remove(folder: &Folder) -> Result<()> {
+    let path = folder.path().join(SOCKET);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Connects to the supervisor of a container; `None` when it has none.
+///
+/// # Errors
+/// When somebody holds the container's lock and does not listen.
+pub fn connect(folder: &Folder) -> Result<Option<Link>> {
+    let deadline = Instant::now() + HANDOVER_TIME;
+    loop {
+        if !folder.path().exists() {
+            return Ok(None);
+        }
+        let connected = short_path(folder.path())
+            .and_then(|(_handle, path)| UnixStream::connect(path).context("connect"));
+        match connected {
+            Ok(stream) => return Ok(Some(Link::new(stream))),
+            Err(_) if !folder.path().exists() => return Ok(None),
+            // Between a command that starts it and its supervisor, or at its end.
+            Err(_) if folder.is_locked()? => {}
+            Err(_) => return Ok(None),
+        }
+        if Instant::now() > deadline {
+            bail!("the container's supervisor does not answer");
+        }
+        std::thread::sleep(RETRY);
+    }
+}
+
+/// Asks a supervisor for one thing and waits for its answer. `None` when there is no supervisor, or
+/// it went away meanwhile, and the container with it.
+///
+/// # Errors
+/// As [`connect`].
+pub fn ask(folder: &Folder, message: &ToSupervisor) -> Result<Option<ToCommand>> {
+    let Some(mut link) = connect(folder)? else {
+        return Ok(None);
+    };
+    if link.send(message, &[]).is_err() {
+        return Ok(None);
+    }
+    // It was killed, or ended before it read this.
+    Ok(link.wait().unwrap_or(None))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_path_is_no_obstacle_and_a_dead_socket_is_no_supervisor() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = Folder::at(temp.path().join("x".repeat(200)));
+        std::fs::create_dir(folder.path()).unwrap();
+        assert!(connect(&folder).unwrap().is_none());
+        let listener = Listener::bind(&folder).unwrap();
+        let link = connect(&folder).unwrap().unwrap();
+        let theirs = Link::new(listener.accept().unwrap());
+        link.send(&ToSupervisor::Wait, &[]).unwrap();
+        let mut theirs = theirs;
+        let message = theirs.wait::<ToSupervisor>().unwrap();
+        assert_eq!(message, Some(ToSupervisor::Wait));
+        drop(listener);
+        assert!(connect(&folder).unwrap().is_none());
+        // The next one takes its place.
+        let _listener = Listener::bind(&folder).unwrap();
+        assert!(connect(&folder).unwrap().is_some());
+    }
+
+    #[test]
+    fn who_asks_one_that_goes_away_gets_no_answer() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = Folder::at(temp.path().join("c"));
+        std::fs::create_dir(folder.path()).unwrap();
+        assert_eq!(ask(&folder, &ToSupervisor::Wait).unwrap(), None);
+        let listener = Listener::bind(&folder).unwrap();
+        let answer = std::thread::scope(|scope| {
+            let asking = scope.spawn(|| ask(&folder, &ToSupervisor::Wait).unwrap());
+            while listener.accept().is_none() {
+                std::thread::sleep(RETRY);
+            }
+            asking.join().unwrap()
+        });
+        assert_eq!(answer, None);
+    }
+}

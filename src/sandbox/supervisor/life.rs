@@ -1,0 +1,546 @@
+//! One life of a container's VM: from its disks to the end of its process, and what is asked of it
+//! meanwhile.
+//!
+//! ```text
+//! open disks ─► spawn VM ─► Hello ─► Wake, Run ─► Started ─► Exited ─► Shutdown ─► Bye ─► gone
+//!                  │          │         └ Failed ─► 125, 126, 127
+//!                  └──────────┴ no word in time, VM gone: 125 with the console's last lines
+//! with --rm:                                        Exited ─► kill
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use protocol::message::{Event, ExitStatus, FailureKind, ProcessId, Request};
+use protocol::spec::{LayerExtent, ProcessSpec, Stdio};
+
+use super::super::clock::{monotonic_ns, now};
+use super::super::logs::{self, LogWriter};
+use super::super::paths::GuestFiles;
+use super::super::state::Status;
+use super::super::streams::{CommandStreams, Streams, VmStreams};
+use super::super::vm::{DISK_ALIGNMENT, DiskSource, RunningVm, Segment, VmRequest};
+use super::super::vmm_process::VmReport;
+use super::super::volumes::Filling;
+use super::super::wire::ToCommand;
+use super::clients::{ClientId, Role};
+use super::{Supervisor, failed, mounts};
+
+/// The container's own process.
+pub(super) const MAIN: ProcessId = 0;
+
+/// From the VM's first instruction to the agent's hello. A boot takes a tenth of a second on
+/// hardware and a second in an emulated host; a guest that halts for ever ends here.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// From hello to the execution of the process: mounts and a look-up of its user.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// As much longer when a volume takes the image's content.
+const FILL_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// From the request to power off to the agent's goodbye: it flushes what the container wrote.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A VM and what runs in it.
+pub(super) struct Running {
+    /// The VM.
+    pub(super) vm: RunningVm,
+    main: Streams,
+    /// Requests that wait for the agent's hello.
+    held: Option<Vec<Request>>,
+    execs: BTreeMap<ProcessId, Exec>,
+    next_process: ProcessId,
+    next_port: u32,
+    /// How the container's process ended.
+    end: Option<(ExitStatus, bool)>,
+    /// Whether its output is delivered.
+    delivered: bool,
+    /// Requests to freeze or thaw that the agent has not answered.
+    freezes: u32,
+    /// Volumes that take the image's content, until the process starts.
+    fillings: Vec<Filling>,
+}
+
+/// A process that a command had started.
+struct Exec {
+    client: ClientId,
+    is_started: bool,
+    end: Option<ToCommand>,
+    delivered: bool,
+}
+
+/// vsock port of the process's stdin, stdout, and stderr.
+const MAIN_PORTS: [u32; 3] = [
+    protocol::FIRST_STREAM_PORT,
+    protocol::FIRST_STREAM_PORT + 1,
+    protocol::FIRST_STREAM_PORT + 2,
+];
+
+impl Supervisor {
+    /// Runs the VM to its end; what the attached commands are told of it.
+    pub(super) fn live(&mut self) -> Result<ToCommand> {
+        let mut log = self.folder.open_log()?;
+        self.spawn(&log)?;
+        let served = self.serve();
+        let Some(running) = self.running.take() else {
+            bail!("the VM is gone");
+        };
+        match served {
+            Err(error) => Err(running.vm.post_mortem(&error, &mut log)),
+            Ok(Some(failed)) => {
+                self.unplug(running.vm);
+                Ok(failed)
+            }
+            Ok(None) => {
+                let (status, oom_killed) = running.end.unwrap_or((ExitStatus::Code(0), false));
+                self.state.phases.exited = monotonic_ns();
+                self.state.oom_killed = oom_killed;
+                if self.auto_remove() && !self.again {
+                    self.unplug(running.vm);
+                } else {
+                    let report = power_off(running.vm)?;
+                    self.note_times(&report);
+                }
+                Ok(ToCommand::Exited {
+                    code: status.docker_code(),
+                    trouble: None,
+                })
+            }
+        }
+    }
+
+    fn spawn(&mut self, log: &File) -> Result<()> {
+        let guest = GuestFiles::find()?;
+        let launch = self.config.launch.clone();
+        let disks = images::Store::open(&self.root.images())?.layer_disks()?;
+        let mut run = launch.run;
+        let mut segments = Vec::with_capacity(launch.layers.len());
+        let mut offset = 0;
+        run.layers.clear();
+        for key in &launch.layers {
+            let disk = disks
+                .get(key)?
+                .with_context(|| format!("the disk of layer {} is missing", key.diff_id))?;
+            run.layers.push(LayerExtent {
+                offset,
+                len: disk.len,
+            });
+            offset += disk.len.next_multiple_of(DISK_ALIGNMENT);
+            segments.push(Segment {
+                file: disk.file,
+                len: disk.len,
+            });
+        }
+        run.upper_disk = true;
+        let upper = self.open_upper(launch.writable_bytes)?;
+        let [stdin, stdout, stderr] = MAIN_PORTS;
+        let ports = Stdio {
+            stdin: launch.open_stdin.then_some(stdin),
+            stdout: Some(stdout),
+            stderr: run.process.terminal.is_none().then_some(stderr),
+        };
+        run.process.stdio = ports;
+        let mounts = mounts::prepare(&launch.mounts, &mut run)?;
+        self.state.phases.vmm_spawn = monotonic_ns();
+        let mut vm = RunningVm::spawn(
+            &self.root,
+            &guest,
+            VmRequest {
+                vcpu_count: launch.vcpu_count,
+                memory_mib: launch.memory_mib,
+                host_cpus: launch.host_cpus,
+                disks: vec![
+                    DiskSource::ReadOnly(segments),
+                    DiskSource::Writable {
+                        file: upper,
+                        bytes: launch.writable_bytes,
+                        durable: !launch.auto_remove,
+                    },
+                ],
+                stream_ports: [ports.stdin, ports.stdout, ports.stderr]
+                    .into_iter()
+                    .flatten()
+                    .collect(),
+                shares: mounts.shares,
+                log: log.try_clone().context("share the VM's log")?,
+            },
+        )?;
+        let own_log = logs::path(self.folder.path(), &self.config.id);
+        let own_log = LogWriter::open(&own_log, &launch.log)?.map(Arc::new);
+        let main = Streams::start(
+            VmStreams {
+                stdin: ports.stdin.and_then(|port| vm.streams.remove(&port)),
+                stdout: ports.stdout.and_then(|port| vm.streams.remove(&port)),
+                stderr: ports.stderr.and_then(|port| vm.streams.remove(&port)),
+            },
+            launch.stdin_once,
+            own_log.as_ref(),
+            MAIN,
+            &self.deliveries,
+        )?;
+        self.running = Some(Running {
+            vm,
+            main,
+            held: Some(vec![Request::Run(Box::new(run))]),
+            execs: BTreeMap::new(),
+            next_process: MAIN + 1,
+            next_port: MAIN_PORTS[2] + 1,
+            end: None,
+            delivered: false,
+            freezes: 0,
+            fillings: mounts.fillings,
+        });
+        for (client, streams) in std::mem::take(&mut self.attaching) {
+            self.attach(client, streams);
+        }
+        Ok(())
+    }
+
+    fn open_upper(&self, bytes: u64) -> Result<File> {
+        let path = self.folder.upper();
+        match OpenOptions::new().read(true).write(true).open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                super::super::disks::create_writable(&self.root, &path, bytes)
+            }
+            other => other.with_context(|| format!("open {}", path.display())),
+        }
+    }
+
+    /// Serves the container until its process has ended and its output is delivered; `Some` when it
+    /// could not be started.
+    fn serve(&mut self) -> Result<Option<ToCommand>> {
+        let mut deadline = Some(Instant::now() + BOOT_TIMEOUT);
+        loop {
+            match self.turn(deadline)? {
+                None => {}
+                Some(Event::Hello { version, .. }) => {
+                    super::super::check_version(version)?;
+                    self.state.phases.agent = monotonic_ns();
+                    if let Some(running) = &mut self.running {
+                        running.vm.agent.send(&super::super::wake()?)?;
+                        for request in running.held.take().unwrap_or_default() {
+                            running.vm.agent.send(&request)?;
+                        }
+                    }
+                    deadline = Some(Instant::now() + self.start_timeout());
+                }
+                Some(Event::Started { process: MAIN, .. }) => {
+                    deadline = None;
+                    self.volumes_are_filled()?;
+                    self.note_started()?;
+                }
+                Some(Event::Failed {
+                    process: MAIN,
+                    kind,
+                    message,
+                }) if deadline.is_some() => {
+                    if matches!(kind, FailureKind::NotFound | FailureKind::NotExecutable) {
+                        self.volumes_are_filled()?;
+                    }
+                    return Ok(Some(failure(kind, &message)));
+                }
+                Some(Event::Exited {
+                    process: MAIN,
+                    status,
+                    oom_killed,
+                }) if deadline.is_none() => {
+                    if let Some(running) = &mut self.running {
+                        running.end = Some((status, oom_killed));
+                    }
+                }
+                Some(event) if deadline.is_none() => self.note_event(event)?,
+                Some(other) => bail!("the agent broke the protocol: unexpected {other:?}"),
+            }
+            if let Some(running) = &self.running
+                && running.end.is_some()
+                // Whoever wants it to end does not wait for those who don't read.
+                && (running.delivered || self.stop.is_asked())
+            {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn start_timeout(&self) -> Duration {
+        let fills = self.running.as_ref().is_some_and(|r| !r.fillings.is_empty());
+        START_TIMEOUT + if fills { FILL_TIMEOUT } else { Duration::ZERO }
+    }
+
+    /// The guest has come as far as its process, which is after all volumes are filled.
+    fn volumes_are_filled(&mut self) -> Result<()> {
+        let fillings = self.running.as_mut().map(|r| std::mem::take(&mut r.fillings));
+        fillings.into_iter().flatten().try_for_each(Filling::done)
+    }
+
+    fn note_started(&mut self) -> Result<()> {
+        self.state.phases.started = monotonic_ns();
+        self.state.status = Status::Running;
+        self.state.started_at = now();
+        self.state.pid = self.running.as_ref().map_or(0, |running| running.vm.pid());
+        self.folder.set_state(&self.state)?;
+        self.clients.tell_those(
+            |role| matches!(role, Role::Attached(_)),
+            &ToCommand::Started,
+        );
+        self.clients.answer_those(
+            |role| matches!(role, Role::StartedAgain),
+            &ToCommand::Started,
+        );
+        Ok(())
+    }
+
+    /// An event of a container that runs, other than its process's end.
+    fn note_event(&mut self, event: Event) -> Result<()> {
+        let unexpected = || format!("the agent broke the protocol: unexpected {event:?}");
+        let running = self.running.as_mut().context("the VM is gone")?;
+        match event {
+            Event::Frozen(frozen) => {
+                running.freezes = running.freezes.checked_sub(1).with_context(unexpected)?;
+                self.state.status = match frozen {
+                    true => Status::Paused,
+                    false => Status::Running,
+                };
+                self.folder.set_state(&self.state)?;
+                self.clients
+                    .answer_those(|role| matches!(role, Role::Frozen), &ToCommand::Done);
+            }
+            Event::Started { process, .. } => {
+                let exec = running.execs.get_mut(&process);
+                let exec = exec
+                    .filter(|exec| !exec.is_started)
+                    .with_context(unexpected)?;
+                exec.is_started = true;
+                self.clients.tell(exec.client, &ToCommand::Started);
+            }
+            Event::Failed {
+                process,
+                kind,
+                ref message,
+            } => {
+                let exec = running.execs.get_mut(&process).with_context(unexpected)?;
+                exec.end = Some(failure(kind, message));
+                // Only what was started writes anything.
+                exec.delivered = true;
+                self.tell_exec(process);
+            }
+            Event::Exited {
+                process, status, ..
+            } => {
+                let exec = running.execs.get_mut(&process).with_context(unexpected)?;
+                exec.end = Some(ToCommand::Exited {
+                    code: status.docker_code(),
+                    trouble: None,
+                });
+                self.tell_exec(process);
+            }
+            _ => bail!(unexpected()),
+        }
+        Ok(())
+    }
+
+    /// All output of a process is where it belongs.
+    pub(super) fn delivered(&mut self, process: ProcessId) {
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        if process == MAIN {
+            running.delivered = true;
+        } else if let Some(exec) = running.execs.get_mut(&process) {
+            exec.delivered = true;
+            self.tell_exec(process);
+        }
+    }
+
+    /// Tells a command of the end of its process, once its output is delivered.
+    fn tell_exec(&mut self, process: ProcessId) {
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        let Some(Exec {
+            client,
+            end: Some(end),
+            delivered: true,
+            ..
+        }) = running.execs.get(&process)
+        else {
+            return;
+        };
+        self.clients.tell(*client, end);
+        self.clients.set_role(*client, Role::None);
+        running.execs.remove(&process);
+    }
+
+    /// Joins a command's streams with the process's, now or when there is one.
+    pub(super) fn attach(&mut self, client: ClientId, streams: CommandStreams) {
+        self.clients.set_role(client, Role::Attached(None));
+        let Some(running) = &self.running else {
+            self.attaching.push((client, streams));
+            return;
+        };
+        match running.main.attach(streams) {
+            Ok(attached) => {
+                self.clients
+                    .set_role(client, Role::Attached(Some(attached)));
+                if self.state.phases.started != 0 {
+                    self.clients.tell(client, &ToCommand::Started);
+                }
+            }
+            Err(error) => self.clients.tell(client, &failed(&error)),
+        }
+    }
+
+    /// Starts a process for a command; an answer when it can't be.
+    pub(super) fn exec(
+        &mut self,
+        client: ClientId,
+        spec: ProcessSpec,
+        streams: Result<[Option<OwnedFd>; 3]>,
+    ) -> Option<ToCommand> {
+        let id = &self.config.id;
+        match self.state.status {
+            Status::Running => {}
+            Status::Paused => {
+                return Some(ToCommand::Refused(format!(
+                    "Container {id} is paused, unpause the container before exec"
+                )));
+            }
+            Status::Restarting => {
+                return Some(ToCommand::Refused(format!(
+                    "Container {id} is restarting, wait until the container is running"
+                )));
+            }
+            Status::Created | Status::Exited => return Some(self.not_running()),
+        }
+        let started = streams.and_then(|streams| self.start_exec(client, spec, streams.into()));
+        started.err().map(|error| failed(&error))
+    }
+
+    fn start_exec(
+        &mut self,
+        client: ClientId,
+        mut spec: ProcessSpec,
+        streams: CommandStreams,
+    ) -> Result<()> {
+        let running = self.running.as_mut().context("the VM is gone")?;
+        let mut offer = |wanted: bool| -> Result<_> {
+            if !wanted {
+                return Ok((None, None));
+            }
+            let port = running.next_port;
+            running.next_port += 1;
+            Ok((Some(port), Some(running.vm.offer(port)?)))
+        };
+        let (stdin_port, stdin) = offer(streams.stdin.is_some())?;
+        let (stdout_port, stdout) = offer(streams.stdout.is_some())?;
+        let (stderr_port, stderr) = offer(streams.stderr.is_some())?;
+        spec.stdio = Stdio {
+            stdin: stdin_port,
+            stdout: stdout_port,
+            stderr: stderr_port,
+        };
+        let process = running.next_process;
+        running.next_process += 1;
+        let vm = VmStreams {
+            stdin,
+            stdout,
+            stderr,
+        };
+        let own = Streams::start(vm, true, None, process, &self.deliveries)?;
+        own.attach(streams)?;
+        let request = Request::Exec {
+            process,
+            spec: Box::new(spec),
+        };
+        running.vm.agent.send(&request)?;
+        running.execs.insert(
+            process,
+            Exec {
+                client,
+                is_started: false,
+                end: None,
+                delivered: false,
+            },
+        );
+        self.clients.set_role(client, Role::Exec(process));
+        Ok(())
+    }
+
+    pub(super) fn freeze(&mut self, client: ClientId, frozen: bool) -> Option<ToCommand> {
+        let id = &self.config.id;
+        let sentence = match (self.state.status, frozen) {
+            (Status::Running, true) | (Status::Paused, false) => {
+                self.clients.set_role(client, Role::Frozen);
+                self.send(Request::Freeze(frozen));
+                return None;
+            }
+            (Status::Paused, true) => format!("container {id} is already paused"),
+            (Status::Running, false) => format!("Container {id} is not paused"),
+            (Status::Restarting, _) => {
+                format!("Container {id} is restarting, wait until the container is running")
+            }
+            _ => return Some(self.not_running()),
+        };
+        Some(ToCommand::Refused(sentence))
+    }
+
+    /// Sends a request to the agent, now or when it is there. That its VM is gone is noticed by who
+    /// reads.
+    pub(super) fn send(&mut self, request: Request) {
+        if let Some(running) = &mut self.running {
+            if let Request::Freeze(_) = request {
+                running.freezes += 1;
+            }
+            match &mut running.held {
+                Some(held) => held.push(request),
+                None => drop(running.vm.agent.send(&request)),
+            }
+        }
+    }
+
+    /// Ends a VM by pulling its plug. That of a container that goes anyway is not waited for yet.
+    fn unplug(&mut self, mut vm: RunningVm) {
+        vm.kill();
+        if self.auto_remove() {
+            self.dying = Some(vm);
+        }
+    }
+
+    fn note_times(&mut self, report: &VmReport) {
+        self.state.exits = report.exits;
+        let phases = &mut self.state.phases;
+        phases.vmm = report.times.process;
+        phases.vm_created = report.times.created;
+        phases.loaded = report.times.loaded;
+        phases.first_instruction = report.times.first_instruction;
+    }
+}
+
+/// Ends a VM in good order, since its disk is kept.
+fn power_off(mut vm: RunningVm) -> Result<VmReport> {
+    // Whatever the guest does now, its process has ended and its output is read.
+    if vm.agent.send(&Request::Shutdown).is_ok() {
+        let deadline = Some(Instant::now() + SHUTDOWN_TIMEOUT);
+        while let Ok(event) = vm.agent.next(deadline) {
+            if matches!(event, Event::Bye) {
+                break;
+            }
+        }
+    }
+    vm.finish_soon()
+}
+
+/// What a command is told of a process that could not be started.
+fn failure(kind: FailureKind, message: &str) -> ToCommand {
+    let code = match kind {
+        FailureKind::NotFound => 127,
+        FailureKind::NotExecutable => 126,
+        _ => 125,
+    };
+    let message = super::super::printable(message);
+    ToCommand::Failed { code, message }
+}

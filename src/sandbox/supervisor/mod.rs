@@ -1,0 +1,444 @@
+//! The hidden verb `supervisor`: owns one container from a start to its end, restarts included.
+//!
+//! Started by [`super::start`] for a folder that exists, with layers that are ready. It outlives
+//! the command that started it, holds the folder's lock, which the command took, as long as it
+//! lives, and writes the state. Commands reach it by the folder's socket ([`clients`]).
+//!
+//! ```text
+//! lock, socket ─► a life of the VM (life.rs) ─► ended ─┬─► restart policy: wait, live again
+//!                                                      └─► state kept, or folder removed ─► told
+//! ```
+#![allow(unsafe_code)] // takes ownership of inherited descriptors by number
+
+mod clients;
+mod life;
+mod mounts;
+
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::poll::{PollFd, PollFlags};
+use protocol::message::{Event, Request};
+use serde::{Deserialize, Serialize};
+
+use super::agent::AgentError;
+use super::client::{self, Listener};
+use super::clock::monotonic_ns;
+use super::paths::Root;
+use super::restart::Backoff;
+use super::state::{ContainerConfig, ContainerState, Folder, Lock, Phases, Status};
+use super::stop::Stop;
+use super::streams::{CommandStreams, Deliveries};
+use super::vm::RunningVm;
+use super::volumes;
+use super::wire::{StopRequest, ToCommand, ToSupervisor};
+use clients::{ClientId, Clients, Role};
+use life::Running;
+
+/// Name of the hidden verb.
+pub const SUPERVISOR_VERB: &str = "__supervisor";
+
+/// What the command tells the supervisor when it starts it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SupervisorConfig {
+    /// The state root.
+    pub root: PathBuf,
+    /// The container's folder.
+    pub folder: PathBuf,
+    /// Its lock, held.
+    pub lock: RawFd,
+    /// Connection to the command, with its first message in it.
+    pub command: RawFd,
+    /// When the command began and when the disks were ready.
+    pub phases: Phases,
+}
+
+/// Runs the supervisor that `config`, a JSON argument, describes.
+///
+/// # Errors
+/// When its configuration is unusable; everything later goes to the command and into the state.
+pub fn main(config: &str) -> Result<()> {
+    let config: SupervisorConfig =
+        serde_json::from_str(config).context("parse the supervisor's configuration")?;
+    // A session of its own: a Ctrl-C at the command's terminal is the command's to forward.
+    nix::unistd::setsid().context("leave the command's session")?;
+    let lock = Lock::inherited(take(config.lock)?.into());
+    let command = UnixStream::from(take(config.command)?);
+    let told = command.try_clone().context("share a socket")?;
+    let folder = Folder::at(config.folder);
+    let supervisor = lock
+        .sign()
+        .and_then(|()| Supervisor::new(Root::at(config.root), folder, config.phases, command));
+    match supervisor {
+        Ok(supervisor) => supervisor.supervise(lock),
+        Err(error) => super::wire::Link::new(told).send(&failed(&error), &[]),
+    }
+}
+
+/// Takes over a descriptor that the command passed, for this process and not for those it starts.
+fn take(fd: RawFd) -> Result<OwnedFd> {
+    // SAFETY: the command passed it for this use only, and named it once.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).context("take over a descriptor")?;
+    Ok(fd)
+}
+
+/// What a command is told of an error of ours.
+fn failed(error: &anyhow::Error) -> ToCommand {
+    ToCommand::Failed {
+        code: 125,
+        message: format!("{error:#}"),
+    }
+}
+
+struct Supervisor {
+    root: Root,
+    folder: Folder,
+    config: ContainerConfig,
+    state: ContainerState,
+    phases: Phases,
+    clients: Clients,
+    stop: Stop,
+    deliveries: Deliveries,
+    /// The VM, while there is one.
+    running: Option<Running>,
+    /// Commands that are to be attached when there is a VM.
+    attaching: Vec<(ClientId, CommandStreams)>,
+    /// Whether somebody wanted it to end, so that no policy starts it again.
+    by_hand: bool,
+    /// Whether it is to be started again at once.
+    again: bool,
+    /// A VM that was killed; dropping it waits for its process.
+    dying: Option<RunningVm>,
+}
+
+impl Supervisor {
+    fn new(root: Root, folder: Folder, phases: Phases, command: UnixStream) -> Result<Self> {
+        let config = folder.config()?;
+        let state = folder.state()?;
+        let (mut clients, first) = Clients::new(Listener::bind(&folder)?, command);
+        let message = clients.first_message(first)?;
+        let mut supervisor = Self {
+            root,
+            folder,
+            config,
+            state,
+            phases,
+            clients,
+            stop: Stop::new()?,
+            deliveries: Deliveries::new()?,
+            running: None,
+            attaching: Vec::new(),
+            by_hand: false,
+            again: false,
+            dying: None,
+        };
+        if let Some(message) = message {
+            supervisor.handle(first, message);
+        }
+        Ok(supervisor)
+    }
+
+    fn auto_remove(&self) -> bool {
+        self.config.launch.auto_remove
+    }
+
+    /// Runs the container to its end, leaves its state or nothing, and tells the commands.
+    fn supervise(mut self, lock: Lock) -> Result<()> {
+        let mut backoff = Backoff::new();
+        self.state.restart_count = 0;
+        let mut message = loop {
+            let phases = std::mem::take(&mut self.phases);
+            self.state.begin(phases);
+            let message = self.live().unwrap_or_else(|error| failed(&error));
+            self.running = None;
+            self.stop.reset();
+            let Some(delay) = self.delay(&message, &mut backoff) else {
+                break message;
+            };
+            self.note_end(&message);
+            self.state.status = Status::Restarting;
+            // A disk that is full is no reason to leave a container down.
+            let _ = self.folder.set_state(&self.state);
+            self.clients
+                .answer_those(|role| matches!(role, Role::Attached(_)), &message);
+            if !self.pause(delay)? {
+                break message;
+            }
+            self.phases.command = monotonic_ns();
+        };
+        self.note_end(&message);
+        self.state.stopped_by_hand = self.by_hand;
+        let kept = if self.auto_remove() {
+            let removed = self.folder.remove();
+            removed.and_then(|()| volumes::remove_anonymous(&self.root, &self.config))
+        } else {
+            self.folder.set_state(&self.state)
+        };
+        if let Err(error) = kept
+            && let ToCommand::Exited { trouble, .. } = &mut message
+        {
+            // A full disk, say. The process's end is the user's to know all the same.
+            *trouble = Some(format!("{error:#}"));
+        }
+        if !self.auto_remove() {
+            let _ = client::remove(&self.folder);
+        }
+        // Who is told may remove the container or start it again.
+        drop(lock);
+        self.tell_the_end(&message);
+        // The kernel takes its time to tear a VM down, for which nobody has to wait but this process.
+        drop(self.dying);
+        Ok(())
+    }
+
+    /// Tells everyone who waits for the container's end.
+    fn tell_the_end(&mut self, message: &ToCommand) {
+        let code = match message {
+            ToCommand::Failed { code, .. } | ToCommand::Exited { code, .. } => *code,
+            _ => 0,
+        };
+        let trouble = None;
+        let clients = &mut self.clients;
+        clients.answer_those(|role| matches!(role, Role::Attached(_)), message);
+        clients.answer_those(
+            |role| matches!(role, Role::Ended),
+            &ToCommand::Exited { code, trouble },
+        );
+        clients.answer_those(|role| matches!(role, Role::Stopped), &ToCommand::Done);
+        let ended = || ToCommand::Refused("the container has ended".to_owned());
+        let again = match message {
+            ToCommand::Failed { message, .. } => ToCommand::Refused(message.clone()),
+            _ => ended(),
+        };
+        clients.answer_those(|role| matches!(role, Role::StartedAgain), &again);
+        clients.answer_those(
+            |role| matches!(role, Role::Exec(_) | Role::Frozen),
+            &ended(),
+        );
+    }
+
+    /// Notes the end of a life in the state.
+    fn note_end(&mut self, message: &ToCommand) {
+        let (code, error) = match message {
+            ToCommand::Failed { code, message } => (*code, message.clone()),
+            ToCommand::Exited { code, .. } => (*code, String::new()),
+            _ => (0, String::new()),
+        };
+        self.state.finish(code, error);
+    }
+
+    /// How long to wait until the container is started again; `None` when it is not.
+    fn delay(&mut self, message: &ToCommand, backoff: &mut Backoff) -> Option<Duration> {
+        if std::mem::take(&mut self.again) {
+            return Some(Duration::ZERO);
+        }
+        let code = match message {
+            ToCommand::Exited { code, .. } => *code,
+            // It never ran; what runs and loses its VM has failed.
+            ToCommand::Failed { .. } if self.state.phases.started == 0 => return None,
+            ToCommand::Failed { code, .. } => *code,
+            _ => return None,
+        };
+        // It may have been changed since.
+        let policy = self
+            .folder
+            .config()
+            .map_or(self.config.launch.restart, |config| config.launch.restart);
+        if self.by_hand || !policy.wants(code, self.state.restart_count) {
+            return None;
+        }
+        self.state.restart_count += 1;
+        let ran_ns = monotonic_ns().saturating_sub(self.state.phases.started);
+        Some(backoff.next(Duration::from_nanos(ran_ns)))
+    }
+
+    /// Waits between two lives; `false` when somebody wants no other.
+    fn pause(&mut self, delay: Duration) -> Result<bool> {
+        let until = Instant::now() + delay;
+        while Instant::now() < until && !self.by_hand && !self.again {
+            self.turn(Some(until))?;
+        }
+        Ok(std::mem::take(&mut self.again) || !self.by_hand)
+    }
+
+    /// Waits until something happens or `deadline`, and serves it. Returns the agent's next event.
+    fn turn(&mut self, deadline: Option<Instant>) -> Result<Option<Event>> {
+        let event = match &mut self.running {
+            Some(running) => running.vm.agent.poll()?,
+            None => None,
+        };
+        // An agent that talks without end keeps nobody else from being heard.
+        let next = match event {
+            Some(_) => Some(Instant::now()),
+            None => [deadline, self.stop.deadline()].into_iter().flatten().min(),
+        };
+        let ready = self.wait(next)?;
+        if self.stop.was_terminated()? {
+            self.stop_by_hand(StopRequest::default());
+        }
+        if self.stop.is_due(Instant::now())? {
+            self.signal_main(libc::SIGKILL);
+        }
+        for client in ready {
+            match client {
+                None => self.clients.accept(),
+                Some(client) => {
+                    for message in self.clients.read(client) {
+                        self.handle(client, message);
+                    }
+                }
+            }
+        }
+        while let Some(process) = self.deliveries.next() {
+            self.delivered(process);
+        }
+        if event.is_none()
+            && let Some(running) = &mut self.running
+            && deadline.is_some_and(|at| Instant::now() >= at)
+        {
+            return match running.vm.agent.poll()? {
+                None => Err(AgentError::Timeout.into()),
+                event => Ok(event),
+            };
+        }
+        Ok(event)
+    }
+
+    /// Polls everything; the connections that are ready.
+    fn wait(&self, deadline: Option<Instant>) -> nix::Result<Vec<Option<ClientId>>> {
+        let agent = self.running.iter().map(|running| running.vm.agent.fd());
+        let own = [self.stop.fd(), self.deliveries.fd()];
+        let (clients, client_fds): (Vec<_>, Vec<_>) = self.clients.fds().unzip();
+        let mut fds: Vec<PollFd> = client_fds
+            .into_iter()
+            .chain(own)
+            .chain(agent)
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
+        match nix::poll::poll(&mut fds, super::poll::timeout_until(deadline)) {
+            Ok(_) => {}
+            Err(nix::errno::Errno::EINTR) => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        }
+        let ready = clients.into_iter().zip(&fds);
+        let ready = ready.filter(|(_, fd)| fd.any().unwrap_or(false));
+        Ok(ready.map(|(client, _)| client).collect())
+    }
+
+    /// What a command asks for.
+    fn handle(&mut self, client: ClientId, message: ToSupervisor) {
+        let answer = match message {
+            ToSupervisor::Attach(set) => match self.clients.take(client, set) {
+                Ok(streams) => {
+                    self.attach(client, streams.into());
+                    None
+                }
+                Err(error) => Some(failed(&error)),
+            },
+            ToSupervisor::Exec { spec, streams } => {
+                let taken = self.clients.take(client, streams);
+                self.exec(client, *spec, taken)
+            }
+            ToSupervisor::Detach => {
+                if let Role::Attached(Some(attached)) = self.clients.role(client) {
+                    attached.detach();
+                }
+                None
+            }
+            ToSupervisor::Signal(signal) => {
+                if let Some(process) = self.process_of(client) {
+                    self.send(Request::Signal { process, signal });
+                }
+                None
+            }
+            ToSupervisor::Resize(size) => {
+                if let Some(process) = self.process_of(client) {
+                    self.send(Request::Resize { process, size });
+                }
+                None
+            }
+            ToSupervisor::Kill(signal) => self.kill(client, signal),
+            ToSupervisor::Stop(request) => {
+                let role = match request.again {
+                    true => Role::StartedAgain,
+                    false => Role::Stopped,
+                };
+                self.clients.set_role(client, role);
+                self.stop_by_hand(request);
+                None
+            }
+            ToSupervisor::Freeze(frozen) => self.freeze(client, frozen),
+            ToSupervisor::Wait => {
+                self.clients.set_role(client, Role::Ended);
+                None
+            }
+        };
+        if let Some(answer) = answer {
+            self.clients.tell(client, &answer);
+        }
+    }
+
+    /// The process that a command is attached to.
+    fn process_of(&self, client: ClientId) -> Option<u32> {
+        match self.clients.role(client) {
+            Role::Attached(_) => Some(life::MAIN),
+            Role::Exec(process) => Some(*process),
+            _ => None,
+        }
+    }
+
+    fn stop_by_hand(&mut self, request: StopRequest) {
+        self.by_hand = !request.again;
+        self.again = request.again;
+        let launch = &self.config.launch;
+        let signal = request.signal.unwrap_or(launch.stop_signal);
+        let timeout_s = request.timeout_s.unwrap_or(launch.stop_timeout_s);
+        if self.running.is_none() {
+            return;
+        }
+        if let Some(signal) = self.stop.ask(Instant::now(), signal, timeout_s) {
+            self.signal_main(signal);
+        }
+    }
+
+    fn kill(&mut self, client: ClientId, signal: i32) -> Option<ToCommand> {
+        if signal == libc::SIGKILL {
+            self.by_hand = true;
+            self.clients.set_role(client, Role::Stopped);
+            if self.running.is_some() {
+                self.stop.kill(Instant::now());
+                self.signal_main(signal);
+            }
+            return None;
+        }
+        if self.running.is_none() {
+            return Some(self.not_running());
+        }
+        if signal == self.config.launch.stop_signal {
+            self.by_hand = true;
+        }
+        self.signal_main(signal);
+        Some(ToCommand::Done)
+    }
+
+    /// Signals the container's process, which is thawed when the signal is to end it.
+    fn signal_main(&mut self, signal: i32) {
+        self.send(Request::Signal {
+            process: life::MAIN,
+            signal,
+        });
+        let ends = [libc::SIGKILL, self.config.launch.stop_signal].contains(&signal);
+        if self.state.status == Status::Paused && (ends || self.stop.is_asked()) {
+            self.send(Request::Freeze(false));
+        }
+    }
+
+    fn not_running(&self) -> ToCommand {
+        ToCommand::Refused(format!("container {} is not running", self.config.id))
+    }
+}

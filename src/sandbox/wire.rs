@@ -1,0 +1,304 @@
+//! What a command and a container's supervisor say to each other: messages, framed as in the
+//! protocol crate, and descriptors that go with them.
+//!
+//! A connection is one command's: the one that started the supervisor inherits its end, others come
+//! by `containers/<id>/control.sock`. The bytes of stdin, stdout and stderr do not go through here:
+//! each is a pipe whose end is handed over. Both sides are the same user's.
+#![allow(unsafe_code)] // takes ownership of descriptors out of control messages
+
+use std::collections::VecDeque;
+use std::io::{IoSlice, IoSliceMut, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use protocol::frame::{Decoder, encode};
+use protocol::message::WindowSize;
+use protocol::spec::ProcessSpec;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Descriptors that one message may bring: stdin, stdout, stderr.
+const DESCRIPTORS_MAX: usize = 3;
+
+/// Bytes read at once.
+const READ_LEN: usize = 16 << 10;
+
+/// Streams that a message hands over, in this order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamSet {
+    /// The reading end of a pipe.
+    pub stdin: bool,
+    /// The writing end of a pipe.
+    pub stdout: bool,
+    /// So too.
+    pub stderr: bool,
+}
+
+/// From a command to the supervisor. What asks for something is answered once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToSupervisor {
+    /// Join these streams with those of the container's process. Answered by `Started` when it
+    /// runs, and by its end.
+    Attach(StreamSet),
+    /// Run another process in the container, joined with these streams. Answered as `Attach` is.
+    Exec {
+        /// What to run; the supervisor gives the ports.
+        spec: Box<ProcessSpec>,
+        /// Its streams.
+        streams: StreamSet,
+    },
+    /// The user typed the detach keys: the end of stdin that follows is no end of input.
+    Detach,
+    /// Send this signal to the process that this connection is attached to.
+    Signal(i32),
+    /// The terminal of this connection changed its size.
+    Resize(WindowSize),
+    /// Send a signal to the container's process. SIGKILL is answered when the container has ended.
+    Kill(i32),
+    /// Stop the container: signal, time, SIGKILL. Answered when it has ended.
+    Stop(StopRequest),
+    /// Freeze or thaw it.
+    Freeze(bool),
+    /// Answered by its end.
+    Wait,
+}
+
+/// How a container is to stop.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopRequest {
+    /// Instead of the container's own.
+    pub signal: Option<i32>,
+    /// Seconds to SIGKILL instead of the container's own; negative for ever.
+    pub timeout_s: Option<i64>,
+    /// Whether it is to be started again; then that is what is answered.
+    pub again: bool,
+}
+
+/// From the supervisor to a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToCommand {
+    /// The process runs.
+    Started,
+    /// It could not be started.
+    Failed {
+        /// Docker's exit code.
+        code: u8,
+        /// One sentence.
+        message: String,
+    },
+    /// It ended, its output is written, and with `--rm` the container is gone.
+    Exited {
+        /// Docker's exit code.
+        code: u8,
+        /// What went wrong after that, in one sentence.
+        trouble: Option<String>,
+    },
+    /// What was asked for is done.
+    Done,
+    /// It was not: one sentence.
+    Refused(String),
+}
+
+/// One end of a connection.
+#[derive(Debug)]
+pub struct Link {
+    stream: UnixStream,
+    decoder: Decoder,
+    descriptors: VecDeque<OwnedFd>,
+}
+
+impl Link {
+    /// Talks over `stream`.
+    #[must_use]
+    pub fn new(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            decoder: Decoder::new(),
+            descriptors: VecDeque::new(),
+        }
+    }
+
+    /// A second handle that can send.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn sender(&self) -> Result<Sender> {
+        let stream = self.stream.try_clone().context("share a socket")?;
+        Ok(Sender(stream))
+    }
+
+    /// Sends a message with descriptors.
+    ///
+    /// # Errors
+    /// When the other side is gone.
+    pub fn send(&self, message: &impl Serialize, descriptors: &[BorrowedFd]) -> Result<()> {
+        let bytes = encode(message).context("write a message")?;
+        let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let rights: &[_] = if raw.is_empty() { &[] } else { &rights };
+        let sent = loop {
+            let iovecs = [IoSlice::new(&bytes)];
+            let flags = MsgFlags::MSG_NOSIGNAL;
+            match sendmsg::<()>(self.stream.as_raw_fd(), &iovecs, rights, flags, None) {
+                Err(Errno::EINTR) => {}
+                sent => break sent.context("send a message")?,
+            }
+        };
+        let rest = bytes.get(sent..).unwrap_or_default();
+        (&self.stream).write_all(rest).context("send a message")
+    }
+
+    /// Reads what has arrived, once. `false` when the other side is gone.
+    ///
+    /// # Errors
+    /// More descriptors than any message brings.
+    pub fn receive(&mut self) -> Result<bool> {
+        let mut bytes = [0; READ_LEN];
+        let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX]);
+        let (len, received) = {
+            let mut iovecs = [IoSliceMut::new(&mut bytes)];
+            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+            let fd = self.stream.as_raw_fd();
+            let message = match recvmsg::<()>(fd, &mut iovecs, Some(&mut space), flags) {
+                Ok(message) => message,
+                Err(Errno::EINTR | Errno::EAGAIN) => return Ok(true),
+                Err(_) => return Ok(false),
+            };
+            let mut received = Vec::new();
+            for control in message.cmsgs().context("read a control message")? {
+                if let ControlMessageOwned::ScmRights(descriptors) = control {
+                    // SAFETY: the kernel opened them for this process alone, just now.
+                    let own = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
+                    received.extend(descriptors.into_iter().map(own));
+                }
+            }
+            (message.bytes, received)
+        };
+        self.descriptors.extend(received);
+        if self.descriptors.len() > DESCRIPTORS_MAX {
+            bail!("more descriptors than a message brings");
+        }
+        self.decoder.push(bytes.get(..len).unwrap_or_default());
+        Ok(len > 0)
+    }
+
+    /// The next message that is there as a whole.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
+        self.decoder.decode().context("read a message")
+    }
+
+    /// Waits for the next message; `None` when the other side is gone.
+    ///
+    /// # Errors
+    /// As [`Self::receive`] and [`Self::next`].
+    pub fn wait<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
+        loop {
+            if let Some(message) = self.next()? {
+                return Ok(Some(message));
+            }
+            if !self.receive()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// The descriptors of a message that hands these over.
+    ///
+    /// # Errors
+    /// When one is missing.
+    pub fn take(&mut self, set: StreamSet) -> Result<[Option<OwnedFd>; 3]> {
+        let mut take = |wanted: bool| match wanted {
+            true => self.descriptors.pop_front().map(Some),
+            false => Some(None),
+        };
+        let streams = (take(set.stdin), take(set.stdout), take(set.stderr));
+        match streams {
+            (Some(stdin), Some(stdout), Some(stderr)) => Ok([stdin, stdout, stderr]),
+            _ => bail!("a descriptor is missing"),
+        }
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+/// A handle of a [`Link`] that sends, for threads of a command.
+#[derive(Debug)]
+pub struct Sender(UnixStream);
+
+impl Sender {
+    /// Sends a message. Whether the other side is gone is noticed by who reads.
+    pub fn send(&mut self, message: &ToSupervisor) {
+        if let Ok(bytes) = encode(message) {
+            let _ = self.0.write_all(&bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    fn pair() -> (Link, Link) {
+        let (a, b) = UnixStream::pair().unwrap();
+        (Link::new(a), Link::new(b))
+    }
+
+    #[test]
+    fn descriptors_arrive_with_their_message() {
+        let (command, mut supervisor) = pair();
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let set = StreamSet {
+            stdout: true,
+            ..StreamSet::default()
+        };
+        command
+            .send(&ToSupervisor::Attach(set), &[writer.as_fd()])
+            .unwrap();
+        drop(writer);
+        let message = supervisor.wait::<ToSupervisor>().unwrap();
+        assert_eq!(message, Some(ToSupervisor::Attach(set)));
+        let [None, Some(stdout), None] = supervisor.take(set).unwrap() else {
+            panic!("other streams than were sent");
+        };
+        std::fs::File::from(stdout).write_all(b"out").unwrap();
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "out");
+        supervisor.take(set).unwrap_err();
+    }
+
+    #[test]
+    fn more_descriptors_than_a_message_brings_end_the_connection() {
+        let (command, mut supervisor) = pair();
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let fds = [reader.as_fd(); 2];
+        command.send(&ToSupervisor::Wait, &fds).unwrap();
+        command.send(&ToSupervisor::Wait, &fds).unwrap();
+        let outcome = supervisor.receive().and_then(|_| supervisor.receive());
+        assert!(outcome.is_err(), "{outcome:?}");
+    }
+
+    #[test]
+    fn the_end_and_nonsense_are_told_apart() {
+        let (command, mut supervisor) = pair();
+        drop(command);
+        assert_eq!(supervisor.wait::<ToSupervisor>().unwrap(), None);
+        let (mut nonsense, supervisor) = UnixStream::pair().unwrap();
+        nonsense.write_all(&[0xff; 8]).unwrap();
+        Link::new(supervisor).wait::<ToSupervisor>().unwrap_err();
+    }
+}
