@@ -50,7 +50,7 @@ impl Area {
     /// One slot.
     #[must_use]
     pub fn slot(&self, index: usize) -> Option<Slot<'_>> {
-        (index < self.slot_count).then(|| Slot { area: self, index })
+        (index < self.slot_count).then_some(Slot { area: self, index })
     }
 }
 

@@ -1,4 +1,4 @@
-//! `bulkhead inspect`: containers and images as JSON, in Docker's shape.
+//! `bulkhead inspect`: containers, images and volumes as JSON, in Docker's shape.
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
@@ -7,8 +7,8 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 use serde_json::ser::PrettyFormatter;
 
-use super::output;
 use super::template::Template;
+use super::{output, volume};
 use crate::sandbox::paths::Root;
 use crate::sandbox::{containers, inspect};
 
@@ -36,18 +36,21 @@ pub enum ObjectKind {
     Container,
     /// An image
     Image,
+    /// A volume
+    Volume,
 }
 
 /// One that was found.
 enum Object {
-    Container(Value),
+    /// A container or a volume.
+    Value(Value),
     Image(Box<Image>),
 }
 
 impl Serialize for Object {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Container(value) => value.serialize(serializer),
+            Self::Value(value) => value.serialize(serializer),
             Self::Image(image) => images::inspect_json(image).serialize(serializer),
         }
     }
@@ -81,6 +84,7 @@ pub fn run(args: &InspectArgs, only: Option<ObjectKind>) -> Result<()> {
         let word = match kind {
             Some(ObjectKind::Container) => "container",
             Some(ObjectKind::Image) => "image",
+            Some(ObjectKind::Volume) => "volume",
             None => "object",
         };
         bail!("No such {word}: {}", missing.join(", "));
@@ -89,7 +93,10 @@ pub fn run(args: &InspectArgs, only: Option<ObjectKind>) -> Result<()> {
 }
 
 /// Indented by four, as Docker does.
-fn pretty(found: &[Object]) -> Result<String> {
+///
+/// # Errors
+/// What can't be written as JSON.
+pub fn pretty(found: &[impl Serialize]) -> Result<String> {
     let mut bytes = Vec::new();
     let formatter = PrettyFormatter::with_indent(b"    ");
     let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
@@ -103,11 +110,11 @@ fn object(
     name: &str,
     kind: Option<ObjectKind>,
 ) -> Result<Option<Object>> {
-    if kind != Some(ObjectKind::Image)
+    if matches!(kind, None | Some(ObjectKind::Container))
         && let Ok((folder, config)) = containers::find(root, name)
     {
         let state = folder.true_state()?;
-        return Ok(Some(Object::Container(inspect::container(
+        return Ok(Some(Object::Value(inspect::container(
             folder.path(),
             &config,
             &state,
@@ -116,11 +123,17 @@ fn object(
     if kind == Some(ObjectKind::Container) {
         return Ok(None);
     }
-    match store.resolve(name) {
-        Ok(image) => Ok(Some(Object::Image(Box::new(image)))),
-        Err(error) if error.is_no_such_image() => Ok(None),
-        Err(error) => Err(error.into()),
+    if kind != Some(ObjectKind::Volume) {
+        match store.resolve(name) {
+            Ok(image) => return Ok(Some(Object::Image(Box::new(image)))),
+            Err(error) if error.is_no_such_image() => {}
+            Err(error) => return Err(error.into()),
+        }
     }
+    if kind == Some(ObjectKind::Image) {
+        return Ok(None);
+    }
+    Ok(volume::find(root, name)?.map(Object::Value))
 }
 
 #[cfg(test)]
@@ -129,11 +142,11 @@ mod tests {
 
     #[test]
     fn objects_are_indented_by_four_and_their_texts_are_left_alone() {
-        let object = Object::Container(serde_json::json!({"Args": ["two  blanks"], "Env": []}));
+        let object = Object::Value(serde_json::json!({"Args": ["two  blanks"], "Env": []}));
         assert_eq!(
             pretty(&[object]).unwrap(),
             "[\n    {\n        \"Args\": [\n            \"two  blanks\"\n        ],\n        \"Env\": []\n    }\n]"
         );
-        assert_eq!(pretty(&[]).unwrap(), "[]");
+        assert_eq!(pretty(&[Value::Null; 0]).unwrap(), "[]");
     }
 }

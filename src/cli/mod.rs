@@ -35,6 +35,7 @@ mod template;
 mod values;
 mod variables;
 mod version;
+mod volume;
 mod wait;
 
 use anyhow::Result;
@@ -73,7 +74,7 @@ enum Verb {
     Tag(tag::TagArgs),
     /// Remove images
     Rmi(rmi::RmiArgs),
-    /// Show images and containers in detail
+    /// Show containers, images and volumes in detail
     Inspect(inspect::InspectArgs),
     /// List containers
     Ps(ps::PsArgs),
@@ -86,6 +87,9 @@ enum Verb {
     /// Manage images
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageVerb),
+    /// Manage volumes
+    #[command(subcommand, arg_required_else_help = true)]
+    Volume(volume::VolumeVerb),
     /// Manage containers
     #[command(subcommand, arg_required_else_help = true)]
     Container(ContainerVerb),
@@ -221,6 +225,7 @@ pub fn other(matches: &ArgMatches) -> Result<u8> {
         }
         Verb::Ps(args) | Verb::Container(ContainerVerb::Ls(args)) => ps::run(&args)?,
         Verb::Life(verb) | Verb::Container(ContainerVerb::Life(verb)) => return verb.run(),
+        Verb::Volume(verb) => volume::run(&verb)?,
         Verb::Version(args) => version::run(&args)?,
         Verb::Doctor(NoArgs {}) => return doctor::run(),
     }

@@ -9,7 +9,7 @@ use super::values::device;
 use super::values::mount::{self, Attachment};
 use crate::sandbox::containers;
 use crate::sandbox::paths::Root;
-use crate::sandbox::volumes::{Mount, Volumes, Wanted};
+use crate::sandbox::volumes::{Mount, Origin, Volumes, Wanted};
 
 /// What the flags say of mounts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -42,7 +42,12 @@ impl MountOptions {
             }
             bail!("Duplicate mount point: {target}")
         };
+        let mut texts = BTreeSet::new();
         for text in flags.list("volume") {
+            // The same once more is the same, as in Docker.
+            if !texts.insert(text.clone()) {
+                continue;
+            }
             let wanted = mount::volume(&text)?;
             take(&wanted.target)?;
             options.wanted.push(wanted);
@@ -91,7 +96,7 @@ impl MountOptions {
             let (_, config) = containers::find(root, container)?;
             for mut mount in config.launch.mounts {
                 mount.read_only |= read_only;
-                mount.is_bind_option = false;
+                mount.origin = Origin::Other;
                 mounts.retain(|other| other.target != mount.target);
                 if !taken.contains(&mount.target) {
                     mounts.push(mount);

@@ -7,9 +7,13 @@ use super::output::{self, Column, List};
 use crate::sandbox::containers;
 use crate::sandbox::paths::Root;
 use crate::sandbox::state::{ContainerConfig, ContainerState, SHORT_ID_LEN, Status};
+use crate::sandbox::volumes::Mount;
 
 /// Characters of a command that are shown, its quotes included.
 const COMMAND_CHARS: usize = 20;
+
+/// Characters of a mount that are shown.
+const MOUNT_CHARS: usize = 15;
 
 const COLUMNS: [Column; 12] = [
     ("ID", "CONTAINER ID"),
@@ -126,11 +130,27 @@ fn row(
         String::new(),
         config.name.clone(),
         labels.join(","),
-        String::new(),
+        mounts(&config.launch.mounts, whole),
         "none".to_owned(),
     ];
     let names = COLUMNS.iter().map(|(name, _)| (*name).to_owned());
     names.zip(values.map(|value| json!(value))).collect()
+}
+
+/// Names of volumes and paths of binds.
+fn mounts(mounts: &[Mount], whole: bool) -> String {
+    let shown = |mount: &Mount| {
+        let text = match mount.name.as_str() {
+            "" => mount.source.display().to_string(),
+            name => name.to_owned(),
+        };
+        if whole || text.chars().count() <= MOUNT_CHARS {
+            return text;
+        }
+        let cut: String = text.chars().take(MOUNT_CHARS - 1).collect();
+        format!("{cut}…")
+    };
+    mounts.iter().map(shown).collect::<Vec<_>>().join(",")
 }
 
 /// In quotes, cut to what a column bears, on one line.

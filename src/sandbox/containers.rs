@@ -247,6 +247,7 @@ mod tests {
                 memory_mib: 128,
                 host_cpus: Vec::new(),
                 layers: Vec::new(),
+                mounts: Vec::new(),
                 writable_bytes: 0,
                 auto_remove,
                 open_stdin: false,

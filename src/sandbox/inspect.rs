@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::logs::{self, Driver};
 use super::state::{ContainerConfig, ContainerState, Phases, Status};
+use super::volumes::{Mount, MountKind, Origin};
 
 /// The JSON object of one container.
 #[must_use]
@@ -44,6 +45,7 @@ pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState
         },
         "Platform": "linux",
         "HostConfig": host_config(config),
+        "Mounts": config.launch.mounts.iter().map(mount).collect::<Vec<_>>(),
         "Config": {
             "Hostname": launch.run.hostname,
             "Domainname": launch.run.domainname,
@@ -79,6 +81,68 @@ fn signal_name(signal: i32) -> String {
         .map_or_else(|_| signal.to_string(), |signal| signal.as_str().to_owned())
 }
 
+/// A mount as it is.
+fn mount(mount: &Mount) -> Value {
+    let mut object = json!({
+        "Type": mount.kind.word(),
+        "Source": mount.source,
+        "Destination": mount.target,
+        "Mode": mount.mode,
+        "RW": !mount.read_only,
+    });
+    if let Some(object) = object.as_object_mut() {
+        let propagation = match mount.kind {
+            MountKind::Bind => "rprivate",
+            MountKind::Volume => {
+                object.insert("Name".to_owned(), json!(mount.name));
+                object.insert("Driver".to_owned(), json!("local"));
+                ""
+            }
+        };
+        object.insert("Propagation".to_owned(), json!(propagation));
+    }
+    object
+}
+
+/// The name of a volume, the path of a bind.
+fn asked_source(mount: &Mount) -> String {
+    match mount.kind {
+        MountKind::Bind => mount.source.display().to_string(),
+        MountKind::Volume => mount.name.clone(),
+    }
+}
+
+/// What `-v` asked for.
+fn binds(config: &ContainerConfig) -> Option<Vec<String>> {
+    let mounts = config.launch.mounts.iter();
+    let binds = mounts.filter(|mount| mount.origin == Origin::Bind);
+    let texts: Vec<String> = binds
+        .map(|mount| {
+            let text = format!("{}:{}", asked_source(mount), mount.target);
+            match mount.mode.as_str() {
+                "" | "z" => text,
+                mode => format!("{text}:{mode}"),
+            }
+        })
+        .collect();
+    (!texts.is_empty()).then_some(texts)
+}
+
+/// What `--mount` asked for.
+fn mount_options(config: &ContainerConfig) -> Vec<Value> {
+    let mounts = config.launch.mounts.iter();
+    let options = mounts.filter(|mount| mount.origin == Origin::Mount);
+    let object = |mount: &Mount| {
+        json!({
+            "Type": mount.kind.word(),
+            "Source": asked_source(mount),
+            "Target": mount.target,
+            "ReadOnly": mount.read_only,
+        })
+    };
+    options.map(object).collect()
+}
+
 fn host_config(config: &ContainerConfig) -> Value {
     let launch = &config.launch;
     let run = &launch.run;
@@ -94,6 +158,8 @@ fn host_config(config: &ContainerConfig) -> Value {
         "Privileged": run.privileged,
         "Init": run.init,
         "ShmSize": run.shm_bytes,
+        "Binds": binds(config),
+        "Mounts": mount_options(config),
         "Tmpfs": run.tmpfs,
         "Sysctls": run.sysctls,
         "Memory": resources.memory_max.unwrap_or(0),

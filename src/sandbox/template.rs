@@ -225,19 +225,28 @@ mod tests {
     fn another_shape_or_kernel_is_another_template() {
         let folder = tempfile::tempdir().unwrap();
         let guest = guest(folder.path());
-        let size = Size {
+        let shape = Shape {
             vcpu_count: 1,
             memory_mib: 256,
+            shares: false,
         };
-        let first = key(&guest, size).unwrap();
-        assert_eq!(key(&guest, size).unwrap(), first);
-        let larger = Size {
-            memory_mib: 257,
-            ..size
-        };
-        assert_ne!(key(&guest, larger).unwrap(), first);
+        let first = key(&guest, shape).unwrap();
+        assert_eq!(key(&guest, shape).unwrap(), first);
+        let others = [
+            Shape {
+                memory_mib: 257,
+                ..shape
+            },
+            Shape {
+                shares: true,
+                ..shape
+            },
+        ];
+        for other in others {
+            assert_ne!(key(&guest, other).unwrap(), first);
+        }
         fs::write(&guest.kernel, "another kernel").unwrap();
-        assert_ne!(key(&guest, size).unwrap(), first);
+        assert_ne!(key(&guest, shape).unwrap(), first);
     }
 
     #[test]

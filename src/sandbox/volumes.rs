@@ -53,6 +53,18 @@ impl MountKind {
     }
 }
 
+/// Where a mount was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// `-v` with a source.
+    Bind,
+    /// `--mount`.
+    Mount,
+    /// The image, another container, or `-v` without a source.
+    Other,
+}
+
 /// A volume or a path of the host in a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
@@ -70,8 +82,8 @@ pub struct Mount {
     pub mode: String,
     /// Whether an empty volume takes what the image has at the target.
     pub copy_up: bool,
-    /// Whether it was given by `-v` or `--volume`, and is shown among the binds.
-    pub is_bind_option: bool,
+    /// Where it was asked for.
+    pub origin: Origin,
 }
 
 /// What is on record of a volume.
@@ -440,7 +452,9 @@ impl Fill {
             .with_context(about)?
             .next()
             .is_none();
-        if !is_left && !(is_empty && mount.copy_up && !mount.read_only) {
+        let wants_content = mount.copy_up && !mount.read_only;
+        let is_to_be_filled = is_empty && wants_content;
+        if !is_left && !is_to_be_filled {
             return Ok(Self::No);
         }
         let file = OpenOptions::new()
@@ -467,7 +481,7 @@ impl Fill {
             .with_context(about)?
             .next()
             .is_none();
-        if is_empty && (!mount.copy_up || mount.read_only) {
+        if is_empty && !wants_content {
             filling.done()?;
             return Ok(Self::No);
         }

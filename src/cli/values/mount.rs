@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use super::device::clean;
 use super::number::bytes;
 use super::security::switch;
-use crate::sandbox::volumes::{MountKind, Wanted};
+use crate::sandbox::volumes::{MountKind, Origin, Wanted};
 
 /// What a `--mount` comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,7 +124,11 @@ pub fn volume(text: &str) -> Result<Wanted> {
         },
         copy_up: kind == MountKind::Volume && !has("nocopy"),
         labels: BTreeMap::new(),
-        is_bind_option: !source.is_empty(),
+        origin: if source.is_empty() {
+            Origin::Other
+        } else {
+            Origin::Bind
+        },
         source,
     })
 }
@@ -142,7 +146,7 @@ pub fn of_image(path: &str) -> Result<Wanted> {
         mode: String::new(),
         copy_up: true,
         labels: BTreeMap::new(),
-        is_bind_option: false,
+        origin: Origin::Other,
     })
 }
 
@@ -384,7 +388,7 @@ fn attachment(keys: Keys) -> Result<Attachment> {
         },
         copy_up: !is_bind && !keys.no_copy,
         labels: keys.labels,
-        is_bind_option: false,
+        origin: Origin::Mount,
     }))
 }
 

@@ -267,13 +267,19 @@ impl Supervisor {
     }
 
     fn start_timeout(&self) -> Duration {
-        let fills = self.running.as_ref().is_some_and(|r| !r.fillings.is_empty());
+        let fills = self
+            .running
+            .as_ref()
+            .is_some_and(|r| !r.fillings.is_empty());
         START_TIMEOUT + if fills { FILL_TIMEOUT } else { Duration::ZERO }
     }
 
     /// The guest has come as far as its process, which is after all volumes are filled.
     fn volumes_are_filled(&mut self) -> Result<()> {
-        let fillings = self.running.as_mut().map(|r| std::mem::take(&mut r.fillings));
+        let fillings = self
+            .running
+            .as_mut()
+            .map(|r| std::mem::take(&mut r.fillings));
         fillings.into_iter().flatten().try_for_each(Filling::done)
     }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Mount, MountKind, Volumes};
+use super::{Mount, MountKind, Origin, Volumes};
 
 /// One `-v`, `--mount`, or `VOLUME` of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,8 +26,8 @@ pub struct Wanted {
     pub copy_up: bool,
     /// Labels of a volume that is made.
     pub labels: BTreeMap<String, String>,
-    /// Whether it was given by `-v`: then a path that is missing is made.
-    pub is_bind_option: bool,
+    /// Where it was asked for; a path of `-v` that is missing is made.
+    pub origin: Origin,
 }
 
 impl Volumes {
@@ -75,7 +75,7 @@ impl Wanted {
             read_only: self.read_only,
             mode: self.mode.clone(),
             copy_up: self.copy_up,
-            is_bind_option: self.is_bind_option,
+            origin: self.origin,
         }
     }
 }
@@ -85,7 +85,7 @@ fn bind(wanted: &Wanted) -> Result<Mount> {
     let kind = match fs::metadata(path) {
         Ok(metadata) => metadata.file_type(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            if !wanted.is_bind_option {
+            if wanted.origin != Origin::Bind {
                 bail!(
                     "invalid mount config for type \"bind\": bind source path does not exist: {}",
                     wanted.source
