@@ -9,7 +9,7 @@ use protocol::spec::{ProcessSpec, Seccomp, Stdio};
 use super::options::check_workdir;
 use super::run::{DEFAULT_WINDOW, exit_code, failure, read_file, variable};
 use super::values::{self, keys, lines};
-use crate::sandbox::attach::{self, Ended};
+use crate::sandbox::attach::{self, Ended, SupervisorDied};
 use crate::sandbox::paths::Root;
 use crate::sandbox::start::{AttachOptions, exec_attached};
 use crate::sandbox::state::ContainerConfig;
@@ -95,10 +95,15 @@ pub fn run(args: ExecArgs) -> Result<u8> {
             None => keys::DEFAULT.to_vec(),
         },
     };
-    exit_code(match exec_attached(&folder, link, spec, options)? {
-        Ended::Failed(code, message) => cannot_start(code, message),
-        ended => ended,
-    })
+    match exec_attached(&folder, link, spec, options) {
+        Ok(Ended::Failed(code, message)) => exit_code(cannot_start(code, message)),
+        Ok(ended) => exit_code(ended),
+        // It was at its end.
+        Err(error) if error.is::<SupervisorDied>() && !folder.true_state()?.status.is_alive() => {
+            bail!("container {} is not running", config.id)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// An unknown user or working directory is 126 here, as in Docker.

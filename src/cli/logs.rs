@@ -64,6 +64,12 @@ pub fn run(args: &LogsArgs) -> Result<()> {
     let (since, until) = (moment(&args.since, "since")?, moment(&args.until, "until")?);
     let (folder, config) = containers::find(&Root::of_user()?, &args.container)?;
     if config.launch.log.driver == Driver::None {
+        if config.launch.auto_remove {
+            bail!(
+                "configured logging driver does not support reading: in the foreground with --rm \
+                 no log is kept unless --log-driver says so"
+            );
+        }
         bail!("configured logging driver does not support reading");
     }
     // Before the first look, so that nothing falls between.

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
+use images::config::Healthcheck;
 use images::{ImageConfig, LayerKey};
 use protocol::message::WindowSize;
 use protocol::spec::{ProcessSpec, Rlimit, RunSpec, Seccomp, Stdio};
@@ -14,6 +15,7 @@ use protocol::spec::{ProcessSpec, Rlimit, RunSpec, Seccomp, Stdio};
 use super::network_files;
 use super::options::{RunOptions, check_workdir};
 use super::values;
+use crate::sandbox::health::HealthConfig;
 use crate::sandbox::launch::{Launch, memory_mib};
 use crate::sandbox::state::SHORT_ID_LEN;
 
@@ -87,6 +89,7 @@ pub fn launch(
             && options.container.streams.stdin
             && !options.container.detach,
         restart: options.container.restart,
+        health: health(&options.container.health, image),
         log: options.container.log.clone(),
     })
 }
@@ -197,6 +200,29 @@ fn stop_signal(options: &RunOptions, image: &ImageConfig) -> Result<i32> {
         None if image.stop_signal.is_empty() => Ok(DEFAULT_STOP_SIGNAL),
         None => values::signal(&image.stop_signal),
     }
+}
+
+/// The user's health check; what it leaves open comes from the image. `None` when there is none.
+fn health(user: &HealthConfig, image: &ImageConfig) -> Option<HealthConfig> {
+    let none = Healthcheck::default();
+    let of_image = image.healthcheck.as_ref().unwrap_or(&none);
+    let or = |user: u64, image: u64| if user == 0 { image } else { user };
+    let config = HealthConfig {
+        test: match user.test.is_empty() {
+            true => of_image.test.clone(),
+            false => user.test.clone(),
+        },
+        interval_ns: or(user.interval_ns, of_image.interval),
+        timeout_ns: or(user.timeout_ns, of_image.timeout),
+        start_period_ns: or(user.start_period_ns, of_image.start_period),
+        start_interval_ns: or(user.start_interval_ns, of_image.start_interval),
+        retries: match user.retries {
+            0 => u32::try_from(of_image.retries).unwrap_or(u32::MAX),
+            retries => retries,
+        },
+        shell: image.shell.clone().unwrap_or_default(),
+    };
+    config.command().map(|_| config)
 }
 
 /// Labels of the image, and the user's, which win.

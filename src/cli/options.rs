@@ -10,12 +10,14 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
 use images::Platform;
+use jiff::SignedDuration;
 use protocol::spec::{DeviceNode, Rlimit};
 
 use super::flags::Flags;
 use super::mounts::MountOptions;
 use super::values::security::{SecurityOptions, security_options};
-use super::values::{self, device, keys, lines, network, number};
+use super::values::{self, device, keys, lines, network, number, time};
+use crate::sandbox::health::HealthConfig;
 use crate::sandbox::launch::DEFAULT_WRITABLE_BYTES;
 use crate::sandbox::logs::LogConfig;
 use crate::sandbox::restart::RestartPolicy;
@@ -176,6 +178,8 @@ pub struct ContainerOptions {
     pub detach: bool,
     /// `--restart`.
     pub restart: RestartPolicy,
+    /// `--health-…`; a test of `NONE` is `--no-healthcheck`.
+    pub health: HealthConfig,
     /// `--log-driver`, `--log-opt`.
     pub log: LogConfig,
 }
@@ -398,12 +402,55 @@ fn container(flags: &Flags, caller: &Caller) -> Result<ContainerOptions> {
         },
         detach: flags.is_on("detach"),
         restart,
+        health: health(flags)?,
         log: LogConfig::parse(
             flags.text("log-driver").as_deref(),
             flags.each("log-opt", lines::log_option)?,
             &number::decimal_bytes,
         )?,
     })
+}
+
+/// Shortest times of a health check that Docker takes.
+const HEALTH_TIME_MIN: SignedDuration = SignedDuration::from_millis(1);
+
+fn health(flags: &Flags) -> Result<HealthConfig> {
+    let time = |name: &str, word: &str| -> Result<u64> {
+        let Some(length) = flags.one(name, time::duration)? else {
+            return Ok(0);
+        };
+        if length.is_negative() {
+            bail!("--{name} cannot be negative");
+        }
+        if length < HEALTH_TIME_MIN && !length.is_zero() {
+            bail!("{word} in Healthcheck cannot be less than 1ms");
+        }
+        Ok(u64::try_from(length.as_nanos())?)
+    };
+    let command = flags.text("health-cmd");
+    let retries = flags.one("health-retries", number::integer)?.unwrap_or(0);
+    if retries < 0 {
+        bail!("--health-retries cannot be negative");
+    }
+    let config = HealthConfig {
+        test: command.map_or_else(Vec::new, |text| vec!["CMD-SHELL".to_owned(), text]),
+        interval_ns: time("health-interval", "Interval")?,
+        timeout_ns: time("health-timeout", "Timeout")?,
+        start_period_ns: time("health-start-period", "StartPeriod")?,
+        start_interval_ns: time("health-start-interval", "StartInterval")?,
+        retries: u32::try_from(retries)?,
+        shell: Vec::new(),
+    };
+    if flags.is_on("no-healthcheck") {
+        if config != HealthConfig::default() {
+            bail!("--no-healthcheck conflicts with --health-* options");
+        }
+        return Ok(HealthConfig {
+            test: vec!["NONE".to_owned()],
+            ..config
+        });
+    }
+    Ok(config)
 }
 
 fn streams(flags: &Flags) -> Result<Streams> {

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::output::{self, Column, List};
 use crate::sandbox::containers;
+use crate::sandbox::health::Verdict;
 use crate::sandbox::paths::Root;
 use crate::sandbox::state::{ContainerConfig, ContainerState, SHORT_ID_LEN, Status};
 use crate::sandbox::volumes::Mount;
@@ -99,7 +100,14 @@ fn row(
     };
     let status = match state.status {
         Status::Created => "Created".to_owned(),
-        Status::Running => format!("Up {}", since(&state.started_at)),
+        Status::Running => {
+            let health = match state.health.as_ref().map(|health| health.verdict) {
+                None => String::new(),
+                Some(Verdict::Starting) => " (health: starting)".to_owned(),
+                Some(verdict) => format!(" ({})", verdict.word()),
+            };
+            format!("Up {}{health}", since(&state.started_at))
+        }
         Status::Paused => format!("Up {} (Paused)", since(&state.started_at)),
         Status::Restarting => format!(
             "Restarting ({}) {} ago",

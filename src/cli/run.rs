@@ -24,6 +24,7 @@ use crate::sandbox::clock::{monotonic_ns, now};
 use crate::sandbox::containers;
 use crate::sandbox::disks;
 use crate::sandbox::launch::Launch;
+use crate::sandbox::logs::LogConfig;
 use crate::sandbox::paths::{GuestFiles, Root};
 use crate::sandbox::start::{AttachOptions, run_attached, run_detached};
 use crate::sandbox::state::{ContainerConfig, Folder, Lock, Phases};
@@ -154,6 +155,13 @@ pub fn create(matches: ArgMatches) -> Result<u8> {
     Ok(0)
 }
 
+/// Whether nobody could read the log: the output goes to this command, and all else with the
+/// container (docs/adr/0007).
+fn keeps_no_log(flags: &Flags, options: &RunOptions) -> bool {
+    let asked = ["log-driver", "log-opt"].map(|name| !flags.list(name).is_empty());
+    options.container.auto_remove && !options.container.detach && asked == [false, false]
+}
+
 /// Makes a container; one that is not `begun` at once waits to be started.
 fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
     let without_effect = flags.warnings().into_iter().map(str::to_owned);
@@ -170,7 +178,10 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
     let image = find_image(&options.image, &store)?;
     let id = names::random_id()?;
     // Refused before anything is unpacked.
-    let launch = launch(&options, &image, &id)?;
+    let mut launch = launch(&options, &image, &id)?;
+    if begun && keeps_no_log(flags, &options) {
+        launch.log = LogConfig::none();
+    }
     let progress = pull::ConvertBar::new(options.image.quiet);
     disks::prepare_layers(
         &root,

@@ -80,17 +80,21 @@ pub fn start_detached(
     config: &ContainerConfig,
     began: u64,
 ) -> Result<()> {
-    let failed = match take(folder)? {
-        Taken::Lock(lock) => run_detached(root, folder, lock, phases(began))?,
-        Taken::Running(mut link) => {
-            if folder.true_state()?.status == Status::Paused {
-                bail!("cannot start a paused container, try unpause instead");
-            }
-            // Another may be at starting it: with the same outcome.
-            link.send(&ToSupervisor::Attach(StreamSet::default()), &[])?;
-            match link.wait()? {
-                Some(ToCommand::Failed { code, message }) => Some((code, message)),
-                _ => None,
+    let failed = loop {
+        match take(folder)? {
+            Taken::Lock(lock) => break run_detached(root, folder, lock, phases(began))?,
+            Taken::Running(mut link) => {
+                if folder.true_state()?.status == Status::Paused {
+                    bail!("cannot start a paused container, try unpause instead");
+                }
+                // Another may be at starting it: with the same outcome.
+                let attach = ToSupervisor::Attach(StreamSet::default());
+                match link.send(&attach, &[]).and_then(|()| link.wait()) {
+                    Ok(Some(ToCommand::Failed { code, message })) => break Some((code, message)),
+                    Ok(Some(_)) => break None,
+                    // It was at its end.
+                    Ok(None) | Err(_) => {}
+                }
             }
         }
     };
@@ -110,6 +114,9 @@ enum Taken {
 
 fn take(folder: &Folder) -> Result<Taken> {
     loop {
+        if !folder.path().exists() {
+            bail!("the container was removed");
+        }
         if let Some(lock) = folder.try_lock()? {
             return Ok(Taken::Lock(lock));
         }

@@ -54,7 +54,6 @@ const NETWORK: &str = "Network";
 const SECURITY: &str = "Security";
 
 const NO_NETWORK: &str = "this version gives a VM no network card; use --network none";
-const HEALTH: &str = "this version runs no health checks; remove the flag";
 const OWN_KERNEL: &str =
     "the container runs on a kernel of its own, the host's is out of reach; remove the flag";
 const BLOCK_IO: &str = "the host's block devices are unknown inside a VM; remove the flag";
@@ -123,12 +122,12 @@ pub const RUN: [Flag; 104] = [
     flag("expose", None, List("list"), NETWORK, Differs("recorded for inspect only: this version publishes nothing"), "Expose a port or a range of ports"),
     flag("gpus", None, Value("gpu-request"), STORAGE, Refused("a VM has no access to the host's GPUs; remove the flag"), "GPUs to add"),
     flag("group-add", None, List("list"), PROCESS, Works, "Add supplementary groups"),
-    flag("health-cmd", None, Value("string"), LIFE, Refused(HEALTH), "Command that checks health"),
-    flag("health-interval", None, Value("duration"), LIFE, Refused(HEALTH), "Time between checks"),
-    flag("health-retries", None, Value("int"), LIFE, Refused(HEALTH), "Failures to be unhealthy"),
-    flag("health-start-interval", None, Value("duration"), LIFE, Refused(HEALTH), "Time between checks at the start"),
-    flag("health-start-period", None, Value("duration"), LIFE, Refused(HEALTH), "Time at the start that does not count"),
-    flag("health-timeout", None, Value("duration"), LIFE, Refused(HEALTH), "Time for one check"),
+    flag("health-cmd", None, Value("string"), LIFE, Works, "Command that checks health"),
+    flag("health-interval", None, Value("duration"), LIFE, Works, "Time between checks"),
+    flag("health-retries", None, Value("int"), LIFE, Works, "Failures to be unhealthy"),
+    flag("health-start-interval", None, Value("duration"), LIFE, Works, "Time between checks at the start"),
+    flag("health-start-period", None, Value("duration"), LIFE, Works, "Time at the start that does not count"),
+    flag("health-timeout", None, Value("duration"), LIFE, Works, "Time for one check"),
     flag("help", None, Switch, LIFE, Works, "Print usage"),
     flag("hostname", Some('h'), Value("string"), PROCESS, Works, "Host name"),
     flag("init", None, Switch, PROCESS, Works, "Run an init that reaps and forwards signals"),
@@ -142,7 +141,7 @@ pub const RUN: [Flag; 104] = [
     flag("label-file", None, List("list"), LIFE, Works, "Read labels from a file"),
     flag("link", None, List("list"), NETWORK, Refused(NO_NETWORK), "Link to another container"),
     flag("link-local-ip", None, List("list"), NETWORK, Refused(NO_NETWORK), "Link-local addresses"),
-    flag("log-driver", None, Value("string"), LIFE, Differs("json-file, local or none; a log has at most two files of 64 MiB unless --log-opt says otherwise"), "Log driver"),
+    flag("log-driver", None, Value("string"), LIFE, Differs("json-file, local or none; at most two files of 64 MiB unless --log-opt says otherwise, and none in the foreground with --rm"), "Log driver"),
     flag("log-opt", None, List("list"), LIFE, Differs("max-size and max-file"), "Log options"),
     flag("mac-address", None, Value("string"), NETWORK, Refused(NO_NETWORK), "MAC address"),
     flag("memory", Some('m'), Value("bytes"), LIMITS, Differs("the VM has this and 64 MiB for its kernel, 128 MiB at least; without it 1 GiB"), "Memory limit"),
@@ -153,7 +152,7 @@ pub const RUN: [Flag; 104] = [
     flag("name", None, Value("string"), LIFE, Works, "Name of the container"),
     flag("network", None, List("network"), NETWORK, Only(&["none"], NO_NETWORK), "Connect to a network; without the flag there is none, too"),
     flag("network-alias", None, List("list"), NETWORK, Refused(NO_NETWORK), "Alias on a network"),
-    flag("no-healthcheck", None, Switch, LIFE, Differs("there are no health checks in this version, with or without it"), "Disable the image's health check"),
+    flag("no-healthcheck", None, Switch, LIFE, Works, "Disable the image's health check"),
     flag("oom-kill-disable", None, Switch, LIMITS, Warns("the OOM killer can't be disabled in cgroup v2; --oom-kill-disable is discarded"), "Disable the OOM killer"),
     flag("oom-score-adj", None, Value("int"), LIMITS, Works, "OOM preference, -1000 to 1000"),
     flag("pid", None, Value("string"), SECURITY, Only(&[""], OWN_KERNEL), "PID namespace"),
@@ -197,7 +196,7 @@ pub const IMAGE: [(&str, Fate); 11] = [
     ("Entrypoint", Works),
     ("Env", Works),
     ("ExposedPorts", Differs("recorded for inspect only")),
-    ("Healthcheck", Differs("not run in this version")),
+    ("Healthcheck", Works),
     ("Labels", Works),
     ("OnBuild", Differs("for builds only, as in Docker")),
     ("StopSignal", Works),

@@ -10,7 +10,7 @@ use images::store::ContainerUse;
 use nix::sys::signal::{Signal, kill};
 
 use super::paths::{self, Root};
-use super::state::{ContainerConfig, Folder, ID_LEN, Lock, NEW, OLD, SHORT_ID_LEN};
+use super::state::{ContainerConfig, Folder, ID_LEN, Lock, NEW, OLD, SHORT_ID_LEN, Status};
 
 /// Time between two tries to get the lock of a container whose supervisor was killed.
 const LOCK_POLL: Duration = Duration::from_millis(5);
@@ -76,11 +76,20 @@ pub fn remove(folder: &Folder, config: &ContainerConfig, force: bool) -> Result<
             Err(error) => return Err(error),
         }
         if !force {
-            bail!(
-                "cannot remove container \"/{}\": container is running: stop the container before \
-                 removing or force remove",
-                config.name
-            );
+            let name = &config.name;
+            match folder.true_state()?.status {
+                Status::Paused => bail!(
+                    "cannot remove container \"/{name}\": container is paused and must be unpaused first"
+                ),
+                status => bail!(
+                    "cannot remove container \"/{name}\": container is {}: stop the container \
+                     before removing or force remove",
+                    match status {
+                        Status::Restarting => status.word(),
+                        _ => "running",
+                    }
+                ),
+            }
         }
         // There may be none yet: then the command is about to start it.
         let supervisor = match folder.supervisor() {
@@ -255,6 +264,7 @@ mod tests {
                 stop_timeout_s: 10,
                 stdin_once: false,
                 restart: Default::default(),
+                health: None,
                 log: Default::default(),
             },
         }

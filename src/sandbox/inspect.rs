@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::health::Health;
 use super::logs::{self, Driver};
 use super::state::{ContainerConfig, ContainerState, Phases, Status};
 use super::volumes::{Mount, MountKind, Origin};
@@ -18,7 +19,7 @@ pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState
         Some((path, args)) => (path.as_str(), args),
         None => ("", [].as_slice()),
     };
-    json!({
+    let mut object = json!({
         "Id": config.id,
         "Created": config.created,
         "Path": path,
@@ -72,6 +73,36 @@ pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState
             "Exits": state.exits,
             "PhasesMs": phases_ms(&state.phases),
         },
+    });
+    if let Some(health) = &state.health {
+        object["State"]["Health"] = health_of(health);
+    }
+    if let Some(check) = &launch.health {
+        object["Config"]["Healthcheck"] = json!({
+            "Test": check.test,
+            "Interval": check.interval_ns,
+            "Timeout": check.timeout_ns,
+            "StartPeriod": check.start_period_ns,
+            "StartInterval": check.start_interval_ns,
+            "Retries": check.retries,
+        });
+    }
+    object
+}
+
+fn health_of(health: &Health) -> Value {
+    let results = health.results.iter().map(|result| {
+        json!({
+            "Start": result.start,
+            "End": result.end,
+            "ExitCode": result.exit_code,
+            "Output": result.output,
+        })
+    });
+    json!({
+        "Status": health.verdict.word(),
+        "FailingStreak": health.failing_streak,
+        "Log": results.collect::<Vec<_>>(),
     })
 }
 

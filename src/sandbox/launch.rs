@@ -5,6 +5,7 @@
 use protocol::spec::{CopyUp, MountSpec, RunSpec};
 use serde::{Deserialize, Serialize};
 
+use super::health::HealthConfig;
 use super::logs::LogConfig;
 use super::restart::RestartPolicy;
 use super::volumes::Mount;
@@ -41,6 +42,9 @@ pub struct Launch {
     /// `--restart`.
     #[serde(default)]
     pub restart: RestartPolicy,
+    /// `--health-…` and the image's health check.
+    #[serde(default)]
+    pub health: Option<HealthConfig>,
     /// `--log-driver`, `--log-opt`.
     #[serde(default)]
     pub log: LogConfig,

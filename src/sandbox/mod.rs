@@ -15,6 +15,7 @@ pub mod clock;
 pub mod containers;
 pub mod disks;
 pub mod files;
+pub mod health;
 pub mod inspect;
 pub mod launch;
 pub mod logs;

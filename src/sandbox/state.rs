@@ -27,6 +27,7 @@ use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::health::Health;
 use super::launch::Launch;
 use super::paths::Root;
 
@@ -126,6 +127,9 @@ pub struct ContainerState {
     pub phases: Phases,
     /// Exits to user space of the last run.
     pub exits: vmm::ExitCounts,
+    /// What its health checks say.
+    #[serde(default)]
+    pub health: Option<Health>,
     /// How often its policy started it again.
     #[serde(default)]
     pub restart_count: u32,
@@ -151,6 +155,7 @@ impl ContainerState {
             finished_at: super::clock::ZERO_TIME.to_owned(),
             phases: Phases::default(),
             exits: vmm::ExitCounts::default(),
+            health: None,
             restart_count: 0,
             stopped_by_hand: false,
             was_begun: false,

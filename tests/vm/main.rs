@@ -14,6 +14,7 @@ mod flags;
 mod guests;
 mod kills;
 mod layers60;
+mod life;
 mod limits;
 mod process;
 mod pulling;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
             (0, terminal::tests()),
             (0, streams::tests()),
             (0, kills::tests()),
+            (1, life::tests()),
             (1, bad_input::tests()),
             (1, guests::tests()),
             (1, templates::tests()),

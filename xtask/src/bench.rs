@@ -14,7 +14,10 @@ use crate::progress::Step;
 use crate::{cargo, lab};
 
 /// What the command is measured next to.
-const PEERS: &[Package] = &[Package::file("crun", &["/usr/bin/crun"])];
+const PEERS: &[Package] = &[
+    Package::file("crun", &["/usr/bin/crun"]),
+    Package::file("podman", &["/usr/bin/podman"]),
+];
 
 const RECIPES: &[Recipe] = &[Recipe::Busybox, Recipe::Debian];
 

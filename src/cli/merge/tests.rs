@@ -170,3 +170,26 @@ fn a_vm_has_the_memory_and_the_vcpus_that_the_flags_say() {
     assert_eq!(some.host_cpus, [0, 1, 2]);
     assert_eq!(some.run.resources.memory_max, Some(256 << 20));
 }
+
+#[test]
+fn a_health_check_is_the_users_and_the_rest_of_it_the_images() {
+    let of_image = image(
+        r#"{"Healthcheck":{"Test":["CMD","probe"],"Interval":5000000000,"Retries":7},
+        "Shell":["ash","-c"]}"#,
+    );
+    let health = |args: &[&str], image: &ImageConfig| {
+        let args = [args, &["i", "x"]].concat();
+        launch_of(&options_of(&args).unwrap(), image)
+            .unwrap()
+            .health
+    };
+    let check = health(&[], &of_image).unwrap();
+    assert_eq!(check.command().unwrap(), ["probe"]);
+    assert_eq!((check.interval_ns, check.retries), (5_000_000_000, 7));
+    let args = ["--health-cmd", "true", "--health-retries", "2"];
+    let check = health(&args, &of_image).unwrap();
+    assert_eq!(check.command().unwrap(), ["ash", "-c", "true"]);
+    assert_eq!((check.interval_ns, check.retries), (5_000_000_000, 2));
+    assert_eq!(health(&["--no-healthcheck"], &of_image), None);
+    assert_eq!(health(&["--health-retries", "2"], &image("{}")), None);
+}

@@ -279,6 +279,18 @@ fn wrong_values_are_refused_with_dockers_sentences() {
             "invalid argument \"maybe\" for \"--rm\" flag: it is neither true nor false",
         ),
         (
+            &["--health-interval", "5us"],
+            "Interval in Healthcheck cannot be less than 1ms",
+        ),
+        (
+            &["--health-timeout", "-1s"],
+            "--health-timeout cannot be negative",
+        ),
+        (
+            &["--no-healthcheck", "--health-cmd", "true"],
+            "--no-healthcheck conflicts with --health-* options",
+        ),
+        (
             &["--rm", "--restart", "always"],
             "conflicting options: cannot specify both --restart and --rm",
         ),
@@ -295,7 +307,10 @@ fn wrong_values_are_refused_with_dockers_sentences() {
 
 /// A value of each flag that must show in the options.
 #[rustfmt::skip]
-const SAMPLES: [(&str, &str); 58] = [
+const SAMPLES: [(&str, &str); 65] = [
+    ("health-cmd", "true"), ("health-interval", "5s"), ("health-retries", "2"),
+    ("health-start-interval", "1s"), ("health-start-period", "1m"), ("health-timeout", "2s"),
+    ("no-healthcheck", "true"),
     ("add-host", "a:1.2.3.4"), ("annotation", "a=b"), ("attach", "stderr"),
     ("cap-add", "NET_ADMIN"), ("cap-drop", "CHOWN"), ("cidfile", "id"), ("cpu-period", "50000"),
     ("cpu-quota", "50000"), ("cpu-shares", "512"), ("cpus", "1"), ("cpuset-cpus", "1"),
@@ -314,8 +329,8 @@ const SAMPLES: [(&str, &str); 58] = [
 ];
 
 /// Flags that work and ask for what is so anyway, or for nothing of a container: `memory-swap`
-/// takes values that mean no swap only, `no-healthcheck` turns off what does not exist.
-const WITHOUT_TRACE: [&str; 3] = ["help", "memory-swap", "no-healthcheck"];
+/// takes values that mean no swap only.
+const WITHOUT_TRACE: [&str; 2] = ["help", "memory-swap"];
 
 #[test]
 fn every_flag_that_works_changes_the_options() {

@@ -21,6 +21,13 @@ const UNITS: [(&str, i128); 8] = [
 const DIGITS_MAX: usize = 18;
 
 /// `1m30s`, `1.5h`, `-2s`, `0`: a length of time as Go writes it.
+///
+/// # Errors
+/// In Go's words.
+pub fn duration(text: &str) -> Result<SignedDuration> {
+    parse(text).with_context(|| format!("time: invalid duration \"{text}\""))
+}
+
 fn parse(text: &str) -> Option<SignedDuration> {
     let (sign, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (-1, rest),

@@ -83,6 +83,15 @@ impl Default for LogConfig {
 }
 
 impl LogConfig {
+    /// No log.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            driver: Driver::None,
+            ..Self::default()
+        }
+    }
+
     /// Reads `--log-driver` and the pairs of `--log-opt`.
     ///
     /// # Errors

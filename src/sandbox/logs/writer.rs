@@ -12,6 +12,9 @@ use anyhow::{Context, Result};
 use super::{Driver, LINE_BYTES_MAX, LogConfig, rotated};
 use crate::sandbox::clock;
 
+/// Bytes of entries that are written at once.
+const ENTRIES_BYTES: usize = 64 << 10;
+
 /// The files, shared by the streams.
 #[derive(Debug)]
 pub struct LogWriter(Mutex<Files>);
@@ -130,7 +133,7 @@ impl LineBuffer {
 
     /// Logs the lines that are whole with these bytes.
     pub fn push(&mut self, log: &LogWriter, bytes: &[u8]) {
-        let time = clock::now();
+        let end = self.end_of_entry();
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             let mut piece = piece;
             while !piece.is_empty() {
@@ -139,7 +142,10 @@ impl LineBuffer {
                 self.partial.extend_from_slice(now);
                 piece = later;
                 if self.partial.ends_with(b"\n") || self.partial.len() == LINE_BYTES_MAX {
-                    self.entry(&time);
+                    self.entry(&end);
+                    if self.entries.len() > ENTRIES_BYTES {
+                        self.flush(log);
+                    }
                 }
             }
         }
@@ -149,17 +155,33 @@ impl LineBuffer {
     /// Logs what has no newline at the stream's end.
     pub fn finish(&mut self, log: &LogWriter) {
         if !self.partial.is_empty() {
-            self.entry(&clock::now());
+            let end = self.end_of_entry();
+            self.entry(&end);
             self.flush(log);
         }
     }
 
-    fn entry(&mut self, time: &str) {
-        let text = String::from_utf8_lossy(&self.partial);
+    /// What is behind the text of each entry that is written now.
+    fn end_of_entry(&self) -> String {
+        let time = clock::now();
+        format!(",\"stream\":\"{}\",\"time\":\"{time}\"}}\n", self.stream)
+    }
+
+    fn entry(&mut self, end: &str) {
         self.entries.extend_from_slice(b"{\"log\":");
-        // A string always is JSON, and a vector takes it.
-        let _ = serde_json::to_writer(&mut self.entries, text.as_ref());
-        let end = format!(",\"stream\":\"{}\",\"time\":\"{time}\"}}\n", self.stream);
+        match self.partial.split_last() {
+            // Most lines need no second look at each byte.
+            Some((b'\n', line)) if line.iter().all(|byte| is_plain(*byte)) => {
+                self.entries.push(b'"');
+                self.entries.extend_from_slice(line);
+                self.entries.extend_from_slice(b"\\n\"");
+            }
+            _ => {
+                let text = String::from_utf8_lossy(&self.partial);
+                // A string always is JSON, and a vector takes it.
+                let _ = serde_json::to_writer(&mut self.entries, text.as_ref());
+            }
+        }
         self.entries.extend_from_slice(end.as_bytes());
         self.partial.clear();
     }
@@ -168,6 +190,11 @@ impl LineBuffer {
         log.append(&self.entries);
         self.entries.clear();
     }
+}
+
+/// Whether a byte stands for itself in a JSON string.
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
 }
 
 #[cfg(test)]

@@ -66,9 +66,18 @@ pub(super) struct Running {
     fillings: Vec<Filling>,
 }
 
-/// A process that a command had started.
+/// Who had a process started.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum By {
+    /// A command.
+    Client(ClientId),
+    /// The container's health check.
+    Probe,
+}
+
+/// A process beside the container's own.
 struct Exec {
-    client: ClientId,
+    by: By,
     is_started: bool,
     end: Option<ToCommand>,
     delivered: bool,
@@ -288,6 +297,7 @@ impl Supervisor {
         self.state.status = Status::Running;
         self.state.started_at = now();
         self.state.pid = self.running.as_ref().map_or(0, |running| running.vm.pid());
+        self.begin_checks();
         self.folder.set_state(&self.state)?;
         self.clients.tell_those(
             |role| matches!(role, Role::Attached(_)),
@@ -321,7 +331,9 @@ impl Supervisor {
                     .filter(|exec| !exec.is_started)
                     .with_context(unexpected)?;
                 exec.is_started = true;
-                self.clients.tell(exec.client, &ToCommand::Started);
+                if let By::Client(client) = exec.by {
+                    self.clients.tell(client, &ToCommand::Started);
+                }
             }
             Event::Failed {
                 process,
@@ -332,7 +344,7 @@ impl Supervisor {
                 exec.end = Some(failure(kind, message));
                 // Only what was started writes anything.
                 exec.delivered = true;
-                self.tell_exec(process);
+                self.tell_exec(process)?;
             }
             Event::Exited {
                 process, status, ..
@@ -342,7 +354,7 @@ impl Supervisor {
                     code: status.docker_code(),
                     trouble: None,
                 });
-                self.tell_exec(process);
+                self.tell_exec(process)?;
             }
             _ => bail!(unexpected()),
         }
@@ -350,35 +362,39 @@ impl Supervisor {
     }
 
     /// All output of a process is where it belongs.
-    pub(super) fn delivered(&mut self, process: ProcessId) {
+    pub(super) fn delivered(&mut self, process: ProcessId) -> Result<()> {
         let Some(running) = &mut self.running else {
-            return;
+            return Ok(());
         };
         if process == MAIN {
             running.delivered = true;
         } else if let Some(exec) = running.execs.get_mut(&process) {
             exec.delivered = true;
-            self.tell_exec(process);
+            self.tell_exec(process)?;
         }
+        Ok(())
     }
 
-    /// Tells a command of the end of its process, once its output is delivered.
-    fn tell_exec(&mut self, process: ProcessId) {
+    /// Tells who had a process started of its end, once its output is delivered.
+    fn tell_exec(&mut self, process: ProcessId) -> Result<()> {
         let Some(running) = &mut self.running else {
-            return;
+            return Ok(());
         };
-        let Some(Exec {
-            client,
-            end: Some(end),
-            delivered: true,
-            ..
-        }) = running.execs.get(&process)
-        else {
-            return;
+        let Some(exec) = running.execs.get(&process) else {
+            return Ok(());
         };
-        self.clients.tell(*client, end);
-        self.clients.set_role(*client, Role::None);
+        let (by, Some(end), true) = (exec.by, exec.end.clone(), exec.delivered) else {
+            return Ok(());
+        };
         running.execs.remove(&process);
+        match by {
+            By::Client(client) => {
+                self.clients.tell(client, &end);
+                self.clients.set_role(client, Role::None);
+                Ok(())
+            }
+            By::Probe => self.note_probe(&end),
+        }
     }
 
     /// Joins a command's streams with the process's, now or when there is one.
@@ -422,16 +438,24 @@ impl Supervisor {
             }
             Status::Created | Status::Exited => return Some(self.not_running()),
         }
-        let started = streams.and_then(|streams| self.start_exec(client, spec, streams.into()));
-        started.err().map(|error| failed(&error))
+        let by = By::Client(client);
+        let started = streams.and_then(|streams| self.start_process(spec, streams.into(), by));
+        match started {
+            Ok(process) => {
+                self.clients.set_role(client, Role::Exec(process));
+                None
+            }
+            Err(error) => Some(failed(&error)),
+        }
     }
 
-    fn start_exec(
+    /// Starts a process beside the container's own.
+    pub(super) fn start_process(
         &mut self,
-        client: ClientId,
         mut spec: ProcessSpec,
         streams: CommandStreams,
-    ) -> Result<()> {
+        by: By,
+    ) -> Result<ProcessId> {
         let running = self.running.as_mut().context("the VM is gone")?;
         let mut offer = |wanted: bool| -> Result<_> {
             if !wanted {
@@ -466,14 +490,13 @@ impl Supervisor {
         running.execs.insert(
             process,
             Exec {
-                client,
+                by,
                 is_started: false,
                 end: None,
                 delivered: false,
             },
         );
-        self.clients.set_role(client, Role::Exec(process));
-        Ok(())
+        Ok(process)
     }
 
     pub(super) fn freeze(&mut self, client: ClientId, frozen: bool) -> Option<ToCommand> {

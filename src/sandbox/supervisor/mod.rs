@@ -13,6 +13,7 @@
 mod clients;
 mod life;
 mod mounts;
+mod probes;
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -38,6 +39,7 @@ use super::volumes;
 use super::wire::{StopRequest, ToCommand, ToSupervisor};
 use clients::{ClientId, Clients, Role};
 use life::Running;
+use probes::Monitor;
 
 /// Name of the hidden verb.
 pub const SUPERVISOR_VERB: &str = "__supervisor";
@@ -106,6 +108,8 @@ struct Supervisor {
     deliveries: Deliveries,
     /// The VM, while there is one.
     running: Option<Running>,
+    /// Its health checks, if it has any.
+    monitor: Option<Monitor>,
     /// Commands that are to be attached when there is a VM.
     attaching: Vec<(ClientId, CommandStreams)>,
     /// Whether somebody wanted it to end, so that no policy starts it again.
@@ -132,6 +136,7 @@ impl Supervisor {
             stop: Stop::new()?,
             deliveries: Deliveries::new()?,
             running: None,
+            monitor: None,
             attaching: Vec::new(),
             by_hand: false,
             again: false,
@@ -156,6 +161,7 @@ impl Supervisor {
             self.state.begin(phases);
             let message = self.live().unwrap_or_else(|error| failed(&error));
             self.running = None;
+            self.monitor = None;
             self.stop.reset();
             let Some(delay) = self.delay(&message, &mut backoff) else {
                 break message;
@@ -275,7 +281,10 @@ impl Supervisor {
         // An agent that talks without end keeps nobody else from being heard.
         let next = match event {
             Some(_) => Some(Instant::now()),
-            None => [deadline, self.stop.deadline()].into_iter().flatten().min(),
+            None => [deadline, self.stop.deadline(), self.next_check()]
+                .into_iter()
+                .flatten()
+                .min(),
         };
         let ready = self.wait(next)?;
         if self.stop.was_terminated()? {
@@ -295,8 +304,9 @@ impl Supervisor {
             }
         }
         while let Some(process) = self.deliveries.next() {
-            self.delivered(process);
+            self.delivered(process)?;
         }
+        self.check()?;
         if event.is_none()
             && let Some(running) = &mut self.running
             && deadline.is_some_and(|at| Instant::now() >= at)

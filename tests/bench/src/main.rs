@@ -6,6 +6,7 @@
 
 mod disk;
 mod host;
+mod life;
 mod memory;
 mod peers;
 mod start;
@@ -61,6 +62,9 @@ fn main() -> Result<()> {
     }
     if wanted("memory") {
         memory::measure(&host, &mut table)?;
+    }
+    if wanted("life") {
+        life::measure(&host, &args.busybox, &mut table)?;
     }
     if wanted("stdio") {
         stdio::measure(&host, &mut table)?;

@@ -49,12 +49,14 @@ pub fn measure(host: &Host, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-fn kib_to_mib(kib: u64) -> f64 {
+/// Kibibytes as mebibytes.
+pub fn kib_to_mib(kib: u64) -> f64 {
     f64::from(u32::try_from(kib).unwrap_or(u32::MAX)) / 1024.0
 }
 
-/// Private KiB of the process whose first argument is `verb`, without guest RAM.
-fn private_kib(verb: &str) -> Result<u64> {
+/// Private KiB of the processes whose first argument is `verb`, without guest RAM.
+pub fn private_kib(verb: &str) -> Result<u64> {
+    let mut sum = None;
     for entry in fs::read_dir("/proc")? {
         let path = entry?.path();
         let Ok(cmdline) = fs::read(path.join("cmdline")) else {
@@ -62,10 +64,10 @@ fn private_kib(verb: &str) -> Result<u64> {
         };
         if cmdline.split(|byte| *byte == 0).nth(1) == Some(verb.as_bytes()) {
             let smaps = fs::read_to_string(path.join("smaps"))?;
-            return Ok(sum_private(&smaps));
+            sum = Some(sum.unwrap_or(0) + sum_private(&smaps));
         }
     }
-    anyhow::bail!("no process {verb}")
+    sum.with_context(|| format!("no process {verb}"))
 }
 
 /// Sums `Private_Clean` and `Private_Dirty` of every mapping that is not guest RAM.

@@ -1,0 +1,170 @@
+//! Runs a container's health checks: a process in the container now and then, whose exit code and
+//! output are kept. Called by [`super`]; what a result means is [`super::super::health`]'s.
+
+use std::io::{PipeReader, Read};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use protocol::message::{ProcessId, Request};
+use protocol::spec::ProcessSpec;
+
+use super::super::clock::now;
+use super::super::health::{Health, HealthConfig, OUTPUT_BYTES_MAX, ProbeResult};
+use super::super::state::Status;
+use super::super::streams::CommandStreams;
+use super::super::wire::ToCommand;
+use super::Supervisor;
+use super::life::By;
+
+/// Exit code of a probe that took too long.
+const CODE_TOO_LONG: i16 = -1;
+
+/// Checks one life of a container.
+pub(super) struct Monitor {
+    config: HealthConfig,
+    command: Vec<String>,
+    began: Instant,
+    next: Option<Instant>,
+    probe: Option<Probe>,
+}
+
+/// A probe that runs.
+struct Probe {
+    process: ProcessId,
+    start: String,
+    deadline: Option<Instant>,
+    output: JoinHandle<Vec<u8>>,
+    is_late: bool,
+}
+
+impl Supervisor {
+    /// The container runs: from now on it is checked, if it is to be.
+    pub(super) fn begin_checks(&mut self) {
+        let config = self.config.launch.health.clone();
+        let Some((config, command)) = config.and_then(|config| {
+            let command = config.command()?;
+            Some((config, command))
+        }) else {
+            self.state.health = None;
+            return;
+        };
+        let began = Instant::now();
+        let health = Health::starting();
+        let next = health.next(&config, began, began.elapsed());
+        self.state.health = Some(health);
+        self.monitor = Some(Monitor {
+            config,
+            command,
+            began,
+            next,
+            probe: None,
+        });
+    }
+
+    /// When [`Self::check`] has something to do.
+    pub(super) fn next_check(&self) -> Option<Instant> {
+        let monitor = self.monitor.as_ref()?;
+        if self.state.status != Status::Running {
+            return None;
+        }
+        match &monitor.probe {
+            Some(probe) if probe.is_late => None,
+            Some(probe) => probe.deadline,
+            None => monitor.next,
+        }
+    }
+
+    /// Starts the probe that is due, or ends one that takes too long.
+    pub(super) fn check(&mut self) -> Result<()> {
+        if self.next_check().is_none_or(|at| Instant::now() < at) {
+            return Ok(());
+        }
+        let Some(monitor) = &mut self.monitor else {
+            return Ok(());
+        };
+        if let Some(probe) = &mut monitor.probe {
+            probe.is_late = true;
+            let process = probe.process;
+            let signal = libc::SIGKILL;
+            self.send(Request::Signal { process, signal });
+            return Ok(());
+        }
+        let spec = ProcessSpec {
+            args: monitor.command.clone(),
+            terminal: None,
+            ..self.config.launch.run.process.clone()
+        };
+        let deadline = Instant::now().checked_add(monitor.config.timeout());
+        let (reader, writer) = std::io::pipe().context("create a pipe")?;
+        let streams = CommandStreams {
+            stdin: None,
+            stdout: Some(writer.try_clone().context("share a pipe")?.into()),
+            stderr: Some(writer.into()),
+        };
+        let output = std::thread::Builder::new()
+            .name("probe".to_owned())
+            .spawn(move || beginning(reader))
+            .context("start the thread probe")?;
+        let start = now();
+        let process = self.start_process(spec, streams, By::Probe)?;
+        if let Some(monitor) = &mut self.monitor {
+            monitor.probe = Some(Probe {
+                process,
+                start,
+                deadline,
+                output,
+                is_late: false,
+            });
+        }
+        Ok(())
+    }
+
+    /// The probe has ended.
+    pub(super) fn note_probe(&mut self, end: &ToCommand) -> Result<()> {
+        let (Some(monitor), Some(health)) = (&mut self.monitor, &mut self.state.health) else {
+            return Ok(());
+        };
+        let Some(probe) = monitor.probe.take() else {
+            return Ok(());
+        };
+        let (exit_code, output) = match end {
+            _ if probe.is_late => {
+                let timeout = monitor.config.timeout();
+                (
+                    CODE_TOO_LONG,
+                    format!("Health check exceeded timeout ({timeout:?})"),
+                )
+            }
+            ToCommand::Exited { code, .. } => {
+                let bytes = probe.output.join().unwrap_or_default();
+                (
+                    i16::from(*code),
+                    String::from_utf8_lossy(&bytes).into_owned(),
+                )
+            }
+            ToCommand::Failed { code, message } => (i16::from(*code), message.clone()),
+            _ => (CODE_TOO_LONG, String::new()),
+        };
+        let result = ProbeResult {
+            start: probe.start,
+            end: now(),
+            exit_code,
+            output,
+        };
+        let since_start = monitor.began.elapsed();
+        health.note(&monitor.config, result, since_start);
+        monitor.next = health.next(&monitor.config, Instant::now(), since_start);
+        self.folder.set_state(&self.state)
+    }
+}
+
+/// The beginning of what a probe writes; the rest is read, so that it can go on, and forgotten.
+fn beginning(mut from: PipeReader) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let _ = (&mut from)
+        .take(OUTPUT_BYTES_MAX as u64)
+        .read_to_end(&mut bytes);
+    let _ = std::io::copy(&mut from, &mut std::io::sink());
+    bytes
+}
