@@ -25,7 +25,7 @@ pub struct Launch {
     pub layers: Vec<images::LayerKey>,
     /// Size of the writable disk in bytes.
     pub writable_bytes: u64,
-    /// Volumes and binds; each is the share of its number in `run.mounts`.
+    /// Volumes and binds, in the order of `run.mounts`.
     #[serde(default)]
     pub mounts: Vec<Mount>,
     /// `--rm`.
@@ -53,10 +53,11 @@ pub struct Launch {
 impl Launch {
     /// Gives the container these mounts.
     pub fn set_mounts(&mut self, mounts: Vec<Mount>) {
-        self.run.mounts = (0..)
-            .zip(&mounts)
-            .map(|(share, mount)| MountSpec {
-                share,
+        self.run.mounts = mounts
+            .iter()
+            .map(|mount| MountSpec {
+                // Numbered when the VM starts.
+                share: 0,
                 target: mount.target.clone(),
                 read_only: mount.read_only,
                 copy_up: CopyUp::No,

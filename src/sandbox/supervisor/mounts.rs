@@ -9,7 +9,7 @@ use super::super::volumes::{Fill, Filling, Mount};
 
 /// What a life has of its mounts.
 pub(super) struct Prepared {
-    /// In the order of the mounts.
+    /// By the numbers that the mounts have now.
     pub(super) shares: Vec<Share>,
     /// Volumes that take the image's content.
     pub(super) fillings: Vec<Filling>,
@@ -18,6 +18,7 @@ pub(super) struct Prepared {
 /// Takes the volumes that are to be filled, and says so in `run`.
 pub(super) fn prepare(mounts: &[Mount], run: &mut RunSpec) -> Result<Prepared> {
     let mut fillings = Vec::new();
+    let mut shares: Vec<Share> = Vec::new();
     for (mount, spec) in mounts.iter().zip(&mut run.mounts) {
         let (copy_up, filling) = match Fill::begin(mount)? {
             Fill::No => (CopyUp::No, None),
@@ -26,13 +27,16 @@ pub(super) fn prepare(mounts: &[Mount], run: &mut RunSpec) -> Result<Prepared> {
         };
         spec.copy_up = copy_up;
         fillings.extend(filling);
+        let share = Share {
+            source: mount.source.clone(),
+            read_only: mount.read_only,
+        };
+        // One that is mounted twice is one to the guest, which caches it once.
+        let known = shares.iter().position(|other| *other == share);
+        spec.share = u32::try_from(known.unwrap_or(shares.len()))?;
+        if known.is_none() {
+            shares.push(share);
+        }
     }
-    let share = |mount: &Mount| Share {
-        source: mount.source.clone(),
-        read_only: mount.read_only,
-    };
-    Ok(Prepared {
-        shares: mounts.iter().map(share).collect(),
-        fillings,
-    })
+    Ok(Prepared { shares, fillings })
 }
