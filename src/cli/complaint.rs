@@ -105,9 +105,9 @@ fn refusal(error: &clap::Error, verb: &Command, path: &str) -> (String, u8) {
                 CODE_OURS,
             )
         }
-        ErrorKind::UnknownArgument | ErrorKind::MissingRequiredArgument => {
-            (format!("'{path}' {}", words_wanted(verb)), CODE_FAILURE)
-        }
+        ErrorKind::UnknownArgument
+        | ErrorKind::MissingRequiredArgument
+        | ErrorKind::TooFewValues => (format!("'{path}' {}", words_wanted(verb)), CODE_FAILURE),
         ErrorKind::InvalidSubcommand | ErrorKind::MissingSubcommand => (
             format!(
                 "unknown command: {path} {}",
@@ -137,7 +137,8 @@ fn words_wanted(verb: &Command) -> String {
             .get_num_args()
             .is_some_and(|range| range.max_values() > 1);
         let many = many || matches!(word.get_action(), clap::ArgAction::Append);
-        least += usize::from(word.is_required_set());
+        let fewest = word.get_num_args().map_or(1, |range| range.min_values());
+        least += usize::from(word.is_required_set()) * fewest.max(1);
         most = most.filter(|_| !many).map(|most| most + 1);
     }
     let arguments = |count: usize| match count {
@@ -190,6 +191,11 @@ mod tests {
             (
                 &["container", "run"],
                 "'bulkhead container run' requires at least 1 argument",
+                1,
+            ),
+            (
+                &["exec", "a"],
+                "'bulkhead exec' requires at least 2 arguments",
                 1,
             ),
             (&["rm"], "'bulkhead rm' requires at least 1 argument", 1),

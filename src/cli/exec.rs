@@ -12,7 +12,7 @@ use super::values::{self, keys, lines};
 use crate::sandbox::attach::{self, Ended, SupervisorDied};
 use crate::sandbox::paths::Root;
 use crate::sandbox::start::{AttachOptions, exec_attached};
-use crate::sandbox::state::ContainerConfig;
+use crate::sandbox::state::{ContainerConfig, Status};
 use crate::sandbox::wire::{StreamSet, ToCommand, ToSupervisor};
 use crate::sandbox::{client, containers};
 
@@ -67,6 +67,14 @@ pub fn run(args: ExecArgs) -> Result<u8> {
     }
     let root = Root::of_user()?;
     let (folder, config) = containers::find(&root, name)?;
+    if folder.true_state()?.status == Status::Paused {
+        bail!("Container {name} is paused, unpause the container before exec");
+    }
+    if let Some(path) = &args.workdir
+        && let Err(error) = check_workdir(path)
+    {
+        return exit_code(Ended::Failed(CODE_CANNOT_START, format!("{error:#}")));
+    }
     let spec = process(&args, command, &config)?;
     let Some(mut link) = client::connect(&folder)? else {
         bail!("container {} is not running", config.id);
@@ -78,8 +86,7 @@ pub fn run(args: ExecArgs) -> Result<u8> {
         };
         link.send(&request, &[])?;
         return match link.wait()? {
-            Some(ToCommand::Failed { code, message }) => exit_code(cannot_start(code, message)),
-            Some(ToCommand::Refused(message)) => bail!(message),
+            Some(ToCommand::Failed { message, .. } | ToCommand::Refused(message)) => bail!(message),
             _ => Ok(0),
         };
     }
@@ -116,9 +123,6 @@ fn cannot_start(code: u8, message: String) -> Ended {
 
 /// The container's own process with what the flags change.
 fn process(args: &ExecArgs, command: &[String], config: &ContainerConfig) -> Result<ProcessSpec> {
-    if let Some(path) = &args.workdir {
-        check_workdir(path)?;
-    }
     let main = &config.launch.run.process;
     let mut env = Vec::new();
     for path in &args.env_file {

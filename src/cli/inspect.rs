@@ -7,10 +7,14 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 use serde_json::ser::PrettyFormatter;
 
+use super::run::with_code;
 use super::template::Template;
 use super::{output, volume};
 use crate::sandbox::paths::Root;
 use crate::sandbox::{containers, inspect};
+
+/// Exit code of a format that is none.
+const CODE_TEMPLATE: u8 = 64;
 
 /// Flags of `inspect`.
 #[derive(Debug, clap::Args)]
@@ -62,7 +66,8 @@ impl Serialize for Object {
 /// `No such object`, with Docker's `[]` on stdout when there is none at all.
 pub fn run(args: &InspectArgs, only: Option<ObjectKind>) -> Result<()> {
     let kind = only.or(args.kind);
-    let template = args.format.as_deref().map(Template::parse).transpose()?;
+    let template = args.format.as_deref().map(Template::parse).transpose();
+    let template = template.map_err(|error| with_code(CODE_TEMPLATE, format!("{error:#}")))?;
     let root = Root::of_user()?;
     let store = Store::open(&root.images())?;
     let (mut found, mut missing) = (Vec::new(), Vec::new());
@@ -75,8 +80,15 @@ pub fn run(args: &InspectArgs, only: Option<ObjectKind>) -> Result<()> {
     match template {
         None => output::line(&pretty(&found)?)?,
         Some(template) => {
-            for object in &found {
-                output::line(&template.render(&serde_json::to_value(object)?)?)?;
+            for (index, object) in found.iter().enumerate() {
+                let text = template.render(&serde_json::to_value(object)?);
+                if text.is_err() && index == 0 {
+                    output::line("")?;
+                }
+                output::line(&text?)?;
+            }
+            if found.is_empty() {
+                output::line("")?;
             }
         }
     }
@@ -113,7 +125,11 @@ fn object(
     if matches!(kind, None | Some(ObjectKind::Container))
         && let Ok((folder, config)) = containers::find(root, name)
     {
-        let state = folder.true_state()?;
+        let state = match folder.true_state() {
+            // Removed since it was found.
+            Err(_) if !folder.path().exists() => return Ok(None),
+            state => state?,
+        };
         return Ok(Some(Object::Value(inspect::container(
             folder.path(),
             &config,

@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Flags of `logs`.
 #[derive(Debug, clap::Args)]
 pub struct LogsArgs {
-    /// Show extra details; there are none
+    /// Show extra details; there are none, but the blank before the text
     #[arg(long)]
     details: bool,
     /// Go on while the container runs
@@ -84,6 +84,7 @@ pub fn run(args: &LogsArgs) -> Result<()> {
     };
     let printer = Printer {
         timestamps: args.timestamps,
+        details: args.details,
     };
     for entry in last(&mut reader, lines(&args.tail), &is_wanted)? {
         printer.print(&entry)?;
@@ -150,6 +151,7 @@ fn last(
 
 struct Printer {
     timestamps: bool,
+    details: bool,
 }
 
 impl Printer {
@@ -157,6 +159,9 @@ impl Printer {
         let mut text = String::new();
         if self.timestamps {
             text = format!("{:.9} ", entry.time);
+        }
+        if self.details {
+            text.push(' ');
         }
         text.push_str(&entry.text);
         if entry.stream == "stderr" {

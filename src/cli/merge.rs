@@ -137,16 +137,11 @@ fn process_spec(
 /// Entry point and command: `--entrypoint` drops both of the image's, words behind the image
 /// replace its command.
 fn arguments(options: &RunOptions, image: &ImageConfig) -> Result<Vec<String>> {
-    let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
-    let (mut args, image_cmd) = match options.process.entrypoint.as_deref() {
-        None => (list(&image.entrypoint), list(&image.cmd)),
-        Some("") => (Vec::new(), Vec::new()),
-        Some(program) => (vec![program.to_owned()], Vec::new()),
-    };
-    if options.process.args.is_empty() {
-        args.extend(image_cmd);
-    } else {
+    let mut args = entrypoint(options, image);
+    if !options.process.args.is_empty() {
         args.extend(options.process.args.iter().cloned());
+    } else if options.process.entrypoint.is_none() {
+        args.extend(image.cmd.iter().flatten().cloned());
     }
     if args.is_empty() {
         bail!("no command specified");
@@ -154,13 +149,35 @@ fn arguments(options: &RunOptions, image: &ImageConfig) -> Result<Vec<String>> {
     Ok(args)
 }
 
+/// The entry point alone.
+#[must_use]
+pub fn entrypoint(options: &RunOptions, image: &ImageConfig) -> Vec<String> {
+    match options.process.entrypoint.as_deref() {
+        None => image.entrypoint.clone().unwrap_or_default(),
+        Some("") => Vec::new(),
+        Some(program) => vec![program.to_owned()],
+    }
+}
+
+/// The user's variables and those of the image that the user did not name, as `inspect` shows them.
+#[must_use]
+pub fn variables(options: &RunOptions, image: &ImageConfig) -> Vec<String> {
+    let user = &options.process.env;
+    let named: BTreeSet<&str> = user.iter().map(|text| variable_name(text)).collect();
+    let of_image = image.env.iter();
+    let of_image = of_image.filter(|text| !named.contains(variable_name(text)));
+    user.iter().chain(of_image).cloned().collect()
+}
+
+fn variable_name(text: &str) -> &str {
+    text.split_once('=').map_or(text, |(name, _)| name)
+}
+
 /// Variables as the process finds them: Docker's own first, then the user's, then those of the
 /// image that the user did not name. A name that is there already keeps its place and takes the
 /// later value; the user's names without `=` take away what Docker or the image would set.
 fn environment(user: &[String], image: &[String], hostname: &str, tty: bool) -> Vec<String> {
-    fn name(text: &str) -> &str {
-        text.split_once('=').map_or(text, |(name, _)| name)
-    }
+    let name = variable_name;
     let named: BTreeSet<&str> = user.iter().map(|text| name(text)).collect();
     let of_image = image.iter().filter(|text| !named.contains(name(text)));
     let mut all = vec![DEFAULT_PATH.to_owned(), format!("HOSTNAME={hostname}")];

@@ -18,7 +18,7 @@ use super::mounts::MountOptions;
 use super::values::security::{SecurityOptions, security_options};
 use super::values::{self, device, keys, lines, network, number, time};
 use crate::sandbox::health::HealthConfig;
-use crate::sandbox::launch::DEFAULT_WRITABLE_BYTES;
+use crate::sandbox::launch::{DEFAULT_STOP_TIMEOUT_S, DEFAULT_WRITABLE_BYTES};
 use crate::sandbox::logs::LogConfig;
 use crate::sandbox::restart::RestartPolicy;
 
@@ -26,9 +26,6 @@ pub use limits::Limits;
 
 /// Docker's size of /dev/shm in bytes.
 const SHM_BYTES: u64 = 64 << 20;
-
-/// Seconds from the stop signal to SIGKILL.
-const STOP_TIMEOUT_S: i64 = 10;
 
 /// Range of an OOM preference.
 const OOM_SCORE_ADJ: std::ops::RangeInclusive<i64> = -1000..=1000;
@@ -393,7 +390,7 @@ fn container(flags: &Flags, caller: &Caller) -> Result<ContainerOptions> {
             .transpose()?,
         stop_timeout_s: flags
             .one("stop-timeout", number::integer)?
-            .unwrap_or(STOP_TIMEOUT_S),
+            .unwrap_or(DEFAULT_STOP_TIMEOUT_S),
         streams: streams(flags)?,
         forward_signals: !flags.is_off("sig-proxy"),
         detach_keys: match flags.text("detach-keys") {

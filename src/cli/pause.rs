@@ -2,9 +2,9 @@
 
 use anyhow::{Result, bail};
 
-use super::each::{done, each_found};
-use crate::sandbox::client;
+use super::each::{done, each};
 use crate::sandbox::wire::ToSupervisor;
+use crate::sandbox::{client, containers};
 
 /// Names of containers.
 #[derive(Debug, clap::Args)]
@@ -19,16 +19,13 @@ pub struct PauseArgs {
 /// # Errors
 /// The last that does not run, or is so already.
 pub fn run(args: &PauseArgs, frozen: bool) -> Result<()> {
-    let operation = match frozen {
-        true => "cannot pause",
-        false => "cannot unpause",
-    };
-    each_found(
-        &args.containers,
-        operation,
-        |folder, config| match client::ask(folder, &ToSupervisor::Freeze(frozen))? {
-            Some(answer) => done(answer),
-            None => bail!("container {} is not running", config.id),
-        },
-    )
+    each(&args.containers, |root, name| {
+        let (folder, config) = containers::find(root, name)?;
+        match client::ask(&folder, &ToSupervisor::Freeze(frozen))? {
+            Some(answer) => done(answer)?,
+            None if frozen => bail!("container {} is not running", config.id),
+            None => bail!("Container {} is not paused", config.id),
+        }
+        Ok(name.to_owned())
+    })
 }

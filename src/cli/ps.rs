@@ -161,9 +161,17 @@ fn mounts(mounts: &[Mount], whole: bool) -> String {
     mounts.iter().map(shown).collect::<Vec<_>>().join(",")
 }
 
-/// In quotes, cut to what a column bears, on one line.
+/// In quotes, with quotes around arguments that have blanks, cut to what a column bears, on one line.
 fn command(args: &[String], whole: bool) -> String {
-    let text = output::harmless(&args.join(" ")).replace(['\n', '\t'], "\u{fffd}");
+    let quoted = args
+        .iter()
+        .enumerate()
+        .map(|(at, arg)| match at > 0 && arg.contains(' ') {
+            true => format!("'{arg}'"),
+            false => arg.clone(),
+        });
+    let text = quoted.collect::<Vec<_>>().join(" ");
+    let text = output::harmless(&text).replace(['\n', '\t'], "\u{fffd}");
     if whole || text.chars().count() <= COMMAND_CHARS {
         return format!("\"{text}\"");
     }
@@ -182,6 +190,8 @@ mod tests {
         let long = args("sleep 1000 and then some more");
         assert_eq!(command(&long, false), "\"sleep 1000 and then…\"");
         assert_eq!(command(&long, true), "\"sleep 1000 and then some more\"");
+        let blank = ["sh", "-c", "exit 3"].map(str::to_owned);
+        assert_eq!(command(&blank, false), "\"sh -c 'exit 3'\"");
         assert_eq!(command(&args("a\x1bb\nc"), true), "\"a\u{fffd}b\u{fffd}c\"");
     }
 }

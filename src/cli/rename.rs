@@ -1,6 +1,6 @@
 //! `bulkhead rename`: another name for a container.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::values;
 use crate::sandbox::containers;
@@ -22,6 +22,10 @@ pub struct RenameArgs {
 /// # Errors
 /// The container is not there, or the name is none or taken.
 pub fn run(args: &RenameArgs) -> Result<()> {
-    let name = values::container_name(args.name.strip_prefix('/').unwrap_or(&args.name))?;
-    containers::rename(&Root::of_user()?, &args.container, name)
+    let name = args.name.strip_prefix('/').unwrap_or(&args.name);
+    // Docker's sentence has the slash that it keeps names with.
+    let name = values::container_name(&format!("/{name}"))
+        .context(containers::NO_NEW_NAME)?
+        .to_owned();
+    containers::rename(&Root::of_user()?, &args.container, &name)
 }

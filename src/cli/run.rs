@@ -87,11 +87,10 @@ pub fn run(matches: ArgMatches, began: u64) -> Result<u8> {
     };
     let (container, launch) = (made.options.container, &made.config.launch);
     if container.detach {
+        // Also of one that does not start: it is there.
+        output::line(&made.config.id)?;
         return match run_detached(&made.root, &made.folder, made.lock, phases)? {
-            None => {
-                output::line(&made.config.id)?;
-                Ok(0)
-            }
+            None => Ok(0),
             Some((code, message)) => Err(WithCode { code, message }.into()),
         };
     }
@@ -134,7 +133,12 @@ pub fn exit_code(ended: Ended) -> Result<u8> {
 
 /// What Docker's command itself refuses: exit code 1.
 pub fn failure(message: String) -> anyhow::Error {
-    WithCode { code: 1, message }.into()
+    with_code(1, message)
+}
+
+/// A refusal with this exit code.
+pub fn with_code(code: u8, message: String) -> anyhow::Error {
+    WithCode { code, message }.into()
 }
 
 /// Makes a container and prints its id.
@@ -206,6 +210,8 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
         image_id: image.id.to_string(),
         labels: merge::labels(&options, &image.config),
         annotations: options.container.annotations.clone(),
+        env: merge::variables(&options, &image.config),
+        entrypoint_words: merge::entrypoint(&options, &image.config).len(),
         exposed_ports: merge::exposed_ports(&options, &image.config),
         launch,
     };

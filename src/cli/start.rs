@@ -2,11 +2,12 @@
 
 use anyhow::{Result, bail};
 
-use super::each::each_found;
+use super::each::each;
 use super::run::{exit_code, failure};
 use super::values;
 use super::values::keys;
 use crate::doctor;
+use crate::sandbox::attach::Ended;
 use crate::sandbox::clock::monotonic_ns;
 use crate::sandbox::paths::Root;
 use crate::sandbox::start::{AttachOptions, attach_to, run_attached, run_detached};
@@ -39,9 +40,10 @@ pub fn run(args: StartArgs) -> Result<u8> {
     let began = monotonic_ns();
     doctor::can_run()?;
     if !args.attach && !args.interactive {
-        let root = Root::of_user()?;
-        each_found(&args.containers, "cannot start", |folder, config| {
-            start_detached(&root, folder, config, began)
+        each(&args.containers, |root, name| {
+            let (folder, config) = containers::find(root, name)?;
+            start_detached(root, &folder, &config, began)?;
+            Ok(name.to_owned())
         })?;
         return Ok(0);
     }
@@ -67,7 +69,11 @@ pub fn run(args: StartArgs) -> Result<u8> {
         Taken::Lock(lock) => run_attached(&root, &folder, lock, phases(began), options)?,
         Taken::Running(link) => attach_to(&folder, link, options)?,
     };
-    exit_code(ended)
+    match ended {
+        // As for one that nobody is attached to.
+        Ended::Failed(_, message) => Err(failure(message)),
+        ended => exit_code(ended),
+    }
 }
 
 /// Starts a container and leaves it to itself. One that runs already is left alone.

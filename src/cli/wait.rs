@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use super::each::each;
+use crate::sandbox::state::EXIT_CODE_KILLED;
 use crate::sandbox::wire::{ToCommand, ToSupervisor};
 use crate::sandbox::{client, containers};
 
@@ -23,7 +24,11 @@ pub fn run(args: &WaitArgs) -> Result<()> {
         let (folder, _) = containers::find(root, name)?;
         let code = match client::ask(&folder, &ToSupervisor::Wait)? {
             Some(ToCommand::Exited { code, .. }) => code,
-            _ => folder.true_state()?.exit_code,
+            _ => match folder.true_state() {
+                // As whoever is attached is told of what `rm --force` takes away.
+                Err(_) if !folder.path().exists() => EXIT_CODE_KILLED,
+                state => state?.exit_code,
+            },
         };
         Ok(code.to_string())
     })

@@ -98,10 +98,13 @@ pub fn connect(folder: &Folder) -> Result<Option<Link>> {
             .and_then(|(_handle, path)| UnixStream::connect(path).context("connect"));
         match connected {
             Ok(stream) => return Ok(Some(Link::new(stream))),
-            Err(_) if !folder.path().exists() => return Ok(None),
-            // Between a command that starts it and its supervisor, or at its end.
-            Err(_) if folder.is_locked()? => {}
-            Err(_) => return Ok(None),
+            Err(_) => match folder.is_locked() {
+                // Between a command that starts it and its supervisor, or at its end.
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                Err(_) if !folder.path().exists() => return Ok(None),
+                Err(error) => return Err(error),
+            },
         }
         if Instant::now() > deadline {
             bail!("the container's supervisor does not answer");

@@ -45,6 +45,9 @@ fn check_name(root: &Root, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// What `rename` says first of a name that can't be had.
+pub const NO_NEW_NAME: &str = "Error when allocating new name";
+
 /// Gives a container another name.
 ///
 /// # Errors
@@ -56,7 +59,7 @@ pub fn rename(root: &Root, wanted: &str, name: &str) -> Result<()> {
     if config.name == name {
         bail!("Renaming a container with the same name as its current name");
     }
-    check_name(root, name)?;
+    check_name(root, name).context(NO_NEW_NAME)?;
     name.clone_into(&mut config.name);
     folder.set_config(&config)
 }
@@ -249,6 +252,8 @@ mod tests {
             image_id: Digest::of(b"image").to_string(),
             labels: std::collections::BTreeMap::new(),
             annotations: std::collections::BTreeMap::new(),
+            env: Vec::new(),
+            entrypoint_words: 0,
             exposed_ports: std::collections::BTreeSet::new(),
             launch: Launch {
                 run: serde_json::from_value(run).unwrap(),

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::health::Health;
+use super::launch::DEFAULT_STOP_TIMEOUT_S;
 use super::logs::{self, Driver};
 use super::state::{ContainerConfig, ContainerState, Phases, Status};
 use super::volumes::{Mount, MountKind, Origin};
@@ -19,6 +20,10 @@ pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState
         Some((path, args)) => (path.as_str(), args),
         None => ("", [].as_slice()),
     };
+    let (entrypoint, cmd) = process
+        .args
+        .split_at_checked(config.entrypoint_words)
+        .unwrap_or_default();
     let mut object = json!({
         "Id": config.id,
         "Created": config.created,
@@ -54,8 +59,10 @@ pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState
             "Tty": process.terminal.is_some(),
             "OpenStdin": launch.open_stdin,
             "StdinOnce": launch.stdin_once,
-            "Env": process.env,
-            "Cmd": process.args,
+            "Env": config.env,
+            "Cmd": words(cmd),
+            "Entrypoint": words(entrypoint),
+            "OnBuild": null,
             "Image": config.image,
             "WorkingDir": process.cwd,
             "Labels": config.labels,
@@ -74,6 +81,9 @@ pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState
             "PhasesMs": phases_ms(&state.phases),
         },
     });
+    if launch.stop_timeout_s != DEFAULT_STOP_TIMEOUT_S {
+        object["Config"]["StopTimeout"] = json!(launch.stop_timeout_s);
+    }
     if let Some(health) = &state.health {
         object["State"]["Health"] = health_of(health);
     }
@@ -88,6 +98,14 @@ pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState
         });
     }
     object
+}
+
+/// Go has no empty lists here, but none.
+fn words(list: &[String]) -> Value {
+    match list {
+        [] => Value::Null,
+        list => json!(list),
+    }
 }
 
 fn health_of(health: &Health) -> Value {
@@ -199,7 +217,6 @@ fn host_config(config: &ContainerConfig) -> Value {
         "CpuPeriod": resources.cpu_period_us.unwrap_or(0),
         "PidsLimit": resources.pids_max,
         "NetworkMode": "none",
-        "StopTimeout": launch.stop_timeout_s,
         "Runtime": "bulkhead",
         "Annotations": config.annotations,
     })

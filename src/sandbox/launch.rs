@@ -67,6 +67,9 @@ impl Launch {
     }
 }
 
+/// Seconds from the stop signal to SIGKILL without `--stop-timeout`.
+pub const DEFAULT_STOP_TIMEOUT_S: i64 = 10;
+
 /// Bytes of a MiB.
 pub const MIB: u64 = 1 << 20;
 

@@ -64,6 +64,12 @@ pub struct ContainerConfig {
     pub labels: std::collections::BTreeMap<String, String>,
     /// `--annotation`.
     pub annotations: std::collections::BTreeMap<String, String>,
+    /// Variables of user and image, without those that every process gets.
+    #[serde(default)]
+    pub env: Vec<String>,
+    /// How many of the process's words are the entry point's.
+    #[serde(default)]
+    pub entrypoint_words: usize,
     /// Ports of the image and `--expose`, such as `80/tcp`; nothing is published.
     pub exposed_ports: std::collections::BTreeSet<String>,
     /// What to start.
@@ -168,6 +174,18 @@ impl ContainerState {
         self.oom_killed = false;
         self.error.clear();
         self.was_begun = true;
+    }
+
+    /// What is left when its supervisor was killed.
+    #[must_use]
+    pub fn killed(self) -> Self {
+        Self {
+            status: Status::Exited,
+            pid: 0,
+            exit_code: EXIT_CODE_KILLED,
+            finished_at: super::clock::now(),
+            ..self
+        }
     }
 
     /// Notes the end of a start: one whose process never ran stays `created`, whatever else went
@@ -387,17 +405,18 @@ impl Folder {
         if self.is_locked()? {
             return Ok(state);
         }
-        // Its supervisor may have written the end between the two looks.
+        // Its supervisor may have written the end between the two looks, or was killed. Who sees it first keeps the time.
+        let Some(_lock) = self.try_lock()? else {
+            return self.state();
+        };
         let state = self.state()?;
         if !state.status.is_alive() {
             return Ok(state);
         }
-        Ok(ContainerState {
-            status: Status::Exited,
-            pid: 0,
-            exit_code: EXIT_CODE_KILLED,
-            ..state
-        })
+        let state = state.killed();
+        // On a disk that is full the next one sees it.
+        let _ = self.set_state(&state);
+        Ok(state)
     }
 
     /// Replaces what was asked for. The caller holds the lock of all containers.
@@ -499,7 +518,7 @@ fn whole_file(kind: i32) -> libc::flock {
 }
 
 /// What a container whose supervisor was killed reports: as if its process had got SIGKILL.
-const EXIT_CODE_KILLED: u8 = 137;
+pub const EXIT_CODE_KILLED: u8 = 137;
 
 #[cfg(test)]
 mod tests {

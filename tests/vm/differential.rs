@@ -1,21 +1,28 @@
 //! The same command lines on a real Docker engine and on us: output and exit code must be the
-//! same, unless the list says that they differ and why. Each line of the list is a test.
+//! same, unless the list says that they differ and why. Each entry of a list is a test: one line, or
+//! several in order.
 
 mod list;
+mod normal;
 mod oracle;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use libtest_mimic::{Failed, Trial};
 use serde::{Deserialize, Serialize};
 
 use crate::world::World;
-use list::{Case, Stream};
+use harness::{Docker, Sandbox};
+use list::{Case, Line, Stream};
 
 /// Every command line, see `differential/README.md` for the form.
-const LIST: &str = include_str!("differential/commands.txt");
+const LISTS: [(&str, &str); 2] = [
+    ("commands.txt", include_str!("differential/commands.txt")),
+    ("scenarios.txt", include_str!("differential/scenarios.txt")),
+];
 
 /// What is said at the end: names of lines by how they came out.
 #[derive(Default)]
@@ -30,7 +37,7 @@ struct Outcomes {
 
 /// A test for each command line.
 pub(crate) fn trials(world: &Arc<World>) -> Vec<Trial> {
-    let cases = match list::parse(LIST) {
+    let cases = match list::parse(&LISTS) {
         Ok(cases) => cases,
         Err(error) => {
             let broken = move || Err(Failed::from(format!("{error:#}")));
@@ -79,26 +86,23 @@ struct Answer {
 fn compare(world: &World, case: &Case) -> Result<()> {
     let question = oracle::question(case)?;
     let docker = match oracle::known(&case.name, &question) {
-        Some(answer) => answer,
+        Some(answers) => answers,
         None => on_docker(world, case).context("run it on docker")?,
     };
     let bulkhead = on_bulkhead(world, case).context("run it on bulkhead")?;
-    let mut different = Vec::new();
-    if docker.code != bulkhead.code {
-        different.push(Stream::Code);
+    let mut wrong = Vec::new();
+    for ((line, docker), bulkhead) in case.lines.iter().zip(&docker).zip(&bulkhead) {
+        let different = differences(line, docker, bulkhead);
+        if different != line.differs {
+            wrong.push(format!(
+                "{}\nexpected to differ in {:?}, differs in {different:?}\ndocker:   {docker:?}\nbulkhead: {bulkhead:?}",
+                line.text(),
+                line.differs
+            ));
+        }
     }
-    if docker.stdout != bulkhead.stdout {
-        different.push(Stream::Stdout);
-    }
-    if case.compares_stderr && docker.stderr != bulkhead.stderr {
-        different.push(Stream::Stderr);
-    }
-    if different != case.differs {
-        bail!(
-            "expected to differ in {:?}, differs in {different:?}\n{}\ndocker:   {docker:?}\nbulkhead: {bulkhead:?}",
-            case.differs,
-            case.line()
-        );
+    if !wrong.is_empty() {
+        bail!("{}", wrong.join("\n"));
     }
     oracle::keep(&case.name, question, docker)?;
     let mut outcomes = world
@@ -106,43 +110,111 @@ fn compare(world: &World, case: &Case) -> Result<()> {
         .0
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
-    match &case.reason {
-        Some(reason) => {
-            let names = outcomes.differ.entry(reason.clone()).or_default();
-            names.push(case.name.clone());
+    for line in &case.lines {
+        match &line.reason {
+            Some(reason) => {
+                let names = outcomes.differ.entry(reason.clone()).or_default();
+                names.push(case.name.clone());
+            }
+            None => outcomes.same += 1,
         }
-        None => outcomes.same += 1,
     }
     Ok(())
 }
 
-fn on_docker(world: &World, case: &Case) -> Result<Answer> {
-    let docker = world.docker()?;
-    if case.terminal {
-        let answer = at_terminal(docker.terminal(&case.arguments)?, case)?;
+/// What differs, apart from ids and times.
+fn differences(line: &Line, docker: &Answer, bulkhead: &Answer) -> Vec<Stream> {
+    let differ = |one: &str, other: &str| normal::text(one) != normal::text(other);
+    let mut different = Vec::new();
+    if docker.code != bulkhead.code {
+        different.push(Stream::Code);
+    }
+    if differ(&docker.stdout, &bulkhead.stdout) {
+        different.push(Stream::Stdout);
+    }
+    // Engines since 23 begin their sentences with small letters.
+    if line.compares_stderr
+        && differ(
+            &docker.stderr.to_lowercase(),
+            &bulkhead.stderr.to_lowercase(),
+        )
+    {
+        different.push(Stream::Stderr);
+    }
+    different
+}
+
+fn on_docker(world: &World, case: &Case) -> Result<Vec<Answer>> {
+    // Lists show what every test's containers are at.
+    let docker = world
+        .docker()?
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    let answers = case
+        .lines
+        .iter()
+        .map(|line| repeated(line, || line_on_docker(&docker, line)))
+        .collect();
+    if !case.is_alone() {
+        docker.remove_containers()?;
+    }
+    answers
+}
+
+fn line_on_docker(docker: &Docker, line: &Line) -> Result<Answer> {
+    if line.terminal {
+        let answer = at_terminal(docker.terminal(&line.arguments)?, line)?;
         // What the client says of an engine that is slow.
         let stdout = answer
             .stdout
             .replace("failed to resize tty, using default size\r\n", "");
         return Ok(Answer { stdout, ..answer });
     }
-    let invocation = docker.docker(&case.arguments);
-    without_terminal(invocation, case)
+    without_terminal(docker.docker(&line.arguments), line)
 }
 
-fn on_bulkhead(world: &World, case: &Case) -> Result<Answer> {
-    let vm = world.busybox()?;
-    if case.terminal {
-        return at_terminal(vm.terminal(&case.arguments)?, case);
+fn on_bulkhead(world: &World, case: &Case) -> Result<Vec<Answer>> {
+    let own;
+    let vm = if case.is_alone() {
+        world.busybox()?
+    } else {
+        own = world.own()?;
+        &own
+    };
+    case.lines
+        .iter()
+        .map(|line| repeated(line, || line_on_bulkhead(vm, line)))
+        .collect()
+}
+
+fn line_on_bulkhead(vm: &Sandbox, line: &Line) -> Result<Answer> {
+    if line.terminal {
+        return at_terminal(vm.terminal(&line.arguments)?, line);
     }
-    without_terminal(vm.bulkhead(&case.arguments), case)
+    without_terminal(vm.bulkhead(&line.arguments), line)
 }
 
-fn without_terminal(mut invocation: harness::Invocation, case: &Case) -> Result<Answer> {
-    for (name, value) in &case.variables {
+/// Runs a line once, or until it says what is waited for.
+fn repeated(line: &Line, run: impl Fn() -> Result<Answer>) -> Result<Answer> {
+    let begun = Instant::now();
+    loop {
+        let answer = run().with_context(|| line.text())?;
+        match &line.until {
+            Some(text) if answer.stdout.trim() != text => {}
+            _ => return Ok(answer),
+        }
+        if begun.elapsed() > harness::PATIENCE {
+            bail!("{}: still {answer:?}", line.text());
+        }
+        std::thread::sleep(harness::POLL_INTERVAL);
+    }
+}
+
+fn without_terminal(mut invocation: harness::Invocation, line: &Line) -> Result<Answer> {
+    for (name, value) in &line.variables {
         invocation = invocation.env(name, value);
     }
-    if let Some(stdin) = &case.stdin {
+    if let Some(stdin) = &line.stdin {
         invocation = invocation.stdin(stdin.clone());
     }
     let out = invocation.output()?;
@@ -153,8 +225,8 @@ fn without_terminal(mut invocation: harness::Invocation, case: &Case) -> Result<
     })
 }
 
-fn at_terminal(mut terminal: harness::Terminal, case: &Case) -> Result<Answer> {
-    if let Some(keys) = &case.stdin {
+fn at_terminal(mut terminal: harness::Terminal, line: &Line) -> Result<Answer> {
+    if let Some(keys) = &line.stdin {
         terminal.send(keys)?;
     }
     let (code, stdout) = terminal.wait()?;
@@ -172,15 +244,22 @@ fn essence(stderr: &str) -> String {
             && !line.starts_with("See '")
             && !line.starts_with("Run '")
             && !line.starts_with("hint: ")
+            // Names again what it could not do.
+            && !line.starts_with("Error: failed to ")
     });
     let lines: Vec<_> = lines
         .map(|line| {
-            ["docker: ", "bulkhead: ", "Error response from daemon: "]
-                .iter()
-                .fold(line, |line, prefix| {
-                    line.strip_prefix(prefix).unwrap_or(line)
-                })
-                .trim_end_matches('.')
+            [
+                "docker: ",
+                "bulkhead: ",
+                "Error response from daemon: ",
+                "Error: ",
+            ]
+            .iter()
+            .fold(line, |line, prefix| {
+                line.strip_prefix(prefix).unwrap_or(line)
+            })
+            .trim_end_matches('.')
         })
         .collect();
     lines.join("\n")

@@ -37,13 +37,13 @@ const COUNTS: &str =
     "trap 'echo bye; exit 7' TERM; i=0; while :; do echo $i; i=$((i+1)); sleep 0.1; done";
 
 /// The output of a command that must succeed.
-fn text(vm: &Sandbox, arguments: &[&str]) -> Result<String> {
+pub(crate) fn text(vm: &Sandbox, arguments: &[&str]) -> Result<String> {
     let out = vm.bulkhead(arguments).output()?.code(0)?;
     Ok(out.stdout)
 }
 
 /// A container in the background.
-fn begin(vm: &Sandbox, name: &str, flags: &[&str], script: &str) -> Result<()> {
+pub(crate) fn begin(vm: &Sandbox, name: &str, flags: &[&str], script: &str) -> Result<()> {
     let arguments = [
         &["run", "-d", "--name", name],
         flags,
@@ -54,7 +54,7 @@ fn begin(vm: &Sandbox, name: &str, flags: &[&str], script: &str) -> Result<()> {
     Ok(())
 }
 
-fn status(vm: &Sandbox, name: &str) -> Result<String> {
+pub(crate) fn status(vm: &Sandbox, name: &str) -> Result<String> {
     let format = "{{.State.Status}} {{.State.Running}} {{.State.ExitCode}}";
     let text = text(vm, &["inspect", "-f", format, name])?;
     Ok(text.trim_end().to_owned())
@@ -64,7 +64,7 @@ fn status(vm: &Sandbox, name: &str) -> Result<String> {
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits until `look` returns something.
-fn until<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let begun = Instant::now();
     loop {
         if let Some(found) = look()? {
@@ -644,7 +644,7 @@ fn health_is_checked(world: &World) -> Result<()> {
 }
 
 /// The process of the sandbox's command with this hidden verb.
-fn process_of(vm: &Sandbox, verb: &str) -> Result<process::Process> {
+pub(crate) fn process_of(vm: &Sandbox, verb: &str) -> Result<process::Process> {
     let mut all = process::executing(&vm.program())?;
     all.retain(|process| process.has_verb(verb));
     match all.pop() {

@@ -18,6 +18,7 @@ mod life;
 mod limits;
 mod process;
 mod pulling;
+mod races;
 mod smp;
 mod store;
 mod streams;
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
             (0, streams::tests()),
             (0, kills::tests()),
             (1, life::tests()),
+            (0, races::tests()),
             (1, bad_input::tests()),
             (1, guests::tests()),
             (1, templates::tests()),

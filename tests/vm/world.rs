@@ -1,7 +1,7 @@
 //! What tests share: sandboxes with images that are loaded and unpacked once, and the engine to
 //! compare with. Made when first asked for; gone when the last test is.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use anyhow::{Result, anyhow};
 use harness::{Docker, Sandbox, images};
@@ -12,7 +12,7 @@ pub(crate) struct World {
     busybox: Shared<Sandbox>,
     debian: Shared<Sandbox>,
     layers60: Shared<Sandbox>,
-    docker: Shared<Docker>,
+    docker: Shared<Mutex<Docker>>,
     pub(crate) differences: crate::differential::Differences,
 }
 
@@ -54,13 +54,13 @@ impl World {
         })
     }
 
-    /// The real engine, with busybox, its variants and the probe image.
-    pub(crate) fn docker(&self) -> Result<&Docker> {
+    /// The real engine, with busybox, its variants and the probe image. Whoever has it has it alone.
+    pub(crate) fn docker(&self) -> Result<&Mutex<Docker>> {
         self.docker.get(|| {
             let docker = Docker::start()?;
             docker.load(&images::busybox()?)?;
             docker.load(&images::variants()?)?;
-            Ok(docker)
+            Ok(Mutex::new(docker))
         })
     }
 }

@@ -193,3 +193,18 @@ fn a_health_check_is_the_users_and_the_rest_of_it_the_images() {
     assert_eq!(health(&["--no-healthcheck"], &of_image), None);
     assert_eq!(health(&["--health-retries", "2"], &image("{}")), None);
 }
+
+#[test]
+fn what_was_given_is_kept_apart_from_what_the_process_gets() {
+    let of = |args: &[&str]| {
+        let options = options_of(args).unwrap();
+        let entrypoint = entrypoint(&options, &full_image());
+        (entrypoint, variables(&options, &full_image()))
+    };
+    let (entry, env) = of(&["-e", "LANG=de", "-e", "HOME", "image", "x"]);
+    assert_eq!(entry, ["/entry"]);
+    assert_eq!(env, ["LANG=de", "HOME", "PATH=/image"]);
+    let (entry, env) = of(&["--entrypoint", "", "image", "x"]);
+    assert!(entry.is_empty());
+    assert_eq!(env, ["PATH=/image", "LANG=C", "HOME=/elsewhere"]);
+}

@@ -99,6 +99,7 @@ impl Supervisor {
         let Some(running) = self.running.take() else {
             bail!("the VM is gone");
         };
+        self.end_processes(&running);
         match served {
             Err(error) => Err(running.vm.post_mortem(&error, &mut log)),
             Ok(Some(failed)) => {
@@ -120,6 +121,25 @@ impl Supervisor {
                     trouble: None,
                 })
             }
+        }
+    }
+
+    /// Tells commands of processes that go with their VM.
+    fn end_processes(&mut self, running: &Running) {
+        for exec in running.execs.values() {
+            let By::Client(client) = exec.by else {
+                continue;
+            };
+            let killed = match exec.is_started {
+                true => ToCommand::Exited {
+                    code: super::super::state::EXIT_CODE_KILLED,
+                    trouble: None,
+                },
+                false => self.not_running(),
+            };
+            let end = exec.end.as_ref().unwrap_or(&killed);
+            self.clients.tell(client, end);
+            self.clients.set_role(client, Role::None);
         }
     }
 
@@ -295,6 +315,7 @@ impl Supervisor {
     fn note_started(&mut self) -> Result<()> {
         self.state.phases.started = monotonic_ns();
         self.state.status = Status::Running;
+        self.state.exit_code = 0;
         self.state.started_at = now();
         self.state.pid = self.running.as_ref().map_or(0, |running| running.vm.pid());
         self.begin_checks();
@@ -321,7 +342,8 @@ impl Supervisor {
                     true => Status::Paused,
                     false => Status::Running,
                 };
-                self.folder.set_state(&self.state)?;
+                // On a full disk it is frozen all the same.
+                let _ = self.folder.set_state(&self.state);
                 self.clients
                     .answer_those(|role| matches!(role, Role::Frozen), &ToCommand::Done);
             }
@@ -344,7 +366,7 @@ impl Supervisor {
                 exec.end = Some(failure(kind, message));
                 // Only what was started writes anything.
                 exec.delivered = true;
-                self.tell_exec(process)?;
+                self.tell_exec(process);
             }
             Event::Exited {
                 process, status, ..
@@ -354,7 +376,7 @@ impl Supervisor {
                     code: status.docker_code(),
                     trouble: None,
                 });
-                self.tell_exec(process)?;
+                self.tell_exec(process);
             }
             _ => bail!(unexpected()),
         }
@@ -362,36 +384,34 @@ impl Supervisor {
     }
 
     /// All output of a process is where it belongs.
-    pub(super) fn delivered(&mut self, process: ProcessId) -> Result<()> {
+    pub(super) fn delivered(&mut self, process: ProcessId) {
         let Some(running) = &mut self.running else {
-            return Ok(());
+            return;
         };
         if process == MAIN {
             running.delivered = true;
         } else if let Some(exec) = running.execs.get_mut(&process) {
             exec.delivered = true;
-            self.tell_exec(process)?;
+            self.tell_exec(process);
         }
-        Ok(())
     }
 
     /// Tells who had a process started of its end, once its output is delivered.
-    fn tell_exec(&mut self, process: ProcessId) -> Result<()> {
+    fn tell_exec(&mut self, process: ProcessId) {
         let Some(running) = &mut self.running else {
-            return Ok(());
+            return;
         };
         let Some(exec) = running.execs.get(&process) else {
-            return Ok(());
+            return;
         };
         let (by, Some(end), true) = (exec.by, exec.end.clone(), exec.delivered) else {
-            return Ok(());
+            return;
         };
         running.execs.remove(&process);
         match by {
             By::Client(client) => {
                 self.clients.tell(client, &end);
                 self.clients.set_role(client, Role::None);
-                Ok(())
             }
             By::Probe => self.note_probe(&end),
         }
@@ -508,8 +528,8 @@ impl Supervisor {
                 return None;
             }
             (Status::Paused, true) => format!("container {id} is already paused"),
-            (Status::Running, false) => format!("Container {id} is not paused"),
-            (Status::Restarting, _) => {
+            (_, false) => format!("Container {id} is not paused"),
+            (Status::Restarting, true) => {
                 format!("Container {id} is restarting, wait until the container is running")
             }
             _ => return Some(self.not_running()),

@@ -97,6 +97,11 @@ fn failed(error: &anyhow::Error) -> ToCommand {
     }
 }
 
+/// What a command is told that asked for something too late.
+fn has_ended() -> ToCommand {
+    ToCommand::Refused("the container has ended".to_owned())
+}
+
 struct Supervisor {
     root: Root,
     folder: Folder,
@@ -123,7 +128,12 @@ struct Supervisor {
 impl Supervisor {
     fn new(root: Root, folder: Folder, phases: Phases, command: UnixStream) -> Result<Self> {
         let config = folder.config()?;
-        let state = folder.state()?;
+        let mut state = folder.state()?;
+        if state.status.is_alive() {
+            // The last supervisor was killed, and nobody has looked since.
+            state = state.killed();
+            folder.set_state(&state)?;
+        }
         let (mut clients, first) = Clients::new(Listener::bind(&folder)?, command);
         let message = clients.first_message(first)?;
         let mut supervisor = Self {
@@ -170,11 +180,12 @@ impl Supervisor {
             self.state.status = Status::Restarting;
             // A disk that is full is no reason to leave a container down.
             let _ = self.folder.set_state(&self.state);
-            self.clients
-                .answer_those(|role| matches!(role, Role::Attached(_)), &message);
+            self.tell_the_end_of_a_life(&message);
             if !self.pause(delay)? {
                 break message;
             }
+            // Whoever wanted the last life to end has got it.
+            self.by_hand = false;
             self.phases.command = monotonic_ns();
         };
         self.note_end(&message);
@@ -202,6 +213,14 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Tells those who wait for no more than that its VM has gone.
+    fn tell_the_end_of_a_life(&mut self, message: &ToCommand) {
+        let clients = &mut self.clients;
+        clients.answer_those(|role| matches!(role, Role::Attached(_)), message);
+        clients.answer_those(|role| matches!(role, Role::Stopped), &ToCommand::Done);
+        clients.answer_those(|role| matches!(role, Role::Frozen), &has_ended());
+    }
+
     /// Tells everyone who waits for the container's end.
     fn tell_the_end(&mut self, message: &ToCommand) {
         let code = match message {
@@ -209,23 +228,17 @@ impl Supervisor {
             _ => 0,
         };
         let trouble = None;
+        self.tell_the_end_of_a_life(message);
         let clients = &mut self.clients;
-        clients.answer_those(|role| matches!(role, Role::Attached(_)), message);
         clients.answer_those(
             |role| matches!(role, Role::Ended),
             &ToCommand::Exited { code, trouble },
         );
-        clients.answer_those(|role| matches!(role, Role::Stopped), &ToCommand::Done);
-        let ended = || ToCommand::Refused("the container has ended".to_owned());
         let again = match message {
             ToCommand::Failed { message, .. } => ToCommand::Refused(message.clone()),
-            _ => ended(),
+            _ => has_ended(),
         };
         clients.answer_those(|role| matches!(role, Role::StartedAgain), &again);
-        clients.answer_those(
-            |role| matches!(role, Role::Exec(_) | Role::Frozen),
-            &ended(),
-        );
     }
 
     /// Notes the end of a life in the state.
@@ -304,9 +317,9 @@ impl Supervisor {
             }
         }
         while let Some(process) = self.deliveries.next() {
-            self.delivered(process)?;
+            self.delivered(process);
         }
-        self.check()?;
+        self.check();
         if event.is_none()
             && let Some(running) = &mut self.running
             && deadline.is_some_and(|at| Instant::now() >= at)

@@ -17,7 +17,7 @@ use super::super::wire::ToCommand;
 use super::Supervisor;
 use super::life::By;
 
-/// Exit code of a probe that took too long.
+/// Exit code of a probe that took too long, or could not be started.
 const CODE_TOO_LONG: i16 = -1;
 
 /// Checks one life of a container.
@@ -76,20 +76,31 @@ impl Supervisor {
     }
 
     /// Starts the probe that is due, or ends one that takes too long.
-    pub(super) fn check(&mut self) -> Result<()> {
+    pub(super) fn check(&mut self) {
         if self.next_check().is_none_or(|at| Instant::now() < at) {
-            return Ok(());
+            return;
         }
         let Some(monitor) = &mut self.monitor else {
-            return Ok(());
+            return;
         };
         if let Some(probe) = &mut monitor.probe {
             probe.is_late = true;
             let process = probe.process;
             let signal = libc::SIGKILL;
             self.send(Request::Signal { process, signal });
-            return Ok(());
+            return;
         }
+        let start = now();
+        if let Err(error) = self.start_probe() {
+            // No descriptors left, say: that is no good health, and no reason to end the container.
+            self.note_result(start, CODE_TOO_LONG, format!("{error:#}"));
+        }
+    }
+
+    fn start_probe(&mut self) -> Result<()> {
+        let Some(monitor) = &self.monitor else {
+            return Ok(());
+        };
         let spec = ProcessSpec {
             args: monitor.command.clone(),
             terminal: None,
@@ -121,12 +132,12 @@ impl Supervisor {
     }
 
     /// The probe has ended.
-    pub(super) fn note_probe(&mut self, end: &ToCommand) -> Result<()> {
-        let (Some(monitor), Some(health)) = (&mut self.monitor, &mut self.state.health) else {
-            return Ok(());
+    pub(super) fn note_probe(&mut self, end: &ToCommand) {
+        let Some(monitor) = &mut self.monitor else {
+            return;
         };
         let Some(probe) = monitor.probe.take() else {
-            return Ok(());
+            return;
         };
         let (exit_code, output) = match end {
             _ if probe.is_late => {
@@ -146,8 +157,15 @@ impl Supervisor {
             ToCommand::Failed { code, message } => (i16::from(*code), message.clone()),
             _ => (CODE_TOO_LONG, String::new()),
         };
+        self.note_result(probe.start, exit_code, output);
+    }
+
+    fn note_result(&mut self, start: String, exit_code: i16, output: String) {
+        let (Some(monitor), Some(health)) = (&mut self.monitor, &mut self.state.health) else {
+            return;
+        };
         let result = ProbeResult {
-            start: probe.start,
+            start,
             end: now(),
             exit_code,
             output,
@@ -155,7 +173,8 @@ impl Supervisor {
         let since_start = monitor.began.elapsed();
         health.note(&monitor.config, result, since_start);
         monitor.next = health.next(&monitor.config, Instant::now(), since_start);
-        self.folder.set_state(&self.state)
+        // A full disk is no reason to end the container, either: the next result may be kept again.
+        let _ = self.folder.set_state(&self.state);
     }
 }
 

@@ -135,6 +135,23 @@ impl Docker {
         Terminal::start(&line, &self.variables(), &self.work())
     }
 
+    /// Removes all containers, running or not.
+    ///
+    /// # Errors
+    ///
+    /// The engine refuses it.
+    pub fn remove_containers(&self) -> Result<()> {
+        let ids = self.docker(["ps", "--all", "--quiet"]).output()?;
+        let ids = ids.only_stdout()?;
+        if !ids.is_empty() {
+            self.docker(["rm", "--force"])
+                .args(ids.split_whitespace())
+                .output()?
+                .code(0)?;
+        }
+        Ok(())
+    }
+
     /// Loads what `docker save` wrote.
     ///
     /// # Errors

@@ -1,4 +1,6 @@
-//! Reads the list of command lines. `differential` calls it; the form is in `README.md`.
+//! Reads the lists of command lines. `differential` calls it; the form is in `README.md`.
+
+use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, bail};
 
@@ -10,10 +12,16 @@ pub(crate) enum Stream {
     Stderr,
 }
 
-/// One command line.
+/// One test: command lines in order, the containers of the first ones there for the later.
 #[derive(Debug, Default)]
 pub(crate) struct Case {
     pub(crate) name: String,
+    pub(crate) lines: Vec<Line>,
+}
+
+/// One command line.
+#[derive(Debug, Default)]
+pub(crate) struct Line {
     /// Without the name of the command.
     pub(crate) arguments: Vec<String>,
     /// What it reads, or what is typed.
@@ -22,6 +30,8 @@ pub(crate) struct Case {
     pub(crate) variables: Vec<(String, String)>,
     /// Whether it is run at a terminal.
     pub(crate) terminal: bool,
+    /// It is run again until its standard output, trimmed, is this.
+    pub(crate) until: Option<String>,
     pub(crate) compares_stderr: bool,
     /// In this order: code, stdout, stderr.
     pub(crate) differs: Vec<Stream>,
@@ -30,31 +40,49 @@ pub(crate) struct Case {
 }
 
 impl Case {
+    /// Whether it is a `run --rm` alone, which leaves nothing and sees nothing of others.
+    pub(crate) fn is_alone(&self) -> bool {
+        matches!(self.lines.as_slice(), [line] if line.arguments.starts_with(&RUN.map(str::to_owned)))
+    }
+}
+
+impl Line {
     /// As a person would type it.
-    pub(crate) fn line(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         self.arguments.join(" ")
     }
 }
 
-/// Reads the list.
+/// What a line of the key `run` begins with.
+const RUN: [&str; 2] = ["run", "--rm"];
+
+/// Reads lists.
 ///
 /// # Errors
 ///
-/// A line is not of the form; the message has its number.
-pub(crate) fn parse(text: &str) -> Result<Vec<Case>> {
+/// A line is not of the form; the message has the list's name and the line's number.
+pub(crate) fn parse(lists: &[(&str, &str)]) -> Result<Vec<Case>> {
     let mut cases: Vec<Case> = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        if line.trim().is_empty() || line.starts_with('#') {
-            continue;
+    for (list, text) in lists {
+        for (index, line) in text.lines().enumerate() {
+            if line.trim().is_empty() || line.starts_with('#') {
+                continue;
+            }
+            entry(&mut cases, line).with_context(|| format!("line {} of {list}", index + 1))?;
         }
-        entry(&mut cases, line).with_context(|| format!("line {} of the list", index + 1))?;
     }
+    let mut names = BTreeSet::new();
     for case in &cases {
-        if case.arguments.is_empty() {
-            bail!("{} has no run", case.name);
+        if !names.insert(&case.name) {
+            bail!("{} is there twice", case.name);
         }
-        if case.differs.is_empty() != case.reason.is_none() {
-            bail!("{}: what differs and because go together", case.name);
+        if case.lines.is_empty() {
+            bail!("{} has no command line", case.name);
+        }
+        for line in &case.lines {
+            if line.differs.is_empty() != line.reason.is_none() {
+                bail!("{}: what differs and because go together", case.name);
+            }
         }
     }
     Ok(cases)
@@ -65,41 +93,42 @@ fn entry(cases: &mut Vec<Case>, line: &str) -> Result<()> {
     let (key, value) = line
         .split_once(": ")
         .context("not of the form `key: value`")?;
-    if key != "name" {
-        return member(
-            cases.last_mut().context("before the first name")?,
-            key,
-            value,
-        );
+    if key == "name" {
+        cases.push(Case {
+            name: value.to_owned(),
+            lines: Vec::new(),
+        });
+        return Ok(());
     }
-    if cases.iter().any(|case| case.name == value) {
-        bail!("{value} is there twice");
-    }
-    cases.push(Case {
-        name: value.to_owned(),
-        ..Case::default()
+    let lines = &mut cases.last_mut().context("before the first name")?.lines;
+    let before: &[&str] = match key {
+        "run" => &RUN,
+        "do" => &[],
+        _ => return member(lines.last_mut().context("before run or do")?, key, value),
+    };
+    let before = before.iter().map(|word| (*word).to_owned());
+    lines.push(Line {
+        arguments: before.chain(words(value)?).collect(),
+        ..Line::default()
     });
     Ok(())
 }
 
-fn member(case: &mut Case, key: &str, value: &str) -> Result<()> {
+fn member(line: &mut Line, key: &str, value: &str) -> Result<()> {
     match key {
-        "run" => {
-            case.arguments = vec!["run".into(), "--rm".into()];
-            case.arguments.extend(words(value)?);
-        }
-        "stdin" => case.stdin = Some(unescaped(value)?),
+        "stdin" => line.stdin = Some(unescaped(value)?),
         "variable" => {
             let (name, value) = value
                 .split_once('=')
                 .context("not of the form NAME=VALUE")?;
-            case.variables.push((name.into(), value.into()));
+            line.variables.push((name.into(), value.into()));
         }
-        "terminal" => case.terminal = yes(value)?,
-        "stderr" => case.compares_stderr = yes(value)?,
+        "terminal" => line.terminal = yes(value)?,
+        "until" => line.until = Some(unescaped(value)?),
+        "stderr" => line.compares_stderr = yes(value)?,
         "differs" => {
             for word in value.split(", ") {
-                case.differs.push(match word {
+                line.differs.push(match word {
                     "code" => Stream::Code,
                     "stdout" => Stream::Stdout,
                     "stderr" => Stream::Stderr,
@@ -107,7 +136,7 @@ fn member(case: &mut Case, key: &str, value: &str) -> Result<()> {
                 });
             }
         }
-        "because" => case.reason = Some(value.to_owned()),
+        "because" => line.reason = Some(value.to_owned()),
         _ => bail!("{key} is no key"),
     }
     Ok(())

@@ -1,5 +1,5 @@
 //! What the engine answered in an earlier run: on an emulated machine it takes ten seconds for a
-//! command line. An answer counts as long as the question is the same: the line, the engine's
+//! command line. An answer counts as long as the question is the same: the lines, the engine's
 //! version, the kernel below it and the images. Only answers of lines that passed are kept.
 //!
 //! `differential` calls it; `cargo xtask test` keeps the folder outside of the work tree.
@@ -14,7 +14,7 @@ use harness::{Docker, images};
 use serde::{Deserialize, Serialize};
 
 use super::Answer;
-use super::list::Case;
+use super::list::{Case, Line};
 
 /// Names the folder of earlier answers.
 const KNOWN_VARIABLE: &str = "BULKHEAD_ORACLE";
@@ -25,10 +25,10 @@ const OUT_VARIABLE: &str = "BULKHEAD_TEST_OUT";
 #[derive(Serialize, Deserialize)]
 struct Kept {
     question: String,
-    answer: Answer,
+    answers: Vec<Answer>,
 }
 
-/// Everything that the answer to `case` depends on.
+/// Everything that the answers to `case` depend on.
 ///
 /// # Errors
 ///
@@ -39,41 +39,52 @@ pub(super) fn question(case: &Case) -> Result<String> {
     let archive = fs::canonicalize(&archive).context("find the images")?;
     let folder = archive.parent().unwrap_or(Path::new("/"));
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("read the release")?;
-    let Case {
+    let lines: Vec<String> = case.lines.iter().map(asked).collect();
+    Ok(format!(
+        "{} | {} | {} | {}",
+        Docker::version()?,
+        kernel.trim(),
+        folder.file_name().unwrap_or_default().display(),
+        lines.join(" | "),
+    ))
+}
+
+fn asked(line: &Line) -> String {
+    let Line {
         arguments,
         stdin,
         variables,
         terminal,
+        until,
         ..
-    } = case;
-    Ok(format!(
-        "{} | {} | {} | {arguments:?} {stdin:?} {variables:?} {terminal}",
-        Docker::version()?,
-        kernel.trim(),
-        folder.file_name().unwrap_or_default().display(),
-    ))
+    } = line;
+    let until = match until {
+        Some(text) => format!(" until {text:?}"),
+        None => String::new(),
+    };
+    format!("{arguments:?} {stdin:?} {variables:?} {terminal}{until}")
 }
 
-/// An earlier answer to the same question.
-pub(super) fn known(name: &str, question: &str) -> Option<Answer> {
+/// Earlier answers to the same question.
+pub(super) fn known(name: &str, question: &str) -> Option<Vec<Answer>> {
     let folder = env::var_os(KNOWN_VARIABLE)?;
     let text = fs::read(file(folder.as_ref(), name)).ok()?;
     let kept: Kept = serde_json::from_slice(&text).ok()?;
-    (kept.question == question).then_some(kept.answer)
+    (kept.question == question).then_some(kept.answers)
 }
 
-/// Keeps an answer for later runs.
+/// Keeps answers for later runs.
 ///
 /// # Errors
 ///
 /// It can't be written.
-pub(super) fn keep(name: &str, question: String, answer: Answer) -> Result<()> {
+pub(super) fn keep(name: &str, question: String, answers: Vec<Answer>) -> Result<()> {
     let Some(out) = env::var_os(OUT_VARIABLE) else {
         return Ok(());
     };
     let folder = PathBuf::from(out).join("oracle");
     fs::create_dir_all(&folder).context("create a folder for answers")?;
-    let kept = serde_json::to_vec(&Kept { question, answer })?;
+    let kept = serde_json::to_vec(&Kept { question, answers })?;
     // In one piece: the machine may go away at any time.
     let new = folder.join(format!("{name}.new"));
     fs::write(&new, kept).context("write an answer")?;
