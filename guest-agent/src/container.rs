@@ -30,6 +30,7 @@ use crate::network;
 use crate::process::{End, Part, Process};
 use crate::pump::{Flow, Pump};
 use crate::rootfs::{self, Parts};
+use crate::shares;
 use crate::spawn::{self, Spawned};
 use crate::stdio::{self, Streams, Terminals};
 use crate::tasks::{Tasks, View};
@@ -132,12 +133,14 @@ impl<'a> Container<'a> {
         let cgroup = Cgroup::create(&prepared.hierarchy, &spec.resources)?;
         let nodes = allow_devices(spec, &cgroup, &prepared.filter)?;
         let stack = layers::stack(spec)?;
+        let shares = shares::mount(&spec.mounts, stack.root.as_fd())?;
         let terminals = prepared.terminals;
         let streams = connections.join(spec.process.terminal, &terminals)?;
         let parts = Parts {
             spec,
             root: &stack.root,
             init_layer: &stack.init_layer,
+            shares: &shares,
             terminals: &terminals,
             nodes: &nodes,
         };

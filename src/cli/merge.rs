@@ -68,7 +68,8 @@ pub fn launch(
             domainname: options.names.domainname.clone(),
             hosts: network_files::hosts(options, hostname, host)?,
             resolv_conf: network_files::resolv_conf(options, host.resolv_conf),
-            tmpfs: storage.tmpfs.clone(),
+            tmpfs: storage.mounts.tmpfs.clone(),
+            mounts: Vec::new(),
             shm_bytes: storage.shm_bytes,
             sysctls: storage.sysctls.clone(),
             resources: limits.resources,
@@ -88,6 +89,8 @@ pub fn launch(
         host_cpus: limits.host_cpus.clone(),
         layers,
         writable_bytes: storage.writable_bytes,
+        // Volumes are made when the container is.
+        mounts: Vec::new(),
         auto_remove: options.container.auto_remove,
         open_stdin: process.interactive,
         stop_signal: stop_signal(options, image)?,

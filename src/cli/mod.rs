@@ -24,6 +24,7 @@ mod kill;
 mod load;
 mod logs;
 mod merge;
+mod mounts;
 mod names;
 mod network_files;
 mod options;
@@ -49,6 +50,7 @@ mod update;
 mod values;
 mod variables;
 mod version;
+mod volume;
 mod wait;
 
 use anyhow::Result;
@@ -87,7 +89,7 @@ enum Verb {
     Tag(tag::TagArgs),
     /// Remove images
     Rmi(rmi::RmiArgs),
-    /// Show images and containers in detail
+    /// Show containers, images and volumes in detail
     Inspect(inspect::InspectArgs),
     /// List containers
     Ps(ps::PsArgs),
@@ -111,6 +113,9 @@ enum Verb {
     /// Manage images
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageVerb),
+    /// Manage volumes
+    #[command(subcommand, arg_required_else_help = true)]
+    Volume(volume::VolumeVerb),
     /// Manage containers
     #[command(subcommand, arg_required_else_help = true)]
     Container(ContainerVerb),
@@ -318,6 +323,7 @@ pub fn other(matches: &ArgMatches) -> Result<u8> {
         Verb::Info(args) | Verb::System(SystemVerb::Info(args)) => info::run(&args)?,
         Verb::Files(verb) | Verb::Container(ContainerVerb::Files(verb)) => verb.run()?,
         Verb::Life(verb) | Verb::Container(ContainerVerb::Life(verb)) => return verb.run(),
+        Verb::Volume(verb) => volume::run(&verb)?,
         Verb::Version(args) => version::run(&args)?,
         Verb::Doctor(NoArgs {}) => return doctor::run(),
     }

@@ -15,6 +15,7 @@ use jiff::SignedDuration;
 use protocol::spec::{DeviceNode, Rlimit};
 
 use super::flags::Flags;
+use super::mounts::MountOptions;
 use super::values::security::{SecurityOptions, security_options};
 use super::values::{self, device, keys, lines, number, time};
 use crate::sandbox::health::HealthConfig;
@@ -133,8 +134,8 @@ pub struct NameOptions {
 pub struct StorageOptions {
     /// `--read-only`.
     pub read_only: bool,
-    /// `--tmpfs`: path to options.
-    pub tmpfs: BTreeMap<String, String>,
+    /// `-v`, `--mount`, `--tmpfs`, `--volumes-from`.
+    pub mounts: MountOptions,
     /// `--shm-size`.
     pub shm_bytes: u64,
     /// `--ipc none`: there is no /dev/shm.
@@ -328,14 +329,10 @@ fn names(flags: &Flags) -> Result<NameOptions> {
 fn storage(flags: &Flags) -> Result<StorageOptions> {
     let pairs = |list: Vec<(String, String)>| list.into_iter().collect();
     let devices = flags.list("device");
-    let tmpfs = flags.list("tmpfs");
     let writable = flags.list("storage-opt");
     Ok(StorageOptions {
         read_only: flags.is_on("read-only"),
-        tmpfs: tmpfs
-            .iter()
-            .map(|text| device::tmpfs(text))
-            .collect::<Result<_>>()?,
+        mounts: MountOptions::parse(flags)?,
         // 0 is Docker's own size.
         shm_bytes: flags
             .one("shm-size", number::bytes)?

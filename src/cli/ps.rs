@@ -15,10 +15,14 @@ use crate::sandbox::health::Verdict;
 use crate::sandbox::network;
 use crate::sandbox::paths::Root;
 use crate::sandbox::state::{ContainerConfig, ContainerState, Status};
+use crate::sandbox::volumes::Mount;
 use selection::Selection;
 
 /// Characters of a command that are shown, its quotes included.
 const COMMAND_CHARS: usize = 20;
+
+/// Characters of a mount that are shown.
+const MOUNT_CHARS: usize = 15;
 
 /// Every column.
 pub const COLUMNS: [Column; 14] = [
@@ -115,10 +119,22 @@ impl Shown {
                 }
                 None => Vec::new(),
             },
+            mounts: config
+                .launch
+                .mounts
+                .iter()
+                .flat_map(|mount| [mount.name.clone(), mount.target.clone()])
+                .filter(|text| !text.is_empty())
+                .collect(),
             config,
             state,
-            mounts: Vec::new(),
         }
+    }
+
+    /// How many volumes it has.
+    fn volumes(&self) -> usize {
+        let mounts = self.config.launch.mounts.iter();
+        mounts.filter(|mount| !mount.name.is_empty()).count()
     }
 }
 
@@ -233,9 +249,9 @@ fn row(shown: &Shown, size: String, whole: bool, now: i64) -> Map<String, Value>
         },
         config.name.clone(),
         labels.join(","),
-        shown.mounts.join(","),
+        mounts(&config.launch.mounts, whole),
         shown.networks.join(","),
-        shown.mounts.len().to_string(),
+        shown.volumes().to_string(),
         size,
     ];
     let names = COLUMNS.iter().map(|(name, _)| (*name).to_owned());
@@ -261,6 +277,22 @@ fn status(state: &ContainerState, since: &dyn Fn(&str) -> String) -> String {
         Status::Restarting => format!("Restarting ({code}) {} ago", since(finished)),
         Status::Exited => format!("Exited ({code}) {} ago", since(finished)),
     }
+}
+
+/// Names of volumes and paths of binds.
+fn mounts(mounts: &[Mount], whole: bool) -> String {
+    let shown = |mount: &Mount| {
+        let text = match mount.name.as_str() {
+            "" => mount.source.display().to_string(),
+            name => name.to_owned(),
+        };
+        if whole || text.chars().count() <= MOUNT_CHARS {
+            return text;
+        }
+        let cut: String = text.chars().take(MOUNT_CHARS - 1).collect();
+        format!("{cut}…")
+    };
+    mounts.iter().map(shown).collect::<Vec<_>>().join(",")
 }
 
 /// In quotes, with quotes around arguments that have blanks, cut to what a column bears, on one line.

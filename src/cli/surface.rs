@@ -55,8 +55,6 @@ const SECURITY: &str = "Security";
 
 const STATIC_ADDRESS: &str = "user specified IP address is supported on user defined networks only, which this version does not have; remove the flag";
 const ALIAS: &str = "network-scoped aliases are only supported for user-defined networks, which this version does not have; remove the flag";
-const VOLUMES: &str =
-    "this version shares no files with a VM; bring them in the image or through stdin";
 const OWN_KERNEL: &str =
     "the container runs on a kernel of its own, the host's is out of reach; remove the flag";
 const BLOCK_IO: &str = "the host's block devices are unknown inside a VM; remove the flag";
@@ -151,7 +149,7 @@ pub const RUN: [Flag; 104] = [
     flag("memory-reservation", None, Value("bytes"), LIMITS, Differs("memory.low inside the VM"), "Soft memory limit"),
     flag("memory-swap", None, Value("bytes"), LIMITS, Differs("as much as --memory, 0 or -1: a VM has no swap"), "Memory and swap"),
     flag("memory-swappiness", None, Value("int"), LIMITS, Only(&["-1"], "a VM has no swap; remove the flag"), "Swappiness"),
-    flag("mount", None, List("mount"), STORAGE, Refused(VOLUMES), "Attach a mount"),
+    flag("mount", None, List("mount"), STORAGE, Differs("bind, volume and tmpfs; no volume-opt, no volume-subpath, no shared or slave propagation"), "Attach a mount"),
     flag("name", None, Value("string"), LIFE, Works, "Name of the container"),
     flag("network", None, List("network"), NETWORK, Differs("bridge or none; each container is alone on its network"), "Connect to a network"),
     flag("network-alias", None, List("list"), NETWORK, Refused(ALIAS), "Alias on a network"),
@@ -184,9 +182,9 @@ pub const RUN: [Flag; 104] = [
     flag("user", Some('u'), Value("string"), PROCESS, Works, "User name or id, and group"),
     flag("userns", None, Value("string"), SECURITY, Only(&["", "host"], "the VM's kernel is the container's own; remove the flag"), "User namespace"),
     flag("uts", None, Value("string"), SECURITY, Only(&[""], OWN_KERNEL), "UTS namespace"),
-    flag("volume", Some('v'), List("list"), STORAGE, Refused(VOLUMES), "Bind a volume"),
-    flag("volume-driver", None, Value("string"), STORAGE, Refused(VOLUMES), "Volume driver"),
-    flag("volumes-from", None, List("list"), STORAGE, Refused(VOLUMES), "Mount another container's volumes"),
+    flag("volume", Some('v'), List("list"), STORAGE, Differs("no shared or slave propagation; sockets, pipes and devices of the host are out of reach"), "Bind a volume"),
+    flag("volume-driver", None, Value("string"), STORAGE, Only(&["", "local"], "only Docker's own driver, local, is there"), "Volume driver"),
+    flag("volumes-from", None, List("list"), STORAGE, Works, "Mount another container's volumes"),
     flag("workdir", Some('w'), Value("string"), PROCESS, Works, "Working directory"),
     flag("io-maxbandwidth", None, Value("bytes"), STORAGE, Refused(WINDOWS), "I/O bandwidth (Windows)"),
     flag("io-maxiops", None, Value("uint"), STORAGE, Refused(WINDOWS), "I/O operations (Windows)"),

@@ -5,6 +5,7 @@ pub mod capability;
 pub mod device;
 pub mod keys;
 pub mod lines;
+pub mod mount;
 pub mod name;
 pub mod network;
 pub mod number;

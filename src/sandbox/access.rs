@@ -187,6 +187,7 @@ impl Held {
             host_cpus: launch.host_cpus.clone(),
             disks,
             card: None,
+            shares: Vec::new(),
             stream_ports: Vec::new(),
             log: log.try_clone().context("share the VM's log")?,
         };

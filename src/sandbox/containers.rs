@@ -309,6 +309,7 @@ pub(crate) mod tests {
                 memory_mib: 128,
                 host_cpus: Vec::new(),
                 layers: Vec::new(),
+                mounts: Vec::new(),
                 writable_bytes: 0,
                 auto_remove,
                 open_stdin: false,

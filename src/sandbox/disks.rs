@@ -156,6 +156,7 @@ fn convert(
                 },
             ],
             stream_ports: Vec::new(),
+            shares: Vec::new(),
             log: log.try_clone().context("share the converter's log")?,
         },
     )?;

@@ -2,13 +2,14 @@
 //! [`super::start`] from the user's flags and the image's configuration; kept in the container's
 //! folder so that it can be started again.
 
-use protocol::spec::RunSpec;
+use protocol::spec::{CopyUp, MountSpec, RunSpec};
 use serde::{Deserialize, Serialize};
 
 use super::health::HealthConfig;
 use super::logs::LogConfig;
 use super::network::NetworkConfig;
 use super::restart::RestartPolicy;
+use super::volumes::Mount;
 
 /// One container's VM.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -28,6 +29,9 @@ pub struct Launch {
     pub layers: Vec<images::LayerKey>,
     /// Size of the writable disk in bytes.
     pub writable_bytes: u64,
+    /// Volumes and binds, in the order of `run.mounts`.
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
     /// `--rm`.
     pub auto_remove: bool,
     /// Whether stdin is kept open (`-i`).
@@ -48,6 +52,23 @@ pub struct Launch {
     /// `--log-driver`, `--log-opt`.
     #[serde(default)]
     pub log: LogConfig,
+}
+
+impl Launch {
+    /// Gives the container these mounts.
+    pub fn set_mounts(&mut self, mounts: Vec<Mount>) {
+        self.run.mounts = mounts
+            .iter()
+            .map(|mount| MountSpec {
+                // Numbered when the VM starts.
+                share: 0,
+                target: mount.target.clone(),
+                read_only: mount.read_only,
+                copy_up: CopyUp::No,
+            })
+            .collect();
+        self.mounts = mounts;
+    }
 }
 
 /// Seconds from the stop signal to SIGKILL without `--stop-timeout`.

@@ -1,5 +1,5 @@
 //! VMs that have booted already: the state and memory of one whose agent waits for its host, kept
-//! per size, that every VM of that size goes on from. It holds nothing but our own kernel and
+//! per shape, that every VM of that shape goes on from. It holds nothing but our own kernel and
 //! agent: no image, no container, no connection.
 //!
 //! ```text
@@ -23,9 +23,9 @@ use super::vm;
 pub const TEMPLATES_VARIABLE: &str = "BULKHEAD_TEMPLATES";
 
 /// Changes when a template of the same command, kernel and agent would not do any more.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
-/// Templates that are kept, each some 60 MiB of disk: sizes of VMs that one user has in use.
+/// Templates that are kept, each some 60 MiB of disk: shapes of VMs that one user has in use.
 const TEMPLATES_MAX: usize = 8;
 
 /// Bytes of `/proc/cpuinfo` that describe the first CPU.
@@ -43,6 +43,8 @@ pub struct Shape {
     pub memory_mib: u32,
     /// Whether there is a network card.
     pub network: bool,
+    /// Whether it has the file system device, for folders of the host.
+    pub shares: bool,
 }
 
 /// A VM's state and memory, opened for reading.
@@ -173,9 +175,10 @@ fn key(guest: &GuestFiles, shape: Shape) -> Result<String> {
         vcpu_count,
         memory_mib,
         network,
+        shares,
     } = shape;
     let text = format!(
-        "{FORMAT} {vcpu_count} {memory_mib} {network}\n{}\n{}\n{}\n{} {}\n{cpu}",
+        "{FORMAT} {vcpu_count} {memory_mib} {network} {shares}\n{}\n{}\n{}\n{} {}\n{cpu}",
         identity(&command)?,
         identity(&guest.kernel)?,
         identity(&guest.initramfs)?,
@@ -229,19 +232,27 @@ mod tests {
             vcpu_count: 1,
             memory_mib: 256,
             network: false,
+            shares: false,
         };
         let first = key(&guest, shape).unwrap();
         assert_eq!(key(&guest, shape).unwrap(), first);
-        let larger = Shape {
-            memory_mib: 257,
-            ..shape
-        };
-        assert_ne!(key(&guest, larger).unwrap(), first);
-        let connected = Shape {
-            network: true,
-            ..shape
-        };
-        assert_ne!(key(&guest, connected).unwrap(), first);
+        let others = [
+            Shape {
+                memory_mib: 257,
+                ..shape
+            },
+            Shape {
+                network: true,
+                ..shape
+            },
+            Shape {
+                shares: true,
+                ..shape
+            },
+        ];
+        for other in others {
+            assert_ne!(key(&guest, other).unwrap(), first);
+        }
         fs::write(&guest.kernel, "another kernel").unwrap();
         assert_ne!(key(&guest, shape).unwrap(), first);
     }

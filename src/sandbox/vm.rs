@@ -21,12 +21,13 @@ use nix::sys::socket::{
 use vmm::{ExitCounts, VmEnd};
 
 use super::agent::AgentLink;
+use super::files::{FileServer, Share};
 use super::network::{self, Card};
 use super::paths::{GuestFiles, Root};
 use super::template::{Shape, Templates};
 use super::vmm_process::{
-    CardConfig, DiskConfig, KernelConfig, SegmentConfig, StartConfig, StreamConfig, VmReport,
-    VmTimes, VmmConfig,
+    CardConfig, DiskConfig, FilesConfig, KernelConfig, SegmentConfig, StartConfig, StreamConfig,
+    VmReport, VmTimes, VmmConfig,
 };
 
 /// Name of the hidden verb that [`super::vmm_process`] serves.
@@ -81,6 +82,8 @@ pub struct VmRequest {
     pub card: Option<Card>,
     /// vsock ports that carry byte streams.
     pub stream_ports: Vec<u32>,
+    /// Folders and files of the host that it may reach, by number.
+    pub shares: Vec<Share>,
     /// Takes the early console and the VMM's own lines.
     pub log: File,
 }
@@ -98,6 +101,8 @@ pub struct RunningVm {
     report: PipeReader,
     /// The folder of the template that it went on from.
     template: Option<PathBuf>,
+    /// What serves its shares.
+    files: Option<FileServer>,
 }
 
 /// Collects descriptors for the child, numbered from [`FIRST_FD`].
@@ -133,6 +138,7 @@ impl RunningVm {
             vcpu_count: request.vcpu_count,
             memory_mib: request.memory_mib,
             network: request.card.is_some(),
+            shares: !request.shares.is_empty(),
         };
         let template = Templates::of(root)
             .map(|templates| templates.find_or_make(guest, shape))
@@ -177,6 +183,16 @@ impl RunningVm {
             SockFlag::SOCK_CLOEXEC,
         )
         .context("create a socket pair")?;
+        let mut files = None;
+        let mut files_config = None;
+        if shape.shares {
+            let (server, backend) = FileServer::start(&request.shares, &request.log)?;
+            files = Some(server);
+            files_config = Some(FilesConfig::Served {
+                socket: fds.add(backend.socket)?,
+                area: fds.add(backend.area)?,
+            });
+        }
         let own_lines = request.log.try_clone().context("share the VM's log")?;
         let config = VmmConfig {
             supervisor: std::process::id(),
@@ -195,17 +211,21 @@ impl RunningVm {
                 .transpose()?,
             streams: stream_configs,
             offers: Some(fds.add(offered)?),
+            files: files_config,
             console: fds.add(request.log)?,
             report: fds.add(report_writer)?,
         };
-        Ok(Self {
+        let vm = Self {
             child: start_process(fds, config_reader, own_lines, &config)?,
             agent: AgentLink::new(agent),
             streams,
             offers,
             report,
             template: folder,
-        })
+            files,
+        };
+        vm.files.as_ref().map_or(Ok(()), FileServer::wait_ready)?;
+        Ok(vm)
     }
 
     /// Process id of the VMM.
@@ -240,10 +260,11 @@ impl RunningVm {
         Ok(())
     }
 
-    /// Ends the VM at once, as pulling its plug.
+    /// Ends the VM at once, as pulling its plug. No file of a share is touched after that.
     pub fn kill(&mut self) {
         // Fails only when it is dead already.
         let _ = self.child.kill();
+        self.files = None;
     }
 
     /// Waits for the process to end by itself until `deadline`, then kills it, and returns what it
@@ -349,6 +370,7 @@ pub fn make_template(guest: &GuestFiles, shape: Shape, state: &File, memory: &Fi
         }),
         streams: Vec::new(),
         offers: None,
+        files: shape.shares.then_some(FilesConfig::Absent),
         console: fds.add(share(&log)?)?,
         report: fds.add(report_writer)?,
     };

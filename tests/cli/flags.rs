@@ -59,9 +59,8 @@ fn what_is_not_supported_is_refused_with_one_sentence() {
              only, which this version does not have; remove the flag",
         ),
         (
-            &["-v", "/a:/b"],
-            "--volume is not supported: this version shares no files with a VM; bring them in the \
-             image or through stdin",
+            &["-v", "/a:/b:shared"],
+            "propagation mode shared is not supported: mounts do not pass between the host and a VM",
         ),
         (
             &["--network", "mine"],

@@ -28,6 +28,7 @@ mod streams;
 mod templates;
 mod tenant;
 mod terminal;
+mod volumes;
 mod world;
 
 use std::collections::BTreeSet;
@@ -94,6 +95,7 @@ fn main() -> ExitCode {
             (1, environment::tests()),
             (1, flags::tests()),
             (1, tenant::tests()),
+            (1, volumes::tests()),
             (1, process::tests()),
         ] {
             if part.has(share) {

@@ -28,9 +28,10 @@ use super::super::state::Status;
 use super::super::streams::{CommandStreams, Streams, VmStreams};
 use super::super::vm::{RunningVm, VmRequest};
 use super::super::vmm_process::VmReport;
+use super::super::volumes::Filling;
 use super::super::wire::ToCommand;
 use super::clients::{ClientId, Role};
-use super::{Supervisor, failed};
+use super::{Supervisor, failed, mounts};
 
 /// The container's own process.
 pub(super) const MAIN: ProcessId = 0;
@@ -41,6 +42,9 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// From hello to the execution of the process: mounts and a look-up of its user.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// As much longer when a volume takes the image's content.
+const FILL_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// From the request to power off to the agent's goodbye: it flushes what the container wrote.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -62,6 +66,8 @@ pub(super) struct Running {
     delivered: bool,
     /// Requests to freeze or thaw that the agent has not answered.
     freezes: u32,
+    /// Volumes that take the image's content, until the process starts.
+    fillings: Vec<Filling>,
 }
 
 /// Who had a process started.
@@ -164,6 +170,7 @@ impl Supervisor {
         run.network = self.network.as_ref().map(|network| network.spec.clone());
         self.state.network = self.network.as_ref().map(|network| network.state.clone());
         let card = self.network.as_ref().map(Network::card).transpose()?;
+        let mounts = mounts::prepare(&launch.mounts, &mut run)?;
         self.state.phases.vmm_spawn = monotonic_ns();
         let mut vm = RunningVm::spawn(
             &self.root,
@@ -178,6 +185,7 @@ impl Supervisor {
                     .into_iter()
                     .flatten()
                     .collect(),
+                shares: mounts.shares,
                 log: log.try_clone().context("share the VM's log")?,
             },
         )?;
@@ -205,6 +213,7 @@ impl Supervisor {
             end: None,
             delivered: false,
             freezes: 0,
+            fillings: mounts.fillings,
         });
         for (client, streams) in std::mem::take(&mut self.attaching) {
             self.attach(client, streams);
@@ -231,10 +240,11 @@ impl Supervisor {
                             running.vm.agent.send(&request)?;
                         }
                     }
-                    deadline = Some(Instant::now() + START_TIMEOUT);
+                    deadline = Some(Instant::now() + self.start_timeout());
                 }
                 Some(Event::Started { process: MAIN, .. }) => {
                     deadline = None;
+                    self.volumes_are_filled()?;
                     self.note_started()?;
                 }
                 Some(Event::Failed {
@@ -242,6 +252,9 @@ impl Supervisor {
                     kind,
                     message,
                 }) if deadline.is_some() => {
+                    if matches!(kind, FailureKind::NotFound | FailureKind::NotExecutable) {
+                        self.volumes_are_filled()?;
+                    }
                     return Ok(Some(failure(kind, &message)));
                 }
                 Some(Event::Exited {
@@ -264,6 +277,23 @@ impl Supervisor {
                 return Ok(None);
             }
         }
+    }
+
+    fn start_timeout(&self) -> Duration {
+        let fills = self
+            .running
+            .as_ref()
+            .is_some_and(|r| !r.fillings.is_empty());
+        START_TIMEOUT + if fills { FILL_TIMEOUT } else { Duration::ZERO }
+    }
+
+    /// The guest has come as far as its process, which is after all volumes are filled.
+    fn volumes_are_filled(&mut self) -> Result<()> {
+        let fillings = self
+            .running
+            .as_mut()
+            .map(|r| std::mem::take(&mut r.fillings));
+        fillings.into_iter().flatten().try_for_each(Filling::done)
     }
 
     fn note_started(&mut self) -> Result<()> {

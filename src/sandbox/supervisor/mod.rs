@@ -13,6 +13,7 @@
 mod clients;
 mod journal;
 mod life;
+mod mounts;
 mod probes;
 mod tasks;
 mod update;
@@ -39,6 +40,7 @@ use super::state::{ContainerConfig, ContainerState, Folder, Lock, Phases, Status
 use super::stop::Stop;
 use super::streams::{CommandStreams, Deliveries};
 use super::vm::RunningVm;
+use super::volumes;
 use super::wire::{StopRequest, ToCommand, ToSupervisor};
 use clients::{ClientId, Clients, Role};
 use life::Running;
@@ -206,7 +208,9 @@ impl Supervisor {
         let kept = if self.auto_remove() {
             let config = self.config_now();
             let removed = self.folder.remove();
-            removed.inspect(|()| events::of_container(&self.folder, &config, "destroy", &[]))
+            removed
+                .inspect(|()| events::of_container(&self.folder, &config, "destroy", &[]))
+                .and_then(|()| volumes::remove_anonymous(&self.root, &self.config))
         } else {
             self.folder.set_state(&self.state)
         };

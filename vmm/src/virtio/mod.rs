@@ -20,6 +20,7 @@ mod chain;
 mod config;
 pub mod console;
 mod device;
+pub mod fs;
 pub mod mmio;
 #[cfg(any(test, feature = "mock"))]
 pub mod mock;
