@@ -192,8 +192,9 @@ fn limits(resources: &Resources) -> Vec<(&'static str, String)> {
     files
 }
 
-/// The number behind `name` in a file of lines of a name and a number.
-fn counter(file: &str, name: &str) -> u64 {
+/// The number behind `name` in a file of lines of a name and a number; 0 without one.
+#[must_use]
+pub fn counter(file: &str, name: &str) -> u64 {
     file.lines()
         .filter_map(|line| line.split_once(' '))
         .find(|(key, _)| *key == name)
@@ -209,7 +210,11 @@ fn write(group: BorrowedFd<'_>, file: &str, value: &str) -> Result<(), Failure> 
         .context(|| format!("write {value:?} to {file}"))
 }
 
-fn read(group: BorrowedFd<'_>, file: &str) -> Result<String, Errno> {
+/// Reads a file of a group.
+///
+/// # Errors
+/// What reading says.
+pub fn read(group: BorrowedFd<'_>, file: &str) -> Result<String, Errno> {
     let fd = openat(group, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut bytes = vec![0; MAX_FILE];
     let len = rustix::io::read(&fd, &mut *bytes)?;

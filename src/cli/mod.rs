@@ -3,12 +3,16 @@
 //! Called by `main`. It knows no KVM and no agent: that is `sandbox`'s.
 
 mod attach;
+mod commit;
 pub mod complaint;
+mod cp;
 mod df;
+mod diff;
 pub mod doctor;
 mod each;
 mod events;
 mod exec;
+mod export;
 mod filter;
 mod flags;
 mod given;
@@ -25,6 +29,7 @@ mod network_files;
 mod options;
 mod output;
 mod pause;
+mod ports;
 mod prune;
 mod ps;
 mod pull;
@@ -34,10 +39,12 @@ mod rm;
 mod rmi;
 pub mod run;
 mod start;
+mod stats;
 mod stop;
 mod surface;
 mod tag;
 mod template;
+mod top;
 mod update;
 mod values;
 mod variables;
@@ -93,6 +100,8 @@ enum Verb {
     /// Look at and tidy everything at once
     #[command(subcommand, arg_required_else_help = true)]
     System(SystemVerb),
+    #[command(flatten)]
+    Files(FilesVerb),
     #[command(flatten)]
     Life(LifeVerb),
     /// Say whether this host can run VMs, and if not, why
@@ -158,6 +167,8 @@ enum ContainerVerb {
     /// Remove stopped containers
     Prune(prune::ContainerPruneArgs),
     #[command(flatten)]
+    Files(FilesVerb),
+    #[command(flatten)]
     Life(LifeVerb),
 }
 
@@ -186,6 +197,8 @@ enum LifeVerb {
     Logs(logs::LogsArgs),
     /// Give a container another name
     Rename(rename::RenameArgs),
+    /// List published ports of a container
+    Port(ports::PortArgs),
     /// Remove containers
     Rm(rm::RmArgs),
 }
@@ -204,9 +217,40 @@ impl LifeVerb {
             Self::Exec(args) => return exec::run(args),
             Self::Logs(args) => logs::run(&args)?,
             Self::Rename(args) => rename::run(&args)?,
+            Self::Port(args) => ports::run(&args)?,
             Self::Rm(args) => rm::run(&args)?,
         }
         Ok(0)
+    }
+}
+
+/// Verbs that look into a container: `bulkhead cp`, `bulkhead container cp`.
+#[derive(Debug, Subcommand)]
+enum FilesVerb {
+    /// Copy files into or out of a container
+    Cp(cp::CpArgs),
+    /// Write a container's file system as a tar archive
+    Export(export::ExportArgs),
+    /// Show what a container changed of its image's files
+    Diff(diff::DiffArgs),
+    /// Make an image of a container's changes
+    Commit(commit::CommitArgs),
+    /// Show the processes of a running container
+    Top(top::TopArgs),
+    /// Show what running containers use
+    Stats(stats::StatsArgs),
+}
+
+impl FilesVerb {
+    fn run(self) -> Result<()> {
+        match self {
+            Self::Cp(args) => cp::run(&args),
+            Self::Export(args) => export::run(&args),
+            Self::Diff(args) => diff::run(&args),
+            Self::Commit(args) => commit::run(&args),
+            Self::Top(args) => top::run(&args),
+            Self::Stats(args) => stats::run(&args),
+        }
     }
 }
 
@@ -272,6 +316,7 @@ pub fn other(matches: &ArgMatches) -> Result<u8> {
         Verb::History(args) | Verb::Image(ImageVerb::History(args)) => history::run(&args)?,
         Verb::Events(args) | Verb::System(SystemVerb::Events(args)) => events::run(&args)?,
         Verb::Info(args) | Verb::System(SystemVerb::Info(args)) => info::run(&args)?,
+        Verb::Files(verb) | Verb::Container(ContainerVerb::Files(verb)) => verb.run()?,
         Verb::Life(verb) | Verb::Container(ContainerVerb::Life(verb)) => return verb.run(),
         Verb::Version(args) => version::run(&args)?,
         Verb::Doctor(NoArgs {}) => return doctor::run(),

@@ -73,6 +73,14 @@ impl List<'_> {
         Ok(())
     }
 
+    /// Checks the format; nothing is printed.
+    ///
+    /// # Errors
+    /// A format that is none.
+    pub fn check(&self) -> Result<()> {
+        self.lines(&[]).map(drop)
+    }
+
     fn lines(&self, rows: &[Map<String, Value>]) -> Result<Vec<String>> {
         let format = match (self.format.unwrap_or("table"), self.only) {
             ("table", Some(only)) => format!("{{{{.{only}}}}}"),

@@ -9,8 +9,10 @@ use images::Store;
 use serde_json::{Map, Value, json};
 
 use super::output::{self, Column, List};
+use super::ports;
 use crate::sandbox::containers;
 use crate::sandbox::health::Verdict;
+use crate::sandbox::network;
 use crate::sandbox::paths::Root;
 use crate::sandbox::state::{ContainerConfig, ContainerState, Status};
 use selection::Selection;
@@ -99,16 +101,23 @@ struct Shown {
 }
 
 impl Shown {
-    /// A VM of this version has neither network nor volumes.
     fn new(config: ContainerConfig, state: ContainerState) -> Self {
         let health = state.health.as_ref().map(|health| health.verdict.word());
         Self {
             health: health.unwrap_or("none"),
+            networks: vec![network::mode(config.launch.network.as_ref()).to_owned()],
+            published: match &state.network {
+                Some(network) => {
+                    let ports = network.ports.iter();
+                    let shown =
+                        ports.map(|port| format!("{}/{}", port.host_port, port.protocol.word()));
+                    shown.collect()
+                }
+                None => Vec::new(),
+            },
             config,
             state,
-            networks: vec!["none".to_owned()],
             mounts: Vec::new(),
-            published: Vec::new(),
         }
     }
 }
@@ -218,7 +227,10 @@ fn row(shown: &Shown, size: String, whole: bool, now: i64) -> Map<String, Value>
         since(&config.created) + " ago",
         status(state, &since),
         state.status.word().to_owned(),
-        shown.published.join(", "),
+        match state.status.is_alive() {
+            true => ports::column(state.network.as_ref(), &config.exposed_ports),
+            false => String::new(),
+        },
         config.name.clone(),
         labels.join(","),
         shown.mounts.join(","),

@@ -25,6 +25,7 @@ use crate::sandbox::containers;
 use crate::sandbox::disks;
 use crate::sandbox::launch::Launch;
 use crate::sandbox::logs::LogConfig;
+use crate::sandbox::network;
 use crate::sandbox::paths::{GuestFiles, Root};
 use crate::sandbox::start::{AttachOptions, run_attached, run_detached};
 use crate::sandbox::state::{ContainerConfig, Folder, Lock, Phases};
@@ -264,6 +265,8 @@ fn launch(options: &RunOptions, image: &Image, id: &str) -> Result<Launch> {
     let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let host = Host {
         resolv_conf: &resolv_conf,
+        address: network::host_address(),
+        has_v6: network::has_v6(),
         window: attach::window_size().unwrap_or(DEFAULT_WINDOW),
     };
     let layers = image.layers.iter().map(images::Layer::key).collect();

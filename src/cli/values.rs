@@ -8,6 +8,7 @@ pub mod lines;
 pub mod name;
 pub mod network;
 pub mod number;
+pub mod ports;
 pub mod rlimit;
 pub mod security;
 pub mod signal;

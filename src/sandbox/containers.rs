@@ -302,6 +302,7 @@ pub(crate) mod tests {
             given: Default::default(),
             launch: Launch {
                 run: serde_json::from_value(run).unwrap(),
+                network: None,
                 vcpu_count: 1,
                 memory_mib: 128,
                 host_cpus: Vec::new(),

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::health::Health;
 use super::launch::DEFAULT_STOP_TIMEOUT_S;
 use super::logs::{self, Driver};
+use super::network;
 use super::state::{ContainerConfig, ContainerState, Phases, Status};
 
 /// The JSON object of one container.
@@ -54,6 +55,11 @@ pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState
         "AppArmorProfile": "",
         "ExecIDs": null,
         "HostConfig": host_config(config),
+        "NetworkSettings": network::settings(
+            launch.network.as_ref(),
+            state.network.as_ref(),
+            &config.exposed_ports,
+        ),
         "Config": {
             "Hostname": launch.run.hostname,
             "Domainname": launch.run.domainname,
@@ -127,7 +133,8 @@ fn health_of(health: &Health) -> Value {
 }
 
 /// `SIGTERM`; a real-time signal has no name.
-fn signal_name(signal: i32) -> String {
+#[must_use]
+pub fn signal_name(signal: i32) -> String {
     nix::sys::signal::Signal::try_from(signal)
         .map_or_else(|_| signal.to_string(), |signal| signal.as_str().to_owned())
 }
@@ -232,7 +239,8 @@ fn of_isolation(config: &ContainerConfig) -> Value {
         "Tmpfs": run.tmpfs,
         "Sysctls": run.sysctls,
         "StorageOpt": storage.collect::<std::collections::BTreeMap<_, _>>(),
-        "NetworkMode": "none",
+        "NetworkMode": network::mode(config.launch.network.as_ref()),
+        "PortBindings": network::port_bindings(config.launch.network.as_ref()),
         "CapAdd": null_if_empty(given.list("cap-add")),
         "CapDrop": null_if_empty(given.list("cap-drop")),
         "SecurityOpt": null_if_empty(given.list("security-opt")),

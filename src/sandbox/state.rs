@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use super::given::Given;
 use super::health::Health;
 use super::launch::Launch;
+use super::network::NetworkState;
 use super::paths::{self, Root};
 
 /// Longest state file in bytes that is read: a configuration with all of its environment.
@@ -138,6 +139,9 @@ pub struct ContainerState {
     pub started_at: String,
     /// RFC 3339.
     pub finished_at: String,
+    /// Its network while it runs.
+    #[serde(default)]
+    pub network: Option<NetworkState>,
     /// When each step of the last start was done.
     pub phases: Phases,
     /// Exits to user space of the last run.
@@ -168,6 +172,7 @@ impl ContainerState {
             oom_killed: false,
             started_at: super::clock::ZERO_TIME.to_owned(),
             finished_at: super::clock::ZERO_TIME.to_owned(),
+            network: None,
             phases: Phases::default(),
             exits: vmm::ExitCounts::default(),
             health: None,
@@ -193,6 +198,7 @@ impl ContainerState {
             pid: 0,
             exit_code: EXIT_CODE_KILLED,
             finished_at: super::clock::now(),
+            network: None,
             ..self
         }
     }
@@ -201,6 +207,7 @@ impl ContainerState {
     /// wrong is the end of one that ran.
     pub fn finish(&mut self, exit_code: u8, error: String) {
         self.pid = 0;
+        self.network = None;
         self.exit_code = exit_code;
         self.status = if self.started_at == super::clock::ZERO_TIME {
             Status::Created

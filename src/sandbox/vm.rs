@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{IoSlice, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -21,11 +21,12 @@ use nix::sys::socket::{
 use vmm::{ExitCounts, VmEnd};
 
 use super::agent::AgentLink;
+use super::network::{self, Card};
 use super::paths::{GuestFiles, Root};
-use super::template::{Size, Templates};
+use super::template::{Shape, Templates};
 use super::vmm_process::{
-    DiskConfig, KernelConfig, SegmentConfig, StartConfig, StreamConfig, VmReport, VmTimes,
-    VmmConfig,
+    CardConfig, DiskConfig, KernelConfig, SegmentConfig, StartConfig, StreamConfig, VmReport,
+    VmTimes, VmmConfig,
 };
 
 /// Name of the hidden verb that [`super::vmm_process`] serves.
@@ -76,6 +77,8 @@ pub struct VmRequest {
     pub host_cpus: Vec<usize>,
     /// In the guest's order.
     pub disks: Vec<DiskSource>,
+    /// The network card, if there is one.
+    pub card: Option<Card>,
     /// vsock ports that carry byte streams.
     pub stream_ports: Vec<u32>,
     /// Takes the early console and the VMM's own lines.
@@ -120,18 +123,19 @@ impl ChildFds {
 }
 
 impl RunningVm {
-    /// Starts the process; the guest goes on from the template of its size, or boots where there
+    /// Starts the process; the guest goes on from the template of its shape, or boots where there
     /// can be none.
     ///
     /// # Errors
     /// When a file is missing or the process can't be started.
     pub fn spawn(root: &Root, guest: &GuestFiles, request: VmRequest) -> Result<Self> {
-        let size = Size {
+        let shape = Shape {
             vcpu_count: request.vcpu_count,
             memory_mib: request.memory_mib,
+            network: request.card.is_some(),
         };
         let template = Templates::of(root)
-            .map(|templates| templates.find_or_make(guest, size))
+            .map(|templates| templates.find_or_make(guest, shape))
             .transpose();
         let mut fds = ChildFds::default();
         let config_reader = fds.begin()?;
@@ -185,6 +189,10 @@ impl RunningVm {
                 .into_iter()
                 .map(|disk| disk_config(disk, &mut fds))
                 .collect::<Result<_>>()?,
+            card: request
+                .card
+                .map(|card| card_config(card, &mut fds))
+                .transpose()?,
             streams: stream_configs,
             offers: Some(fds.add(offered)?),
             console: fds.add(request.log)?,
@@ -212,6 +220,16 @@ impl RunningVm {
     /// When the VMM is gone.
     pub fn offer(&self, port: u32) -> Result<UnixStream> {
         let (ours, theirs) = stream_pair()?;
+        self.offer_end(port, theirs.as_fd())?;
+        Ok(ours)
+    }
+
+    /// Offers the guest a stream on another port: the connected socket `theirs`, whose other end is
+    /// somebody else's. It must not block.
+    ///
+    /// # Errors
+    /// When the VMM is gone.
+    pub fn offer_end(&self, port: u32, theirs: BorrowedFd<'_>) -> Result<()> {
         let bytes = port.to_le_bytes();
         let descriptors = [theirs.as_raw_fd()];
         let rights = [ControlMessage::ScmRights(&descriptors)];
@@ -219,7 +237,7 @@ impl RunningVm {
         let flags = MsgFlags::MSG_NOSIGNAL;
         sendmsg::<()>(self.offers.as_raw_fd(), &iovecs, &rights, flags, None)
             .with_context(|| format!("offer port {port} to the VM"))?;
-        Ok(ours)
+        Ok(())
     }
 
     /// Ends the VM at once, as pulling its plug.
@@ -296,12 +314,12 @@ fn finish(child: &mut Child, report: &mut PipeReader, deadline: Instant) -> Resu
     }))
 }
 
-/// Boots a VM of this size up to the point where its agent calls the host, and leaves its state and
+/// Boots a VM of this shape up to the point where its agent calls the host, and leaves its state and
 /// memory in these files.
 ///
 /// # Errors
 /// When the process can't be started, or the guest ends or says nothing.
-pub fn make_template(guest: &GuestFiles, size: Size, state: &File, memory: &File) -> Result<()> {
+pub fn make_template(guest: &GuestFiles, shape: Shape, state: &File, memory: &File) -> Result<()> {
     let mut log = tempfile::tempfile().context("create a log")?;
     let mut fds = ChildFds::default();
     let config_reader = fds.begin()?;
@@ -310,8 +328,8 @@ pub fn make_template(guest: &GuestFiles, size: Size, state: &File, memory: &File
     let empty = tempfile::tempfile().context("create an empty disk")?;
     let config = VmmConfig {
         supervisor: std::process::id(),
-        vcpu_count: size.vcpu_count,
-        memory_mib: size.memory_mib,
+        vcpu_count: shape.vcpu_count,
+        memory_mib: shape.memory_mib,
         host_cpus: Vec::new(),
         start: StartConfig::MakeTemplate {
             kernel: kernel(guest, &mut fds)?,
@@ -325,6 +343,10 @@ pub fn make_template(guest: &GuestFiles, size: Size, state: &File, memory: &File
                 writable: Some(fds.add(empty)?),
             },
         ],
+        card: shape.network.then(|| CardConfig {
+            socket: None,
+            endpoint: network::template_endpoint(),
+        }),
         streams: Vec::new(),
         offers: None,
         console: fds.add(share(&log)?)?,
@@ -388,13 +410,23 @@ fn open(path: &std::path::Path) -> Result<File> {
     File::open(path).with_context(|| format!("open {}", path.display()))
 }
 
-/// Our end blocks, the VMM's does not.
-fn stream_pair() -> Result<(UnixStream, UnixStream)> {
+/// A stream to a guest: our end, which blocks, and the VMM's, which does not.
+///
+/// # Errors
+/// When there are no descriptors left.
+pub fn stream_pair() -> Result<(UnixStream, UnixStream)> {
     let (ours, theirs) = UnixStream::pair().context("create a socket pair")?;
     theirs
         .set_nonblocking(true)
         .context("set up a socket pair")?;
     Ok((ours, theirs))
+}
+
+fn card_config(card: Card, fds: &mut ChildFds) -> Result<CardConfig> {
+    Ok(CardConfig {
+        socket: Some(fds.add(card.socket)?),
+        endpoint: card.endpoint,
+    })
 }
 
 fn disk_config(disk: DiskSource, fds: &mut ChildFds) -> Result<DiskConfig> {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use vmm::builder::Kernel;
-use vmm::virtio::{StandIn, balloon, block, console, rng, vsock};
+use vmm::virtio::{StandIn, balloon, block, console, net, rng, vsock};
 use vmm::{DeviceMaker, EFD_NONBLOCK, EventFd, ExitCounts, Snapshot, Start, Vm, VmConfig, VmEnd};
 
 /// Longest configuration in bytes: 127 layers take some 10 KiB.
@@ -39,6 +39,8 @@ pub struct VmmConfig {
     pub start: StartConfig,
     /// Block devices in the guest's order.
     pub disks: Vec<DiskConfig>,
+    /// The network card, if there is one.
+    pub card: Option<CardConfig>,
     /// Streams by vsock port.
     pub streams: Vec<StreamConfig>,
     /// Where more of them come from.
@@ -113,6 +115,15 @@ pub struct SegmentConfig {
     pub len: u64,
     /// Bytes it takes on the device; what lies beyond its end reads as zero.
     pub capacity: u64,
+}
+
+/// A network card.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct CardConfig {
+    /// A connected stream socket to passt; none in a template's VM.
+    pub socket: Option<RawFd>,
+    /// The guest's addresses on its network.
+    pub endpoint: net::Endpoint,
 }
 
 /// One vsock port.
@@ -234,6 +245,12 @@ fn run(config: &VmmConfig, times: &mut VmTimes) -> Result<(VmEnd, ExitCounts)> {
     devices.push(Box::new(|_| {
         Ok(Box::new(console::ConsoleDevice::new(console, None)))
     }));
+    if let Some(card) = config.card {
+        // SAFETY: as above.
+        let socket = card.socket.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+        let device = net::NetDevice::new(card.endpoint, socket);
+        devices.push(Box::new(move |_| Ok(Box::new(device))));
+    }
     let (begin, state) = begin(config.start)?;
     let start = super::clock::monotonic_ns();
     let vm = Vm::build(VmConfig {

@@ -1,5 +1,5 @@
 //! Which of our crates may depend on which, and within the command, which folder on which:
-//! `cli -> doctor -> sandbox -> {vmm, images, protocol}`, `guest-agent -> protocol`.
+//! `cli -> doctor -> sandbox -> {vmm, images, protocol, tar}`, `guest-agent -> {protocol, tar}`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,9 +13,11 @@ use crate::{assert_none, list, metadata, root, text};
 const EDGES: &[(&str, &str)] = &[
     ("bulkhead", "bulkhead-images"),
     ("bulkhead", "bulkhead-protocol"),
+    ("bulkhead", "bulkhead-tar"),
     ("bulkhead", "vmm"),
     ("bulkhead-harness", "bulkhead-fixtures"),
     ("guest-agent", "bulkhead-protocol"),
+    ("guest-agent", "bulkhead-tar"),
 ];
 
 /// Edges that only tests have.
@@ -25,7 +27,7 @@ const TEST_EDGES: &[(&str, &str)] = &[
 ];
 
 /// Crates that no async runtime or image code may get into: they see guest bytes or run as PID 1.
-const WITHOUT_RUNTIME: &[&str] = &["vmm", "guest-agent", "bulkhead-protocol"];
+const WITHOUT_RUNTIME: &[&str] = &["vmm", "guest-agent", "bulkhead-protocol", "bulkhead-tar"];
 
 /// What they may not name.
 const RUNTIMES: &[&str] = &["tokio", "reqwest", "oci-spec", "futures-util"];

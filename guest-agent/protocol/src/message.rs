@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::spec::{ConvertSpec, ProcessSpec, Resources, RunSpec};
+use crate::task::{Outcome, Task, TaskId};
 
 /// Names a process started for the host: 0 is the container's main process, execs count up from 1.
 pub type ProcessId = u32;
@@ -24,6 +25,9 @@ pub enum Request {
     },
     /// Stack the layers and run the main process. The second request of a run VM.
     Run(Box<RunSpec>),
+    /// Stack the layers as for a run, and run nothing: the container's files are to be looked at
+    /// or changed. The second request of a VM for a container that is stopped.
+    Hold(Box<RunSpec>),
     /// Unpack a layer. The second and last request of a converter VM.
     Convert(Box<ConvertSpec>),
     /// Start another process in the running container.
@@ -46,6 +50,15 @@ pub enum Request {
         process: ProcessId,
         /// The new size.
         size: WindowSize,
+    },
+    /// Something to do beside the container's processes.
+    Task {
+        /// Its id, chosen by the host, unused so far.
+        id: TaskId,
+        /// What to do.
+        task: Box<Task>,
+        /// vsock port of its stream on the host, if it has one.
+        port: Option<u32>,
     },
     /// Freeze or thaw every process of the container (cgroup v2 freezer); answered by
     /// [`Event::Frozen`].
@@ -75,6 +88,15 @@ pub enum Event {
         process: ProcessId,
         /// `CLOCK_BOOTTIME` in nanoseconds just before `execve`.
         boottime_ns: u64,
+    },
+    /// The container's files are there; it runs nothing.
+    Held,
+    /// A task is over.
+    TaskEnded {
+        /// Which one.
+        id: TaskId,
+        /// How it went.
+        outcome: Outcome,
     },
     /// The request could not be carried out; nothing of it runs.
     Failed {

@@ -9,21 +9,24 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use protocol::message::{Event, ExitStatus, FailureKind, ProcessId, Request};
-use protocol::spec::{LayerExtent, ProcessSpec, Stdio};
+use protocol::spec::{ProcessSpec, Stdio};
+use protocol::task::TaskId;
 
 use super::super::clock::{monotonic_ns, now};
+use super::super::disks;
 use super::super::logs::{self, LogWriter};
+use super::super::network::Network;
 use super::super::paths::GuestFiles;
 use super::super::state::Status;
 use super::super::streams::{CommandStreams, Streams, VmStreams};
-use super::super::vm::{DISK_ALIGNMENT, DiskSource, RunningVm, Segment, VmRequest};
+use super::super::vm::{RunningVm, VmRequest};
 use super::super::vmm_process::VmReport;
 use super::super::wire::ToCommand;
 use super::clients::{ClientId, Role};
@@ -51,7 +54,8 @@ pub(super) struct Running {
     held: Option<Vec<Request>>,
     execs: BTreeMap<ProcessId, Exec>,
     next_process: ProcessId,
-    next_port: u32,
+    pub(super) next_port: u32,
+    pub(super) next_task: TaskId,
     /// How the container's process ended.
     end: Option<(ExitStatus, bool)>,
     /// Whether its output is delivered.
@@ -142,27 +146,10 @@ impl Supervisor {
     fn spawn(&mut self, log: &File) -> Result<()> {
         let guest = GuestFiles::find()?;
         let launch = self.config.launch.clone();
-        let disks = images::Store::open(&self.root.images())?.layer_disks()?;
+        let (layers, disks) = disks::of_container(&self.root, &self.folder, &launch)?;
         let mut run = launch.run;
-        let mut segments = Vec::with_capacity(launch.layers.len());
-        let mut offset = 0;
-        run.layers.clear();
-        for key in &launch.layers {
-            let disk = disks
-                .get(key)?
-                .with_context(|| format!("the disk of layer {} is missing", key.diff_id))?;
-            run.layers.push(LayerExtent {
-                offset,
-                len: disk.len,
-            });
-            offset += disk.len.next_multiple_of(DISK_ALIGNMENT);
-            segments.push(Segment {
-                file: disk.file,
-                len: disk.len,
-            });
-        }
+        run.layers = layers;
         run.upper_disk = true;
-        let upper = self.open_upper(launch.writable_bytes)?;
         let [stdin, stdout, stderr] = MAIN_PORTS;
         let ports = Stdio {
             stdin: launch.open_stdin.then_some(stdin),
@@ -170,6 +157,13 @@ impl Supervisor {
             stderr: run.process.terminal.is_none().then_some(stderr),
         };
         run.process.stdio = ports;
+        self.network = launch
+            .network
+            .map(|config| Network::start(&self.root, &config))
+            .transpose()?;
+        run.network = self.network.as_ref().map(|network| network.spec.clone());
+        self.state.network = self.network.as_ref().map(|network| network.state.clone());
+        let card = self.network.as_ref().map(Network::card).transpose()?;
         self.state.phases.vmm_spawn = monotonic_ns();
         let mut vm = RunningVm::spawn(
             &self.root,
@@ -178,14 +172,8 @@ impl Supervisor {
                 vcpu_count: launch.vcpu_count,
                 memory_mib: launch.memory_mib,
                 host_cpus: launch.host_cpus,
-                disks: vec![
-                    DiskSource::ReadOnly(segments),
-                    DiskSource::Writable {
-                        file: upper,
-                        bytes: launch.writable_bytes,
-                        durable: !launch.auto_remove,
-                    },
-                ],
+                disks,
+                card,
                 stream_ports: [ports.stdin, ports.stdout, ports.stderr]
                     .into_iter()
                     .flatten()
@@ -213,6 +201,7 @@ impl Supervisor {
             execs: BTreeMap::new(),
             next_process: MAIN + 1,
             next_port: MAIN_PORTS[2] + 1,
+            next_task: 0,
             end: None,
             delivered: false,
             freezes: 0,
@@ -221,16 +210,6 @@ impl Supervisor {
             self.attach(client, streams);
         }
         Ok(())
-    }
-
-    fn open_upper(&self, bytes: u64) -> Result<File> {
-        let path = self.folder.upper();
-        match OpenOptions::new().read(true).write(true).open(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                super::super::disks::create_writable(&self.root, &path, bytes)
-            }
-            other => other.with_context(|| format!("open {}", path.display())),
-        }
     }
 
     /// Serves the container until its process has ended and its output is delivered; `Some` when it
@@ -243,6 +222,9 @@ impl Supervisor {
                 Some(Event::Hello { version, .. }) => {
                     super::super::check_version(version)?;
                     self.state.phases.agent = monotonic_ns();
+                    if let Err(error) = self.network.as_mut().map_or(Ok(()), Network::wait) {
+                        return Ok(Some(failed(&error)));
+                    }
                     if let Some(running) = &mut self.running {
                         running.vm.agent.send(&super::super::wake()?)?;
                         for request in running.held.take().unwrap_or_default() {
@@ -322,6 +304,7 @@ impl Supervisor {
                     .answer_those(|role| matches!(role, Role::Frozen), &ToCommand::Done);
             }
             Event::Updated(ref trouble) => self.note_updated(trouble.as_deref())?,
+            Event::TaskEnded { id, outcome } => self.note_task(id, outcome),
             Event::Started { process, .. } => {
                 let exec = running.execs.get_mut(&process);
                 let exec = exec

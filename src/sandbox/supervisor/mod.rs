@@ -14,6 +14,7 @@ mod clients;
 mod journal;
 mod life;
 mod probes;
+mod tasks;
 mod update;
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -31,6 +32,7 @@ use super::agent::AgentError;
 use super::client::{self, Listener};
 use super::clock::monotonic_ns;
 use super::events;
+use super::network::Network;
 use super::paths::Root;
 use super::restart::Backoff;
 use super::state::{ContainerConfig, ContainerState, Folder, Lock, Phases, Status};
@@ -114,6 +116,8 @@ struct Supervisor {
     deliveries: Deliveries,
     /// The VM, while there is one.
     running: Option<Running>,
+    /// What connects it; its ports are free when it is gone.
+    network: Option<Network>,
     /// Its health checks, if it has any.
     monitor: Option<Monitor>,
     /// Commands that are to be attached when there is a VM.
@@ -150,6 +154,7 @@ impl Supervisor {
             stop: Stop::new()?,
             deliveries: Deliveries::new()?,
             running: None,
+            network: None,
             monitor: None,
             attaching: Vec::new(),
             updates: update::Updates::new(),
@@ -177,6 +182,8 @@ impl Supervisor {
             let message = self.live().unwrap_or_else(|error| failed(&error));
             self.running = None;
             self.refuse_updates();
+            self.end_tasks();
+            self.network = None;
             self.monitor = None;
             self.stop.reset();
             let Some(delay) = self.delay(&message, &mut backoff) else {
@@ -409,6 +416,10 @@ impl Supervisor {
             }
             ToSupervisor::Freeze(frozen) => self.freeze(client, frozen),
             ToSupervisor::Update(limits) => self.update(client, *limits),
+            ToSupervisor::Task { task, stream } => {
+                let stream = stream.then(|| self.clients.take_one(client)).transpose();
+                self.task(client, task, stream)
+            }
             ToSupervisor::Wait => {
                 self.clients.set_role(client, Role::Ended);
                 None

@@ -23,6 +23,7 @@ mod device;
 pub mod mmio;
 #[cfg(any(test, feature = "mock"))]
 pub mod mock;
+pub mod net;
 pub mod rng;
 #[cfg(test)]
 mod snapshot_tests;
