@@ -40,7 +40,12 @@ impl Root {
         };
         let path = std::path::absolute(path).context("resolve the state root")?;
         let root = Self(path);
-        for folder in [root.0.clone(), root.containers(), root.disks()] {
+        for folder in [
+            root.0.clone(),
+            root.containers(),
+            root.disks(),
+            root.volumes(),
+        ] {
             create_private(&folder)?;
         }
         Ok(root)
