@@ -33,6 +33,15 @@ const FREEZE_LOOK: Duration = Duration::from_millis(1);
 /// Looks before waiting is given up: a second.
 const FREEZE_LOOKS: usize = 1000;
 
+/// Files of limits that can be replaced, with what says that there is none.
+const NO_LIMITS: [(&str, &str); 5] = [
+    ("memory.low", "0"),
+    ("memory.max", "max"),
+    ("cpu.weight", "100"),
+    ("cpu.max", "max 100000"),
+    ("pids.max", "max"),
+];
+
 /// The container's group.
 #[derive(Debug)]
 pub struct Cgroup {
@@ -75,6 +84,21 @@ impl Cgroup {
             write(cgroup.as_fd(), file, &value)?;
         }
         Ok(cgroup)
+    }
+
+    /// Replaces the limits: those that are absent are taken away. What the kernel refuses stays as
+    /// it was, and what comes behind it, too.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn update(&self, resources: &Resources) -> Result<(), Failure> {
+        let limits = limits(resources);
+        for (file, none) in NO_LIMITS {
+            let wanted = limits.iter().find(|(name, _)| *name == file);
+            let value = wanted.map_or(none, |(_, value)| value.as_str());
+            write(self.as_fd(), file, value)?;
+        }
+        Ok(())
     }
 
     /// Freezes or thaws every process of the group, and waits until that is so. One that is in the
@@ -168,8 +192,9 @@ fn limits(resources: &Resources) -> Vec<(&'static str, String)> {
     files
 }
 
-/// The number behind `name` in a file of lines of a name and a number.
-fn counter(file: &str, name: &str) -> u64 {
+/// The number behind `name` in a file of lines of a name and a number; 0 without one.
+#[must_use]
+pub fn counter(file: &str, name: &str) -> u64 {
     file.lines()
         .filter_map(|line| line.split_once(' '))
         .find(|(key, _)| *key == name)
@@ -185,7 +210,11 @@ fn write(group: BorrowedFd<'_>, file: &str, value: &str) -> Result<(), Failure> 
         .context(|| format!("write {value:?} to {file}"))
 }
 
-fn read(group: BorrowedFd<'_>, file: &str) -> Result<String, Errno> {
+/// Reads a file of a group.
+///
+/// # Errors
+/// What reading says.
+pub fn read(group: BorrowedFd<'_>, file: &str) -> Result<String, Errno> {
     let fd = openat(group, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut bytes = vec![0; MAX_FILE];
     let len = rustix::io::read(&fd, &mut *bytes)?;
@@ -226,6 +255,22 @@ mod tests {
             ..Resources::default()
         };
         assert_eq!(limits(&period), [("cpu.max", "max 50000".to_owned())]);
+    }
+
+    #[test]
+    fn every_limit_but_swaps_can_be_taken_away() {
+        let all = Resources {
+            memory_max: Some(1),
+            memory_low: Some(1),
+            swap_max: None,
+            cpu_quota_us: Some(1),
+            cpu_period_us: Some(1),
+            cpu_weight: Some(1),
+            pids_max: Some(1),
+        };
+        for (file, _) in limits(&all) {
+            assert!(NO_LIMITS.iter().any(|(name, _)| *name == file), "{file}");
+        }
     }
 
     #[test]

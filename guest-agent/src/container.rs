@@ -10,7 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use protocol::message::{Event, ProcessId, Request};
 use protocol::spec::{ProcessSpec, RunSpec};
-use rustix::event::{PollFd, poll};
+use protocol::task::TaskId;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
@@ -25,12 +26,14 @@ use crate::layers::{self, Stack};
 use crate::loopback;
 use crate::mount::{Detached, Setup};
 use crate::namespaces;
+use crate::network;
 use crate::process::{End, Part, Process};
 use crate::pump::{Flow, Pump};
 use crate::rootfs::{self, Parts};
 use crate::shares;
 use crate::spawn::{self, Spawned};
 use crate::stdio::{self, Streams, Terminals};
+use crate::tasks::{Tasks, View};
 
 /// The main process.
 const MAIN: ProcessId = 0;
@@ -83,6 +86,11 @@ pub fn run(
     if outcome.is_err() {
         container.kill_all();
     }
+    for event in container.tasks.kill_all() {
+        if outcome.is_ok() {
+            control.send(&event)?;
+        }
+    }
     // A disk that can't be left clean has at least been written back.
     let _ = container.stack.finish();
     outcome
@@ -102,22 +110,26 @@ enum Source {
     Control,
     Process(ProcessId, Part),
     Lingering(usize),
+    Task(TaskId),
 }
 
 #[derive(Debug)]
-struct Container {
+struct Container<'a> {
+    spec: &'a RunSpec,
     cgroup: Cgroup,
     stack: Stack,
     terminals: Terminals,
     processes: BTreeMap<ProcessId, Process>,
     /// Output of processes that ended, into which others may still write.
     lingering: Vec<Option<Pump>>,
+    tasks: Tasks,
 }
 
-impl Container {
+impl<'a> Container<'a> {
     /// Sets everything up and clones the main process.
-    fn start(spec: &RunSpec, prepared: Prepared) -> Result<Self, Failure> {
+    fn start(spec: &'a RunSpec, prepared: Prepared) -> Result<Self, Failure> {
         let connections = stdio::connect(&spec.process)?;
+        spec.network.as_ref().map_or(Ok(()), network::up)?;
         let cgroup = Cgroup::create(&prepared.hierarchy, &spec.resources)?;
         let nodes = allow_devices(spec, &cgroup, &prepared.filter)?;
         let stack = layers::stack(spec)?;
@@ -134,11 +146,13 @@ impl Container {
         };
         let spawned = spawn_main(&parts, &cgroup, &streams)?;
         Ok(Self {
+            spec,
             cgroup,
             stack,
             terminals,
             processes: [(MAIN, Process::new(spawned, streams))].into(),
             lingering: Vec::new(),
+            tasks: Tasks::default(),
         })
     }
 
@@ -180,6 +194,10 @@ impl Container {
                 fds.push(PollFd::from_borrowed_fd(fd, flags));
             }
         }
+        for (id, fd) in self.tasks.interests() {
+            sources.push(Source::Task(id));
+            fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        }
         // Interrupted or out of memory: the next round asks again.
         if poll(&mut fds, None).is_err() {
             return Vec::new();
@@ -207,6 +225,11 @@ impl Container {
                         process: id,
                         boottime_ns,
                     })?;
+                }
+            }
+            Source::Task(id) => {
+                if let Some(event) = self.tasks.advance(id) {
+                    control.send(&event)?;
                 }
             }
             Source::Lingering(index) => {
@@ -265,9 +288,26 @@ impl Container {
                     let _ = process.resize(size);
                 }
             }
+            Request::Task { id, task, port } => {
+                let main = self.processes.get(&MAIN);
+                let view = View {
+                    spec: self.spec,
+                    stack: &self.stack,
+                    main: main.filter(|main| main.is_running()).map(Process::pidfd),
+                    cgroup: Some(self.cgroup.as_fd()),
+                };
+                if let Some(event) = self.tasks.start(id, &task, port, view) {
+                    control.send(&event)?;
+                }
+            }
             Request::Freeze(frozen) => {
                 self.cgroup.freeze(frozen);
                 control.send(&Event::Frozen(frozen))?;
+            }
+            Request::Update(resources) => {
+                let updated = self.cgroup.update(&resources);
+                let trouble = updated.err().map(|failure| failure.message);
+                control.send(&Event::Updated(trouble))?;
             }
             Request::Shutdown => {
                 for process in self.processes.values_mut() {
@@ -275,7 +315,7 @@ impl Container {
                 }
                 let _ = self.cgroup.kill();
             }
-            Request::Wake { .. } | Request::Run(_) | Request::Convert(_) => {
+            Request::Wake { .. } | Request::Run(_) | Request::Hold(_) | Request::Convert(_) => {
                 control.send(&failed(
                     MAIN,
                     Failure::other("this virtual machine has its container already"),
@@ -342,10 +382,7 @@ impl Container {
         for process in self.processes.values_mut() {
             process.abandon_streams();
             while process.end().is_none() {
-                let mut fds = [PollFd::from_borrowed_fd(
-                    process.pidfd(),
-                    rustix::event::PollFlags::IN,
-                )];
+                let mut fds = [PollFd::from_borrowed_fd(process.pidfd(), PollFlags::IN)];
                 let _ = poll(&mut fds, None);
                 process.advance(Part::Exit);
             }

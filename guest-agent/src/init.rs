@@ -20,6 +20,7 @@ use crate::container;
 use crate::control::{Control, ControlError};
 use crate::convert;
 use crate::failure::{Context, Failure};
+use crate::hold;
 use crate::mount::Setup;
 use crate::spawn;
 use crate::vsock;
@@ -32,7 +33,7 @@ enum InitError {
     Setup(#[from] Failure),
     #[error(transparent)]
     Control(#[from] ControlError),
-    #[error("the host's first requests are not wake and then run or convert")]
+    #[error("the host's first requests are not wake and then run, hold or convert")]
     WrongRequest,
 }
 
@@ -85,6 +86,7 @@ fn serve() -> Result<(), InitError> {
     }
     match requests.next() {
         Some(Request::Run(spec)) => container::run(&spec, prepared, requests, &mut control)?,
+        Some(Request::Hold(spec)) => hold::run(&spec, requests, &mut control)?,
         Some(Request::Convert(spec)) => convert::run(&spec, &mut control)?,
         Some(Request::Shutdown) => {}
         _ => return Err(InitError::WrongRequest),

@@ -16,7 +16,7 @@ use std::ffi::{c_int, c_longlong, c_void};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use protocol::spec::{LayerExtent, RunSpec};
-use rustix::fs::{Mode, OFlags, mkdirat, open};
+use rustix::fs::{Mode, OFlags, mkdirat, open, openat};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
@@ -49,6 +49,8 @@ pub struct Stack {
     pub root: Detached,
     /// Files to mount over the container's own.
     pub init_layer: InitLayer,
+    /// The writable layer as it is on its disk.
+    pub changes: OwnedFd,
     upper: Option<Detached>,
 }
 
@@ -79,6 +81,56 @@ pub fn stack(spec: &RunSpec) -> Result<Stack, Failure> {
             spec.layers.len()
         )));
     }
+    let lower = lower(spec)?;
+    let (overlay, stage) = (&lower.overlay, lower.stage.as_fd());
+    let layers: Vec<BorrowedFd<'_>> = lower.layers.iter().map(AsFd::as_fd).collect();
+    let (upper, changes) = if spec.upper_disk {
+        let disk = mount_upper_disk()?;
+        let changes = make_upper(disk.as_fd(), &layers)?;
+        overlay.value("upperdir", &format!("{SLOT}/upper"))?;
+        overlay.value("workdir", &format!("{SLOT}/work"))?;
+        (Some(disk), changes)
+    } else {
+        let changes = make_upper(stage, &layers)?;
+        overlay.value("upperdir", &format!("{STAGE}/upper"))?;
+        overlay.value("workdir", &format!("{STAGE}/work"))?;
+        (None, changes)
+    };
+    let root = overlay.create(MountAttrFlags::empty())?;
+    mount::detach(STAGE).context(|| "detach the stage".into())?;
+    Ok(Stack {
+        root,
+        init_layer: lower.init_layer,
+        changes,
+        upper,
+    })
+}
+
+/// The root file system as it was before the container changed anything, read-only.
+///
+/// To be called in a mount namespace of the caller's own, while the layers are stacked already.
+///
+/// # Errors
+/// As [`stack`].
+pub fn unchanged(spec: &RunSpec) -> Result<Detached, Failure> {
+    let lower = lower(spec)?;
+    if lower.layers.is_empty() {
+        // An overlay without an upper layer wants two; the init layer is all there is.
+        return Detached::clone_of(lower.stage.as_fd(), "init")
+            .context(|| "clone the init layer".into());
+    }
+    lower.overlay.create(MountAttrFlags::MOUNT_ATTR_RDONLY)
+}
+
+/// What is below the writable layer, and an overlay that knows it so far.
+struct Lower {
+    overlay: Setup,
+    stage: Detached,
+    layers: Vec<Detached>,
+    init_layer: InitLayer,
+}
+
+fn lower(spec: &RunSpec) -> Result<Lower, Failure> {
     wake::wait_for_disk(IMAGE_DEVICE)?;
     let stage = make_stage()?;
     let overlay = Setup::new("overlay", "overlay")?;
@@ -104,26 +156,13 @@ pub fn stack(spec: &RunSpec) -> Result<Stack, Failure> {
         overlay.value("lowerdir+", SLOT)?;
         layers.push(layer);
     }
-    let lower: Vec<BorrowedFd<'_>> = layers.iter().map(AsFd::as_fd).collect();
-    let init_layer = init_layer::build(stage.as_fd(), &lower, spec)?;
-    let upper = if spec.upper_disk {
-        let disk = mount_upper_disk()?;
-        make_upper(disk.as_fd(), &lower)?;
-        overlay.value("upperdir", &format!("{SLOT}/upper"))?;
-        overlay.value("workdir", &format!("{SLOT}/work"))?;
-        Some(disk)
-    } else {
-        make_upper(stage.as_fd(), &lower)?;
-        overlay.value("upperdir", &format!("{STAGE}/upper"))?;
-        overlay.value("workdir", &format!("{STAGE}/work"))?;
-        None
-    };
-    let root = overlay.create(MountAttrFlags::empty())?;
-    mount::detach(STAGE).context(|| "detach the stage".into())?;
-    Ok(Stack {
-        root,
+    let places: Vec<BorrowedFd<'_>> = layers.iter().map(AsFd::as_fd).collect();
+    let init_layer = init_layer::build(stage.as_fd(), &places, spec)?;
+    Ok(Lower {
+        overlay,
+        stage,
+        layers,
         init_layer,
-        upper,
     })
 }
 
@@ -163,8 +202,8 @@ fn mount_upper_disk() -> Result<Detached, Failure> {
 }
 
 /// The two directories that an overlay wants. A new upper directory is the container's `/`, so it
-/// starts as the image's.
-fn make_upper(disk: BorrowedFd<'_>, layers: &[BorrowedFd<'_>]) -> Result<(), Failure> {
+/// starts as the image's. It is returned.
+fn make_upper(disk: BorrowedFd<'_>, layers: &[BorrowedFd<'_>]) -> Result<OwnedFd, Failure> {
     match mkdirat(disk, "work", Mode::from_raw_mode(0o700)) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno).context(|| "make the work directory".into()),
@@ -176,11 +215,12 @@ fn make_upper(disk: BorrowedFd<'_>, layers: &[BorrowedFd<'_>]) -> Result<(), Fai
                     .and_then(|attributes| attributes.apply(disk, "upper"))
                     .context(|| "copy the attributes of the image's root".into())?;
             }
-            Ok(())
         }
-        Err(Errno::EXIST) => Ok(()),
-        Err(errno) => Err(errno).context(|| "make the upper directory".into()),
+        Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno).context(|| "make the upper directory".into()),
     }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(disk, "upper", flags, Mode::empty()).context(|| "open the upper directory".into())
 }
 
 /// A block device for each layer. One layer at the start needs no partition.
@@ -197,7 +237,12 @@ fn devices(layers: &[LayerExtent]) -> Result<Vec<String>, Failure> {
     (1..)
         .zip(layers)
         .map(|(number, extent)| {
-            add_partition(&disk, number, *extent).context(|| {
+            let added = match add_partition(&disk, number, *extent) {
+                // Made when the layers were stacked first.
+                Err(Errno::BUSY) => Ok(()),
+                added => added,
+            };
+            added.context(|| {
                 let LayerExtent { offset, len } = extent;
                 format!("make partition {number} of {len} bytes at {offset}")
             })?;

@@ -17,8 +17,8 @@
 //! vsock has no namespaces, so a workload that may open `AF_VSOCK` sockets (the default seccomp
 //! profile refuses them) can reach the host's ports. It finds none open: the control port serves
 //! once and the agent takes it before anything else runs, and the streams of a process are
-//! connected before that process starts. Only the streams of a later exec are offered while the
-//! workload runs; the host picks their ports at random for that reason.
+//! connected before that process starts. Only the streams of a later exec or task are offered while
+//! the workload runs; the host picks their ports at random for that reason.
 
 pub mod caps;
 pub mod cgroup;
@@ -29,6 +29,7 @@ pub mod copy_up;
 pub mod device_filter;
 pub mod devices;
 pub mod failure;
+pub mod hold;
 pub mod init;
 pub mod init_layer;
 pub mod launch;
@@ -36,6 +37,7 @@ pub mod layers;
 pub mod loopback;
 pub mod mount;
 pub mod namespaces;
+pub mod network;
 pub mod paths;
 pub mod process;
 pub mod program;
@@ -48,6 +50,7 @@ pub mod shares;
 pub mod spawn;
 pub mod stdio;
 pub mod sysctl;
+pub mod tasks;
 pub mod tmpfs;
 pub mod unpack;
 pub mod user;

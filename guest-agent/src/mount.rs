@@ -95,6 +95,12 @@ impl Setup {
 pub struct Detached(OwnedFd);
 
 impl Detached {
+    /// A mount whose root is open as this.
+    #[must_use]
+    pub fn from_mount(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
     /// A second mount of what `path` below `dir` shows, without what is mounted further down.
     ///
     /// # Errors

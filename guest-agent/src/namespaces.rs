@@ -66,3 +66,20 @@ pub fn join(member: BorrowedFd<'_>) -> Result<(), Errno> {
         | ThreadNameSpaceType::CONTROL_GROUP;
     move_into_thread_name_spaces(member, all)
 }
+
+/// Moves this process into the mount namespace of `member`, and so into the container's root.
+///
+/// # Errors
+/// `ESRCH` when `member` has ended.
+pub fn join_mounts(member: BorrowedFd<'_>) -> Result<(), Errno> {
+    move_into_thread_name_spaces(member, ThreadNameSpaceType::MOUNT)
+}
+
+/// Gives this process a mount namespace of its own, a copy of the agent's.
+///
+/// # Errors
+/// What `unshare` says.
+pub fn own_mounts() -> Result<(), Errno> {
+    // SAFETY: this process has one thread, and a mount namespace holds no memory or descriptors.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }
+}

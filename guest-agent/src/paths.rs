@@ -1,6 +1,6 @@
 //! Paths inside the container's root, which an image or a workload may have filled with anything.
 //!
-//! Called by [`crate::rootfs`] and [`crate::launch`] with a descriptor of the root. Links are
+//! Called by [`crate::rootfs`], [`crate::launch`] and [`crate::tasks`] with a descriptor of the root. Links are
 //! followed as they would be inside the container: an absolute one starts at its root, `..` stops
 //! there, and the links of procfs that jump to an open file are text like any other, so none leads
 //! to a descriptor of the agent.
@@ -34,11 +34,12 @@ pub enum Want {
 ///
 /// # Errors
 /// `ENOENT`, `ENOTDIR`, `EISDIR`, `ELOOP`, `ENAMETOOLONG`, or what making something says.
-pub fn open(root: BorrowedFd<'_>, path: &str, want: Want) -> Result<OwnedFd, Errno> {
+pub fn open(root: BorrowedFd<'_>, path: impl AsRef<[u8]>, want: Want) -> Result<OwnedFd, Errno> {
+    let path = path.as_ref();
     if path.len() > MAX_PATH {
         return Err(Errno::NAMETOOLONG);
     }
-    let mut names: Vec<Vec<u8>> = split(path.as_bytes());
+    let mut names: Vec<Vec<u8>> = split(path);
     let mut above: Vec<OwnedFd> = Vec::new();
     let mut here = root.try_clone_to_owned().map_err(from_io)?;
     let mut links = 0;

@@ -174,14 +174,80 @@ pub fn spawn(
 ) -> Result<Spawned, Errno> {
     let (pipe, theirs) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     let reporter = Reporter(theirs);
+    let (pidfd, pid) = clone(Some(cgroup), namespaces, || body(reporter))?;
+    Ok(Spawned {
+        pidfd,
+        pid,
+        report: Report {
+            pipe,
+            bytes: Vec::new(),
+        },
+    })
+}
+
+/// Clones a child for work of the agent's own, in the agent's own group. It keeps copies of `keep`,
+/// which `body` gets in the same order, and of no other descriptor beyond the standard ones: streams
+/// must end when the agent ends them. Returns what is readable once the child has ended.
+///
+/// # Errors
+/// What `clone3` says.
+pub fn fork(keep: &[BorrowedFd<'_>], body: impl FnOnce(Vec<OwnedFd>)) -> Result<OwnedFd, Errno> {
+    let child = || {
+        // SAFETY: sets the action of one signal; PID 1 ignores it anyway, its children do not.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+        if let Ok(kept) = keep_only(keep) {
+            body(kept);
+        }
+    };
+    clone(None, 0, child).map(|(pidfd, _)| pidfd)
+}
+
+/// First descriptor behind the standard ones.
+const FIRST_KEPT: RawFd = 3;
+
+/// Closes all descriptors but the standard ones and copies of these. Nothing else in this process
+/// may use a descriptor that it had before.
+fn keep_only(keep: &[BorrowedFd<'_>]) -> Result<Vec<OwnedFd>, Errno> {
+    let count = RawFd::try_from(keep.len()).map_err(|_| Errno::MFILE)?;
+    let end = FIRST_KEPT + count;
+    let mut copies = Vec::new();
+    for fd in keep {
+        copies.push(rustix::io::fcntl_dupfd_cloexec(fd, end)?);
+    }
+    for (number, copy) in (FIRST_KEPT..).zip(&copies) {
+        // SAFETY: both are plain numbers; what `number` was is not used any more.
+        if unsafe { libc::dup3(copy.as_raw_fd(), number, libc::O_CLOEXEC) } < 0 {
+            return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
+        }
+    }
+    // The copies behind `end` are closed below, not by these.
+    std::mem::forget(copies);
+    let first = libc::c_uint::try_from(end).map_err(|_| Errno::MFILE)?;
+    // SAFETY: closes descriptors that nothing uses from here on.
+    unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
+    Ok((FIRST_KEPT..end)
+        // SAFETY: made above, and owned by nobody else.
+        .map(|number| unsafe { OwnedFd::from_raw_fd(number) })
+        .collect())
+}
+
+/// Clones a child that runs `body` and ends; its pidfd and number.
+fn clone(
+    cgroup: Option<BorrowedFd<'_>>,
+    namespaces: libc::c_int,
+    body: impl FnOnce(),
+) -> Result<(OwnedFd, i32), Errno> {
     let mut pidfd: RawFd = -1;
     let unsigned = |number: libc::c_int| u64::try_from(number).map_err(|_| Errno::INVAL);
     // SAFETY: all bits zero is a valid clone_args.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.flags = unsigned(libc::CLONE_PIDFD | namespaces)? | CLONE_INTO_CGROUP;
+    arguments.flags = unsigned(libc::CLONE_PIDFD | namespaces)?;
     arguments.pidfd = (&raw mut pidfd) as u64;
     arguments.exit_signal = unsigned(libc::SIGCHLD)?;
-    arguments.cgroup = unsigned(cgroup.as_raw_fd())?;
+    if let Some(cgroup) = cgroup {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = unsigned(cgroup.as_raw_fd())?;
+    }
     // SAFETY: the arguments are a whole clone_args whose one pointer leads to an int of ours. No
     // memory is shared with the child, which continues on a copy of this stack; the process has
     // one thread, so that no lock of the C library is held by another.
@@ -195,18 +261,14 @@ pub fn spawn(
     match answer {
         0 => {
             IS_CHILD.store(true, Ordering::Relaxed);
-            body(reporter);
+            body();
             exit(1)
         }
-        pid if pid > 0 => Ok(Spawned {
+        pid if pid > 0 => Ok((
             // SAFETY: the kernel made this descriptor for us in the call above.
-            pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
-            pid: i32::try_from(pid).unwrap_or(0),
-            report: Report {
-                pipe,
-                bytes: Vec::new(),
-            },
-        }),
+            unsafe { OwnedFd::from_raw_fd(pidfd) },
+            i32::try_from(pid).unwrap_or(0),
+        )),
         _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
     }
 }

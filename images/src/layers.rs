@@ -167,6 +167,13 @@ impl LayerDisks {
         Ok(Begin::Pending(pending))
     }
 
+    /// Every disk, and the bytes that it takes.
+    pub fn list(&self) -> Result<Vec<(LayerKey, u64)>, LayerError> {
+        let keys = self.names()?.into_iter();
+        let keys = keys.filter_map(|name| LayerKey::from_file_name(&name));
+        Ok(keys.map(|key| (key, space_of(&self.path(&key)))).collect())
+    }
+
     /// Removes every disk whose key is not among `used`. The caller makes sure that nobody is between
     /// choosing a disk and being listed in `used`; disks that are open stay usable.
     pub fn remove_unused(&self, used: &HashSet<LayerKey>) -> Result<u64, LayerError> {

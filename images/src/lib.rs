@@ -18,6 +18,7 @@
 //! not be called from an async task.
 
 pub mod archive;
+pub mod commit;
 pub mod config;
 pub mod digest;
 mod escape;
@@ -37,6 +38,7 @@ pub mod store;
 pub mod timestamp;
 
 pub use archive::{Loaded, load, load_stream};
+pub use commit::commit;
 pub use config::ImageConfig;
 pub use digest::Digest;
 pub use image::{Image, Layer};

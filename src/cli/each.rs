@@ -74,6 +74,9 @@ pub fn done(answer: ToCommand) -> Result<()> {
         } => {
             anyhow::bail!(sentence)
         }
-        ToCommand::Done | ToCommand::Started | ToCommand::Exited { .. } => Ok(()),
+        ToCommand::Done
+        | ToCommand::Started
+        | ToCommand::TaskEnded(_)
+        | ToCommand::Exited { .. } => Ok(()),
     }
 }

@@ -29,6 +29,46 @@ pub fn create_command() -> Command {
     )
 }
 
+/// Flags of `update`.
+pub const OF_UPDATE: [&str; 14] = [
+    "blkio-weight",
+    "cpu-period",
+    "cpu-quota",
+    "cpu-rt-period",
+    "cpu-rt-runtime",
+    "cpu-shares",
+    "cpus",
+    "cpuset-cpus",
+    "cpuset-mems",
+    "memory",
+    "memory-reservation",
+    "memory-swap",
+    "pids-limit",
+    "restart",
+];
+
+/// The words of `update`.
+pub const WORDS_OF_UPDATE: &str = "CONTAINER [CONTAINER...]";
+
+/// The parser of `update`.
+#[must_use]
+pub fn update_command() -> Command {
+    let words = Arg::new(WORDS_OF_UPDATE)
+        .action(ArgAction::Append)
+        .num_args(1..)
+        .required(true)
+        .hide(true);
+    let mut command = Command::new("update")
+        .about("Change limits and restart policies of containers")
+        .override_usage(format!("bulkhead update [OPTIONS] {WORDS_OF_UPDATE}"))
+        .args_override_self(true)
+        .arg(words);
+    for flag in RUN.iter().filter(|flag| OF_UPDATE.contains(&flag.name)) {
+        command = command.arg(argument(flag).help_heading(None::<&'static str>));
+    }
+    command
+}
+
 fn command(name: &'static str, about: &'static str, without: &[&str]) -> Command {
     let mut command = Command::new(name)
         .about(about)
@@ -340,7 +380,7 @@ mod tests {
             assert_eq!(error, format!("--{} is not supported: {why}", flag.name));
             refused += 1;
         }
-        assert!(refused > 20, "{refused}");
+        assert!(refused > 10, "{refused}");
     }
 
     #[test]

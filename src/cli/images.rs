@@ -1,16 +1,18 @@
 //! `bulkhead images`, `bulkhead image ls`: what is in the store.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use images::{Digest, Image, Reference, Store};
 use serde_json::{Map, Value, json};
 
+use super::filter::Filters;
 use super::output::{self, Column, List};
 use crate::sandbox::paths::Root;
 
 /// What Docker shows where there is nothing.
 const NONE: &str = "<none>";
 
-const COLUMNS: [Column; 11] = [
+/// Every column.
+pub const COLUMNS: [Column; 11] = [
     ("ID", "IMAGE ID"),
     ("Repository", "REPOSITORY"),
     ("Tag", "TAG"),
@@ -42,7 +44,7 @@ pub struct ImagesArgs {
     /// `json`, a template such as '{{.Repository}}:{{.Tag}}', or `table` and a template
     #[arg(long)]
     format: Option<String>,
-    /// dangling=BOOL, label=KEY[=VALUE], before=IMAGE, since=IMAGE, reference=PATTERN
+    /// dangling=BOOL, label=KEY[=VALUE], before=IMAGE, since=IMAGE, until=TIME, reference=PATTERN
     #[arg(short, long, value_name = "filter")]
     filter: Vec<String>,
     /// Only images whose name matches this
@@ -117,6 +119,29 @@ fn names_of(image: &Image) -> Vec<Name> {
         .collect()
 }
 
+/// What only a look at all images and containers tells.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// How many are of it.
+    pub containers: usize,
+    /// Bytes of its layers that other images have, too.
+    pub shared: u64,
+}
+
+/// The rows of an image in a list with these sizes.
+pub fn rows(image: &Image, sizes: Sizes, whole: bool) -> Vec<Map<String, Value>> {
+    let names = names_of(image);
+    let rows = names.iter().map(|name| {
+        let mut row = row(image, name, whole);
+        let unique = image.size.saturating_sub(sizes.shared);
+        row.insert("Containers".to_owned(), json!(sizes.containers.to_string()));
+        row.insert("SharedSize".to_owned(), json!(output::size(sizes.shared)));
+        row.insert("UniqueSize".to_owned(), json!(output::size(unique)));
+        row
+    });
+    rows.collect()
+}
+
 fn row(image: &Image, name: &Name, whole: bool) -> Map<String, Value> {
     let now = jiff::Timestamp::now().as_second();
     let created = image.created();
@@ -134,7 +159,10 @@ fn row(image: &Image, name: &Name, whole: bool) -> Map<String, Value> {
             || "N/A".to_owned(),
             |time| output::duration(now - time.unix_seconds()) + " ago",
         ),
-        created.map_or_else(|| "N/A".to_owned(), |time| time.as_str().to_owned()),
+        created.map_or_else(
+            || "N/A".to_owned(),
+            |time| output::local_time(time.as_str()),
+        ),
         size.clone(),
         "N/A".to_owned(),
         "N/A".to_owned(),
@@ -145,11 +173,14 @@ fn row(image: &Image, name: &Name, whole: bool) -> Map<String, Value> {
     names.zip(values.map(|value| json!(value))).collect()
 }
 
+/// Every key of `--filter`.
+const KEYS: [&str; 6] = ["before", "dangling", "label", "reference", "since", "until"];
+
 /// Which images are shown: every kind of filter has to hold, of several patterns one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Filter {
+    filters: Filters,
     dangling: Option<bool>,
-    labels: Vec<(String, Option<String>)>,
     /// Seconds since 1970.
     before: Option<i64>,
     /// Seconds since 1970.
@@ -159,56 +190,31 @@ struct Filter {
 
 impl Filter {
     fn parse(args: &ImagesArgs, store: &Store) -> Result<Self> {
-        let mut filter = Self {
-            patterns: args.repository.iter().cloned().collect(),
-            ..Self::default()
+        let filters = Filters::parse(&args.filter, "-f, --filter", &KEYS)?;
+        let named = |key: &str| -> Result<Option<i64>> {
+            let name = filters.values(key).last();
+            let image = name.map(|name| store.resolve(name)).transpose()?;
+            Ok(image.as_ref().map(created_seconds))
         };
-        let created = |name: &str| -> Result<Option<i64>> {
-            let image = store.resolve(name)?;
-            // An image without a time is as old as can be.
-            Ok(Some(image.created().map_or(0, |time| time.unix_seconds())))
-        };
-        for text in &args.filter {
-            let Some((key, value)) = text.split_once('=') else {
-                bail!(
-                    "invalid argument \"{text}\" for \"-f, --filter\" flag: bad format of filter \
-                     (expected name=value)"
-                );
-            };
-            match key {
-                "dangling" => {
-                    filter.dangling = Some(match value {
-                        "true" | "1" => true,
-                        "false" | "0" => false,
-                        _ => bail!("invalid filter 'dangling=[{value}]'"),
-                    });
-                }
-                "label" => {
-                    let (name, wanted) = match value.split_once('=') {
-                        Some((name, wanted)) => (name, Some(wanted.to_owned())),
-                        None => (value, None),
-                    };
-                    filter.labels.push((name.to_owned(), wanted));
-                }
-                "before" => filter.before = created(value)?,
-                "since" => filter.since = created(value)?,
-                "reference" => filter.patterns.push(value.to_owned()),
-                _ => bail!("invalid filter '{key}'"),
-            }
-        }
-        Ok(filter)
+        let until = filters.until(jiff::Timestamp::now())?;
+        let until = until.map(jiff::Timestamp::as_second);
+        let patterns = args.repository.iter().chain(filters.values("reference"));
+        Ok(Self {
+            dangling: filters.switch("dangling")?,
+            before: [named("before")?, until].into_iter().flatten().min(),
+            since: named("since")?,
+            patterns: patterns.cloned().collect(),
+            filters,
+        })
     }
 
     fn takes(&self, image: &Image) -> bool {
-        let created = image.created().map_or(0, |time| time.unix_seconds());
+        let created = created_seconds(image);
         self.dangling
             .is_none_or(|wanted| image.tags.is_empty() == wanted)
             && self.before.is_none_or(|time| created < time)
             && self.since.is_none_or(|time| created > time)
-            && self.labels.iter().all(|(name, wanted)| {
-                let found = image.config.labels.get(name);
-                found.is_some_and(|found| wanted.as_ref().is_none_or(|wanted| found == wanted))
-            })
+            && self.filters.labels("label", &image.config.labels)
     }
 
     fn takes_name(&self, name: &Name) -> bool {
@@ -219,6 +225,11 @@ impl Filter {
                 .iter()
                 .any(|pattern| matches(pattern, &full) || matches(pattern, &name.repository))
     }
+}
+
+/// Seconds since 1970; an image without a time is as old as can be.
+pub fn created_seconds(image: &Image) -> i64 {
+    image.created().map_or(0, |time| time.unix_seconds())
 }
 
 /// Whether a pattern of `*`, `?` and plain characters matches all of `text`; as in Docker, neither

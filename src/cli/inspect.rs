@@ -25,7 +25,7 @@ pub struct InspectArgs {
     /// What to look for
     #[arg(long = "type", value_name = "type")]
     kind: Option<ObjectKind>,
-    /// Show sizes; they are always shown
+    /// Show the sizes of containers: of the writable layer on the host, and with the image
     #[arg(short, long)]
     size: bool,
     /// Names or ids
@@ -72,7 +72,7 @@ pub fn run(args: &InspectArgs, only: Option<ObjectKind>) -> Result<()> {
     let store = Store::open(&root.images())?;
     let (mut found, mut missing) = (Vec::new(), Vec::new());
     for name in &args.names {
-        match object(&root, &store, name, kind)? {
+        match object(&root, &store, name, kind, args.size)? {
             Some(value) => found.push(value),
             None => missing.push(name.as_str()),
         }
@@ -121,6 +121,7 @@ fn object(
     store: &Store,
     name: &str,
     kind: Option<ObjectKind>,
+    with_sizes: bool,
 ) -> Result<Option<Object>> {
     if matches!(kind, None | Some(ObjectKind::Container))
         && let Ok((folder, config)) = containers::find(root, name)
@@ -130,11 +131,17 @@ fn object(
             Err(_) if !folder.path().exists() => return Ok(None),
             state => state?,
         };
-        return Ok(Some(Object::Value(inspect::container(
-            folder.path(),
-            &config,
-            &state,
-        ))));
+        let mut value = inspect::container(folder.path(), &config, &state);
+        if with_sizes {
+            let writable = folder.writable_bytes();
+            // Of an image that was removed by force, nothing is known.
+            let image = store
+                .resolve(&config.image_id)
+                .map_or(0, |image| image.size);
+            value["SizeRw"] = writable.into();
+            value["SizeRootFs"] = writable.saturating_add(image).into();
+        }
+        return Ok(Some(Object::Value(value)));
     }
     if kind == Some(ObjectKind::Container) {
         return Ok(None);

@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use images::{Platform, Store};
 
 use super::output;
+use crate::sandbox::events;
 use crate::sandbox::paths::Root;
 
 /// Flags of `load`.
@@ -35,12 +36,15 @@ pub fn run(args: &LoadArgs) -> Result<()> {
     if args.input.is_none() && std::io::stdin().is_terminal() {
         bail!("requested load from stdin, but stdin is empty");
     }
-    let store = Store::open(&Root::of_user()?.images())?;
+    let root = Root::of_user()?;
+    let store = Store::open(&root.images())?;
     let loaded = match &args.input {
         Some(path) => images::load(&store, path, &platform)?,
         None => images::archive::load_stream(&store, std::io::stdin().lock(), &platform)?,
     };
     for image in loaded {
+        let id = image.id.to_string();
+        events::of_image(root.path(), "load", &id, &id);
         output::line(&image.to_string())?;
     }
     Ok(())

@@ -3,12 +3,22 @@
 //! Called by `main`. It knows no KVM and no agent: that is `sandbox`'s.
 
 mod attach;
+mod commit;
 pub mod complaint;
+mod cp;
+mod df;
+mod diff;
 pub mod doctor;
 mod each;
+mod events;
 mod exec;
+mod export;
+mod filter;
 mod flags;
+mod given;
+mod history;
 mod images;
+mod info;
 mod inspect;
 mod kill;
 mod load;
@@ -20,6 +30,8 @@ mod network_files;
 mod options;
 mod output;
 mod pause;
+mod ports;
+mod prune;
 mod ps;
 mod pull;
 mod rename;
@@ -28,10 +40,13 @@ mod rm;
 mod rmi;
 pub mod run;
 mod start;
+mod stats;
 mod stop;
 mod surface;
 mod tag;
 mod template;
+mod top;
+mod update;
 mod values;
 mod variables;
 mod version;
@@ -78,6 +93,17 @@ enum Verb {
     Inspect(inspect::InspectArgs),
     /// List containers
     Ps(ps::PsArgs),
+    /// Show the steps that made an image
+    History(history::HistoryArgs),
+    /// Show what happens to containers and images
+    Events(events::EventsArgs),
+    /// Show this host, this command, and what it has
+    Info(info::InfoArgs),
+    /// Look at and tidy everything at once
+    #[command(subcommand, arg_required_else_help = true)]
+    System(SystemVerb),
+    #[command(flatten)]
+    Files(FilesVerb),
     #[command(flatten)]
     Life(LifeVerb),
     /// Say whether this host can run VMs, and if not, why
@@ -116,6 +142,23 @@ enum ImageVerb {
     Rm(rmi::RmiArgs),
     /// Show images in detail
     Inspect(inspect::InspectArgs),
+    /// Show the steps that made an image
+    History(history::HistoryArgs),
+    /// Remove images that are not used
+    Prune(prune::ImagePruneArgs),
+}
+
+/// `bulkhead system …`.
+#[derive(Debug, Subcommand)]
+enum SystemVerb {
+    /// Show what takes space
+    Df(df::DfArgs),
+    /// Show what happens to containers and images
+    Events(events::EventsArgs),
+    /// Show this host, this command, and what it has
+    Info(info::InfoArgs),
+    /// Remove what is not used
+    Prune(prune::SystemPruneArgs),
 }
 
 /// `bulkhead container …`.
@@ -126,6 +169,10 @@ enum ContainerVerb {
     Ls(ps::PsArgs),
     /// Show containers in detail
     Inspect(inspect::InspectArgs),
+    /// Remove stopped containers
+    Prune(prune::ContainerPruneArgs),
+    #[command(flatten)]
+    Files(FilesVerb),
     #[command(flatten)]
     Life(LifeVerb),
 }
@@ -155,6 +202,8 @@ enum LifeVerb {
     Logs(logs::LogsArgs),
     /// Give a container another name
     Rename(rename::RenameArgs),
+    /// List published ports of a container
+    Port(ports::PortArgs),
     /// Remove containers
     Rm(rm::RmArgs),
 }
@@ -173,9 +222,40 @@ impl LifeVerb {
             Self::Exec(args) => return exec::run(args),
             Self::Logs(args) => logs::run(&args)?,
             Self::Rename(args) => rename::run(&args)?,
+            Self::Port(args) => ports::run(&args)?,
             Self::Rm(args) => rm::run(&args)?,
         }
         Ok(0)
+    }
+}
+
+/// Verbs that look into a container: `bulkhead cp`, `bulkhead container cp`.
+#[derive(Debug, Subcommand)]
+enum FilesVerb {
+    /// Copy files into or out of a container
+    Cp(cp::CpArgs),
+    /// Write a container's file system as a tar archive
+    Export(export::ExportArgs),
+    /// Show what a container changed of its image's files
+    Diff(diff::DiffArgs),
+    /// Make an image of a container's changes
+    Commit(commit::CommitArgs),
+    /// Show the processes of a running container
+    Top(top::TopArgs),
+    /// Show what running containers use
+    Stats(stats::StatsArgs),
+}
+
+impl FilesVerb {
+    fn run(self) -> Result<()> {
+        match self {
+            Self::Cp(args) => cp::run(&args),
+            Self::Export(args) => export::run(&args),
+            Self::Diff(args) => diff::run(&args),
+            Self::Commit(args) => commit::run(&args),
+            Self::Top(args) => top::run(&args),
+            Self::Stats(args) => stats::run(&args),
+        }
     }
 }
 
@@ -185,15 +265,18 @@ pub fn command() -> clap::Command {
     Cli::command()
         .subcommand(flags::run_command().display_order(0))
         .subcommand(flags::create_command().display_order(1))
+        .subcommand(flags::update_command())
         .mut_subcommand("container", |group| {
             group
                 .subcommand(flags::run_command())
                 .subcommand(flags::create_command())
+                .subcommand(flags::update_command())
                 .mut_subcommand("rm", |rm| rm.alias("remove"))
         })
 }
 
-/// `run` and `create`, if that is the verb: an exit code, 125 for what they refuse.
+/// `run`, `create` and `update`, if that is the verb: an exit code, 125 for what the first two
+/// refuse.
 #[must_use]
 pub fn with_flags_of_run(matches: &ArgMatches, began: u64) -> Option<Result<u8>> {
     let (verb, matches) = match matches.subcommand()? {
@@ -203,6 +286,13 @@ pub fn with_flags_of_run(matches: &ArgMatches, began: u64) -> Option<Result<u8>>
     match verb {
         "run" => Some(run::run(matches.clone(), began)),
         "create" => Some(run::create(matches.clone())),
+        "update" => Some(match update::run(matches.clone()) {
+            Ok(()) => Ok(0),
+            Err(error) => {
+                complaint::complain(&error);
+                Ok(complaint::CODE_FAILURE)
+            }
+        }),
         _ => None,
     }
 }
@@ -224,6 +314,14 @@ pub fn other(matches: &ArgMatches) -> Result<u8> {
             inspect::run(&args, Some(ObjectKind::Container))?;
         }
         Verb::Ps(args) | Verb::Container(ContainerVerb::Ls(args)) => ps::run(&args)?,
+        Verb::Container(ContainerVerb::Prune(args)) => prune::containers(&args)?,
+        Verb::Image(ImageVerb::Prune(args)) => prune::images(&args)?,
+        Verb::System(SystemVerb::Prune(args)) => prune::system(&args)?,
+        Verb::System(SystemVerb::Df(args)) => df::run(&args)?,
+        Verb::History(args) | Verb::Image(ImageVerb::History(args)) => history::run(&args)?,
+        Verb::Events(args) | Verb::System(SystemVerb::Events(args)) => events::run(&args)?,
+        Verb::Info(args) | Verb::System(SystemVerb::Info(args)) => info::run(&args)?,
+        Verb::Files(verb) | Verb::Container(ContainerVerb::Files(verb)) => verb.run()?,
         Verb::Life(verb) | Verb::Container(ContainerVerb::Life(verb)) => return verb.run(),
         Verb::Volume(verb) => volume::run(&verb)?,
         Verb::Version(args) => version::run(&args)?,

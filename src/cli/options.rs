@@ -4,6 +4,7 @@
 //! [`super::merge`] joins it with the image. Pure but for what comes in as [`Caller`].
 
 mod limits;
+mod network;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,13 +17,14 @@ use protocol::spec::{DeviceNode, Rlimit};
 use super::flags::Flags;
 use super::mounts::MountOptions;
 use super::values::security::{SecurityOptions, security_options};
-use super::values::{self, device, keys, lines, network, number, time};
+use super::values::{self, device, keys, lines, number, time};
 use crate::sandbox::health::HealthConfig;
 use crate::sandbox::launch::{DEFAULT_STOP_TIMEOUT_S, DEFAULT_WRITABLE_BYTES};
 use crate::sandbox::logs::LogConfig;
 use crate::sandbox::restart::RestartPolicy;
 
 pub use limits::Limits;
+pub use network::{Mode, NetworkOptions};
 
 /// Docker's size of /dev/shm in bytes.
 const SHM_BYTES: u64 = 64 << 20;
@@ -35,7 +37,7 @@ pub struct Caller<'a> {
     /// Looks up an environment variable; an error when its value is no text.
     pub variable: &'a lines::LookUp<'a>,
     /// Reads a file that a flag names.
-    pub read: &'a dyn Fn(&str) -> Result<String>,
+    pub read: &'a (dyn Fn(&str) -> Result<String> + Sync),
     /// How many CPUs of the host this process may use.
     pub cpu_count: usize,
     /// The host's CPUs that are online, as the kernel lists them: `0-3`.
@@ -190,6 +192,8 @@ pub struct RunOptions {
     pub process: ProcessOptions,
     /// Sizes and quotas.
     pub limits: Limits,
+    /// The network.
+    pub network: NetworkOptions,
     /// Names.
     pub names: NameOptions,
     /// File systems and devices.
@@ -210,6 +214,7 @@ impl RunOptions {
             image: image_options(flags, image)?,
             process: process(flags, args, caller)?,
             limits: Limits::parse(flags, caller)?,
+            network: NetworkOptions::parse(flags)?,
             names: names(flags)?,
             storage: storage(flags)?,
             container: container(flags, caller)?,
@@ -314,9 +319,9 @@ fn names(flags: &Flags) -> Result<NameOptions> {
     Ok(NameOptions {
         hostname: flags.text("hostname"),
         domainname: flags.text("domainname").unwrap_or_default(),
-        hosts: flags.each("add-host", network::extra_host)?,
-        dns: flags.each("dns", network::ip_address)?,
-        dns_search: flags.each("dns-search", network::search_domain)?,
+        hosts: flags.each("add-host", values::network::extra_host)?,
+        dns: flags.each("dns", values::network::ip_address)?,
+        dns_search: flags.each("dns-search", values::network::search_domain)?,
         dns_options: flags.list("dns-option"),
     })
 }
@@ -367,7 +372,7 @@ fn container(flags: &Flags, caller: &Caller) -> Result<ContainerOptions> {
     labels.extend(flags.each("label", lines::label)?);
     let mut exposed_ports = BTreeSet::new();
     for text in flags.list("expose") {
-        exposed_ports.extend(network::exposed_ports(&text)?);
+        exposed_ports.extend(values::network::exposed_ports(&text)?);
     }
     let auto_remove = flags.is_on("rm");
     let restart = RestartPolicy::parse(&flags.text("restart").unwrap_or_default())?;

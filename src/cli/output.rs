@@ -5,7 +5,7 @@
 use std::io::{IsTerminal, Write};
 
 use anyhow::{Result, bail};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::template::Template;
 
@@ -73,6 +73,14 @@ impl List<'_> {
         Ok(())
     }
 
+    /// Checks the format; nothing is printed.
+    ///
+    /// # Errors
+    /// A format that is none.
+    pub fn check(&self) -> Result<()> {
+        self.lines(&[]).map(drop)
+    }
+
     fn lines(&self, rows: &[Map<String, Value>]) -> Result<Vec<String>> {
         let format = match (self.format.unwrap_or("table"), self.only) {
             ("table", Some(only)) => format!("{{{{.{only}}}}}"),
@@ -93,13 +101,30 @@ impl List<'_> {
         if is_table {
             let headers = self.columns.iter();
             let headers = headers.map(|(name, header)| ((*name).to_owned(), (*header).into()));
-            lines.push(template.render(&Value::Object(headers.collect()))?);
+            let mut headers: Map<String, Value> = headers.collect();
+            headers.insert(LABEL.to_owned(), own_names(rows));
+            lines.push(template.render(&Value::Object(headers))?);
         }
         for row in rows {
-            lines.push(template.render(&Value::Object(row.clone()))?);
+            let mut row = row.clone();
+            if format == "json" {
+                row.remove(LABEL);
+            }
+            lines.push(template.render(&Value::Object(row))?);
         }
         Ok(if is_table { aligned(&lines) } else { lines })
     }
+}
+
+/// What rows have their labels under one by one, for `{{.Label "key"}}`. It is no column.
+pub const LABEL: &str = "Label";
+
+/// The headers of single labels: their names.
+fn own_names(rows: &[Map<String, Value>]) -> Value {
+    let labels = rows.iter().filter_map(|row| row.get(LABEL)?.as_object());
+    labels
+        .flat_map(|labels| labels.keys().map(|name| (name.clone(), json!(name))))
+        .collect()
 }
 
 /// Cells parted by tabs, in columns as wide as needed.
@@ -131,28 +156,55 @@ fn aligned(lines: &[String]) -> Vec<String> {
     rows.iter().map(padded).collect()
 }
 
-/// A count of bytes as Docker prints it: `1.23MB`, units of 1000, three digits.
+/// A count of bytes as Docker's lists print it: `1.23MB`, units of 1000, three digits.
 #[must_use]
 pub fn size(bytes: u64) -> String {
-    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    size_of_digits(bytes, 3)
+}
+
+/// As Docker's sums print it, with four digits: `1.234MB`.
+#[must_use]
+pub fn space(bytes: u64) -> String {
+    size_of_digits(bytes, 4)
+}
+
+fn size_of_digits(bytes: u64, digits: usize) -> String {
+    let units = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    in_units(bytes, 1000.0, &units, digits)
+}
+
+fn in_units(bytes: u64, unit_bytes: f64, units: &[&str], digits: usize) -> String {
     #[allow(clippy::cast_precision_loss)] // three digits are shown
     let mut value = bytes as f64;
     let mut unit = 0;
-    while value >= 1000.0 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
+    while value >= unit_bytes && unit + 1 < units.len() {
+        value /= unit_bytes;
         unit += 1;
     }
-    let digits = match value {
-        100.0.. => 0,
-        10.0.. => 1,
-        _ => 2,
+    let whole = match value {
+        1000.0.. => 4,
+        100.0.. => 3,
+        10.0.. => 2,
+        _ => 1,
     };
+    let digits = digits.saturating_sub(whole);
     let text = format!("{value:.digits$}");
     let text = match text.contains('.') {
         true => text.trim_end_matches('0').trim_end_matches('.'),
         false => &text,
     };
-    format!("{text}{}", UNITS.get(unit).copied().unwrap_or_default())
+    format!("{text}{}", units.get(unit).copied().unwrap_or_default())
+}
+
+/// A count of bytes in units of 1024, as Docker prints memory: `3.839GiB`.
+#[must_use]
+pub fn binary_size(bytes: u64) -> String {
+    in_units(
+        bytes,
+        1024.0,
+        &["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"],
+        4,
+    )
 }
 
 /// A length of time as Docker says it: `About an hour`; of the future, none.
@@ -183,10 +235,21 @@ pub fn duration(seconds: i64) -> String {
     format!("{count} {unit}")
 }
 
+/// An RFC 3339 time as Docker's lists have it, in the user's own zone: `2025-01-02 03:04:05 +0000
+/// UTC`; what is none, as it is.
+#[must_use]
+pub fn local_time(text: &str) -> String {
+    match text.parse::<jiff::Timestamp>() {
+        Ok(time) => {
+            let local = time.to_zoned_datetime(jiff::tz::TimeZone::system());
+            local.strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string()
+        }
+        Err(_) => text.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -204,6 +267,16 @@ mod tests {
         ] {
             assert_eq!(size(bytes), want);
         }
+        for (bytes, want) in [
+            (0, "0B"),
+            (999, "999B"),
+            (1_234_567, "1.235MB"),
+            (123_456_789, "123.5MB"),
+        ] {
+            assert_eq!(space(bytes), want);
+        }
+        assert_eq!(binary_size(4_122_000_000), "3.839GiB");
+        assert_eq!(binary_size(1020 << 20), "1020MiB");
     }
 
     #[test]
@@ -272,6 +345,23 @@ mod tests {
         );
         assert!(lines(Some("{{.Foo}}"), None).is_err());
         assert!(lines(Some("raw"), None).is_err());
+    }
+
+    #[test]
+    fn single_labels_are_asked_for_by_name() {
+        let list = |format| List {
+            columns: &[("Name", "NAMES")],
+            table: &["Name"],
+            format: Some(format),
+            only: None,
+        };
+        let row = json!({"Name": "x", "Label": {"tier": "web"}});
+        let rows = [row.as_object().unwrap().clone()];
+        let lines = |format| list(format).lines(&rows).unwrap();
+        assert_eq!(lines(r#"{{.Name}} {{.Label "tier"}}"#), ["x web"]);
+        assert_eq!(lines(r#"{{.Label "none"}}"#), [""]);
+        assert_eq!(lines(r#"table {{.Label "tier"}}"#), ["tier", "web"]);
+        assert_eq!(lines("json"), [r#"{"Name":"x"}"#]);
     }
 
     #[test]

@@ -1,14 +1,22 @@
 //! `bulkhead ps`, `bulkhead container ls`: the containers of this user.
 
+mod selection;
+
+use std::collections::HashMap;
+
 use anyhow::Result;
+use images::Store;
 use serde_json::{Map, Value, json};
 
 use super::output::{self, Column, List};
+use super::ports;
 use crate::sandbox::containers;
 use crate::sandbox::health::Verdict;
+use crate::sandbox::network;
 use crate::sandbox::paths::Root;
-use crate::sandbox::state::{ContainerConfig, ContainerState, SHORT_ID_LEN, Status};
-use crate::sandbox::volumes::Mount;
+use crate::sandbox::state::{ContainerConfig, ContainerState, Status};
+use crate::sandbox::volumes::{Mount, MountKind};
+use selection::Selection;
 
 /// Characters of a command that are shown, its quotes included.
 const COMMAND_CHARS: usize = 20;
@@ -16,7 +24,8 @@ const COMMAND_CHARS: usize = 20;
 /// Characters of a mount that are shown.
 const MOUNT_CHARS: usize = 15;
 
-const COLUMNS: [Column; 12] = [
+/// Every column.
+pub const COLUMNS: [Column; 14] = [
     ("ID", "CONTAINER ID"),
     ("Image", "IMAGE"),
     ("Command", "COMMAND"),
@@ -29,6 +38,19 @@ const COLUMNS: [Column; 12] = [
     ("Labels", "LABELS"),
     ("Mounts", "MOUNTS"),
     ("Networks", "NETWORKS"),
+    ("LocalVolumes", "LOCAL VOLUMES"),
+    ("Size", "SIZE"),
+];
+
+/// Columns of the table.
+const TABLE: [&str; 7] = [
+    "ID",
+    "Image",
+    "Command",
+    "RunningFor",
+    "Status",
+    "Ports",
+    "Names",
 ];
 
 /// Flags of `ps`.
@@ -40,6 +62,25 @@ pub struct PsArgs {
     /// Show ids only
     #[arg(short, long)]
     quiet: bool,
+    /// Show the newest ones only, so many, whether they run or not
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "int",
+        default_value_t = -1,
+        allow_negative_numbers = true
+    )]
+    last: i64,
+    /// Show the newest one only, whether it runs or not
+    #[arg(short, long)]
+    latest: bool,
+    /// Show sizes: of the writable layer on the host, and with the image
+    #[arg(short, long)]
+    size: bool,
+    /// Only containers of which KEY=VALUE holds: id, name, label, status, exited, ancestor, before,
+    /// since, network, volume, publish, expose, health, is-task
+    #[arg(short, long, value_name = "filter")]
+    filter: Vec<String>,
     /// Show whole ids and commands
     #[arg(long)]
     no_trunc: bool,
@@ -48,18 +89,82 @@ pub struct PsArgs {
     format: Option<String>,
 }
 
+/// A container with all that a list shows or asks of it.
+#[derive(Debug)]
+struct Shown {
+    config: ContainerConfig,
+    state: ContainerState,
+    /// Names of its networks.
+    networks: Vec<String>,
+    /// Names of its volumes, paths of its binds, and the targets of both.
+    mounts: Vec<String>,
+    /// Ports of the host, such as `80/tcp`.
+    published: Vec<String>,
+    /// Docker's word.
+    health: &'static str,
+}
+
+impl Shown {
+    fn new(config: ContainerConfig, state: ContainerState) -> Self {
+        let health = state.health.as_ref().map(|health| health.verdict.word());
+        Self {
+            health: health.unwrap_or("none"),
+            networks: vec![network::mode(config.launch.network.as_ref()).to_owned()],
+            published: match &state.network {
+                Some(network) => {
+                    let ports = network.ports.iter();
+                    let shown =
+                        ports.map(|port| format!("{}/{}", port.host_port, port.protocol.word()));
+                    shown.collect()
+                }
+                None => Vec::new(),
+            },
+            mounts: config
+                .launch
+                .mounts
+                .iter()
+                .flat_map(|mount| [source(mount), mount.target.clone()])
+                .collect(),
+            config,
+            state,
+        }
+    }
+}
+
 /// Lists containers.
 ///
 /// # Errors
-/// When the folder of containers can't be read.
+/// When the folder of containers can't be read, or a filter is wrong.
 pub fn run(args: &PsArgs) -> Result<()> {
     let root = Root::of_user()?;
+    let selection = Selection::parse(&args.filter, &root)?;
+    let most = match (args.latest, usize::try_from(args.last)) {
+        (true, _) => Some(1),
+        (false, Ok(count)) if count > 0 => Some(count),
+        _ => None,
+    };
+    let all = args.all || most.is_some() || selection.is_of_all();
+    let format = args.format.as_deref();
+    let sizes = match args.size || format.is_some_and(|text| text.contains(".Size")) {
+        true => Some(Sizes::new(&root)?),
+        false => None,
+    };
     let now = jiff::Timestamp::now().as_second();
     let mut rows = Vec::new();
     for (folder, config) in containers::list(&root)? {
+        if most.is_some_and(|most| rows.len() >= most) {
+            break;
+        }
         match folder.true_state() {
-            Ok(state) if args.all || state.status.is_alive() => {
-                rows.push(row(&config, &state, args.no_trunc, now));
+            Ok(state) if all || state.status.is_alive() => {
+                let shown = Shown::new(config, state);
+                if selection.takes(&shown) {
+                    let size = match &sizes {
+                        Some(sizes) => sizes.of(folder.writable_bytes(), &shown.config.image_id),
+                        None => output::size(0),
+                    };
+                    rows.push(row(&shown, size, args.no_trunc, now));
+                }
             }
             Ok(_) => {}
             // Removed since it was listed.
@@ -67,60 +172,56 @@ pub fn run(args: &PsArgs) -> Result<()> {
             Err(error) => output::note(&format!("bulkhead: {error:#}")),
         }
     }
+    let table = TABLE.iter().copied().chain(args.size.then_some("Size"));
     let list = List {
         columns: &COLUMNS,
-        table: &[
-            "ID",
-            "Image",
-            "Command",
-            "RunningFor",
-            "Status",
-            "Ports",
-            "Names",
-        ],
-        format: args.format.as_deref(),
+        table: &table.collect::<Vec<_>>(),
+        format,
         only: args.quiet.then_some("ID"),
     };
     list.print(&rows)
 }
 
-fn row(
+/// Sizes of images by id.
+struct Sizes(HashMap<String, u64>);
+
+impl Sizes {
+    fn new(root: &Root) -> Result<Self> {
+        let images = Store::open(&root.images())?.list()?.images;
+        let sizes = images
+            .iter()
+            .map(|image| (image.id.to_string(), image.size));
+        Ok(Self(sizes.collect()))
+    }
+
+    /// `5B (virtual 4.2MB)`.
+    fn of(&self, writable: u64, image: &str) -> String {
+        let image = self.0.get(image).copied().unwrap_or(0);
+        let whole = writable.saturating_add(image);
+        format!(
+            "{} (virtual {})",
+            output::size(writable),
+            output::size(whole)
+        )
+    }
+}
+
+/// A row of another list.
+pub fn plain_row(
     config: &ContainerConfig,
     state: &ContainerState,
+    size: String,
     whole: bool,
-    now: i64,
 ) -> Map<String, Value> {
+    let shown = Shown::new(config.clone(), state.clone());
+    row(&shown, size, whole, jiff::Timestamp::now().as_second())
+}
+
+fn row(shown: &Shown, size: String, whole: bool, now: i64) -> Map<String, Value> {
+    let (config, state) = (&shown.config, &shown.state);
     let since = |time: &str| match time.parse::<jiff::Timestamp>() {
         Ok(then) => output::duration(now - then.as_second()),
         Err(_) => "N/A".to_owned(),
-    };
-    let id = match config.id.get(..SHORT_ID_LEN) {
-        Some(short) if !whole => short.to_owned(),
-        _ => config.id.clone(),
-    };
-    let status = match state.status {
-        Status::Created => "Created".to_owned(),
-        Status::Running => {
-            let health = match state.health.as_ref().map(|health| health.verdict) {
-                None => String::new(),
-                Some(Verdict::Starting) => " (health: starting)".to_owned(),
-                Some(verdict) => format!(" ({})", verdict.word()),
-            };
-            format!("Up {}{health}", since(&state.started_at))
-        }
-        Status::Paused => format!("Up {} (Paused)", since(&state.started_at)),
-        Status::Restarting => format!(
-            "Restarting ({}) {} ago",
-            state.exit_code,
-            since(&state.finished_at)
-        ),
-        Status::Exited => {
-            format!(
-                "Exited ({}) {} ago",
-                state.exit_code,
-                since(&state.finished_at)
-            )
-        }
     };
     let labels: Vec<String> = config
         .labels
@@ -128,30 +229,68 @@ fn row(
         .map(|(k, v)| format!("{k}={v}"))
         .collect();
     let values = [
-        id,
+        if whole { &config.id } else { config.short_id() }.to_owned(),
         config.image.clone(),
         command(&config.launch.run.process.args, whole),
-        config.created.clone(),
+        output::local_time(&config.created),
         since(&config.created) + " ago",
-        status,
+        status(state, &since),
         state.status.word().to_owned(),
-        String::new(),
+        match state.status.is_alive() {
+            true => ports::column(state.network.as_ref(), &config.exposed_ports),
+            false => String::new(),
+        },
         config.name.clone(),
         labels.join(","),
         mounts(&config.launch.mounts, whole),
-        "none".to_owned(),
+        shown.networks.join(","),
+        local_volumes(&config.launch.mounts).to_string(),
+        size,
     ];
     let names = COLUMNS.iter().map(|(name, _)| (*name).to_owned());
-    names.zip(values.map(|value| json!(value))).collect()
+    let mut row: Map<_, _> = names.zip(values.map(|value| json!(value))).collect();
+    row.insert(output::LABEL.to_owned(), json!(config.labels));
+    row
+}
+
+/// In Docker's words.
+fn status(state: &ContainerState, since: &dyn Fn(&str) -> String) -> String {
+    let (code, started, finished) = (state.exit_code, &state.started_at, &state.finished_at);
+    match state.status {
+        Status::Created => "Created".to_owned(),
+        Status::Running => {
+            let health = match state.health.as_ref().map(|health| health.verdict) {
+                None => String::new(),
+                Some(Verdict::Starting) => " (health: starting)".to_owned(),
+                Some(verdict) => format!(" ({})", verdict.word()),
+            };
+            format!("Up {}{health}", since(started))
+        }
+        Status::Paused => format!("Up {} (Paused)", since(started)),
+        Status::Restarting => format!("Restarting ({code}) {} ago", since(finished)),
+        Status::Exited => format!("Exited ({code}) {} ago", since(finished)),
+    }
+}
+
+/// The name of a volume, the path of a bind.
+fn source(mount: &Mount) -> String {
+    match mount.kind {
+        MountKind::Volume => mount.name.clone(),
+        MountKind::Bind => mount.source.display().to_string(),
+    }
+}
+
+fn local_volumes(mounts: &[Mount]) -> usize {
+    let volumes = mounts
+        .iter()
+        .filter(|mount| mount.kind == MountKind::Volume);
+    volumes.count()
 }
 
 /// Names of volumes and paths of binds.
 fn mounts(mounts: &[Mount], whole: bool) -> String {
     let shown = |mount: &Mount| {
-        let text = match mount.name.as_str() {
-            "" => mount.source.display().to_string(),
-            name => name.to_owned(),
-        };
+        let text = source(mount);
         if whole || text.chars().count() <= MOUNT_CHARS {
             return text;
         }

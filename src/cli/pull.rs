@@ -10,6 +10,7 @@ use images::{Digest, Platform, PullOptions, PullStatus, Pulled, Reference, Store
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{output, variables};
+use crate::sandbox::events;
 use crate::sandbox::paths::Root;
 
 /// Registries that may speak plain HTTP besides those on this machine, separated by commas.
@@ -147,7 +148,10 @@ fn pull_with(
     });
     // What the terminal says to that changes nothing.
     let _ = bars.all.clear();
-    Ok(pulled?)
+    let pulled = pulled?;
+    let (name, repository) = (reference.familiar(), reference.familiar_repository());
+    events::of_image(Root::of_user()?.path(), "pull", &name, &repository);
+    Ok(pulled)
 }
 
 /// A bar per layer on a terminal, a line per layer that is done elsewhere.

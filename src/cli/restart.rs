@@ -5,10 +5,10 @@ use anyhow::Result;
 use super::each::{done, each_found};
 use super::start;
 use super::stop::How;
-use crate::sandbox::client;
 use crate::sandbox::clock::monotonic_ns;
 use crate::sandbox::paths::Root;
 use crate::sandbox::wire::ToSupervisor;
+use crate::sandbox::{client, events};
 
 /// Flags of `restart`.
 #[derive(Debug, clap::Args)]
@@ -27,12 +27,12 @@ pub struct RestartArgs {
 pub fn run(args: &RestartArgs) -> Result<()> {
     let root = Root::of_user()?;
     let request = args.how.request(true)?;
-    each_found(
-        &args.containers,
-        "cannot restart",
-        |folder, config| match client::ask(folder, &ToSupervisor::Stop(request))? {
-            Some(answer) => done(answer),
-            None => start::start_detached(&root, folder, config, monotonic_ns()),
-        },
-    )
+    each_found(&args.containers, "cannot restart", |folder, config| {
+        match client::ask(folder, &ToSupervisor::Stop(request))? {
+            Some(answer) => done(answer)?,
+            None => start::start_detached(&root, folder, config, monotonic_ns())?,
+        }
+        events::of_container(folder, config, "restart", &[]);
+        Ok(())
+    })
 }

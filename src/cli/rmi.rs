@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 use images::Store;
-use images::store::Force;
+use images::store::{Force, Removed};
 
 use super::output;
-use crate::sandbox::containers;
 use crate::sandbox::paths::Root;
+use crate::sandbox::{containers, events};
 
 /// Flags of `rmi`.
 #[derive(Debug, clap::Args)]
@@ -30,8 +30,10 @@ pub fn run(args: &RmiArgs) -> Result<()> {
     let force = if args.force { Force::Yes } else { Force::No };
     let mut failed: Option<anyhow::Error> = None;
     for image in &args.images {
+        let id = store.resolve(image).map(|image| image.id.to_string());
         match store.remove(image, force, &|| containers::uses(&root)) {
             Ok(lines) => {
+                journal(&root, id.as_deref().unwrap_or(image), &lines);
                 for line in lines {
                     output::line(&line.to_string())?;
                 }
@@ -47,4 +49,19 @@ pub fn run(args: &RmiArgs) -> Result<()> {
         }
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// Notes what became of the image `id`: of what is deleted, the image comes first, then its layers.
+pub fn journal(root: &Root, id: &str, lines: &[Removed]) {
+    let mut is_deleted = false;
+    for line in lines {
+        match line {
+            Removed::Untagged(_) => events::of_image(root.path(), "untag", id, id),
+            Removed::Deleted(_) if is_deleted => {}
+            Removed::Deleted(_) => {
+                is_deleted = true;
+                events::of_image(root.path(), "delete", id, id);
+            }
+        }
+    }
 }

@@ -17,7 +17,7 @@ use super::complaint::{CODE_FAILURE, complain};
 use super::flags::Flags;
 use super::merge::{self, Host};
 use super::options::{Caller, ImageOptions, PullPolicy, RunOptions};
-use super::{names, output, pull};
+use super::{given, names, output, pull};
 use crate::doctor;
 use crate::sandbox::attach::{self, Ended};
 use crate::sandbox::clock::{monotonic_ns, now};
@@ -25,6 +25,7 @@ use crate::sandbox::containers;
 use crate::sandbox::disks;
 use crate::sandbox::launch::Launch;
 use crate::sandbox::logs::LogConfig;
+use crate::sandbox::network;
 use crate::sandbox::paths::{GuestFiles, Root};
 use crate::sandbox::start::{AttachOptions, run_attached, run_detached};
 use crate::sandbox::state::{ContainerConfig, Folder, Lock, Phases};
@@ -211,8 +212,8 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
         labels: merge::labels(&options, &image.config),
         annotations: options.container.annotations.clone(),
         env: merge::variables(&options, &image.config),
-        entrypoint_words: merge::entrypoint(&options, &image.config).len(),
         exposed_ports: merge::exposed_ports(&options, &image.config),
+        given: given::given(flags, &options, &image.config)?,
         launch,
     };
     config.launch.set_mounts(mounts);
@@ -238,18 +239,25 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
 }
 
 fn parse(flags: &Flags) -> Result<RunOptions> {
+    with_caller(|caller| RunOptions::parse(flags, caller))
+}
+
+/// Does `act` with what this command sees of its surroundings.
+///
+/// # Errors
+/// Those of `act`.
+pub fn with_caller<T>(act: impl FnOnce(&Caller) -> Result<T>) -> Result<T> {
     let cpu_count = std::thread::available_parallelism().map_or(1, usize::from);
     let cpus_online = match std::fs::read_to_string(CPUS_ONLINE) {
         Ok(text) => text.trim().to_owned(),
         Err(_) => format!("0-{}", cpu_count.saturating_sub(1)),
     };
-    let caller = Caller {
+    act(&Caller {
         variable: &variable,
         read: &read_file,
         cpu_count,
         cpus_online: &cpus_online,
-    };
-    RunOptions::parse(flags, &caller)
+    })
 }
 
 /// A variable of the command's own, for `-e NAME`. Frames and specs are text, so that no other
@@ -268,6 +276,8 @@ fn launch(options: &RunOptions, image: &Image, id: &str) -> Result<Launch> {
     let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let host = Host {
         resolv_conf: &resolv_conf,
+        address: network::host_address(),
+        has_v6: network::has_v6(),
         window: attach::window_size().unwrap_or(DEFAULT_WINDOW),
     };
     let layers = image.layers.iter().map(images::Layer::key).collect();

@@ -4,8 +4,8 @@ use anyhow::Result;
 
 use super::each::{done, each_found};
 use super::values;
-use crate::sandbox::client;
 use crate::sandbox::wire::{StopRequest, ToSupervisor};
+use crate::sandbox::{client, events};
 
 /// Flags of `stop`.
 #[derive(Debug, clap::Args)]
@@ -48,12 +48,11 @@ impl How {
 /// The last that could not be stopped.
 pub fn run(args: &StopArgs) -> Result<()> {
     let request = args.how.request(false)?;
-    each_found(
-        &args.containers,
-        "cannot stop",
-        |folder, _| match client::ask(folder, &ToSupervisor::Stop(request))? {
-            Some(answer) => done(answer),
-            None => Ok(()),
-        },
-    )
+    each_found(&args.containers, "cannot stop", |folder, config| {
+        if let Some(answer) = client::ask(folder, &ToSupervisor::Stop(request))? {
+            done(answer)?;
+            events::of_container(folder, config, "stop", &[]);
+        }
+        Ok(())
+    })
 }

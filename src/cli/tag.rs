@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use images::{Reference, Store};
 
+use crate::sandbox::events;
 use crate::sandbox::paths::Root;
 
 /// Words of `tag`.
@@ -23,6 +24,16 @@ pub struct TagArgs {
 pub fn run(args: &TagArgs) -> Result<()> {
     let target = Reference::parse(&args.target)
         .with_context(|| format!("\"{}\" is not a valid repository/tag", args.target))?;
-    let store = Store::open(&Root::of_user()?.images())?;
-    Ok(store.tag(&args.source, &target)?)
+    let root = Root::of_user()?;
+    let store = Store::open(&root.images())?;
+    store.tag(&args.source, &target)?;
+    if let Ok(Some(image)) = store.find(&target) {
+        events::of_image(
+            root.path(),
+            "tag",
+            &image.id.to_string(),
+            &target.familiar(),
+        );
+    }
+    Ok(())
 }

@@ -9,6 +9,7 @@ pub mod mount;
 pub mod name;
 pub mod network;
 pub mod number;
+pub mod ports;
 pub mod rlimit;
 pub mod security;
 pub mod signal;

@@ -57,7 +57,7 @@ pub fn run(args: &VersionArgs) -> Result<()> {
 }
 
 /// What the kernel was built from; nothing when the file can't be read.
-fn manifest(path: &Path) -> Value {
+pub fn manifest(path: &Path) -> Value {
     let mut text = String::new();
     let read =
         File::open(path).and_then(|file| file.take(MANIFEST_BYTES_MAX).read_to_string(&mut text));

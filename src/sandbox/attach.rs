@@ -157,7 +157,7 @@ pub fn run(attachment: Attachment, signals: SigSet) -> Result<Ended> {
             Ok(News::FromSupervisor(ToCommand::Refused(message))) => {
                 break Ended::Refused(message);
             }
-            Ok(News::FromSupervisor(ToCommand::Done)) => {}
+            Ok(News::FromSupervisor(ToCommand::Done | ToCommand::TaskEnded(_))) => {}
             Ok(News::Detach) => {
                 send(&sender, ToSupervisor::Detach);
                 break Ended::Detached;

@@ -9,11 +9,15 @@ use images::Digest;
 use images::store::ContainerUse;
 use nix::sys::signal::{Signal, kill};
 
+use super::events;
 use super::paths::{self, Root};
-use super::state::{ContainerConfig, Folder, ID_LEN, Lock, NEW, OLD, SHORT_ID_LEN, Status};
+use super::state::{ContainerConfig, Folder, ID_LEN, Lock, NEW, OLD, Status};
 
 /// Time between two tries to get the lock of a container whose supervisor was killed.
 const LOCK_POLL: Duration = Duration::from_millis(5);
+
+/// Exit code of a process whose VM was killed.
+const KILLED: u8 = 128 + 9;
 
 /// Adds a container under a name that no other has. The lock is for its supervisor; one that is not
 /// `begun` at once waits to be started.
@@ -27,6 +31,7 @@ pub fn create(root: &Root, config: &ContainerConfig, begun: bool) -> Result<(Fol
     check_name(root, &config.name)?;
     let folder = Folder::of(root, &config.id);
     let lock = folder.create(config, begun)?;
+    events::of_container(&folder, config, "create", &[]);
     Ok((folder, lock))
 }
 
@@ -60,7 +65,26 @@ pub fn rename(root: &Root, wanted: &str, name: &str) -> Result<()> {
         bail!("Renaming a container with the same name as its current name");
     }
     check_name(root, name).context(NO_NEW_NAME)?;
-    name.clone_into(&mut config.name);
+    let old = std::mem::replace(&mut config.name, name.to_owned());
+    folder.set_config(&config)?;
+    events::of_container(
+        &folder,
+        &config,
+        "rename",
+        &[("oldName", format!("/{old}"))],
+    );
+    Ok(())
+}
+
+/// Changes what was asked for.
+///
+/// # Errors
+/// When the container is not there any more, or the disk is full.
+pub fn update(root: &Root, wanted: &str, change: impl FnOnce(&mut ContainerConfig)) -> Result<()> {
+    // So that no other changes it meanwhile.
+    let _alone = paths::lock(&root.containers())?;
+    let (folder, mut config) = find(root, wanted)?;
+    change(&mut config);
     folder.set_config(&config)
 }
 
@@ -72,7 +96,17 @@ pub fn remove(folder: &Folder, config: &ContainerConfig, force: bool) -> Result<
     let mut killed = None;
     loop {
         match folder.try_lock() {
-            Ok(Some(_lock)) => return folder.remove(),
+            Ok(Some(_lock)) => {
+                if killed.is_some() {
+                    let signal = [("signal", libc::SIGKILL.to_string())];
+                    events::of_container(folder, config, "kill", &signal);
+                    let code = [("exitCode", KILLED.to_string())];
+                    events::of_container(folder, config, "die", &code);
+                }
+                folder.remove()?;
+                events::of_container(folder, config, "destroy", &[]);
+                return Ok(());
+            }
             Ok(None) => {}
             // It was of `--rm` and has just ended.
             Err(_) if !folder.path().exists() => return Ok(()),
@@ -121,7 +155,9 @@ pub fn list(root: &Root) -> Result<Vec<(Folder, ContainerConfig)>> {
         if is_full_id(&name) {
             let folder = Folder::at(path);
             if let Ok(config) = folder.config()
-                && !(config.launch.auto_remove && was_begun(&folder) && remove_abandoned(&folder))
+                && !(config.launch.auto_remove
+                    && was_begun(&folder)
+                    && remove_abandoned(&folder, &config))
             {
                 all.push((folder, config));
             }
@@ -137,9 +173,15 @@ fn was_begun(folder: &Folder) -> bool {
 }
 
 /// Removes a folder whose lock nobody holds. One that can't be removed is told of by who needs it.
-fn remove_abandoned(folder: &Folder) -> bool {
+fn remove_abandoned(folder: &Folder, config: &ContainerConfig) -> bool {
     match folder.try_lock() {
-        Ok(Some(_lock)) => folder.remove().is_ok(),
+        Ok(Some(_lock)) => {
+            let removed = folder.remove().is_ok();
+            if removed {
+                events::of_container(folder, config, "destroy", &[]);
+            }
+            removed
+        }
         _ => !folder.path().exists(),
     }
 }
@@ -205,32 +247,37 @@ pub fn find(root: &Root, wanted: &str) -> Result<(Folder, ContainerConfig)> {
 pub fn uses(root: &Root) -> Result<Vec<ContainerUse>, Box<dyn std::error::Error + Send + Sync>> {
     let mut all = Vec::new();
     for (folder, config) in list(root)? {
+        let state = match folder.true_state() {
+            // Removed since it was listed.
+            Err(_) if !folder.path().exists() => continue,
+            state => state?,
+        };
         all.push(ContainerUse {
-            container: config.id.get(..SHORT_ID_LEN).unwrap_or_default().to_owned(),
+            container: config.short_id().to_owned(),
             image: Digest::parse(&config.image_id)?,
             layers: config.launch.layers.clone(),
-            running: folder.true_state()?.status.is_alive(),
+            running: state.status.is_alive(),
         });
     }
     Ok(all)
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use serde_json::json;
 
     use super::*;
     use crate::sandbox::launch::Launch;
     use crate::sandbox::state::ContainerState;
 
-    fn root() -> (tempfile::TempDir, Root) {
+    pub(crate) fn root() -> (tempfile::TempDir, Root) {
         let temp = tempfile::tempdir().unwrap();
         let root = Root::at(temp.path().to_owned());
         std::fs::create_dir(root.containers()).unwrap();
         (temp, root)
     }
 
-    fn config(digit: char, name: &str, auto_remove: bool) -> ContainerConfig {
+    pub(crate) fn config(digit: char, name: &str, auto_remove: bool) -> ContainerConfig {
         let run = json!({
             "layers": [], "upper_disk": true, "read_only_root": false, "hostname": "h",
             "domainname": "", "hosts": "", "resolv_conf": "", "tmpfs": {}, "shm_bytes": 0,
@@ -253,10 +300,11 @@ mod tests {
             labels: std::collections::BTreeMap::new(),
             annotations: std::collections::BTreeMap::new(),
             env: Vec::new(),
-            entrypoint_words: 0,
             exposed_ports: std::collections::BTreeSet::new(),
+            given: Default::default(),
             launch: Launch {
                 run: serde_json::from_value(run).unwrap(),
+                network: None,
                 vcpu_count: 1,
                 memory_mib: 128,
                 host_cpus: Vec::new(),

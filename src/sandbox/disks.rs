@@ -16,11 +16,13 @@ use anyhow::{Context, Result, bail};
 use images::layers::Begin;
 use images::{Layer, LayerDisk, LayerDisks, Store};
 use protocol::message::{Converted, Event, Request};
-use protocol::spec::{Compression, ConvertLimits, ConvertSpec};
+use protocol::spec::{Compression, ConvertLimits, ConvertSpec, LayerExtent};
 
 use super::agent::AgentError;
+use super::launch::Launch;
 use super::paths::{self, GuestFiles, Root};
-use super::vm::{DiskSource, RunningVm, Segment, VmRequest};
+use super::state::Folder;
+use super::vm::{DISK_ALIGNMENT, DiskSource, RunningVm, Segment, VmRequest};
 
 /// Memory of a converter VM in MiB: the layer's tree is held in memory while it is built, some
 /// 300 bytes an entry, so that this is enough for the most entries a layer may have.
@@ -135,6 +137,8 @@ fn convert(
         root,
         guest,
         VmRequest {
+            // What unpacks a stranger's layer reaches nobody.
+            card: None,
             vcpu_count: u8::try_from(cpu_count())
                 .unwrap_or(u8::MAX)
                 .min(CONVERTER_VCPUS_MAX),
@@ -210,6 +214,48 @@ fn compression(of: images::Compression) -> Compression {
         images::Compression::Zstd => Compression::Zstd,
         images::Compression::Sniff => Compression::Sniff,
     }
+}
+
+/// The disks of a container's VM: its layers end to end, and the writable one, which is made when it
+/// is missing. Also where the layers lie on the first.
+///
+/// # Errors
+/// When a layer's disk is missing, or a file can't be opened or made.
+pub fn of_container(
+    root: &Root,
+    folder: &Folder,
+    launch: &Launch,
+) -> Result<(Vec<LayerExtent>, Vec<DiskSource>)> {
+    let disks = Store::open(&root.images())?.layer_disks()?;
+    let (mut extents, mut segments) = (Vec::new(), Vec::new());
+    let mut offset = 0;
+    for key in &launch.layers {
+        let disk = disks
+            .get(key)?
+            .with_context(|| format!("the disk of layer {} is missing", key.diff_id))?;
+        extents.push(LayerExtent {
+            offset,
+            len: disk.len,
+        });
+        offset += disk.len.next_multiple_of(DISK_ALIGNMENT);
+        segments.push(Segment {
+            file: disk.file,
+            len: disk.len,
+        });
+    }
+    let path = folder.upper();
+    let upper = match OpenOptions::new().read(true).write(true).open(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            create_writable(root, &path, launch.writable_bytes)?
+        }
+        other => other.with_context(|| format!("open {}", path.display()))?,
+    };
+    let writable = DiskSource::Writable {
+        file: upper,
+        bytes: launch.writable_bytes,
+        durable: !launch.auto_remove,
+    };
+    Ok((extents, vec![DiskSource::ReadOnly(segments), writable]))
 }
 
 /// Makes `path` a blank ext4 of `bytes`, sparse. The blank of each size is made once by `mke2fs`

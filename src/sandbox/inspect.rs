@@ -8,22 +8,19 @@ use serde_json::{Map, Value, json};
 use super::health::Health;
 use super::launch::DEFAULT_STOP_TIMEOUT_S;
 use super::logs::{self, Driver};
+use super::network;
 use super::state::{ContainerConfig, ContainerState, Phases, Status};
 use super::volumes::{Mount, MountKind, Origin};
 
 /// The JSON object of one container.
 #[must_use]
 pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState) -> Value {
-    let launch = &config.launch;
+    let (launch, given) = (&config.launch, &config.given);
     let process = &launch.run.process;
     let (path, args) = match process.args.split_first() {
         Some((path, args)) => (path.as_str(), args),
         None => ("", [].as_slice()),
     };
-    let (entrypoint, cmd) = process
-        .args
-        .split_at_checked(config.entrypoint_words)
-        .unwrap_or_default();
     let mut object = json!({
         "Id": config.id,
         "Created": config.created,
@@ -43,27 +40,47 @@ pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState
             "FinishedAt": state.finished_at,
         },
         "Image": config.image_id,
+        "ResolvConfPath": "",
+        "HostnamePath": "",
+        "HostsPath": "",
         "Name": format!("/{}", config.name),
         "RestartCount": state.restart_count,
         "LogPath": match launch.log.driver {
             Driver::None => String::new(),
             _ => logs::path(folder, &config.id).to_string_lossy().into_owned(),
         },
+        "Driver": "erofs",
         "Platform": "linux",
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": null,
         "HostConfig": host_config(config),
-        "Mounts": config.launch.mounts.iter().map(mount).collect::<Vec<_>>(),
+        "NetworkSettings": network::settings(
+            launch.network.as_ref(),
+            state.network.as_ref(),
+            &config.exposed_ports,
+        ),
         "Config": {
             "Hostname": launch.run.hostname,
             "Domainname": launch.run.domainname,
             "User": process.user,
+            "AttachStdin": given.attach_stdin,
+            "AttachStdout": given.attach_stdout,
+            "AttachStderr": given.attach_stderr,
             "Tty": process.terminal.is_some(),
             "OpenStdin": launch.open_stdin,
             "StdinOnce": launch.stdin_once,
             "Env": config.env,
-            "Cmd": words(cmd),
-            "Entrypoint": words(entrypoint),
-            "OnBuild": null,
+            "Cmd": match (&given.entrypoint, &given.cmd) {
+                // Made by an older version.
+                (None, None) => Some(&process.args),
+                (_, cmd) => cmd.as_ref(),
+            },
+            "Entrypoint": given.entrypoint,
             "Image": config.image,
+            "Volumes": null_or_set(&given.volumes),
+            "OnBuild": null_if_empty(&given.on_build),
             "WorkingDir": process.cwd,
             "Labels": config.labels,
             "StopSignal": signal_name(launch.stop_signal),
@@ -81,6 +98,7 @@ pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState
             "PhasesMs": phases_ms(&state.phases),
         },
     });
+    object["Mounts"] = config.launch.mounts.iter().map(mount).collect();
     if launch.stop_timeout_s != DEFAULT_STOP_TIMEOUT_S {
         object["Config"]["StopTimeout"] = json!(launch.stop_timeout_s);
     }
@@ -100,14 +118,6 @@ pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState
     object
 }
 
-/// Go has no empty lists here, but none.
-fn words(list: &[String]) -> Value {
-    match list {
-        [] => Value::Null,
-        list => json!(list),
-    }
-}
-
 fn health_of(health: &Health) -> Value {
     let results = health.results.iter().map(|result| {
         json!({
@@ -125,7 +135,8 @@ fn health_of(health: &Health) -> Value {
 }
 
 /// `SIGTERM`; a real-time signal has no name.
-fn signal_name(signal: i32) -> String {
+#[must_use]
+pub fn signal_name(signal: i32) -> String {
     nix::sys::signal::Signal::try_from(signal)
         .map_or_else(|_| signal.to_string(), |signal| signal.as_str().to_owned())
 }
@@ -192,17 +203,99 @@ fn mount_options(config: &ContainerConfig) -> Vec<Value> {
     options.map(object).collect()
 }
 
+/// What Docker has null for.
+fn null_if_empty(list: &[String]) -> Value {
+    match list {
+        [] => Value::Null,
+        some => json!(some),
+    }
+}
+
+/// A set as Docker writes it: names with nothing behind them.
+fn null_or_set(names: &[String]) -> Value {
+    match names {
+        [] => Value::Null,
+        some => some.iter().map(|name| (name.clone(), json!({}))).collect(),
+    }
+}
+
 fn host_config(config: &ContainerConfig) -> Value {
+    let mut all = Map::new();
+    for part in [of_life(config), of_limits(config), of_isolation(config)] {
+        if let Value::Object(part) = part {
+            all.extend(part);
+        }
+    }
+    Value::Object(all)
+}
+
+fn of_life(config: &ContainerConfig) -> Value {
     let launch = &config.launch;
-    let run = &launch.run;
-    let resources = &run.resources;
     json!({
         "AutoRemove": launch.auto_remove,
+        "ContainerIDFile": config.given.cidfile,
         "RestartPolicy": {
             "Name": launch.restart.word(),
             "MaximumRetryCount": launch.restart.max_retries(),
         },
         "LogConfig": {"Type": launch.log.driver.word(), "Config": launch.log.options},
+        "StopTimeout": launch.stop_timeout_s,
+        "Runtime": "bulkhead",
+        "Isolation": "",
+        "Annotations": config.annotations,
+    })
+}
+
+fn of_limits(config: &ContainerConfig) -> Value {
+    let (given, run) = (&config.given, &config.launch.run);
+    let resources = &run.resources;
+    // A number of CPUs is shown as that, and not as the quota that it is made of.
+    let quota = |value: Option<u64>| match given.nano_cpus {
+        0 => value.unwrap_or(0),
+        _ => 0,
+    };
+    let ulimits = given.ulimits.iter().map(|limit| {
+        // Docker writes -1 for no limit.
+        let number = |value: u64| i64::try_from(value).unwrap_or(-1);
+        json!({"Name": limit.name, "Soft": number(limit.soft), "Hard": number(limit.hard)})
+    });
+    json!({
+        "Memory": resources.memory_max.unwrap_or(0),
+        "MemoryReservation": resources.memory_low.unwrap_or(0),
+        "MemorySwap": given.memory_swap,
+        "MemorySwappiness": null,
+        "NanoCpus": given.nano_cpus,
+        "CpuShares": given.cpu_shares,
+        "CpuQuota": quota(resources.cpu_quota_us),
+        "CpuPeriod": quota(resources.cpu_period_us),
+        "CpuRealtimePeriod": 0,
+        "CpuRealtimeRuntime": 0,
+        "CpusetCpus": given.cpuset_cpus,
+        "CpusetMems": "",
+        "CpuCount": 0,
+        "CpuPercent": 0,
+        "PidsLimit": resources.pids_max,
+        "BlkioWeight": 0,
+        "OomKillDisable": null,
+        "OomScoreAdj": given.oom_score_adj,
+        "Ulimits": ulimits.collect::<Vec<_>>(),
+    })
+}
+
+fn of_isolation(config: &ContainerConfig) -> Value {
+    let (given, run) = (&config.given, &config.launch.run);
+    let hosts = given.list("add-host").iter();
+    let hosts: Vec<String> = hosts.map(|text| text.replacen('=', ":", 1)).collect();
+    let devices = run.devices.iter().map(|device| {
+        json!({
+            "PathOnHost": device.source,
+            "PathInContainer": device.target,
+            "CgroupPermissions": device.access,
+        })
+    });
+    let storage = given.list("storage-opt").iter();
+    let storage = storage.filter_map(|text| text.split_once('='));
+    json!({
         "ReadonlyRootfs": run.read_only_root,
         "Privileged": run.privileged,
         "Init": run.init,
@@ -211,14 +304,30 @@ fn host_config(config: &ContainerConfig) -> Value {
         "Mounts": mount_options(config),
         "Tmpfs": run.tmpfs,
         "Sysctls": run.sysctls,
-        "Memory": resources.memory_max.unwrap_or(0),
-        "MemoryReservation": resources.memory_low.unwrap_or(0),
-        "CpuQuota": resources.cpu_quota_us.unwrap_or(0),
-        "CpuPeriod": resources.cpu_period_us.unwrap_or(0),
-        "PidsLimit": resources.pids_max,
-        "NetworkMode": "none",
-        "Runtime": "bulkhead",
-        "Annotations": config.annotations,
+        "StorageOpt": storage.collect::<std::collections::BTreeMap<_, _>>(),
+        "NetworkMode": network::mode(config.launch.network.as_ref()),
+        "PortBindings": network::port_bindings(config.launch.network.as_ref()),
+        "CapAdd": null_if_empty(given.list("cap-add")),
+        "CapDrop": null_if_empty(given.list("cap-drop")),
+        "SecurityOpt": null_if_empty(given.list("security-opt")),
+        "Dns": given.list("dns"),
+        "DnsOptions": given.list("dns-option"),
+        "DnsSearch": given.list("dns-search"),
+        "ExtraHosts": null_if_empty(&hosts),
+        "GroupAdd": null_if_empty(given.list("group-add")),
+        "IpcMode": match given.ipc.as_str() {
+            "" => "private",
+            mode => mode,
+        },
+        "CgroupnsMode": "private",
+        "Cgroup": "",
+        "CgroupParent": "",
+        "PidMode": "",
+        "UTSMode": "",
+        "UsernsMode": given.userns,
+        "Devices": devices.collect::<Vec<_>>(),
+        "DeviceCgroupRules": null,
+        "DeviceRequests": null,
     })
 }
 
@@ -252,6 +361,52 @@ fn phases_ms(phases: &Phases) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sandbox::containers::tests::config;
+
+    #[test]
+    fn what_was_given_is_shown_as_it_was() {
+        let mut config = config('a', "x", false);
+        let words = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
+        config.launch.run.process.args = words(&["/entry", "a"]);
+        config.launch.run.resources.cpu_quota_us = Some(150_000);
+        config.launch.run.resources.cpu_period_us = Some(100_000);
+        let folder = Path::new("/none");
+        let shown = container(folder, &config, &ContainerState::created());
+        assert_eq!(shown["Config"]["Cmd"], json!(["/entry", "a"]));
+        assert_eq!(shown["HostConfig"]["CpuQuota"], 150_000);
+        config.given.entrypoint = Some(words(&["/entry"]));
+        config.given.cmd = Some(words(&["a"]));
+        config.given.nano_cpus = 1_500_000_000;
+        config
+            .given
+            .lists
+            .insert("dns".to_owned(), words(&["192.0.2.1"]));
+        config
+            .given
+            .lists
+            .insert("add-host".to_owned(), words(&["h=::1"]));
+        config.given.volumes = words(&["/data"]);
+        let shown = container(folder, &config, &ContainerState::created());
+        assert_eq!(
+            (&shown["Path"], &shown["Args"]),
+            (&json!("/entry"), &json!(["a"]))
+        );
+        for (pointer, want) in [
+            ("/Config/Entrypoint", json!(["/entry"])),
+            ("/Config/Cmd", json!(["a"])),
+            ("/Config/Volumes", json!({"/data": {}})),
+            ("/Config/AttachStdin", json!(false)),
+            ("/HostConfig/NanoCpus", json!(1_500_000_000)),
+            ("/HostConfig/CpuQuota", json!(0)),
+            ("/HostConfig/Dns", json!(["192.0.2.1"])),
+            ("/HostConfig/DnsSearch", json!([])),
+            ("/HostConfig/ExtraHosts", json!(["h:::1"])),
+            ("/HostConfig/CapAdd", Value::Null),
+            ("/HostConfig/IpcMode", json!("private")),
+        ] {
+            assert_eq!(shown.pointer(pointer), Some(&want), "{pointer}");
+        }
+    }
 
     #[test]
     fn phases_count_from_the_command_and_leave_out_what_did_not_happen() {

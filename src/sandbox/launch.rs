@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::health::HealthConfig;
 use super::logs::LogConfig;
+use super::network::NetworkConfig;
 use super::restart::RestartPolicy;
 use super::volumes::Mount;
 
@@ -15,6 +16,9 @@ use super::volumes::Mount;
 pub struct Launch {
     /// What the guest is asked to do; its layer extents and stream ports are filled in at start.
     pub run: RunSpec,
+    /// The network; without it there is only the loopback.
+    #[serde(default)]
+    pub network: Option<NetworkConfig>,
     /// Number of vCPUs.
     pub vcpu_count: u8,
     /// Guest memory in MiB.

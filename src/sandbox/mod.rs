@@ -8,19 +8,24 @@
 //! ```
 //! Called by `cli`; uses vmm, images and protocol. It knows no clap and prints nothing.
 
+pub mod access;
 pub mod agent;
 pub mod attach;
 pub mod client;
 pub mod clock;
 pub mod containers;
 pub mod disks;
+pub mod events;
 pub mod files;
+pub mod given;
 pub mod health;
 pub mod inspect;
 pub mod launch;
 pub mod logs;
+pub mod network;
 pub mod paths;
 mod poll;
+pub mod receive;
 pub mod restart;
 pub mod start;
 pub mod state;

@@ -7,6 +7,7 @@
 //!   disks/                      blank writable disks, one per size
 //!   containers/<id>/            one container's state, see state.rs
 //!   templates/<key>/            VMs that have booted already, see template.rs
+//!   events.log, events.log.1    what happened, see events.rs
 //!   volumes/<name>/             what containers share and leave, see volumes.rs
 //! ```
 
@@ -112,6 +113,31 @@ pub fn lock(folder: &Path) -> Result<Flock<File>> {
     Flock::lock(file, FlockArg::LockExclusive)
         .map_err(|(_, error)| error)
         .with_context(|| format!("lock {}", folder.display()))
+}
+
+/// Bytes that the files below a folder take; what can't be read counts for nothing.
+#[must_use]
+pub fn space_below(folder: &Path) -> u64 {
+    let mut bytes = 0_u64;
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                folders.push(entry.path());
+            } else {
+                bytes = bytes.saturating_add(space_of(&entry.path()));
+            }
+        }
+    }
+    bytes
+}
+
+/// Bytes that a file takes, which may be sparse; 0 when it is not there.
+#[must_use]
+pub fn space_of(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    path.symlink_metadata()
+        .map_or(0, |file| file.blocks().saturating_mul(512))
 }
 
 fn create_private(path: &Path) -> Result<()> {

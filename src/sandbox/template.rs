@@ -34,7 +34,7 @@ const CPU_BYTES_MAX: usize = 4096;
 /// What begins the names of templates that are being made, or that nobody finished.
 const NEW: &str = ".new-";
 
-/// What one VM has and another has not: its size and devices.
+/// What VMs that go on from one template have in common: their size and their devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     /// Number of vCPUs.
@@ -43,6 +43,8 @@ pub struct Shape {
     pub memory_mib: u32,
     /// Whether it has the file system device, for folders of the host.
     pub shares: bool,
+    /// Whether there is a network card.
+    pub network: bool,
 }
 
 /// A VM's state and memory, opened for reading.
@@ -172,10 +174,11 @@ fn key(guest: &GuestFiles, shape: Shape) -> Result<String> {
     let Shape {
         vcpu_count,
         memory_mib,
+        network,
         shares,
     } = shape;
     let text = format!(
-        "{FORMAT} {vcpu_count} {memory_mib} {shares}\n{}\n{}\n{}\n{} {}\n{cpu}",
+        "{FORMAT} {vcpu_count} {memory_mib} {network} {shares}\n{}\n{}\n{}\n{} {}\n{cpu}",
         identity(&command)?,
         identity(&guest.kernel)?,
         identity(&guest.initramfs)?,
@@ -229,12 +232,17 @@ mod tests {
             vcpu_count: 1,
             memory_mib: 256,
             shares: false,
+            network: false,
         };
         let first = key(&guest, shape).unwrap();
         assert_eq!(key(&guest, shape).unwrap(), first);
         let others = [
             Shape {
                 memory_mib: 257,
+                ..shape
+            },
+            Shape {
+                network: true,
                 ..shape
             },
             Shape {

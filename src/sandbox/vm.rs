@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{IoSlice, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -22,11 +22,12 @@ use vmm::{ExitCounts, VmEnd};
 
 use super::agent::AgentLink;
 use super::files::{FileServer, Share};
+use super::network::{self, Card};
 use super::paths::{GuestFiles, Root};
 use super::template::{Shape, Templates};
 use super::vmm_process::{
-    DiskConfig, FilesConfig, KernelConfig, SegmentConfig, StartConfig, StreamConfig, VmReport,
-    VmTimes, VmmConfig,
+    CardConfig, DiskConfig, FilesConfig, KernelConfig, SegmentConfig, StartConfig, StreamConfig,
+    VmReport, VmTimes, VmmConfig,
 };
 
 /// Name of the hidden verb that [`super::vmm_process`] serves.
@@ -77,6 +78,8 @@ pub struct VmRequest {
     pub host_cpus: Vec<usize>,
     /// In the guest's order.
     pub disks: Vec<DiskSource>,
+    /// The network card, if there is one.
+    pub card: Option<Card>,
     /// vsock ports that carry byte streams.
     pub stream_ports: Vec<u32>,
     /// Folders and files of the host that it may reach, by number.
@@ -135,6 +138,7 @@ impl RunningVm {
             vcpu_count: request.vcpu_count,
             memory_mib: request.memory_mib,
             shares: !request.shares.is_empty(),
+            network: request.card.is_some(),
         };
         let template = Templates::of(root)
             .map(|templates| templates.find_or_make(guest, shape))
@@ -201,6 +205,10 @@ impl RunningVm {
                 .into_iter()
                 .map(|disk| disk_config(disk, &mut fds))
                 .collect::<Result<_>>()?,
+            card: request
+                .card
+                .map(|card| card_config(card, &mut fds))
+                .transpose()?,
             streams: stream_configs,
             offers: Some(fds.add(offered)?),
             files: files_config,
@@ -232,6 +240,16 @@ impl RunningVm {
     /// When the VMM is gone.
     pub fn offer(&self, port: u32) -> Result<UnixStream> {
         let (ours, theirs) = stream_pair()?;
+        self.offer_end(port, theirs.as_fd())?;
+        Ok(ours)
+    }
+
+    /// Offers the guest a stream on another port: the connected socket `theirs`, whose other end is
+    /// somebody else's. It must not block.
+    ///
+    /// # Errors
+    /// When the VMM is gone.
+    pub fn offer_end(&self, port: u32, theirs: BorrowedFd<'_>) -> Result<()> {
         let bytes = port.to_le_bytes();
         let descriptors = [theirs.as_raw_fd()];
         let rights = [ControlMessage::ScmRights(&descriptors)];
@@ -239,7 +257,7 @@ impl RunningVm {
         let flags = MsgFlags::MSG_NOSIGNAL;
         sendmsg::<()>(self.offers.as_raw_fd(), &iovecs, &rights, flags, None)
             .with_context(|| format!("offer port {port} to the VM"))?;
-        Ok(ours)
+        Ok(())
     }
 
     /// Ends the VM at once, as pulling its plug. No file of a share is touched after that.
@@ -346,6 +364,10 @@ pub fn make_template(guest: &GuestFiles, shape: Shape, state: &File, memory: &Fi
                 writable: Some(fds.add(empty)?),
             },
         ],
+        card: shape.network.then(|| CardConfig {
+            socket: None,
+            endpoint: network::template_endpoint(),
+        }),
         streams: Vec::new(),
         offers: None,
         files: shape.shares.then_some(FilesConfig::Absent),
@@ -410,13 +432,23 @@ fn open(path: &std::path::Path) -> Result<File> {
     File::open(path).with_context(|| format!("open {}", path.display()))
 }
 
-/// Our end blocks, the VMM's does not.
-fn stream_pair() -> Result<(UnixStream, UnixStream)> {
+/// A stream to a guest: our end, which blocks, and the VMM's, which does not.
+///
+/// # Errors
+/// When there are no descriptors left.
+pub fn stream_pair() -> Result<(UnixStream, UnixStream)> {
     let (ours, theirs) = UnixStream::pair().context("create a socket pair")?;
     theirs
         .set_nonblocking(true)
         .context("set up a socket pair")?;
     Ok((ours, theirs))
+}
+
+fn card_config(card: Card, fds: &mut ChildFds) -> Result<CardConfig> {
+    Ok(CardConfig {
+        socket: Some(fds.add(card.socket)?),
+        endpoint: card.endpoint,
+    })
 }
 
 fn disk_config(disk: DiskSource, fds: &mut ChildFds) -> Result<DiskConfig> {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use vmm::builder::Kernel;
-use vmm::virtio::{StandIn, balloon, block, console, fs, rng, vsock};
+use vmm::virtio::{StandIn, balloon, block, console, fs, net, rng, vsock};
 use vmm::{DeviceMaker, EFD_NONBLOCK, EventFd, ExitCounts, Snapshot, Start, Vm, VmConfig, VmEnd};
 
 /// Longest configuration in bytes: 127 layers take some 10 KiB.
@@ -39,6 +39,8 @@ pub struct VmmConfig {
     pub start: StartConfig,
     /// Block devices in the guest's order.
     pub disks: Vec<DiskConfig>,
+    /// The network card, if there is one.
+    pub card: Option<CardConfig>,
     /// Streams by vsock port.
     pub streams: Vec<StreamConfig>,
     /// The file system device, if there is one.
@@ -130,6 +132,15 @@ pub enum FilesConfig {
         /// Memory shared with it.
         area: RawFd,
     },
+}
+
+/// A network card.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct CardConfig {
+    /// A connected stream socket to passt; none in a template's VM.
+    pub socket: Option<RawFd>,
+    /// The guest's addresses on its network.
+    pub endpoint: net::Endpoint,
 }
 
 /// One vsock port.
@@ -251,6 +262,12 @@ fn run(config: &VmmConfig, times: &mut VmTimes) -> Result<(VmEnd, ExitCounts)> {
     devices.push(Box::new(|_| {
         Ok(Box::new(console::ConsoleDevice::new(console, None)))
     }));
+    if let Some(card) = config.card {
+        // SAFETY: as above.
+        let socket = card.socket.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+        let device = net::NetDevice::new(card.endpoint, socket);
+        devices.push(Box::new(move |_| Ok(Box::new(device))));
+    }
     if let Some(files) = config.files {
         let device = open_files(files)?;
         devices.push(Box::new(move |_| Ok(Box::new(device))));
@@ -384,15 +401,36 @@ fn check_parent(supervisor: u32) -> Result<()> {
 }
 
 fn pin(cpus: &[usize]) -> Result<()> {
-    if cpus.is_empty() {
-        return Ok(());
+    match cpus {
+        [] => Ok(()),
+        some => pin_thread(0, some),
     }
+}
+
+/// Lets every thread of a VM's process run on these host CPUs only.
+///
+/// # Errors
+/// When one of them is none, or the process is gone.
+pub fn pin_threads(pid: u32, cpus: &[usize]) -> Result<()> {
+    let tasks = format!("/proc/{pid}/task");
+    let threads = std::fs::read_dir(&tasks).with_context(|| format!("read {tasks}"))?;
+    for thread in threads.flatten() {
+        let name = thread.file_name();
+        if let Some(id) = name.to_str().and_then(|name| name.parse().ok()) {
+            pin_thread(id, cpus)?;
+        }
+    }
+    Ok(())
+}
+
+/// 0 is the calling thread.
+fn pin_thread(id: i32, cpus: &[usize]) -> Result<()> {
     let mut set = nix::sched::CpuSet::new();
     for cpu in cpus {
         set.set(*cpu)
             .with_context(|| format!("use host CPU {cpu}"))?;
     }
-    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(id), &set)
         .with_context(|| format!("run on host CPUs {cpus:?}"))
 }
 

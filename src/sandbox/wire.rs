@@ -16,7 +16,8 @@ use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use protocol::frame::{Decoder, encode};
 use protocol::message::WindowSize;
-use protocol::spec::ProcessSpec;
+use protocol::spec::{ProcessSpec, Resources};
+use protocol::task::{Outcome, Task};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -63,8 +64,28 @@ pub enum ToSupervisor {
     Stop(StopRequest),
     /// Freeze or thaw it.
     Freeze(bool),
+    /// Change the limits of what runs. Answered when that is so.
+    Update(Box<NewLimits>),
+    /// Do something beside the container's processes. Answered by `TaskEnded`.
+    Task {
+        /// What.
+        task: Box<Task>,
+        /// Whether a socket comes with it: the guest's end of the task's stream.
+        stream: bool,
+    },
     /// Answered by its end.
     Wait,
+}
+
+/// Limits that a container is to have from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewLimits {
+    /// Of its control group.
+    pub resources: Resources,
+    /// vCPUs of its next VM.
+    pub vcpu_count: u8,
+    /// Host CPUs the VM may run on; empty for all.
+    pub host_cpus: Vec<usize>,
 }
 
 /// How a container is to stop.
@@ -98,6 +119,8 @@ pub enum ToCommand {
         /// What went wrong after that, in one sentence.
         trouble: Option<String>,
     },
+    /// A task is over.
+    TaskEnded(Outcome),
     /// What was asked for is done.
     Done,
     /// It was not: one sentence.
@@ -208,6 +231,16 @@ impl Link {
                 return Ok(None);
             }
         }
+    }
+
+    /// The descriptor of a message that hands over one.
+    ///
+    /// # Errors
+    /// When it is missing.
+    pub fn take_one(&mut self) -> Result<OwnedFd> {
+        self.descriptors
+            .pop_front()
+            .context("a descriptor is missing")
     }
 
     /// The descriptors of a message that hands these over.

@@ -5,6 +5,7 @@ mod flags;
 mod help;
 mod host;
 mod images;
+mod lists;
 mod objects;
 
 use std::ffi::OsStr;

@@ -1,5 +1,6 @@
 //! Which of our crates may depend on which, and within the command, which folder on which:
-//! `cli -> doctor -> sandbox -> {vmm, file-server, images, protocol}`, `guest-agent -> protocol`.
+//! `cli -> doctor -> sandbox -> {vmm, file-server, images, protocol, tar}`,
+//! `guest-agent -> {protocol, tar}`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,9 +15,11 @@ const EDGES: &[(&str, &str)] = &[
     ("bulkhead", "bulkhead-file-server"),
     ("bulkhead", "bulkhead-images"),
     ("bulkhead", "bulkhead-protocol"),
+    ("bulkhead", "bulkhead-tar"),
     ("bulkhead", "vmm"),
     ("bulkhead-harness", "bulkhead-fixtures"),
     ("guest-agent", "bulkhead-protocol"),
+    ("guest-agent", "bulkhead-tar"),
 ];
 
 /// Edges that only tests have.
@@ -31,6 +34,7 @@ const WITHOUT_RUNTIME: &[&str] = &[
     "guest-agent",
     "bulkhead-protocol",
     "bulkhead-file-server",
+    "bulkhead-tar",
 ];
 
 /// What they may not name.

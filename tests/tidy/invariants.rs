@@ -39,6 +39,11 @@ const DECOMPRESSORS: &[&str] = &[
 const TAR: &str = "tar";
 const READER_OF_ARCHIVES: &str = "bulkhead-images";
 
+/// Where the command may use its own reader and writer of archives: the two ends of `cp`. No layer
+/// comes there.
+const COPIES: &[&str] = &["src/cli/cp", "src/sandbox/receive"];
+const OWN_TAR: &str = "tarball::";
+
 /// What makes a Rust reference of an address: a guest changes its memory at any time, which no
 /// reference allows.
 const REFERENCE: &str = "from_raw_parts";
@@ -110,6 +115,26 @@ fn nothing_in_the_command_decompresses() {
         "the name is the right one"
     );
     assert_none(&link_violations(&graph));
+}
+
+#[test]
+fn only_copies_use_archives_of_guests() {
+    let folder = root().join("src");
+    let mut users = 0;
+    for path in sources(&folder) {
+        let source = fs::read_to_string(&path).expect("read");
+        let below = path.strip_prefix(root()).expect("a source");
+        let is_copy = COPIES
+            .iter()
+            .any(|start| below.to_string_lossy().starts_with(start));
+        users += usize::from(is_copy && source.contains(OWN_TAR));
+        assert!(
+            is_copy || !source.contains(OWN_TAR),
+            "{} uses {OWN_TAR}",
+            below.display()
+        );
+    }
+    assert!(users > 1, "the name is the right one");
 }
 
 #[test]

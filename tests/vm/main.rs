@@ -4,6 +4,7 @@
 //!
 //! It has a main of its own because sandboxes are shared by tests and must be gone at the end.
 
+mod archives;
 mod bad_input;
 mod confinement;
 mod containers;
@@ -16,6 +17,8 @@ mod kills;
 mod layers60;
 mod life;
 mod limits;
+mod lists;
+mod network;
 mod process;
 mod pulling;
 mod races;
@@ -78,12 +81,15 @@ fn main() -> ExitCode {
             (0, kills::tests()),
             (1, life::tests()),
             (0, races::tests()),
+            (1, lists::tests()),
+            (1, archives::tests()),
             (1, bad_input::tests()),
             (1, guests::tests()),
             (1, templates::tests()),
             (1, pulling::tests()),
             (1, store::tests()),
             (1, containers::tests()),
+            (0, network::tests()),
             (1, limits::tests()),
             (1, confinement::tests()),
             (1, environment::tests()),

@@ -21,11 +21,15 @@
 //! ```text
 //! guest -> Event::Hello                            version, kernel
 //! host  -> Request::Wake                           the guest may have slept in a template
-//! host  -> Request::Run | Request::Convert
+//! host  -> Request::Run | Request::Hold | Request::Convert
 //! run:     Event::Started | Event::Failed
-//!          Request::Signal, Resize, Exec …         any time after Started
+//!          Request::Signal, Resize, Exec, Task …   any time after Started
+//!          Event::TaskEnded                        once for each Task
 //!          Request::Freeze, then Event::Frozen     so too
+//!          Request::Update, then Event::Updated    so too
 //!          Event::Exited                           after every byte of its output was sent
+//! hold:    Event::Held | Event::Failed
+//!          Request::Task …, Event::TaskEnded       until Request::Shutdown
 //! convert: Event::Converting* then Event::Converted | Event::Failed
 //! guest -> Event::Bye                              file systems are clean; power-off follows
 //! ```
@@ -33,9 +37,10 @@
 pub mod frame;
 pub mod message;
 pub mod spec;
+pub mod task;
 
 /// The version both sides must agree on; the agent says its own in [`message::Event::Hello`].
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// vsock port of the control connection on the host's side.
 pub const CONTROL_PORT: u32 = 1024;

@@ -5,7 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{ConvertSpec, ProcessSpec, RunSpec};
+use crate::spec::{ConvertSpec, ProcessSpec, Resources, RunSpec};
+use crate::task::{Outcome, Task, TaskId};
 
 /// Names a process started for the host: 0 is the container's main process, execs count up from 1.
 pub type ProcessId = u32;
@@ -24,6 +25,9 @@ pub enum Request {
     },
     /// Stack the layers and run the main process. The second request of a run VM.
     Run(Box<RunSpec>),
+    /// Stack the layers as for a run, and run nothing: the container's files are to be looked at
+    /// or changed. The second request of a VM for a container that is stopped.
+    Hold(Box<RunSpec>),
     /// Unpack a layer. The second and last request of a converter VM.
     Convert(Box<ConvertSpec>),
     /// Start another process in the running container.
@@ -47,9 +51,20 @@ pub enum Request {
         /// The new size.
         size: WindowSize,
     },
+    /// Something to do beside the container's processes.
+    Task {
+        /// Its id, chosen by the host, unused so far.
+        id: TaskId,
+        /// What to do.
+        task: Box<Task>,
+        /// vsock port of its stream on the host, if it has one.
+        port: Option<u32>,
+    },
     /// Freeze or thaw every process of the container (cgroup v2 freezer); answered by
     /// [`Event::Frozen`].
     Freeze(bool),
+    /// Replace the limits of the container's control group; answered by [`Event::Updated`].
+    Update(Resources),
     /// Kill everything, clean up, say [`Event::Bye`] and power off.
     Shutdown,
 }
@@ -74,6 +89,15 @@ pub enum Event {
         /// `CLOCK_BOOTTIME` in nanoseconds just before `execve`.
         boottime_ns: u64,
     },
+    /// The container's files are there; it runs nothing.
+    Held,
+    /// A task is over.
+    TaskEnded {
+        /// Which one.
+        id: TaskId,
+        /// How it went.
+        outcome: Outcome,
+    },
     /// The request could not be carried out; nothing of it runs.
     Failed {
         /// Which process, 0 for a conversion.
@@ -94,6 +118,8 @@ pub enum Event {
     },
     /// Every process of the container is frozen, or thawed.
     Frozen(bool),
+    /// The limits are replaced, or why not, in one sentence.
+    Updated(Option<String>),
     /// Progress of a conversion: bytes of the compressed layer read so far.
     Converting {
         /// Bytes read.

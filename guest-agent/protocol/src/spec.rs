@@ -4,6 +4,7 @@
 //! (user, paths, arguments, environment) is looked up in the guest only.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,9 @@ pub struct RunSpec {
     pub ipc_none: bool,
     /// Guest device nodes that `--device` asks for.
     pub devices: Vec<DeviceNode>,
+    /// The network card; without it there is only the loopback.
+    #[serde(default)]
+    pub network: Option<NetworkSpec>,
     /// What to run as the main process.
     pub process: ProcessSpec,
 }
@@ -78,6 +82,17 @@ pub enum CopyUp {
     IfEmpty,
     /// A copy that broke off is in it: what is there goes first.
     Again,
+}
+
+/// The one network interface of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkSpec {
+    /// Ethernet address.
+    pub mac: [u8; 6],
+    /// IP addresses, each with the length of its network's prefix.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Default routes.
+    pub gateways: Vec<IpAddr>,
 }
 
 /// One layer on the image device.

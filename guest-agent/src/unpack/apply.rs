@@ -21,11 +21,11 @@ use protocol::spec::ConvertLimits;
 
 use super::UnpackError;
 use super::content::FileWriter;
-use super::error::shown;
 use super::output::{BLOCK, Output};
 use super::path::{PATH_MAX, clean};
-use super::tar::{Entry, EntryKind, TarReader, Xattr};
 use super::tree::{InodeId, Kind, Metadata, Tree};
+use tarball::shown;
+use tarball::{Entry, EntryKind, TarReader, Xattr};
 
 /// Whiteouts and the mark of an opaque directory (OCI image specification, layer.md).
 const WHITEOUT: &[u8] = b".wh.";

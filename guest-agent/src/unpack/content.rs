@@ -6,8 +6,8 @@ use std::io::Read;
 
 use super::UnpackError;
 use super::output::{BLOCK, Output};
-use super::tar::{Entry, Piece, TarReader};
 use super::tree::{Data, Extent};
+use tarball::{Entry, Piece, TarReader};
 
 /// File data is looked at in units of this many bytes: a unit of zeros becomes a hole. Holes are
 /// described unit by unit, so smaller ones are not worth it.

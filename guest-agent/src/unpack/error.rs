@@ -5,6 +5,8 @@
 
 use protocol::message::FailureKind;
 
+use tarball::{TarError, shown};
+
 use crate::failure::Failure;
 
 /// Why a layer can't be unpacked.
@@ -67,17 +69,6 @@ impl UnpackError {
         Self::Corrupt(message.into())
     }
 
-    /// Names the header, when it is the header's fault.
-    pub(super) fn at_header(self, offset: u64) -> Self {
-        match self {
-            Self::Corrupt(_) | Self::Limit { .. } => Self::Header {
-                offset,
-                source: Box::new(self),
-            },
-            other => other,
-        }
-    }
-
     /// Names the entry, when it is the entry's fault.
     pub(super) fn in_entry(self, path: &[u8]) -> Self {
         match self {
@@ -90,38 +81,36 @@ impl UnpackError {
     }
 }
 
+impl From<TarError> for UnpackError {
+    fn from(error: TarError) -> Self {
+        match error {
+            TarError::Corrupt(message) => Self::Corrupt(message),
+            TarError::Limit { what, limit } => Self::Limit { what, limit },
+            TarError::Read(source) => Self::Io {
+                operation: "read the layer",
+                source,
+            },
+            TarError::Header { offset, source } => Self::Header {
+                offset,
+                source: Box::new((*source).into()),
+            },
+            TarError::Entry { path, source } => Self::Entry {
+                path,
+                source: Box::new((*source).into()),
+            },
+        }
+    }
+}
+
 impl From<UnpackError> for Failure {
     fn from(error: UnpackError) -> Self {
         Self::new(error.kind(), error.to_string())
     }
 }
 
-/// Longest name in a message, in characters.
-const SHOWN_MAX: usize = 200;
-
-/// A name of a stranger, fit for a message: printable ASCII, the rest escaped.
-pub(super) fn shown(name: &[u8]) -> String {
-    let text: String = name
-        .escape_ascii()
-        .map(char::from)
-        .take(SHOWN_MAX + 1)
-        .collect();
-    match text.get(..SHOWN_MAX) {
-        Some(short) if text.len() > SHOWN_MAX => format!("{short}…"),
-        _ => text,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_escaped_and_cut() {
-        assert_eq!(shown(b"a\x1b[2J\xff\n"), "a\\x1b[2J\\xff\\n");
-        assert_eq!(shown(&[b'x'; 200]), "x".repeat(200));
-        assert_eq!(shown(&[b'x'; 201]), format!("{}…", "x".repeat(200)));
-    }
 
     #[test]
     fn only_faults_of_an_entry_name_it() {
@@ -135,7 +124,10 @@ mod tests {
             "entry a/b: the layer exceeds the limit of 7 bytes of one file"
         );
         assert_eq!(error.kind(), FailureKind::LimitExceeded);
-        let error = UnpackError::corrupt("damaged").at_header(512);
+        let error = UnpackError::from(TarError::Header {
+            offset: 512,
+            source: Box::new(TarError::Corrupt("damaged".to_owned())),
+        });
         assert_eq!(error.to_string(), "tar header at byte 512: damaged");
         assert_eq!(error.kind(), FailureKind::CorruptLayer);
         assert_eq!(

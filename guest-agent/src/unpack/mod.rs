@@ -17,8 +17,8 @@
 //! | what | limit | where |
 //! |---|---|---|
 //! | uncompressed tar, image, entries and inodes | [`protocol::spec::ConvertLimits`] | [`compression`], [`output`], [`apply`], [`tree`] |
-//! | one extended header; pieces of a sparse file; one file | 1 MiB; 2^20; 16 TiB | [`tar`] |
-//! | attributes of an entry | 128 of 65,535 bytes, 262,144 bytes in all | [`tar`], [`erofs`] |
+//! | one extended header; pieces of a sparse file; one file | 1 MiB; 2^20; 16 TiB | [`tarball`] |
+//! | attributes of an entry | 128 of 65,535 bytes, 262,144 bytes in all | [`tarball`], [`erofs`] |
 //! | a name; a path or link target | 255; 4095 bytes | [`path`] |
 //! | symbolic links on the way to a name | 40 | [`tree`] |
 //! | memory for names and attributes; for small files | 1280 MiB; 256 MiB, then blocks are used | [`tree`], [`content`] |
@@ -35,7 +35,6 @@ mod erofs;
 mod error;
 mod output;
 mod path;
-mod tar;
 mod tree;
 
 use std::fs::File;
@@ -49,9 +48,9 @@ use protocol::spec::{Compression, ConvertLimits};
 pub use self::error::UnpackError;
 
 use self::compression::Digest;
-use self::error::shown;
 use self::output::Output;
 use self::tree::Tree;
+use tarball::shown;
 
 /// Unpacks the layer in the first `spec.blob_bytes` of `blob` into an EROFS on `out`, a block device
 /// or a file. `progress` is told the bytes of the blob read.

@@ -3,7 +3,7 @@
 //! Called by [`super::apply`] and [`super::tree`]. No path is ever given to a file system.
 
 use super::UnpackError;
-use super::error::shown;
+use tarball::shown;
 
 /// Bytes of a name in a directory (`NAME_MAX`, and EROFS's own limit).
 pub(super) const NAME_MAX: usize = 255;

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::UnpackError;
-use super::error::shown;
 use super::path::split;
-use super::tar::Xattr;
+use tarball::Xattr;
+use tarball::shown;
 
 /// Index of an inode in the tree.
 pub(super) type InodeId = u32;

@@ -24,6 +24,8 @@ fn full_image() -> ImageConfig {
 fn launch_of(options: &RunOptions, image: &ImageConfig) -> Result<Launch> {
     let host = Host {
         resolv_conf: "nameserver 192.0.2.1\n",
+        address: None,
+        has_v6: false,
         window: WindowSize {
             rows: 24,
             columns: 80,
@@ -203,7 +205,7 @@ fn what_was_given_is_kept_apart_from_what_the_process_gets() {
     };
     let (entry, env) = of(&["-e", "LANG=de", "-e", "HOME", "image", "x"]);
     assert_eq!(entry, ["/entry"]);
-    assert_eq!(env, ["LANG=de", "HOME", "PATH=/image"]);
+    assert_eq!(env, ["LANG=de", "HOME=/caller", "PATH=/image"]);
     let (entry, env) = of(&["--entrypoint", "", "image", "x"]);
     assert!(entry.is_empty());
     assert_eq!(env, ["PATH=/image", "LANG=C", "HOME=/elsewhere"]);

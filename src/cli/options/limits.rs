@@ -44,7 +44,15 @@ impl Limits {
     /// # Errors
     /// Docker's sentence for the first value that is wrong.
     pub fn parse(flags: &Flags, caller: &Caller) -> Result<Self> {
-        let (memory_max, memory_low) = memory(flags)?;
+        Self::over(flags, caller, None)
+    }
+
+    /// Reads the flags of a container that has limits already. What they do not name is absent.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn over(flags: &Flags, caller: &Caller, set: Option<&Resources>) -> Result<Self> {
+        let (memory_max, memory_low) = memory(flags, set)?;
         let cpus = cpus(flags, caller)?;
         let (cpu_quota_us, cpu_period_us) = quota(flags, cpus)?;
         let host_cpus = cpu_set(flags, caller)?;
@@ -99,7 +107,7 @@ fn vcpu_count(
 }
 
 /// Limit and reservation in bytes.
-fn memory(flags: &Flags) -> Result<(Option<u64>, Option<u64>)> {
+fn memory(flags: &Flags, set: Option<&Resources>) -> Result<(Option<u64>, Option<u64>)> {
     let size = |name| -> Result<Option<u64>> {
         let bytes = flags.one(name, number::bytes)?;
         Ok(bytes.filter(|bytes| *bytes > 0))
@@ -113,7 +121,8 @@ fn memory(flags: &Flags) -> Result<(Option<u64>, Option<u64>)> {
     if low.is_some_and(|bytes| bytes < MEMORY_MIN) {
         bail!("Minimum memory reservation allowed is 6MB");
     }
-    if let (Some(low), Some(max)) = (low, max)
+    let whole = max.or(set.and_then(|set| set.memory_max));
+    if let (Some(low), Some(max)) = (low.or(set.and_then(|set| set.memory_low)), whole)
         && low > max
     {
         bail!("Minimum memory limit can not be less than memory reservation limit, see usage");
@@ -122,7 +131,7 @@ fn memory(flags: &Flags) -> Result<(Option<u64>, Option<u64>)> {
         "-1" => Ok(0),
         _ => number::bytes(text),
     })?;
-    match (swap.filter(|bytes| *bytes > 0), max) {
+    match (swap.filter(|bytes| *bytes > 0), whole) {
         (None, _) => {}
         (Some(_), None) => {
             bail!("You should always set the Memory limit when using Memoryswap limit, see usage")

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 const LINE_BYTES_MAX: usize = 64 << 10;
 
 /// The value of a variable, if it is set.
-pub type LookUp<'a> = dyn Fn(&str) -> Result<Option<String>> + 'a;
+pub type LookUp<'a> = dyn Fn(&str) -> Result<Option<String>> + Sync + 'a;
 
 /// `KEY=VALUE` lines of a file; bare names are looked up with `bare`, and left out when that knows
 /// nothing. A byte order mark, blanks in front, empty lines and lines that begin with `#` do not

@@ -1,4 +1,5 @@
-//! Reads a container's log, also while it is written. Called by the verb `logs`.
+//! Reads a container's log, also while it is written, and the journal of events, which is kept the
+//! same way. Called by the verbs `logs` and `events`.
 //!
 //! What the process wrote is inside of JSON strings; a line that is no entry, as a full disk leaves
 //! one, is passed over.
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::{FILES_MAX, LINE_BYTES_MAX, rotated};
 use crate::sandbox::poll;
@@ -80,6 +82,14 @@ impl Reader {
     /// # Errors
     /// When a file can't be read.
     pub fn next(&mut self) -> Result<Option<Entry>> {
+        self.next_of()
+    }
+
+    /// As [`Self::next`], of files whose lines are something else.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub fn next_of<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
         loop {
             if self.file.is_none() {
                 self.open_oldest()?;

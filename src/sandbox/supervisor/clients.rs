@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 
 use anyhow::Result;
 use protocol::message::ProcessId;
+use protocol::task::TaskId;
 
 use super::super::client::Listener;
 use super::super::streams::Attached;
@@ -31,6 +32,8 @@ pub(super) enum Role {
     Attached(Option<Attached>),
     /// The end of a process that it had started.
     Exec(ProcessId),
+    /// The end of a task.
+    Task(TaskId),
     /// The container's end.
     Ended,
     /// So too, which it asked for.
@@ -132,6 +135,17 @@ impl Clients {
     pub(super) fn take(&mut self, id: ClientId, set: StreamSet) -> Result<[Option<OwnedFd>; 3]> {
         match self.all.get_mut(&id) {
             Some(client) => client.link.take(set),
+            None => anyhow::bail!("the command is gone"),
+        }
+    }
+
+    /// The one descriptor that came with a message.
+    ///
+    /// # Errors
+    /// When it is missing, or the command is gone.
+    pub(super) fn take_one(&mut self, id: ClientId) -> Result<OwnedFd> {
+        match self.all.get_mut(&id) {
+            Some(client) => client.link.take_one(),
             None => anyhow::bail!("the command is gone"),
         }
     }

@@ -9,21 +9,24 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use protocol::message::{Event, ExitStatus, FailureKind, ProcessId, Request};
-use protocol::spec::{LayerExtent, ProcessSpec, Stdio};
+use protocol::spec::{ProcessSpec, Stdio};
+use protocol::task::TaskId;
 
 use super::super::clock::{monotonic_ns, now};
+use super::super::disks;
 use super::super::logs::{self, LogWriter};
+use super::super::network::Network;
 use super::super::paths::GuestFiles;
 use super::super::state::Status;
 use super::super::streams::{CommandStreams, Streams, VmStreams};
-use super::super::vm::{DISK_ALIGNMENT, DiskSource, RunningVm, Segment, VmRequest};
+use super::super::vm::{RunningVm, VmRequest};
 use super::super::vmm_process::VmReport;
 use super::super::volumes::Filling;
 use super::super::wire::ToCommand;
@@ -55,7 +58,8 @@ pub(super) struct Running {
     held: Option<Vec<Request>>,
     execs: BTreeMap<ProcessId, Exec>,
     next_process: ProcessId,
-    next_port: u32,
+    pub(super) next_port: u32,
+    pub(super) next_task: TaskId,
     /// How the container's process ended.
     end: Option<(ExitStatus, bool)>,
     /// Whether its output is delivered.
@@ -93,6 +97,8 @@ const MAIN_PORTS: [u32; 3] = [
 impl Supervisor {
     /// Runs the VM to its end; what the attached commands are told of it.
     pub(super) fn live(&mut self) -> Result<ToCommand> {
+        // It may have been changed since the last life.
+        self.config = self.config_now();
         let mut log = self.folder.open_log()?;
         self.spawn(&log)?;
         let served = self.serve();
@@ -146,27 +152,10 @@ impl Supervisor {
     fn spawn(&mut self, log: &File) -> Result<()> {
         let guest = GuestFiles::find()?;
         let launch = self.config.launch.clone();
-        let disks = images::Store::open(&self.root.images())?.layer_disks()?;
+        let (layers, disks) = disks::of_container(&self.root, &self.folder, &launch)?;
         let mut run = launch.run;
-        let mut segments = Vec::with_capacity(launch.layers.len());
-        let mut offset = 0;
-        run.layers.clear();
-        for key in &launch.layers {
-            let disk = disks
-                .get(key)?
-                .with_context(|| format!("the disk of layer {} is missing", key.diff_id))?;
-            run.layers.push(LayerExtent {
-                offset,
-                len: disk.len,
-            });
-            offset += disk.len.next_multiple_of(DISK_ALIGNMENT);
-            segments.push(Segment {
-                file: disk.file,
-                len: disk.len,
-            });
-        }
+        run.layers = layers;
         run.upper_disk = true;
-        let upper = self.open_upper(launch.writable_bytes)?;
         let [stdin, stdout, stderr] = MAIN_PORTS;
         let ports = Stdio {
             stdin: launch.open_stdin.then_some(stdin),
@@ -175,6 +164,13 @@ impl Supervisor {
         };
         run.process.stdio = ports;
         let mounts = mounts::prepare(&launch.mounts, &mut run)?;
+        self.network = launch
+            .network
+            .map(|config| Network::start(&self.root, &config))
+            .transpose()?;
+        run.network = self.network.as_ref().map(|network| network.spec.clone());
+        self.state.network = self.network.as_ref().map(|network| network.state.clone());
+        let card = self.network.as_ref().map(Network::card).transpose()?;
         self.state.phases.vmm_spawn = monotonic_ns();
         let mut vm = RunningVm::spawn(
             &self.root,
@@ -183,14 +179,8 @@ impl Supervisor {
                 vcpu_count: launch.vcpu_count,
                 memory_mib: launch.memory_mib,
                 host_cpus: launch.host_cpus,
-                disks: vec![
-                    DiskSource::ReadOnly(segments),
-                    DiskSource::Writable {
-                        file: upper,
-                        bytes: launch.writable_bytes,
-                        durable: !launch.auto_remove,
-                    },
-                ],
+                disks,
+                card,
                 stream_ports: [ports.stdin, ports.stdout, ports.stderr]
                     .into_iter()
                     .flatten()
@@ -219,6 +209,7 @@ impl Supervisor {
             execs: BTreeMap::new(),
             next_process: MAIN + 1,
             next_port: MAIN_PORTS[2] + 1,
+            next_task: 0,
             end: None,
             delivered: false,
             freezes: 0,
@@ -228,16 +219,6 @@ impl Supervisor {
             self.attach(client, streams);
         }
         Ok(())
-    }
-
-    fn open_upper(&self, bytes: u64) -> Result<File> {
-        let path = self.folder.upper();
-        match OpenOptions::new().read(true).write(true).open(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                super::super::disks::create_writable(&self.root, &path, bytes)
-            }
-            other => other.with_context(|| format!("open {}", path.display())),
-        }
     }
 
     /// Serves the container until its process has ended and its output is delivered; `Some` when it
@@ -250,6 +231,9 @@ impl Supervisor {
                 Some(Event::Hello { version, .. }) => {
                     super::super::check_version(version)?;
                     self.state.phases.agent = monotonic_ns();
+                    if let Err(error) = self.network.as_mut().map_or(Ok(()), Network::wait) {
+                        return Ok(Some(failed(&error)));
+                    }
                     if let Some(running) = &mut self.running {
                         running.vm.agent.send(&super::super::wake()?)?;
                         for request in running.held.take().unwrap_or_default() {
@@ -320,6 +304,7 @@ impl Supervisor {
         self.state.pid = self.running.as_ref().map_or(0, |running| running.vm.pid());
         self.begin_checks();
         self.folder.set_state(&self.state)?;
+        self.journal("start", &[]);
         self.clients.tell_those(
             |role| matches!(role, Role::Attached(_)),
             &ToCommand::Started,
@@ -344,9 +329,12 @@ impl Supervisor {
                 };
                 // On a full disk it is frozen all the same.
                 let _ = self.folder.set_state(&self.state);
+                self.journal(if frozen { "pause" } else { "unpause" }, &[]);
                 self.clients
                     .answer_those(|role| matches!(role, Role::Frozen), &ToCommand::Done);
             }
+            Event::Updated(ref trouble) => self.note_updated(trouble.as_deref())?,
+            Event::TaskEnded { id, outcome } => self.note_task(id, outcome),
             Event::Started { process, .. } => {
                 let exec = running.execs.get_mut(&process);
                 let exec = exec
@@ -372,10 +360,16 @@ impl Supervisor {
                 process, status, ..
             } => {
                 let exec = running.execs.get_mut(&process).with_context(unexpected)?;
+                let code = status.docker_code();
                 exec.end = Some(ToCommand::Exited {
-                    code: status.docker_code(),
+                    code,
                     trouble: None,
                 });
+                let details = [
+                    ("execID", process.to_string()),
+                    ("exitCode", code.to_string()),
+                ];
+                self.journal("exec_die", &details);
                 self.tell_exec(process);
             }
             _ => bail!(unexpected()),
@@ -424,6 +418,9 @@ impl Supervisor {
             self.attaching.push((client, streams));
             return;
         };
+        if streams.stdin.is_some() || streams.stdout.is_some() || streams.stderr.is_some() {
+            self.journal("attach", &[]);
+        }
         match running.main.attach(streams) {
             Ok(attached) => {
                 self.clients
@@ -495,6 +492,7 @@ impl Supervisor {
         };
         let process = running.next_process;
         running.next_process += 1;
+        let words = spec.args.join(" ");
         let vm = VmStreams {
             stdin,
             stdout,
@@ -516,6 +514,10 @@ impl Supervisor {
                 delivered: false,
             },
         );
+        for action in ["exec_create", "exec_start"] {
+            let id = [("execID", process.to_string())];
+            self.journal(&format!("{action}: {words}"), &id);
+        }
         Ok(process)
     }
 

@@ -11,9 +11,12 @@
 #![allow(unsafe_code)] // takes ownership of inherited descriptors by number
 
 mod clients;
+mod journal;
 mod life;
 mod mounts;
 mod probes;
+mod tasks;
+mod update;
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -29,6 +32,8 @@ use serde::{Deserialize, Serialize};
 use super::agent::AgentError;
 use super::client::{self, Listener};
 use super::clock::monotonic_ns;
+use super::events;
+use super::network::Network;
 use super::paths::Root;
 use super::restart::Backoff;
 use super::state::{ContainerConfig, ContainerState, Folder, Lock, Phases, Status};
@@ -113,10 +118,14 @@ struct Supervisor {
     deliveries: Deliveries,
     /// The VM, while there is one.
     running: Option<Running>,
+    /// What connects it; its ports are free when it is gone.
+    network: Option<Network>,
     /// Its health checks, if it has any.
     monitor: Option<Monitor>,
     /// Commands that are to be attached when there is a VM.
     attaching: Vec<(ClientId, CommandStreams)>,
+    /// Changes that the agent has not answered yet.
+    updates: update::Updates,
     /// Whether somebody wanted it to end, so that no policy starts it again.
     by_hand: bool,
     /// Whether it is to be started again at once.
@@ -132,7 +141,8 @@ impl Supervisor {
         if state.status.is_alive() {
             // The last supervisor was killed, and nobody has looked since.
             state = state.killed();
-            folder.set_state(&state)?;
+            // A disk that is full is no reason to leave a container down.
+            let _ = folder.set_state(&state);
         }
         let (mut clients, first) = Clients::new(Listener::bind(&folder)?, command);
         let message = clients.first_message(first)?;
@@ -146,8 +156,10 @@ impl Supervisor {
             stop: Stop::new()?,
             deliveries: Deliveries::new()?,
             running: None,
+            network: None,
             monitor: None,
             attaching: Vec::new(),
+            updates: update::Updates::new(),
             by_hand: false,
             again: false,
             dying: None,
@@ -171,6 +183,9 @@ impl Supervisor {
             self.state.begin(phases);
             let message = self.live().unwrap_or_else(|error| failed(&error));
             self.running = None;
+            self.refuse_updates();
+            self.end_tasks();
+            self.network = None;
             self.monitor = None;
             self.stop.reset();
             let Some(delay) = self.delay(&message, &mut backoff) else {
@@ -191,8 +206,11 @@ impl Supervisor {
         self.note_end(&message);
         self.state.stopped_by_hand = self.by_hand;
         let kept = if self.auto_remove() {
+            let config = self.config_now();
             let removed = self.folder.remove();
-            removed.and_then(|()| volumes::remove_anonymous(&self.root, &self.config))
+            removed
+                .and_then(|()| volumes::remove_anonymous(&self.root, &self.config))
+                .inspect(|()| events::of_container(&self.folder, &config, "destroy", &[]))
         } else {
             self.folder.set_state(&self.state)
         };
@@ -248,6 +266,7 @@ impl Supervisor {
             ToCommand::Exited { code, .. } => (*code, String::new()),
             _ => (0, String::new()),
         };
+        self.journal_end(code);
         self.state.finish(code, error);
     }
 
@@ -370,11 +389,15 @@ impl Supervisor {
             ToSupervisor::Detach => {
                 if let Role::Attached(Some(attached)) = self.clients.role(client) {
                     attached.detach();
+                    self.journal("detach", &[]);
                 }
                 None
             }
             ToSupervisor::Signal(signal) => {
                 if let Some(process) = self.process_of(client) {
+                    if process == life::MAIN {
+                        self.journal_kill(signal);
+                    }
                     self.send(Request::Signal { process, signal });
                 }
                 None
@@ -396,6 +419,11 @@ impl Supervisor {
                 None
             }
             ToSupervisor::Freeze(frozen) => self.freeze(client, frozen),
+            ToSupervisor::Update(limits) => self.update(client, *limits),
+            ToSupervisor::Task { task, stream } => {
+                let stream = stream.then(|| self.clients.take_one(client)).transpose();
+                self.task(client, task, stream)
+            }
             ToSupervisor::Wait => {
                 self.clients.set_role(client, Role::Ended);
                 None
@@ -451,6 +479,7 @@ impl Supervisor {
 
     /// Signals the container's process, which is thawed when the signal is to end it.
     fn signal_main(&mut self, signal: i32) {
+        self.journal_kill(signal);
         self.send(Request::Signal {
             process: life::MAIN,
             signal,

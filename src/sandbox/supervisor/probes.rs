@@ -171,10 +171,15 @@ impl Supervisor {
             output,
         };
         let since_start = monitor.began.elapsed();
+        let before = health.verdict;
         health.note(&monitor.config, result, since_start);
+        let changed = (health.verdict != before).then_some(health.verdict.word());
         monitor.next = health.next(&monitor.config, Instant::now(), since_start);
         // A full disk is no reason to end the container, either: the next result may be kept again.
         let _ = self.folder.set_state(&self.state);
+        if let Some(word) = changed {
+            self.journal(&format!("health_status: {word}"), &[]);
+        }
     }
 }
 

@@ -24,6 +24,7 @@ pub mod fs;
 pub mod mmio;
 #[cfg(any(test, feature = "mock"))]
 pub mod mock;
+pub mod net;
 pub mod rng;
 #[cfg(test)]
 mod snapshot_tests;

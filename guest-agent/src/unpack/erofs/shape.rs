@@ -7,11 +7,11 @@ use std::borrow::Cow;
 
 use super::super::UnpackError;
 use super::super::output::BLOCK;
-use super::super::tar::Xattr;
 use super::super::tree::{Data, Extent, Inode, InodeId, Kind, ROOT, Tree};
 use super::directory::Names;
 use super::format::{CHUNK_BITS_MAX, CHUNK_LEN, DataLayout, InodeHeader, NO_BLOCK, device};
 use super::xattr;
+use tarball::Xattr;
 
 /// File type bits of a mode (`<sys/stat.h>`).
 const S_IFIFO: u16 = 0o010_000;

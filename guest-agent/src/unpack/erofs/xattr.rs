@@ -4,9 +4,9 @@
 //! share, such as SELinux labels, are short, and those beside an inode need no further read.
 
 use super::super::UnpackError;
-use super::super::error::shown;
-use super::super::tar::Xattr;
 use super::format::{Fields, XATTR_HEADER_LEN};
+use tarball::Xattr;
+use tarball::shown;
 
 /// `EROFS_XATTR_INDEX_*`
 const USER: u8 = 1;

@@ -164,7 +164,7 @@ fn small_files_beyond_the_budget_of_memory_get_blocks() {
     let out = tempfile::tempfile().unwrap();
     let mut output = Output::new(&out, LIMITS.image_bytes);
     let tar = Tar::new().file("f", b"content").end();
-    let mut reader = tar::TarReader::new(tar.as_slice());
+    let mut reader = ::tarball::TarReader::new(tar.as_slice());
     let entry = reader.next_entry().unwrap().unwrap();
     let mut tails = vec![0; (256 << 20) - 6];
     let data = content::FileWriter::new()

@@ -1,6 +1,6 @@
 //! Files with holes, in GNU tar's four forms: where their data lies, checked.
 //!
-//! Called by [`super::TarReader`]. Format: GNU tar manual, "Storing Sparse Files".
+//! Called by [`crate::TarReader`]. Format: GNU tar manual, "Storing Sparse Files".
 //!
 //! | form | where the map is |
 //! |---|---|
@@ -13,8 +13,8 @@ use std::io::Read;
 
 use super::header::{Header, RECORD, number};
 use super::pax::decimal;
-use super::{Piece, TarReader};
-use crate::unpack::UnpackError;
+use super::reader::{Piece, TarReader};
+use crate::error::TarError;
 
 /// Pieces of one file: more would not fit into the map of 64 KiB units that it becomes unless it
 /// were larger than 64 GiB.
@@ -66,8 +66,8 @@ impl SparseRecords {
     }
 }
 
-fn damaged() -> UnpackError {
-    UnpackError::corrupt("its sparse map is damaged")
+fn damaged() -> TarError {
+    TarError::corrupt("its sparse map is damaged")
 }
 
 impl<R: Read> TarReader<R> {
@@ -75,11 +75,11 @@ impl<R: Read> TarReader<R> {
     pub(super) fn pax_sparse(
         &mut self,
         records: &SparseRecords,
-    ) -> Result<(Vec<Piece>, u64), UnpackError> {
+    ) -> Result<(Vec<Piece>, u64), TarError> {
         let size = records
             .size
             .or(records.real_size)
-            .ok_or_else(|| UnpackError::corrupt("a sparse file without a size"))?;
+            .ok_or_else(|| TarError::corrupt("a sparse file without a size"))?;
         let map = match (records.major, records.minor, &records.numbers) {
             (Some(1), Some(0), _) => self.map_in_data()?,
             (None, None, Some(numbers)) | (Some(0), Some(0 | 1), Some(numbers)) => {
@@ -90,7 +90,7 @@ impl<R: Read> TarReader<R> {
                 }
                 map
             }
-            _ => return Err(UnpackError::corrupt("a sparse file of an unknown form")),
+            _ => return Err(TarError::corrupt("a sparse file of an unknown form")),
         };
         Ok((map, size))
     }
@@ -99,11 +99,11 @@ impl<R: Read> TarReader<R> {
     pub(super) fn old_gnu_sparse(
         &mut self,
         header: &Header,
-    ) -> Result<(Vec<Piece>, u64), UnpackError> {
+    ) -> Result<(Vec<Piece>, u64), TarError> {
         let size = header
             .number(OLD_REAL_SIZE)
             .and_then(|size| u64::try_from(size).ok())
-            .ok_or_else(|| UnpackError::corrupt("its real size is no number"))?;
+            .ok_or_else(|| TarError::corrupt("its real size is no number"))?;
         let mut map = Vec::new();
         let mut more =
             old_pieces(header.field(OLD_PIECES), &mut map)? && header.byte(OLD_IS_EXTENDED) != 0;
@@ -120,7 +120,7 @@ impl<R: Read> TarReader<R> {
     }
 
     /// The number of pieces, then the pieces, then zeros up to the next record.
-    fn map_in_data(&mut self) -> Result<Vec<Piece>, UnpackError> {
+    fn map_in_data(&mut self) -> Result<Vec<Piece>, TarError> {
         let mut numbers = Vec::new();
         let mut text = Vec::new();
         // A count, and what it counts.
@@ -157,15 +157,15 @@ impl<R: Read> TarReader<R> {
     }
 }
 
-fn too_many() -> UnpackError {
-    UnpackError::Limit {
+fn too_many() -> TarError {
+    TarError::Limit {
         what: "pieces of one sparse file",
         limit: PIECES_MAX as u64,
     }
 }
 
 /// Pieces of the old GNU form; `false` when the list ended.
-fn old_pieces(fields: &[u8], map: &mut Vec<Piece>) -> Result<bool, UnpackError> {
+fn old_pieces(fields: &[u8], map: &mut Vec<Piece>) -> Result<bool, TarError> {
     for piece in fields.chunks_exact(OLD_PIECE_LEN) {
         let (offset, len) = piece.split_at(OLD_PIECE_LEN / 2);
         if offset.first().is_none_or(|first| *first == 0) {
@@ -187,7 +187,7 @@ fn old_pieces(fields: &[u8], map: &mut Vec<Piece>) -> Result<bool, UnpackError> 
     Ok(true)
 }
 
-fn pairs(numbers: &[u64]) -> Result<Vec<Piece>, UnpackError> {
+fn pairs(numbers: &[u64]) -> Result<Vec<Piece>, TarError> {
     let (pairs, rest) = numbers.as_chunks::<2>();
     if !rest.is_empty() {
         return Err(damaged());
@@ -205,7 +205,7 @@ fn pairs(numbers: &[u64]) -> Result<Vec<Piece>, UnpackError> {
 }
 
 /// Pieces must come in order, not overlap, end within the file, and be what the archive holds.
-pub(super) fn check(map: &[Piece], size: u64, stored: u64) -> Result<(), UnpackError> {
+pub(super) fn check(map: &[Piece], size: u64, stored: u64) -> Result<(), TarError> {
     let mut at = 0;
     let mut sum: u64 = 0;
     for piece in map {
@@ -213,11 +213,11 @@ pub(super) fn check(map: &[Piece], size: u64, stored: u64) -> Result<(), UnpackE
             .offset
             .checked_add(piece.len)
             .filter(|end| piece.offset >= at && *end <= size)
-            .ok_or_else(|| UnpackError::corrupt("its sparse map is out of order or range"))?;
+            .ok_or_else(|| TarError::corrupt("its sparse map is out of order or range"))?;
         sum = sum.saturating_add(piece.len);
     }
     if sum != stored {
-        return Err(UnpackError::corrupt("its sparse map does not fit its data"));
+        return Err(TarError::corrupt("its sparse map does not fit its data"));
     }
     Ok(())
 }

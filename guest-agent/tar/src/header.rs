@@ -1,12 +1,12 @@
 //! The 512-byte header of a tar's entry: fields and the numbers in them.
 //!
-//! Called by [`super::TarReader`]. Formats: POSIX.1-1988 ustar, GNU, and the ones before; what they
+//! Called by [`crate::TarReader`]. Formats: POSIX.1-1988 ustar, GNU, and the ones before; what they
 //! leave open is read as Go's archive/tar does, which is what Docker reads layers with.
 
 use std::ops::Range;
 
 /// Size of a header, and unit of data, in bytes.
-pub(in crate::unpack) const RECORD: usize = 512;
+pub(super) const RECORD: usize = 512;
 
 /// Fields, as offsets in the header.
 pub(super) const MODE: Range<usize> = 100..108;

@@ -1,13 +1,12 @@
 //! Extended headers of a tar: PAX records and their values.
 //!
-//! Called by [`super::TarReader`]. Format: POSIX.1-2001 pax interchange format; the records of star
+//! Called by [`crate::TarReader`]. Format: POSIX.1-2001 pax interchange format; the records of star
 //! (`SCHILY.`) and GNU tar (`GNU.sparse.`). As strict as Go's archive/tar, which is what Docker
 //! reads layers with.
 
-use super::Xattr;
 use super::sparse::{PIECES_MAX, SparseRecords};
-use crate::unpack::UnpackError;
-use crate::unpack::error::shown;
+use crate::error::{TarError, shown};
+use crate::reader::Xattr;
 
 /// Extended attributes of one entry: Linux's own file systems hold fewer.
 const XATTRS_MAX: usize = 128;
@@ -31,8 +30,8 @@ pub(super) struct Records {
 
 impl Records {
     /// Reads the data of an extended header: `LENGTH KEY=VALUE\n`, again and again.
-    pub(super) fn parse(mut rest: &[u8]) -> Result<Self, UnpackError> {
-        let damaged = || UnpackError::corrupt("its extended header is damaged");
+    pub(super) fn parse(mut rest: &[u8]) -> Result<Self, TarError> {
+        let damaged = || TarError::corrupt("its extended header is damaged");
         let mut records = Self::default();
         while !rest.is_empty() {
             let space = rest
@@ -59,8 +58,8 @@ impl Records {
     }
 
     /// A key that comes again replaces what was there; one without a value takes it back.
-    fn add(&mut self, key: &[u8], value: &[u8]) -> Result<(), UnpackError> {
-        let damaged = || UnpackError::corrupt(format!("its record {} is damaged", shown(key)));
+    fn add(&mut self, key: &[u8], value: &[u8]) -> Result<(), TarError> {
+        let damaged = || TarError::corrupt(format!("its record {} is damaged", shown(key)));
         let text = |value: &[u8]| {
             if value.contains(&0) {
                 return Err(damaged());
@@ -108,16 +107,16 @@ impl Records {
         Ok(())
     }
 
-    fn add_xattr(&mut self, name: &[u8], value: &[u8]) -> Result<(), UnpackError> {
+    fn add_xattr(&mut self, name: &[u8], value: &[u8]) -> Result<(), TarError> {
         if value.len() > XATTR_VALUE_MAX {
-            return Err(UnpackError::Limit {
+            return Err(TarError::Limit {
                 what: "bytes of one extended attribute",
                 limit: XATTR_VALUE_MAX as u64,
             });
         }
         self.xattrs.retain(|other| other.name != name);
         if self.xattrs.len() == XATTRS_MAX {
-            return Err(UnpackError::Limit {
+            return Err(TarError::Limit {
                 what: "extended attributes of one entry",
                 limit: XATTRS_MAX as u64,
             });
@@ -133,8 +132,8 @@ impl Records {
 fn unless_empty<T>(
     value: &[u8],
     parse: impl Fn(&[u8]) -> Option<T>,
-    damaged: impl Fn() -> UnpackError,
-) -> Result<Option<T>, UnpackError> {
+    damaged: impl Fn() -> TarError,
+) -> Result<Option<T>, TarError> {
     if value.is_empty() {
         return Ok(None);
     }

@@ -1,24 +1,21 @@
 //! Reads a tar: ustar, PAX and GNU headers, GNU's four sparse forms. Every field is a stranger's.
 //!
-//! Called by [`super::apply`]. It knows no tree and writes nothing. Formats: POSIX.1-2001 pax
-//! interchange format; GNU tar manual, "Basic Tar Format". Where readers of tar disagree, this one
+//! It knows no file system and writes nothing. Formats: POSIX.1-2001 pax interchange format; GNU tar
+//! manual, "Basic Tar Format". Where readers of tar disagree, this one
 //! does as Go's archive/tar, which is Docker's, or refuses the archive.
 //!
 //! The crate `tar` is no match: it gives up on sparse files of PAX headers, ignores damaged PAX
 //! records and has no limits on extended headers.
 
-mod header;
-mod pax;
-mod sparse;
-
 use std::io::{ErrorKind, Read};
 use std::ops::Range;
 
-use self::header::{
+use crate::error::TarError;
+use crate::header::{
     DEVICE_MAJOR, DEVICE_MINOR, GID, Header, MODE, MTIME, RECORD, SIZE, UID, until_nul,
 };
-use self::pax::Records;
-use super::UnpackError;
+use crate::pax::Records;
+use crate::sparse;
 
 /// Bytes of one extended header or long name, as in Go's reader.
 const EXTENDED_MAX: u64 = 1 << 20;
@@ -28,49 +25,66 @@ const FILE_BYTES_MAX: u64 = 1 << 44;
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum EntryKind {
+pub enum EntryKind {
+    /// A regular file.
     File,
+    /// Another name of an entry before it.
     HardLink,
+    /// A symbolic link.
     Symlink,
+    /// A character device.
     CharDevice,
+    /// A block device.
     BlockDevice,
+    /// A directory.
     Directory,
+    /// A named pipe.
     Fifo,
 }
 
 /// An extended attribute with its full name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Xattr {
-    pub(super) name: Vec<u8>,
-    pub(super) value: Vec<u8>,
+pub struct Xattr {
+    /// With its namespace: `user.x`.
+    pub name: Vec<u8>,
+    /// Any bytes.
+    pub value: Vec<u8>,
 }
 
 /// Data in a file with holes, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Piece {
-    pub(super) offset: u64,
-    pub(super) len: u64,
+pub struct Piece {
+    /// Where in the file.
+    pub offset: u64,
+    /// How long.
+    pub len: u64,
 }
 
 /// One entry; its data is read by [`TarReader::read`].
-#[derive(Debug, Clone)]
-pub(super) struct Entry {
-    pub(super) path: Vec<u8>,
-    pub(super) link: Vec<u8>,
-    pub(super) kind: EntryKind,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// As it stands in the archive.
+    pub path: Vec<u8>,
+    /// Target of a link, as it stands in the archive.
+    pub link: Vec<u8>,
+    /// What it is.
+    pub kind: EntryKind,
     /// The lower twelve bits.
-    pub(super) mode: u16,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
     /// Seconds since 1970, and nanoseconds.
-    pub(super) mtime: (i64, u32),
+    pub mtime: (i64, u32),
     /// Major and minor number.
-    pub(super) device: (u32, u32),
+    pub device: (u32, u32),
     /// Size of the file in bytes.
-    pub(super) size: u64,
+    pub size: u64,
     /// Where its data lies, in order: all of it, or what a sparse map says.
-    pub(super) pieces: Vec<Piece>,
-    pub(super) xattrs: Vec<Xattr>,
+    pub pieces: Vec<Piece>,
+    /// Extended attributes.
+    pub xattrs: Vec<Xattr>,
 }
 
 /// What comes before an entry's own header.
@@ -82,7 +96,8 @@ struct Before {
 }
 
 /// A tar being read.
-pub(super) struct TarReader<R> {
+#[derive(Debug)]
+pub struct TarReader<R> {
     from: R,
     /// Bytes of the current entry's data that were not read yet, and the padding behind them.
     left: u64,
@@ -93,7 +108,7 @@ pub(super) struct TarReader<R> {
 
 impl<R: Read> TarReader<R> {
     /// Reads `from`.
-    pub(super) fn new(from: R) -> Self {
+    pub fn new(from: R) -> Self {
         Self {
             from,
             left: 0,
@@ -103,7 +118,7 @@ impl<R: Read> TarReader<R> {
     }
 
     /// Fills `buffer` with as much as there is; fewer bytes mean the end.
-    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, UnpackError> {
+    pub(crate) fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, TarError> {
         let mut filled = 0;
         while let Some(room) = buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
             match self.from.read(room) {
@@ -111,10 +126,7 @@ impl<R: Read> TarReader<R> {
                 Ok(len) => filled += len,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(source) => {
-                    return Err(UnpackError::Io {
-                        operation: "read the layer",
-                        source,
-                    });
+                    return Err(TarError::Read(source));
                 }
             }
         }
@@ -122,12 +134,15 @@ impl<R: Read> TarReader<R> {
         Ok(filled)
     }
 
-    fn truncated(&self) -> UnpackError {
-        UnpackError::corrupt(format!("the tar is truncated at byte {}", self.offset))
+    pub(crate) fn truncated(&self) -> TarError {
+        TarError::corrupt(format!("the tar is truncated at byte {}", self.offset))
     }
 
     /// Reads data of the current entry; 0 at its end.
-    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, UnpackError> {
+    ///
+    /// # Errors
+    /// The archive ends early, or the source fails.
+    pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, TarError> {
         let want = usize::try_from(self.left).map_or(buffer.len(), |left| left.min(buffer.len()));
         let len = self.fill(buffer.get_mut(..want).unwrap_or_default())?;
         if len < want {
@@ -138,7 +153,7 @@ impl<R: Read> TarReader<R> {
     }
 
     /// Passes over what is left of the current entry.
-    fn skip(&mut self) -> Result<(), UnpackError> {
+    fn skip(&mut self) -> Result<(), TarError> {
         let mut buffer = [0; 16 << 10];
         while self.left > 0 {
             self.read(&mut buffer)?;
@@ -150,9 +165,9 @@ impl<R: Read> TarReader<R> {
     }
 
     /// What follows is `size` bytes of data.
-    fn set_data(&mut self, size: u64) -> Result<(), UnpackError> {
+    fn set_data(&mut self, size: u64) -> Result<(), TarError> {
         if size > FILE_BYTES_MAX {
-            return Err(UnpackError::Limit {
+            return Err(TarError::Limit {
                 what: "bytes of one file",
                 limit: FILE_BYTES_MAX,
             });
@@ -166,7 +181,7 @@ impl<R: Read> TarReader<R> {
     ///
     /// # Errors
     /// A damaged header or the archive's end in the middle of something.
-    pub(super) fn next_entry(&mut self) -> Result<Option<Entry>, UnpackError> {
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
         let mut before = Before::default();
         loop {
             self.skip()?;
@@ -189,7 +204,7 @@ impl<R: Read> TarReader<R> {
     }
 
     /// The next header, or `None` at the end: that of the stream, or two records of zeros.
-    fn next_header(&mut self) -> Result<Option<Header>, UnpackError> {
+    fn next_header(&mut self) -> Result<Option<Header>, TarError> {
         for zeros in 0..2 {
             let mut record = [0; RECORD];
             match self.fill(&mut record)? {
@@ -203,7 +218,7 @@ impl<R: Read> TarReader<R> {
                 (false, 0) => return Ok(Some(header)),
                 // GNU tar would end here, Go refuses.
                 (false, _) => {
-                    return Err(UnpackError::corrupt(
+                    return Err(TarError::corrupt(
                         "an archive that goes on behind a record of zeros",
                     ));
                 }
@@ -217,16 +232,16 @@ impl<R: Read> TarReader<R> {
         &mut self,
         header: &Header,
         before: &mut Before,
-    ) -> Result<Option<Entry>, UnpackError> {
+    ) -> Result<Option<Entry>, TarError> {
         if !header.checksum_holds() {
-            return Err(UnpackError::corrupt("its checksum is wrong"));
+            return Err(TarError::corrupt("its checksum is wrong"));
         }
         let size = header
             .number(SIZE)
             .and_then(|size| u64::try_from(size).ok())
-            .ok_or_else(|| UnpackError::corrupt("its size is no number"))?;
+            .ok_or_else(|| TarError::corrupt("its size is no number"))?;
         // Where one entry has two of a kind, readers of tar disagree on which one counts.
-        let twice = |what: &str| UnpackError::corrupt(format!("two {what} for one entry"));
+        let twice = |what: &str| TarError::corrupt(format!("two {what} for one entry"));
         match header.type_flag() {
             b'x' => {
                 let records = Records::parse(&self.small(size)?)?;
@@ -237,7 +252,7 @@ impl<R: Read> TarReader<R> {
             // It would apply to all that follows; Docker ignores it.
             b'g' => {
                 if before.records.is_some() {
-                    return Err(UnpackError::corrupt(
+                    return Err(TarError::corrupt(
                         "a global header behind an extended header",
                     ));
                 }
@@ -261,8 +276,8 @@ impl<R: Read> TarReader<R> {
     }
 
     /// The data of an extended header.
-    fn small(&mut self, size: u64) -> Result<Vec<u8>, UnpackError> {
-        let too_large = || UnpackError::Limit {
+    fn small(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
+        let too_large = || TarError::Limit {
             what: "bytes of one extended tar header",
             limit: EXTENDED_MAX,
         };
@@ -275,7 +290,7 @@ impl<R: Read> TarReader<R> {
         Ok(data)
     }
 
-    fn entry(&mut self, header: &Header, size: u64, before: Before) -> Result<Entry, UnpackError> {
+    fn entry(&mut self, header: &Header, size: u64, before: Before) -> Result<Entry, TarError> {
         let records = before.records.unwrap_or_default();
         let mut path = one_name(before.long_path, records.path)?.unwrap_or_else(|| header.path());
         let link = one_name(before.long_link, records.link)?.unwrap_or_else(|| header.link());
@@ -291,7 +306,7 @@ impl<R: Read> TarReader<R> {
             b'5' => EntryKind::Directory,
             b'6' => EntryKind::Fifo,
             other => {
-                return Err(UnpackError::corrupt(format!(
+                return Err(TarError::corrupt(format!(
                     "an entry of the unknown type {other:#04x}"
                 ))
                 .in_entry(&path));
@@ -310,7 +325,7 @@ impl<R: Read> TarReader<R> {
         }];
         let is_sparse = !records.sparse.is_empty();
         if is_sparse && (kind != EntryKind::File || type_flag == b'S') {
-            return Err(UnpackError::corrupt("a sparse map where none can be"));
+            return Err(TarError::corrupt("a sparse map where none can be"));
         }
         if is_sparse || type_flag == b'S' {
             (pieces, size) = if is_sparse {
@@ -323,7 +338,7 @@ impl<R: Read> TarReader<R> {
             }
             sparse::check(&pieces, size, self.left)?;
             if size > FILE_BYTES_MAX {
-                return Err(UnpackError::Limit {
+                return Err(TarError::Limit {
                     what: "bytes of one file",
                     limit: FILE_BYTES_MAX,
                 });
@@ -360,10 +375,10 @@ impl<R: Read> TarReader<R> {
 }
 
 /// GNU's long name and PAX's: Go prefers the former, GNU tar the latter.
-fn one_name(long: Option<Vec<u8>>, pax: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, UnpackError> {
+fn one_name(long: Option<Vec<u8>>, pax: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, TarError> {
     let long = long.filter(|name| !name.is_empty());
     match (long, pax) {
-        (Some(long), Some(pax)) if long != pax => Err(UnpackError::corrupt(
+        (Some(long), Some(pax)) if long != pax => Err(TarError::corrupt(
             "a GNU and a PAX name that differ for one entry",
         )),
         (Some(name), _) | (None, Some(name)) => Ok(Some(name)),
@@ -371,10 +386,10 @@ fn one_name(long: Option<Vec<u8>>, pax: Option<Vec<u8>>) -> Result<Option<Vec<u8
     }
 }
 
-fn number(header: &Header, field: Range<usize>, what: &str) -> Result<i64, UnpackError> {
+fn number(header: &Header, field: Range<usize>, what: &str) -> Result<i64, TarError> {
     header
         .number(field)
-        .ok_or_else(|| UnpackError::corrupt(format!("its {what} is no number")))
+        .ok_or_else(|| TarError::corrupt(format!("its {what} is no number")))
 }
 
 fn id(
@@ -382,10 +397,10 @@ fn id(
     header: &Header,
     field: Range<usize>,
     what: &str,
-) -> Result<u32, UnpackError> {
+) -> Result<u32, TarError> {
     let id = match given {
         Some(id) => id,
         None => number(header, field, what)?,
     };
-    u32::try_from(id).map_err(|_| UnpackError::corrupt(format!("its {what} {id} is out of range")))
+    u32::try_from(id).map_err(|_| TarError::corrupt(format!("its {what} {id} is out of range")))
 }

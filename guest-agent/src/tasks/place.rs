@@ -1,0 +1,192 @@
+//! Looking at what lies in the container's root, and opening it to be read.
+//!
+//! Called by the other tasks. A name is opened as a place first (`O_PATH`), which has no effect
+//! whatever lies there; only files and directories are then opened, and must still be the same.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use protocol::task::PathStat;
+use rustix::fs::{
+    Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fgetxattr, flistxattr, fstat, open, openat,
+    openat2, readlinkat,
+};
+use rustix::io::Errno;
+use rustix::path::Arg;
+use tarball::Xattr;
+
+/// Longest xattr value that a tar can hold, and longest list of names (`XATTR_LIST_MAX`), in bytes.
+const MAX_XATTR: usize = 65_535;
+const MAX_XATTR_LIST: usize = 64 << 10;
+
+/// Attributes that say something to overlayfs or to the agent, and nothing to anyone else.
+const RESERVED: [&[u8]; 2] = [b"trusted.overlay.", b"trusted.bulkhead."];
+
+/// overlayfs's mark of a directory that hides what is below it in lower layers.
+const OPAQUE: &CStr = c"trusted.overlay.opaque";
+
+/// Something that was found, and how it is open: files and directories for reading, anything else
+/// as a place.
+#[derive(Debug)]
+pub struct Found {
+    /// Open.
+    pub fd: OwnedFd,
+    /// Of what is open.
+    pub stat: Stat,
+}
+
+const PLACE: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
+
+/// What `path` in the container leads to; a link at its end is followed or not.
+///
+/// # Errors
+/// `ENOENT` and whatever else looking it up says.
+pub fn look_at(root: BorrowedFd<'_>, path: &str, follow: bool) -> Result<Found, Errno> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let last = if follow {
+        OFlags::empty()
+    } else {
+        OFlags::NOFOLLOW
+    };
+    let path = if path.is_empty() { "/" } else { path };
+    look(|flags| openat2(root, path, flags | last, Mode::empty(), resolve))
+}
+
+/// What lies in an open directory under a name.
+///
+/// # Errors
+/// `ENOENT` when there is nothing, `EAGAIN` when it changes while it is looked at.
+pub fn look_in(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Found, Errno> {
+    look(|flags| openat(dir, name, flags | OFlags::NOFOLLOW, Mode::empty()))
+}
+
+fn look(open: impl Fn(OFlags) -> Result<OwnedFd, Errno>) -> Result<Found, Errno> {
+    let fd = open(PLACE)?;
+    let stat = fstat(&fd)?;
+    let kind = match kind(&stat) {
+        FileType::Directory => OFlags::DIRECTORY,
+        FileType::RegularFile => OFlags::NONBLOCK | OFlags::NOCTTY,
+        _ => return Ok(Found { fd, stat }),
+    };
+    let fd = open(OFlags::RDONLY | OFlags::CLOEXEC | kind)?;
+    let opened = fstat(&fd)?;
+    if (opened.st_dev, opened.st_ino, opened.st_mode) != (stat.st_dev, stat.st_ino, stat.st_mode) {
+        return Err(Errno::AGAIN);
+    }
+    Ok(Found { fd, stat: opened })
+}
+
+/// What kind of file a stat is of.
+#[must_use]
+pub fn kind(stat: &Stat) -> FileType {
+    FileType::from_raw_mode(stat.st_mode)
+}
+
+/// Whether it is overlayfs's mark for a name that is gone.
+#[must_use]
+pub fn is_whiteout(stat: &Stat) -> bool {
+    kind(stat) == FileType::CharacterDevice && stat.st_rdev == 0
+}
+
+/// Whether a directory of an overlay's layer hides what is below it.
+///
+/// # Errors
+/// What reading the mark says.
+pub fn is_opaque(dir: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let mut value = [0; 2];
+    match fgetxattr(dir, OPAQUE, &mut value[..]) {
+        Ok(1) => Ok(value.first() == Some(&b'y')),
+        Ok(_) | Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// The names in a directory but `.` and `..`, in order.
+///
+/// # Errors
+/// What reading it says.
+pub fn names(dir: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Errno> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let name = entry?.file_name().to_bytes().to_vec();
+        if !matches!(&*name, b"." | b"..") {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The target of a link that is open as a place.
+///
+/// # Errors
+/// What reading it says.
+pub fn link(place: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
+    Ok(readlinkat(place, "", Vec::new())?.into_bytes())
+}
+
+/// Extended attributes of what is open for reading, but for those that only this VM understands.
+///
+/// # Errors
+/// What reading them says.
+pub fn xattrs(fd: BorrowedFd<'_>) -> Result<Vec<Xattr>, Errno> {
+    let mut none: [u8; 0] = [];
+    let len = match flistxattr(fd, &mut none) {
+        Ok(0) | Err(Errno::NOTSUP) => return Ok(Vec::new()),
+        Ok(len) => len.min(MAX_XATTR_LIST),
+        Err(errno) => return Err(errno),
+    };
+    let mut list = vec![0; len];
+    let len = flistxattr(fd, &mut *list)?;
+    list.truncate(len);
+    let mut xattrs = Vec::new();
+    for name in list.split_inclusive(|byte| *byte == 0) {
+        let Ok(name) = CStr::from_bytes_with_nul(name) else {
+            continue;
+        };
+        if RESERVED
+            .iter()
+            .any(|prefix| name.to_bytes().starts_with(prefix))
+        {
+            continue;
+        }
+        let mut value = vec![0; MAX_XATTR];
+        match fgetxattr(fd, name, &mut *value) {
+            Ok(len) => {
+                value.truncate(len);
+                xattrs.push(Xattr {
+                    name: name.to_bytes().to_vec(),
+                    value,
+                });
+            }
+            // Taken away meanwhile, or one byte too long for a tar.
+            Err(Errno::NODATA | Errno::RANGE) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(xattrs)
+}
+
+/// A directory of this process's own namespace.
+///
+/// # Errors
+/// What opening it says.
+pub fn directory(path: impl Arg) -> Result<OwnedFd, Errno> {
+    open(path, PLACE | OFlags::DIRECTORY, Mode::empty())
+}
+
+impl Found {
+    /// What the host is told of it.
+    #[must_use]
+    pub fn path_stat(&self) -> PathStat {
+        let link = match kind(&self.stat) {
+            FileType::Symlink => link(self.fd.as_fd()).unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        PathStat {
+            mode: self.stat.st_mode,
+            size: u64::try_from(self.stat.st_size).unwrap_or(0),
+            link: String::from_utf8_lossy(&link).into_owned(),
+        }
+    }
+}

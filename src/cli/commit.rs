@@ -1,0 +1,171 @@
+//! `bulkhead commit`: a container's changes as a layer on top of its image.
+
+mod changes;
+
+use anyhow::{Context, Result};
+use images::config::History;
+use images::timestamp::Timestamp;
+use images::{Digest, ImageConfig, Reference, Store};
+use protocol::task::Task;
+
+use super::merge::DEFAULT_PATH;
+use super::output;
+use crate::sandbox::access::Access;
+use crate::sandbox::clock::now;
+use crate::sandbox::containers;
+use crate::sandbox::inspect::signal_name;
+use crate::sandbox::paths::Root;
+use crate::sandbox::state::{ContainerConfig, Folder, Status};
+
+/// Flags of `commit`.
+#[derive(Debug, clap::Args)]
+pub struct CommitArgs {
+    /// Author of the image, such as 'A. Person <a@example.org>'
+    #[arg(short, long, value_name = "string", default_value = "")]
+    author: String,
+    /// Apply a Dockerfile's instruction to the image: CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK,
+    /// LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME, WORKDIR
+    #[arg(short, long, value_name = "list", allow_hyphen_values = true)]
+    change: Vec<String>,
+    /// What the image's history says of it
+    #[arg(short, long, value_name = "string", default_value = "")]
+    message: String,
+    /// Freeze the container meanwhile
+    #[arg(
+        short,
+        long,
+        default_value_t = true,
+        default_missing_value = "true",
+        num_args = 0..=1,
+        require_equals = true,
+        action = clap::ArgAction::Set,
+        value_name = "bool"
+    )]
+    pause: bool,
+    /// Name or id
+    #[arg(value_name = "CONTAINER")]
+    container: String,
+    /// Name of the image
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    name: Option<String>,
+}
+
+/// Makes the image and prints its id.
+///
+/// # Errors
+/// A name or a change that is none; the image of the container is gone; a disk that is full.
+pub fn run(args: &CommitArgs) -> Result<()> {
+    let names = match args.name.as_deref() {
+        None | Some("") => Vec::new(),
+        Some(name) => vec![Reference::parse(name)?],
+    };
+    let root = Root::of_user()?;
+    let store = Store::open(&root.images())?;
+    let (folder, config) = containers::find(&root, &args.container)?;
+    let base = store.resolve(&config.image_id)?;
+    let own = of_container(&config, &base.config);
+    let changed = changes::apply(own, &args.change)?;
+    let step = History {
+        created: Timestamp::parse(&now()),
+        author: args.author.clone(),
+        created_by: config.launch.run.process.args.join(" "),
+        comment: args.message.clone(),
+        empty_layer: false,
+    };
+    let changed = ImageConfig {
+        author: args.author.clone(),
+        comment: args.message.clone(),
+        ..changed
+    };
+    let mut access = Access::open(&root, &folder, &config)?;
+    let paused = args.pause && access.is_running() && pause(&mut access, &folder)?;
+    let image = layer(&mut access, &store, &base.id, changed, step, &names);
+    if paused {
+        access.freeze(false).context("let the container go on")?;
+    }
+    let image = image?;
+    access.close()?;
+    output::line(&image.to_string())
+}
+
+/// Freezes a container unless it is so already, which then is not ours to thaw.
+fn pause(access: &mut Access, folder: &Folder) -> Result<bool> {
+    if folder.true_state()?.status == Status::Paused {
+        return Ok(false);
+    }
+    access.freeze(true).context("pause the container")?;
+    Ok(true)
+}
+
+fn layer(
+    access: &mut Access,
+    store: &Store,
+    base: &Digest,
+    config: ImageConfig,
+    step: History,
+    names: &[Reference],
+) -> Result<Digest> {
+    let mut stream = access.begin(Task::Layer)?;
+    let mut whole = Whole {
+        stream: &mut stream,
+        access,
+    };
+    let image = images::commit(store, base, &mut whole, config, step, names)?;
+    Ok(image.id)
+}
+
+/// A layer's bytes, which end well only when the agent says that it sent all of them.
+struct Whole<'a> {
+    stream: &'a mut std::os::unix::net::UnixStream,
+    access: &'a mut Access,
+}
+
+impl std::io::Read for Whole<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let len = self.stream.read(buffer)?;
+        if len == 0 && !buffer.is_empty() {
+            self.access
+                .end()
+                .map_err(|error| std::io::Error::other(format!("{error:#}")))?;
+        }
+        Ok(len)
+    }
+}
+
+/// The image's config with what the container has instead.
+fn of_container(config: &ContainerConfig, image: &ImageConfig) -> ImageConfig {
+    let launch = &config.launch;
+    let process = &launch.run.process;
+    let hostname = format!("HOSTNAME={}", launch.run.hostname);
+    let has_path = image.env.iter().any(|text| text.starts_with("PATH="));
+    let env = process.env.iter().filter(|text| {
+        // What every container gets is no part of its image.
+        **text != hostname
+            && (has_path || *text != DEFAULT_PATH)
+            && !(process.terminal.is_some() && *text == "TERM=xterm")
+    });
+    let entrypoint = image.entrypoint.clone().unwrap_or_default();
+    let (entrypoint, cmd) = match process.args.strip_prefix(&*entrypoint) {
+        Some(cmd) if !entrypoint.is_empty() => (Some(entrypoint), cmd),
+        _ => (None, &*process.args),
+    };
+    ImageConfig {
+        user: process.user.clone(),
+        env: env.cloned().collect(),
+        entrypoint,
+        cmd: (!cmd.is_empty()).then(|| cmd.to_vec()),
+        working_dir: match process.cwd.as_str() {
+            "/" => image.working_dir.clone(),
+            path => path.to_owned(),
+        },
+        labels: config.labels.clone(),
+        exposed_ports: config.exposed_ports.iter().cloned().collect(),
+        stop_signal: match launch.stop_signal {
+            libc::SIGTERM => image.stop_signal.clone(),
+            signal => signal_name(signal),
+        },
+        // Those were for images built on the container's.
+        on_build: Vec::new(),
+        ..image.clone()
+    }
+}

@@ -1,0 +1,48 @@
+//! `bulkhead diff`: what a container changed of its image's files.
+
+use std::io::Read;
+
+use anyhow::{Context, Result};
+use protocol::task::{ChangeDecoder, Task};
+
+use super::output;
+use crate::sandbox::access::Access;
+use crate::sandbox::containers;
+use crate::sandbox::paths::Root;
+
+/// Bytes read at once.
+const READ_LEN: usize = 64 << 10;
+
+/// Names of a container.
+#[derive(Debug, clap::Args)]
+pub struct DiffArgs {
+    /// Name or id
+    #[arg(value_name = "CONTAINER")]
+    container: String,
+}
+
+/// Prints a line for each change: `A` added, `C` changed, `D` deleted.
+///
+/// # Errors
+/// When the container's files can't be had.
+pub fn run(args: &DiffArgs) -> Result<()> {
+    let root = Root::of_user()?;
+    let (folder, config) = containers::find(&root, &args.container)?;
+    let mut access = Access::open(&root, &folder, &config)?;
+    let mut stream = access.begin(Task::Changes)?;
+    let mut decoder = ChangeDecoder::new();
+    let mut buffer = vec![0; READ_LEN];
+    loop {
+        let len = stream.read(&mut buffer).context("read the changes")?;
+        if len == 0 {
+            break;
+        }
+        decoder.push(buffer.get(..len).unwrap_or_default());
+        while let Some(change) = decoder.decode()? {
+            let path = String::from_utf8_lossy(&change.path);
+            output::line(&format!("{} {path}", char::from(change.kind)))?;
+        }
+    }
+    access.end()?;
+    access.close()
+}

@@ -1,0 +1,214 @@
+//! `bulkhead info`, `bulkhead system info`: this host, this command, and what it has.
+
+use anyhow::Result;
+use images::Store;
+use serde_json::{Value, json};
+
+use super::output;
+use super::template::Template;
+use super::version;
+use crate::doctor;
+use crate::sandbox::containers;
+use crate::sandbox::paths::{GuestFiles, Root};
+use crate::sandbox::state::Status;
+
+/// Flags of `info`.
+#[derive(Debug, clap::Args)]
+pub struct InfoArgs {
+    /// `json` or a template such as '{{.NCPU}}'
+    #[arg(short, long, value_name = "string")]
+    format: Option<String>,
+}
+
+/// Prints what is known. That no VM can run here is said and is no error.
+///
+/// # Errors
+/// When the store or the containers can't be read, or the format is none.
+pub fn run(args: &InfoArgs) -> Result<()> {
+    let info = gather(&Root::of_user()?)?;
+    match args.format.as_deref() {
+        None | Some("") => {
+            output::line(&format!(
+                "Client:\n Version:    {}\n\nServer:",
+                env!("CARGO_PKG_VERSION")
+            ))?;
+            for line in lines(&info) {
+                output::line(&format!(" {line}"))?;
+            }
+            output::line("")
+        }
+        Some(format) => output::line(&Template::parse(format)?.render(&info)?),
+    }
+}
+
+/// Everything, under Docker's names where it has one.
+fn gather(root: &Root) -> Result<Value> {
+    let store = Store::open(&root.images())?;
+    let (mut running, mut paused, mut stopped) = (0_u32, 0_u32, 0_u32);
+    for (folder, _) in containers::list(root)? {
+        match folder.true_state().map(|state| state.status) {
+            Ok(Status::Running | Status::Restarting) => running += 1,
+            Ok(Status::Paused) => paused += 1,
+            Ok(Status::Created | Status::Exited) => stopped += 1,
+            // Removed since it was listed.
+            Err(_) => {}
+        }
+    }
+    let kernel = match GuestFiles::find() {
+        Ok(guest) => version::manifest(&guest.manifest),
+        Err(_) => Value::Null,
+    };
+    let host = nix::sys::utsname::uname()?;
+    let text = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
+    let kvm = doctor::can_run();
+    Ok(json!({
+        "Name": text(host.nodename()),
+        "Containers": running + paused + stopped,
+        "ContainersRunning": running,
+        "ContainersPaused": paused,
+        "ContainersStopped": stopped,
+        "Images": store.list()?.images.len(),
+        "ServerVersion": env!("CARGO_PKG_VERSION"),
+        "Driver": "erofs",
+        "LoggingDriver": "json-file",
+        "CgroupVersion": "2",
+        "Plugins": {
+            "Log": ["json-file", "local", "none"],
+            "Network": ["none"],
+            "Volume": [],
+        },
+        "MemoryLimit": true,
+        "SwapLimit": false,
+        "CpuCfsPeriod": true,
+        "CpuCfsQuota": true,
+        "CPUShares": true,
+        "CPUSet": true,
+        "PidsLimit": true,
+        "OomKillDisable": false,
+        "KernelVersion": kernel.get("source_version").and_then(Value::as_str).unwrap_or(""),
+        "OperatingSystem": operating_system(),
+        "OSType": "linux",
+        "Architecture": text(host.machine()),
+        "NCPU": std::thread::available_parallelism().map_or(1, usize::from),
+        "MemTotal": memory_bytes(),
+        "DockerRootDir": root.path().to_string_lossy(),
+        "DefaultRuntime": "bulkhead",
+        "Runtimes": {"bulkhead": {"path": "bulkhead"}},
+        "SecurityOptions": ["name=kvm", "name=seccomp,profile=builtin", "name=cgroupns"],
+        "Debug": false,
+        "ExperimentalBuild": false,
+        "Warnings": Value::Null,
+        "Bulkhead": {
+            "HostKernel": text(host.release()),
+            "CanRun": kvm.is_ok(),
+            "WhyNot": kvm.map_or_else(|reason| reason.to_string(), |()| String::new()),
+        },
+    }))
+}
+
+/// As people read it.
+fn lines(info: &Value) -> Vec<String> {
+    let text = |name: &str| match &info[name] {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let list = |value: &Value| {
+        let names = value.as_array().into_iter().flatten();
+        let names: Vec<&str> = names.filter_map(Value::as_str).collect();
+        names.join(" ")
+    };
+    let mut lines = vec![
+        format!("Containers: {}", text("Containers")),
+        format!(" Running: {}", text("ContainersRunning")),
+        format!(" Paused: {}", text("ContainersPaused")),
+        format!(" Stopped: {}", text("ContainersStopped")),
+        format!("Images: {}", text("Images")),
+        format!("Server Version: {}", text("ServerVersion")),
+        format!("Storage Driver: {}", text("Driver")),
+        format!("Logging Driver: {}", text("LoggingDriver")),
+        format!("Cgroup Version: {}", text("CgroupVersion")),
+        "Plugins:".to_owned(),
+        format!(" Volume: {}", list(&info["Plugins"]["Volume"])),
+        format!(" Network: {}", list(&info["Plugins"]["Network"])),
+        format!(" Log: {}", list(&info["Plugins"]["Log"])),
+        format!("Default Runtime: {}", text("DefaultRuntime")),
+        "Security Options:".to_owned(),
+    ];
+    for option in info["SecurityOptions"].as_array().into_iter().flatten() {
+        let option = option.as_str().unwrap_or_default();
+        let mut parts = option.split(',');
+        let name = parts.next().unwrap_or_default();
+        lines.push(format!(" {}", name.trim_start_matches("name=")));
+        for part in parts {
+            let (key, value) = part.split_once('=').unwrap_or((part, ""));
+            lines.push(format!("  {}: {value}", key.replace("profile", "Profile")));
+        }
+    }
+    let own = &info["Bulkhead"];
+    let kvm = match own["CanRun"].as_bool() {
+        Some(true) => "VMs can run here".to_owned(),
+        _ => own["WhyNot"].as_str().unwrap_or_default().to_owned(),
+    };
+    let memory = info["MemTotal"].as_u64().unwrap_or(0);
+    lines.extend([
+        format!("Kernel Version: {} (guest)", text("KernelVersion")),
+        format!(
+            "Host Kernel Version: {}",
+            own["HostKernel"].as_str().unwrap_or_default()
+        ),
+        format!("KVM: {kvm}"),
+        format!("Operating System: {}", text("OperatingSystem")),
+        format!("OSType: {}", text("OSType")),
+        format!("Architecture: {}", text("Architecture")),
+        format!("CPUs: {}", text("NCPU")),
+        format!("Total Memory: {}", output::binary_size(memory)),
+        format!("Name: {}", text("Name")),
+        format!("Docker Root Dir: {}", text("DockerRootDir")),
+    ]);
+    lines
+}
+
+/// `PRETTY_NAME` of os-release.
+fn operating_system() -> String {
+    let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let name = text
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    name.unwrap_or("Linux").trim_matches('"').to_owned()
+}
+
+/// Memory of the host.
+fn memory_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|rest| rest.split_whitespace().next())
+        .and_then(|number| number.parse::<u64>().ok());
+    kib.unwrap_or(0).saturating_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_without_anything_is_told() {
+        let (_temp, root) = containers::tests::root();
+        let info = gather(&root).unwrap();
+        assert_eq!(
+            (&info["Containers"], &info["Images"]),
+            (&0.into(), &0.into())
+        );
+        assert!(info["MemTotal"].as_u64().unwrap() > 0);
+        let lines = lines(&info);
+        for line in [
+            "Containers: 0",
+            " seccomp",
+            "  Profile: builtin",
+            "OSType: linux",
+        ] {
+            assert!(lines.iter().any(|found| found == line), "{lines:?}");
+        }
+    }
+}

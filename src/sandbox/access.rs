@@ -1,0 +1,269 @@
+//! A way to a container's agent for those who look into it: `cp`, `diff`, `export`, `commit`, `top`,
+//! `stats`.
+//!
+//! Called by these verbs. The agent of a container that runs is asked through its supervisor. One
+//! that is stopped has no agent: then a VM is started that holds its layers and its writable disk
+//! and runs nothing, for as long as it is asked; its lock is held meanwhile, as by a supervisor.
+//! Everything that comes back is a guest's: whoever reads a stream checks what is in it.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use protocol::message::{Event, Request};
+use protocol::task::{Outcome, Task, TaskId};
+
+use super::client;
+use super::disks;
+use super::paths::{GuestFiles, Root};
+use super::state::{ContainerConfig, Folder, Lock};
+use super::vm::{RunningVm, VmRequest, stream_pair};
+use super::wire::{Link, ToCommand, ToSupervisor};
+
+/// From the VM's first instruction to the agent's hello, and from there to the files being there.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// From the request to power off to the agent's goodbye: it flushes what was changed.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Times that a container may begin or end between two looks at it.
+const TRIES: usize = 10;
+
+/// What the agent says it can't do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub String);
+
+/// The agent of a container, to be asked one thing after the other.
+#[derive(Debug)]
+pub enum Access {
+    /// It runs.
+    Running(Link),
+    /// It is stopped.
+    Held(Box<Held>),
+}
+
+impl Access {
+    /// Gets to a container that runs or is stopped.
+    ///
+    /// # Errors
+    /// When its VM can't be started, or somebody else is at its files and does not come to an end.
+    pub fn open(root: &Root, folder: &Folder, config: &ContainerConfig) -> Result<Self> {
+        for _ in 0..TRIES {
+            if let Some(lock) = folder.try_lock()? {
+                return Held::start(root, folder, config, lock).map(|held| Self::Held(held.into()));
+            }
+            if let Some(link) = client::connect(folder)? {
+                return Ok(Self::Running(link));
+            }
+        }
+        bail!("container {} begins and ends all the time", config.name)
+    }
+
+    /// Gets to a container that runs.
+    ///
+    /// # Errors
+    /// Docker's sentence when it does not.
+    pub fn running(folder: &Folder, config: &ContainerConfig) -> Result<Self> {
+        match client::connect(folder)? {
+            Some(link) => Ok(Self::Running(link)),
+            None => bail!("container {} is not running", config.id),
+        }
+    }
+
+    /// Whether it runs.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        matches!(self, Self::Running(_))
+    }
+
+    /// Begins a task; [`Self::end`] waits until it is done.
+    ///
+    /// # Errors
+    /// When the VM or the supervisor is gone.
+    pub fn begin(&mut self, task: Task) -> Result<UnixStream> {
+        let (ours, theirs) = stream_pair()?;
+        match self {
+            Self::Running(link) => {
+                let task = Box::new(task);
+                let stream = true;
+                link.send(&ToSupervisor::Task { task, stream }, &[theirs.as_fd()])?;
+            }
+            Self::Held(held) => held.begin(task, Some(&theirs))?,
+        }
+        Ok(ours)
+    }
+
+    /// Waits for the end of the task.
+    ///
+    /// # Errors
+    /// [`Refused`] with what the agent says; anything else when the VM died.
+    pub fn end(&mut self) -> Result<Outcome> {
+        let outcome = match self {
+            Self::Running(link) => match link.wait()? {
+                Some(ToCommand::TaskEnded(outcome)) => outcome,
+                Some(ToCommand::Refused(message) | ToCommand::Failed { message, .. }) => {
+                    bail!(message)
+                }
+                Some(other) => bail!("the supervisor answers {other:?}"),
+                None => bail!("the container has ended"),
+            },
+            Self::Held(held) => held.end()?,
+        };
+        match outcome {
+            Outcome::Failed { message, .. } => Err(Refused(super::printable(&message)).into()),
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// Does a task that takes no stream.
+    ///
+    /// # Errors
+    /// As [`Self::end`].
+    pub fn ask(&mut self, task: Task) -> Result<Outcome> {
+        match self {
+            Self::Running(link) => {
+                let task = Box::new(task);
+                let stream = false;
+                link.send(&ToSupervisor::Task { task, stream }, &[])?;
+            }
+            Self::Held(held) => held.begin(task, None)?,
+        }
+        self.end()
+    }
+
+    /// Freezes or thaws the container's processes. One that is stopped has none.
+    ///
+    /// # Errors
+    /// When it is so already, or ends.
+    pub fn freeze(&mut self, frozen: bool) -> Result<()> {
+        let Self::Running(link) = self else {
+            return Ok(());
+        };
+        link.send(&ToSupervisor::Freeze(frozen), &[])?;
+        match link.wait()? {
+            Some(ToCommand::Done) => Ok(()),
+            Some(ToCommand::Refused(message)) => bail!(message),
+            _ => bail!("the container has ended"),
+        }
+    }
+
+    /// Leaves the container; the disk of one that is stopped is clean then.
+    ///
+    /// # Errors
+    /// When its VM does not end in good order: what was changed may be lost.
+    pub fn close(self) -> Result<()> {
+        match self {
+            Self::Running(_) => Ok(()),
+            Self::Held(held) => held.close(),
+        }
+    }
+}
+
+/// A VM that holds a stopped container's files.
+#[derive(Debug)]
+pub struct Held {
+    vm: RunningVm,
+    log: File,
+    next_task: TaskId,
+    next_port: u32,
+    _lock: Lock,
+}
+
+impl Held {
+    fn start(root: &Root, folder: &Folder, config: &ContainerConfig, lock: Lock) -> Result<Self> {
+        lock.sign()?;
+        let launch = &config.launch;
+        let mut log = folder.open_log()?;
+        let (layers, disks) = disks::of_container(root, folder, launch)?;
+        let mut run = launch.run.clone();
+        run.layers = layers;
+        run.upper_disk = true;
+        // Only the container's own layers: its volumes are folders of the host.
+        run.mounts.clear();
+        let request = VmRequest {
+            vcpu_count: launch.vcpu_count,
+            memory_mib: launch.memory_mib,
+            host_cpus: launch.host_cpus.clone(),
+            disks,
+            card: None,
+            stream_ports: Vec::new(),
+            shares: Vec::new(),
+            log: log.try_clone().context("share the VM's log")?,
+        };
+        let mut vm = RunningVm::spawn(root, &GuestFiles::find()?, request)?;
+        match until_held(&mut vm, Request::Hold(Box::new(run))) {
+            Ok(()) => Ok(Self {
+                vm,
+                log,
+                next_task: 0,
+                next_port: protocol::FIRST_STREAM_PORT,
+                _lock: lock,
+            }),
+            Err(error) if error.is::<Refused>() => Err(error),
+            Err(error) => Err(vm.post_mortem(&error, &mut log)),
+        }
+    }
+
+    fn begin(&mut self, task: Task, stream: Option<&UnixStream>) -> Result<()> {
+        let id = self.next_task;
+        self.next_task += 1;
+        let port = match stream {
+            Some(stream) => {
+                let port = self.next_port;
+                self.next_port += 1;
+                self.vm.offer_end(port, stream.as_fd())?;
+                Some(port)
+            }
+            None => None,
+        };
+        let task = Box::new(task);
+        Ok(self.vm.agent.send(&Request::Task { id, task, port })?)
+    }
+
+    fn end(&mut self) -> Result<Outcome> {
+        match self.vm.agent.next(None) {
+            Ok(Event::TaskEnded { outcome, .. }) => Ok(outcome),
+            Ok(other) => bail!("the agent broke the protocol: unexpected {other:?}"),
+            Err(error) => {
+                let console = super::log_tail(&mut self.log);
+                bail!("{error}{console}")
+            }
+        }
+    }
+
+    fn close(mut self) -> Result<()> {
+        self.vm.agent.send(&Request::Shutdown)?;
+        let deadline = Some(Instant::now() + SHUTDOWN_TIMEOUT);
+        loop {
+            match self.vm.agent.next(deadline)? {
+                Event::Bye => break,
+                Event::TaskEnded { .. } => {}
+                other => bail!("the agent broke the protocol: unexpected {other:?}"),
+            }
+        }
+        self.vm.finish_soon().map(drop)
+    }
+}
+
+fn until_held(vm: &mut RunningVm, hold: Request) -> Result<()> {
+    let mut hold = Some(hold);
+    loop {
+        match vm.agent.next(Some(Instant::now() + BOOT_TIMEOUT))? {
+            Event::Hello { version, .. } => {
+                super::check_version(version)?;
+                vm.agent.send(&super::wake()?)?;
+                if let Some(hold) = hold.take() {
+                    vm.agent.send(&hold)?;
+                }
+            }
+            Event::Held => return Ok(()),
+            Event::Failed { message, .. } => {
+                return Err(Refused(super::printable(&message)).into());
+            }
+            other => bail!("the agent broke the protocol: unexpected {other:?}"),
+        }
+    }
+}

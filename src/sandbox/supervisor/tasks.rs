@@ -1,0 +1,67 @@
+//! Tasks that commands have the agent do: the container's files, its changes, its processes. Their
+//! streams go from the VM right to the command.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use protocol::message::Request;
+use protocol::task::{Outcome, Task, TaskId};
+
+use super::super::state::Status;
+use super::super::wire::ToCommand;
+use super::clients::{ClientId, Role};
+use super::{Supervisor, failed};
+
+impl Supervisor {
+    /// Begins a task for a command; an answer when it can't be.
+    pub(super) fn task(
+        &mut self,
+        client: ClientId,
+        task: Box<Task>,
+        stream: Result<Option<OwnedFd>>,
+    ) -> Option<ToCommand> {
+        if !matches!(self.state.status, Status::Running | Status::Paused) {
+            return Some(self.not_running());
+        }
+        match stream.and_then(|stream| self.begin_task(task, stream)) {
+            Ok(id) => {
+                self.clients.set_role(client, Role::Task(id));
+                None
+            }
+            Err(error) => Some(failed(&error)),
+        }
+    }
+
+    fn begin_task(&mut self, task: Box<Task>, stream: Option<OwnedFd>) -> Result<TaskId> {
+        let running = self.running.as_mut().context("the VM is gone")?;
+        let id = running.next_task;
+        running.next_task += 1;
+        let port = match stream {
+            Some(stream) => {
+                let port = running.next_port;
+                running.next_port += 1;
+                running.vm.offer_end(port, stream.as_fd())?;
+                Some(port)
+            }
+            None => None,
+        };
+        self.send(Request::Task { id, task, port });
+        Ok(id)
+    }
+
+    /// A task is over. One that nobody waits for is a command's that went away.
+    pub(super) fn note_task(&mut self, id: TaskId, outcome: Outcome) {
+        self.clients.answer_those(
+            |role| matches!(role, Role::Task(task) if *task == id),
+            &ToCommand::TaskEnded(outcome),
+        );
+    }
+
+    /// The VM is gone, and what was asked of it is not done.
+    pub(super) fn end_tasks(&mut self) {
+        self.clients.answer_those(
+            |role| matches!(role, Role::Task(_)),
+            &ToCommand::Refused("the container has ended".to_owned()),
+        );
+    }
+}
