@@ -96,7 +96,7 @@ struct Shown {
     state: ContainerState,
     /// Names of its networks.
     networks: Vec<String>,
-    /// Names and targets of its volumes.
+    /// Names of its volumes, paths of its binds, and the targets of both.
     mounts: Vec<String>,
     /// Ports of the host, such as `80/tcp`.
     published: Vec<String>,
@@ -279,13 +279,25 @@ fn status(state: &ContainerState, since: &dyn Fn(&str) -> String) -> String {
     }
 }
 
+/// The name of a volume, the path of a bind.
+fn source(mount: &Mount) -> String {
+    match mount.kind {
+        MountKind::Volume => mount.name.clone(),
+        MountKind::Bind => mount.source.display().to_string(),
+    }
+}
+
+fn local_volumes(mounts: &[Mount]) -> usize {
+    let volumes = mounts
+        .iter()
+        .filter(|mount| mount.kind == MountKind::Volume);
+    volumes.count()
+}
+
 /// Names of volumes and paths of binds.
 fn mounts(mounts: &[Mount], whole: bool) -> String {
     let shown = |mount: &Mount| {
-        let text = match mount.name.as_str() {
-            "" => mount.source.display().to_string(),
-            name => name.to_owned(),
-        };
+        let text = source(mount);
         if whole || text.chars().count() <= MOUNT_CHARS {
             return text;
         }

@@ -34,6 +34,7 @@ const WITHOUT_RUNTIME: &[&str] = &[
     "bulkhead-protocol",
     "bulkhead-tar",
     "bulkhead-file-server",
+    "bulkhead-tar",
 ];
 
 /// What they may not name.

@@ -308,6 +308,8 @@ fn volumes_are_listed_and_removed(world: &World) -> Result<()> {
     assert_eq!(pruned, wanted);
     bulkhead(&vm, &["rm", "ctr"])?.code(0)?;
     fs::write(data.join("file"), vec![1; 100_000])?;
+    // Some file systems give it its place only now.
+    fs::File::open(data.join("file"))?.sync_all()?;
     let kept = bulkhead(&vm, &["volume", "prune", "-f"])?.only_stdout()?;
     assert_eq!(kept, "Total reclaimed space: 0B\n");
     let pruned = bulkhead(&vm, &["volume", "prune", "-f", "-a"])?.only_stdout()?;
