@@ -123,8 +123,13 @@ impl Shown {
                 .launch
                 .mounts
                 .iter()
-                .flat_map(|mount| [mount.name.clone(), mount.target.clone()])
-                .filter(|text| !text.is_empty())
+                .flat_map(|mount| {
+                    let source = match mount.name.is_empty() {
+                        true => mount.source.display().to_string(),
+                        false => mount.name.clone(),
+                    };
+                    [source, mount.target.clone()]
+                })
                 .collect(),
             config,
             state,
@@ -279,25 +284,13 @@ fn status(state: &ContainerState, since: &dyn Fn(&str) -> String) -> String {
     }
 }
 
-/// The name of a volume, the path of a bind.
-fn source(mount: &Mount) -> String {
-    match mount.kind {
-        MountKind::Volume => mount.name.clone(),
-        MountKind::Bind => mount.source.display().to_string(),
-    }
-}
-
-fn local_volumes(mounts: &[Mount]) -> usize {
-    let volumes = mounts
-        .iter()
-        .filter(|mount| mount.kind == MountKind::Volume);
-    volumes.count()
-}
-
 /// Names of volumes and paths of binds.
 fn mounts(mounts: &[Mount], whole: bool) -> String {
     let shown = |mount: &Mount| {
-        let text = source(mount);
+        let text = match mount.name.as_str() {
+            "" => mount.source.display().to_string(),
+            name => name.to_owned(),
+        };
         if whole || text.chars().count() <= MOUNT_CHARS {
             return text;
         }

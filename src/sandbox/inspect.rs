@@ -93,7 +93,6 @@ pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState
             "PhasesMs": phases_ms(&state.phases),
         },
     });
-    object["Mounts"] = config.launch.mounts.iter().map(mount).collect();
     if launch.stop_timeout_s != DEFAULT_STOP_TIMEOUT_S {
         object["Config"]["StopTimeout"] = json!(launch.stop_timeout_s);
     }

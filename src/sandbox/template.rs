@@ -233,7 +233,6 @@ mod tests {
             memory_mib: 256,
             network: false,
             shares: false,
-            network: false,
         };
         let first = key(&guest, shape).unwrap();
         assert_eq!(key(&guest, shape).unwrap(), first);

@@ -34,7 +34,6 @@ const WITHOUT_RUNTIME: &[&str] = &[
     "bulkhead-protocol",
     "bulkhead-tar",
     "bulkhead-file-server",
-    "bulkhead-tar",
 ];
 
 /// What they may not name.
