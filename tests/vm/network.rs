@@ -231,7 +231,8 @@ fn what_is_large_arrives_whole_both_ways(world: &World) -> Result<()> {
     let sent = data.clone();
     let host = thread::spawn(move || -> Result<Vec<u8>> {
         let (mut down, _) = listener.accept()?;
-        down.read(&mut [0; 4096])?;
+        let request = down.read(&mut [0; 4096])?;
+        ensure!(request > 0, "no request");
         write!(down, "HTTP/1.0 200 OK\r\nContent-Length: {BYTES}\r\n\r\n")?;
         down.write_all(&sent)?;
         drop(down);
