@@ -34,8 +34,11 @@ impl NetworkOptions {
     /// # Errors
     /// One sentence for a network that there is none of, and Docker's for what contradicts itself.
     pub fn parse(flags: &Flags) -> Result<Self> {
+        let mut names = flags.list("network");
+        // The same once more is the same.
+        names.dedup();
         let mut wanted = Vec::new();
-        for text in flags.list("network") {
+        for text in names {
             wanted.push(attachment(&text)?);
         }
         if wanted.len() > 1 {
