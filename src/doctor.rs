@@ -8,6 +8,7 @@
 mod guest;
 mod host;
 mod kvm;
+mod network;
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -128,6 +129,7 @@ pub fn report() -> Vec<Finding> {
     let host = Host(Path::new("/").to_owned());
     let mut all = decisive(&host);
     all.extend(guest::checksum());
+    all.push(network::passt());
     all.extend(host::side_channels(&host));
     all.push(host::page_merging(&host));
     all.push(host::swap(&host));

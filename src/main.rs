@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use cli::complaint::{CODE_FAILURE, CODE_OURS, complain, is_broken_pipe, usage};
 use sandbox::clock::monotonic_ns;
+use sandbox::files::FILES_VERB;
 use sandbox::supervisor::SUPERVISOR_VERB;
 use sandbox::vm::VMM_VERB;
 
@@ -55,6 +56,10 @@ fn hidden(args: &[String]) -> Option<ExitCode> {
             .parse()
             .map_err(anyhow::Error::from)
             .and_then(sandbox::vmm_process::main),
+        [verb, config] if verb == FILES_VERB => config
+            .parse()
+            .map_err(anyhow::Error::from)
+            .and_then(sandbox::files::main),
         [verb, config] if verb == SUPERVISOR_VERB => sandbox::supervisor::main(config),
         _ => return None,
     };

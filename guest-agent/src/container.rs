@@ -26,9 +26,11 @@ use crate::layers::{self, Stack};
 use crate::loopback;
 use crate::mount::{Detached, Setup};
 use crate::namespaces;
+use crate::network;
 use crate::process::{End, Part, Process};
 use crate::pump::{Flow, Pump};
 use crate::rootfs::{self, Parts};
+use crate::shares;
 use crate::spawn::{self, Spawned};
 use crate::stdio::{self, Streams, Terminals};
 use crate::tasks::{Tasks, View};
@@ -127,15 +129,18 @@ impl<'a> Container<'a> {
     /// Sets everything up and clones the main process.
     fn start(spec: &'a RunSpec, prepared: Prepared) -> Result<Self, Failure> {
         let connections = stdio::connect(&spec.process)?;
+        spec.network.as_ref().map_or(Ok(()), network::up)?;
         let cgroup = Cgroup::create(&prepared.hierarchy, &spec.resources)?;
         let nodes = allow_devices(spec, &cgroup, &prepared.filter)?;
         let stack = layers::stack(spec)?;
+        let shares = shares::mount(&spec.mounts, stack.root.as_fd())?;
         let terminals = prepared.terminals;
         let streams = connections.join(spec.process.terminal, &terminals)?;
         let parts = Parts {
             spec,
             root: &stack.root,
             init_layer: &stack.init_layer,
+            shares: &shares,
             terminals: &terminals,
             nodes: &nodes,
         };

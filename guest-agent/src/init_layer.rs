@@ -15,8 +15,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use protocol::spec::RunSpec;
 use rustix::fs::{
     AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid,
-    XattrFlags, chmodat, chownat, fgetxattr, flistxattr, fsetxattr, fstat, mkdirat, openat,
-    openat2, symlinkat, utimensat,
+    XattrFlags, fchmod, fchown, fgetxattr, flistxattr, fsetxattr, fstat, mkdirat, openat, openat2,
+    symlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -146,7 +146,7 @@ impl Made<'_> {
     }
 }
 
-/// Owner, mode, times and xattrs of a directory.
+/// Owner, mode, times and xattrs of a directory or file.
 #[derive(Debug)]
 pub struct Attributes {
     status: Stat,
@@ -154,7 +154,7 @@ pub struct Attributes {
 }
 
 impl Attributes {
-    /// Those of an open directory. What belongs to the overlay or to us is left out.
+    /// Those of an open directory or file. What belongs to the overlay or to us is left out.
     ///
     /// # Errors
     /// What reading them says.
@@ -191,16 +191,28 @@ impl Attributes {
     /// # Errors
     /// What setting them says.
     pub fn apply(&self, dir: BorrowedFd<'_>, path: &str) -> Result<(), Errno> {
+        let target = openat(dir, path, DIRECTORY, Mode::empty())?;
+        self.apply_to_file(target.as_fd(), dir, path.as_bytes())
+    }
+
+    /// Gives them to the open `target`, which is `path` below `dir`. An owner that can't be given
+    /// keeps nothing else from being set.
+    ///
+    /// # Errors
+    /// What setting them says, the owner first.
+    pub fn apply_to_file(
+        &self,
+        target: BorrowedFd<'_>,
+        dir: BorrowedFd<'_>,
+        path: &[u8],
+    ) -> Result<(), Errno> {
         let status = &self.status;
         let (uid, gid) = (Uid::from_raw(status.st_uid), Gid::from_raw(status.st_gid));
         let mode = Mode::from_raw_mode(status.st_mode & 0o7777);
-        chownat(dir, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
-        chmodat(dir, path, mode, AtFlags::empty())?;
-        if !self.xattrs.is_empty() {
-            let target = openat(dir, path, DIRECTORY, Mode::empty())?;
-            for (name, value) in &self.xattrs {
-                fsetxattr(&target, name.as_c_str(), value, XattrFlags::empty())?;
-            }
+        let owned = fchown(target, Some(uid), Some(gid));
+        fchmod(target, mode)?;
+        for (name, value) in &self.xattrs {
+            fsetxattr(target, name.as_c_str(), value, XattrFlags::empty())?;
         }
         let time = |seconds, nanoseconds: u64| Timespec {
             tv_sec: seconds,
@@ -210,7 +222,8 @@ impl Attributes {
             last_access: time(status.st_atime, status.st_atime_nsec),
             last_modification: time(status.st_mtime, status.st_mtime_nsec),
         };
-        utimensat(dir, path, &times, AtFlags::SYMLINK_NOFOLLOW)
+        utimensat(dir, path, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+        owned
     }
 }
 

@@ -18,6 +18,7 @@ use crate::failure::{Context, Failure};
 use crate::init_layer::InitLayer;
 use crate::mount::{self, Detached, Setup};
 use crate::paths::{self, Want};
+use crate::shares::{self, Share};
 use crate::stdio::Terminals;
 use crate::sysctl;
 use crate::tmpfs;
@@ -67,6 +68,8 @@ pub struct Parts<'a> {
     pub root: &'a Detached,
     /// Files to mount over the image's.
     pub init_layer: &'a InitLayer,
+    /// Folders and files of the host.
+    pub shares: &'a [Share],
     /// The container's terminals.
     pub terminals: &'a Terminals,
     /// Device nodes beyond the fixed ones.
@@ -226,11 +229,12 @@ fn mount_sys(spec: &RunSpec, root: BorrowedFd<'_>) -> Result<Detached, Failure> 
     Ok(sys)
 }
 
-/// `--tmpfs` and the three files, the shallower targets first.
+/// `--tmpfs`, shares and the three files, the shallower targets first.
 fn mount_for_user(parts: &Parts<'_>) -> Result<(), Failure> {
     enum Source<'a> {
         Tmpfs(&'a str),
         File(&'a Detached),
+        Share(&'a Share),
     }
     let spec = parts.spec;
     let root = parts.root.as_fd();
@@ -241,12 +245,20 @@ fn mount_for_user(parts: &Parts<'_>) -> Result<(), Failure> {
     let mut mounts: Vec<(&str, Source<'_>)> = tmpfs
         .map(|(target, options)| (target.as_str(), Source::Tmpfs(options)))
         .collect();
+    let shares = parts.shares.iter();
+    mounts.extend(shares.map(|share| (share.target.as_str(), Source::Share(share))));
+    // A file of the user's own is in the place of ours.
     let files = parts.init_layer.files.iter();
+    let files = files.filter(|(path, _)| {
+        let mut shares = parts.shares.iter();
+        shares.all(|share| !names(&share.target).eq(names(path)))
+    });
     mounts.extend(files.map(|(path, mount)| (*path, Source::File(mount))));
     mounts.sort_by_key(|(target, _)| names(target).count());
     for (target, source) in mounts {
         match source {
             Source::Tmpfs(options) => mount_tmpfs(root, target, options)?,
+            Source::Share(share) => shares::attach(share, root)?,
             Source::File(file) => {
                 paths::open(root, target, Want::NewFile)
                     .and_then(|place| file.attach(place.as_fd()))

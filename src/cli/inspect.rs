@@ -1,4 +1,4 @@
-//! `bulkhead inspect`: containers and images as JSON, in Docker's shape.
+//! `bulkhead inspect`: containers, images and volumes as JSON, in Docker's shape.
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
@@ -7,9 +7,9 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 use serde_json::ser::PrettyFormatter;
 
-use super::output;
 use super::run::with_code;
 use super::template::Template;
+use super::{output, volume};
 use crate::sandbox::paths::Root;
 use crate::sandbox::{containers, inspect};
 
@@ -40,18 +40,21 @@ pub enum ObjectKind {
     Container,
     /// An image
     Image,
+    /// A volume
+    Volume,
 }
 
 /// One that was found.
 enum Object {
-    Container(Value),
+    /// A container or a volume.
+    Value(Value),
     Image(Box<Image>),
 }
 
 impl Serialize for Object {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Container(value) => value.serialize(serializer),
+            Self::Value(value) => value.serialize(serializer),
             Self::Image(image) => images::inspect_json(image).serialize(serializer),
         }
     }
@@ -93,6 +96,7 @@ pub fn run(args: &InspectArgs, only: Option<ObjectKind>) -> Result<()> {
         let word = match kind {
             Some(ObjectKind::Container) => "container",
             Some(ObjectKind::Image) => "image",
+            Some(ObjectKind::Volume) => "volume",
             None => "object",
         };
         bail!("No such {word}: {}", missing.join(", "));
@@ -101,7 +105,10 @@ pub fn run(args: &InspectArgs, only: Option<ObjectKind>) -> Result<()> {
 }
 
 /// Indented by four, as Docker does.
-fn pretty(found: &[Object]) -> Result<String> {
+///
+/// # Errors
+/// What can't be written as JSON.
+pub fn pretty(found: &[impl Serialize]) -> Result<String> {
     let mut bytes = Vec::new();
     let formatter = PrettyFormatter::with_indent(b"    ");
     let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
@@ -116,7 +123,7 @@ fn object(
     kind: Option<ObjectKind>,
     with_sizes: bool,
 ) -> Result<Option<Object>> {
-    if kind != Some(ObjectKind::Image)
+    if matches!(kind, None | Some(ObjectKind::Container))
         && let Ok((folder, config)) = containers::find(root, name)
     {
         let state = match folder.true_state() {
@@ -134,16 +141,22 @@ fn object(
             value["SizeRw"] = writable.into();
             value["SizeRootFs"] = writable.saturating_add(image).into();
         }
-        return Ok(Some(Object::Container(value)));
+        return Ok(Some(Object::Value(value)));
     }
     if kind == Some(ObjectKind::Container) {
         return Ok(None);
     }
-    match store.resolve(name) {
-        Ok(image) => Ok(Some(Object::Image(Box::new(image)))),
-        Err(error) if error.is_no_such_image() => Ok(None),
-        Err(error) => Err(error.into()),
+    if kind != Some(ObjectKind::Volume) {
+        match store.resolve(name) {
+            Ok(image) => return Ok(Some(Object::Image(Box::new(image)))),
+            Err(error) if error.is_no_such_image() => {}
+            Err(error) => return Err(error.into()),
+        }
     }
+    if kind == Some(ObjectKind::Image) {
+        return Ok(None);
+    }
+    Ok(volume::find(root, name)?.map(Object::Value))
 }
 
 #[cfg(test)]
@@ -152,11 +165,11 @@ mod tests {
 
     #[test]
     fn objects_are_indented_by_four_and_their_texts_are_left_alone() {
-        let object = Object::Container(serde_json::json!({"Args": ["two  blanks"], "Env": []}));
+        let object = Object::Value(serde_json::json!({"Args": ["two  blanks"], "Env": []}));
         assert_eq!(
             pretty(&[object]).unwrap(),
             "[\n    {\n        \"Args\": [\n            \"two  blanks\"\n        ],\n        \"Env\": []\n    }\n]"
         );
-        assert_eq!(pretty(&[]).unwrap(), "[]");
+        assert_eq!(pretty(&[Value::Null; 0]).unwrap(), "[]");
     }
 }

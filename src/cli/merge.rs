@@ -5,6 +5,7 @@
 //! paths and users are looked up in the guest.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use anyhow::{Result, bail};
 use images::config::Healthcheck;
@@ -13,10 +14,12 @@ use protocol::message::WindowSize;
 use protocol::spec::{ProcessSpec, Rlimit, RunSpec, Seccomp, Stdio};
 
 use super::network_files;
-use super::options::{RunOptions, check_workdir};
+use super::options::{Mode, RunOptions, check_workdir};
 use super::values;
+use super::values::ports::PublishedRange;
 use crate::sandbox::health::HealthConfig;
 use crate::sandbox::launch::{Launch, memory_mib};
+use crate::sandbox::network::{NetworkConfig, PortRequest};
 use crate::sandbox::state::SHORT_ID_LEN;
 
 /// PATH of a container whose image sets none.
@@ -32,6 +35,10 @@ const DEFAULT_STOP_SIGNAL: i32 = 15;
 pub struct Host<'a> {
     /// Its resolv.conf.
     pub resolv_conf: &'a str,
+    /// Its address for `host-gateway`.
+    pub address: Option<IpAddr>,
+    /// Whether containers get IPv6.
+    pub has_v6: bool,
     /// Size of the command's terminal.
     pub window: WindowSize,
 }
@@ -59,9 +66,10 @@ pub fn launch(
             read_only_root: storage.read_only,
             hostname: hostname.to_owned(),
             domainname: options.names.domainname.clone(),
-            hosts: network_files::hosts(&options.names.hosts),
-            resolv_conf: network_files::resolv_conf(&options.names, host.resolv_conf),
-            tmpfs: storage.tmpfs.clone(),
+            hosts: network_files::hosts(options, hostname, host)?,
+            resolv_conf: network_files::resolv_conf(options, host.resolv_conf),
+            tmpfs: storage.mounts.tmpfs.clone(),
+            mounts: Vec::new(),
             shm_bytes: storage.shm_bytes,
             sysctls: storage.sysctls.clone(),
             resources: limits.resources,
@@ -71,13 +79,18 @@ pub fn launch(
             writable_cgroups: security.writable_cgroups.unwrap_or(process.privileged),
             ipc_none: storage.ipc_none,
             devices: storage.devices.clone(),
+            // The supervisor's to say, as it starts the network.
+            network: None,
             process: process_spec(options, image, hostname, host)?,
         },
+        network: network(options, image)?,
         vcpu_count: u8::try_from(limits.vcpu_count)?,
         memory_mib: memory_mib(limits.resources.memory_max),
         host_cpus: limits.host_cpus.clone(),
         layers,
         writable_bytes: storage.writable_bytes,
+        // Volumes are made when the container is.
+        mounts: Vec::new(),
         auto_remove: options.container.auto_remove,
         open_stdin: process.interactive,
         stop_signal: stop_signal(options, image)?,
@@ -246,11 +259,59 @@ pub fn labels(options: &RunOptions, image: &ImageConfig) -> BTreeMap<String, Str
     all
 }
 
-/// Ports that the image exposes, and the user's.
+/// The network that was asked for.
+fn network(options: &RunOptions, image: &ImageConfig) -> Result<Option<NetworkConfig>> {
+    if options.network.mode == Mode::None {
+        return Ok(None);
+    }
+    let mut ports: Vec<PortRequest> = Vec::new();
+    for range in &options.network.published {
+        for port in range.ports() {
+            // The same twice is the same once, as in Docker.
+            if !ports.contains(&port) {
+                ports.push(port);
+            }
+        }
+    }
+    if options.network.publish_all {
+        for exposed in exposed_ports(options, image) {
+            let (port, protocol) = exposed.split_once('/').unwrap_or((&exposed, "tcp"));
+            let protocol = values::ports::protocol(protocol)?;
+            let Ok(container_port) = port.parse() else {
+                bail!("invalid exposed port of the image: {exposed}");
+            };
+            let has_own = |port: &PortRequest| {
+                port.container_port == container_port && port.protocol == protocol
+            };
+            if !ports.iter().any(has_own) {
+                ports.push(PortRequest {
+                    host_ip: None,
+                    host_ports: None,
+                    container_port,
+                    protocol,
+                });
+            }
+        }
+    }
+    Ok(Some(NetworkConfig {
+        mac: options.network.mac,
+        ports,
+    }))
+}
+
+/// Ports that the image exposes, and the user's, published ones among them.
 #[must_use]
 pub fn exposed_ports(options: &RunOptions, image: &ImageConfig) -> BTreeSet<String> {
     let mut all = options.container.exposed_ports.clone();
     all.extend(image.exposed_ports.iter().cloned());
+    for port in options
+        .network
+        .published
+        .iter()
+        .flat_map(PublishedRange::ports)
+    {
+        all.insert(format!("{}/{}", port.container_port, port.protocol.word()));
+    }
     all
 }
 

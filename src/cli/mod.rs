@@ -24,11 +24,13 @@ mod kill;
 mod load;
 mod logs;
 mod merge;
+mod mounts;
 mod names;
 mod network_files;
 mod options;
 mod output;
 mod pause;
+mod ports;
 mod prune;
 mod ps;
 mod pull;
@@ -48,6 +50,7 @@ mod update;
 mod values;
 mod variables;
 mod version;
+mod volume;
 mod wait;
 
 use anyhow::Result;
@@ -86,7 +89,7 @@ enum Verb {
     Tag(tag::TagArgs),
     /// Remove images
     Rmi(rmi::RmiArgs),
-    /// Show images and containers in detail
+    /// Show containers, images and volumes in detail
     Inspect(inspect::InspectArgs),
     /// List containers
     Ps(ps::PsArgs),
@@ -110,6 +113,9 @@ enum Verb {
     /// Manage images
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageVerb),
+    /// Manage volumes
+    #[command(subcommand, arg_required_else_help = true)]
+    Volume(volume::VolumeVerb),
     /// Manage containers
     #[command(subcommand, arg_required_else_help = true)]
     Container(ContainerVerb),
@@ -196,6 +202,8 @@ enum LifeVerb {
     Logs(logs::LogsArgs),
     /// Give a container another name
     Rename(rename::RenameArgs),
+    /// List published ports of a container
+    Port(ports::PortArgs),
     /// Remove containers
     Rm(rm::RmArgs),
 }
@@ -214,6 +222,7 @@ impl LifeVerb {
             Self::Exec(args) => return exec::run(args),
             Self::Logs(args) => logs::run(&args)?,
             Self::Rename(args) => rename::run(&args)?,
+            Self::Port(args) => ports::run(&args)?,
             Self::Rm(args) => rm::run(&args)?,
         }
         Ok(0)
@@ -305,7 +314,6 @@ pub fn other(matches: &ArgMatches) -> Result<u8> {
             inspect::run(&args, Some(ObjectKind::Container))?;
         }
         Verb::Ps(args) | Verb::Container(ContainerVerb::Ls(args)) => ps::run(&args)?,
-        Verb::Files(verb) | Verb::Container(ContainerVerb::Files(verb)) => verb.run()?,
         Verb::Container(ContainerVerb::Prune(args)) => prune::containers(&args)?,
         Verb::Image(ImageVerb::Prune(args)) => prune::images(&args)?,
         Verb::System(SystemVerb::Prune(args)) => prune::system(&args)?,
@@ -313,7 +321,9 @@ pub fn other(matches: &ArgMatches) -> Result<u8> {
         Verb::History(args) | Verb::Image(ImageVerb::History(args)) => history::run(&args)?,
         Verb::Events(args) | Verb::System(SystemVerb::Events(args)) => events::run(&args)?,
         Verb::Info(args) | Verb::System(SystemVerb::Info(args)) => info::run(&args)?,
+        Verb::Files(verb) | Verb::Container(ContainerVerb::Files(verb)) => verb.run()?,
         Verb::Life(verb) | Verb::Container(ContainerVerb::Life(verb)) => return verb.run(),
+        Verb::Volume(verb) => volume::run(&verb)?,
         Verb::Version(args) => version::run(&args)?,
         Verb::Doctor(NoArgs {}) => return doctor::run(),
     }

@@ -1,12 +1,16 @@
-//! /etc/hosts and /etc/resolv.conf of a container, as Docker writes them where there is no network.
-//! Pure: the host's resolv.conf is an input.
+//! /etc/hosts and /etc/resolv.conf of a container, as Docker writes them. Pure: what is the host's is
+//! an input.
 
 use std::net::IpAddr;
 
-use super::options::NameOptions;
+use anyhow::{Context, Result};
 
-/// Servers when the host has none but on its loopback, which a container can't reach: Docker's own
-/// choice.
+use super::merge::Host;
+use super::options::{Mode, RunOptions};
+use super::values::network::HOST_GATEWAY;
+use crate::sandbox::network::{CONTAINER_V4, CONTAINER_V6, GATEWAY_V4, is_forbidden};
+
+/// Servers when the host has none that a container can reach: Docker's own choice.
 const FALLBACK_SERVERS: [&str; 2] = ["nameserver 8.8.8.8", "nameserver 8.8.4.4"];
 
 /// What every /etc/hosts begins with.
@@ -17,26 +21,55 @@ const LOCAL_HOSTS: &str = "127.0.0.1\tlocalhost\n\
     ff02::1\tip6-allnodes\n\
     ff02::2\tip6-allrouters\n";
 
-/// /etc/hosts with the names and addresses of `--add-host`.
-#[must_use]
-pub fn hosts(added: &[(String, String)]) -> String {
-    let lines = added
-        .iter()
-        .map(|(name, address)| format!("{address}\t{name}\n"));
-    std::iter::once(LOCAL_HOSTS.to_owned())
-        .chain(lines)
-        .collect()
+/// /etc/hosts with the names and addresses of `--add-host`, and the container's own.
+///
+/// # Errors
+/// When the host has no address that `host-gateway` could stand for.
+pub fn hosts(options: &RunOptions, hostname: &str, host: &Host) -> Result<String> {
+    let mut text = LOCAL_HOSTS.to_owned();
+    for (name, address) in &options.names.hosts {
+        let address = match address.as_str() {
+            HOST_GATEWAY => host
+                .address
+                .context("unable to derive the IP value for host-gateway: the host has no address but its loopback's")?
+                .to_string(),
+            address => address.to_owned(),
+        };
+        text += &format!("{address}\t{name}\n");
+    }
+    if options.network.mode == Mode::Bridge {
+        let domain = &options.names.domainname;
+        let names = if domain.is_empty() {
+            hostname.to_owned()
+        } else {
+            format!("{hostname}.{domain} {hostname}")
+        };
+        text += &format!("{CONTAINER_V4}\t{names}\n");
+        if host.has_v6 {
+            text += &format!("{CONTAINER_V6}\t{names}\n");
+        }
+    }
+    Ok(text)
 }
 
-/// The host's resolv.conf without servers on its loopback, each kind of line replaced by what the
-/// flags say of it.
+/// The host's resolv.conf without servers that a container can't reach, each kind of line replaced by
+/// what the flags say of it. Where the host's first server is one of those, passt forwards to it what
+/// is asked of the gateway.
 #[must_use]
-pub fn resolv_conf(names: &NameOptions, host: &str) -> String {
+pub fn resolv_conf(options: &RunOptions, host: &str) -> String {
+    let names = &options.names;
     let host: Vec<&str> = host
         .lines()
         .map(str::trim)
         .filter(|line| !line.is_empty() && !line.starts_with(['#', ';']))
-        .filter(|line| !is_loopback_server(line))
+        .collect();
+    let first_v4 = host
+        .iter()
+        .find_map(|line| server(line).filter(IpAddr::is_ipv4));
+    let is_forwarded = options.network.mode == Mode::Bridge && first_v4.is_some_and(is_forbidden);
+    let host: Vec<&str> = host
+        .into_iter()
+        .filter(|line| !server(line).is_some_and(is_forbidden))
         .collect();
     let of = |keyword: &str| -> Vec<String> {
         let is = |line: &&&str| line.split_whitespace().next() == Some(keyword);
@@ -54,6 +87,9 @@ pub fn resolv_conf(names: &NameOptions, host: &str) -> String {
         };
     }
     let mut servers = of("nameserver");
+    if is_forwarded {
+        servers.insert(0, format!("nameserver {GATEWAY_V4}"));
+    }
     if !names.dns.is_empty() {
         servers = names
             .dns
@@ -71,13 +107,15 @@ pub fn resolv_conf(names: &NameOptions, host: &str) -> String {
     lines.map(|line| line + "\n").collect()
 }
 
-fn is_loopback_server(line: &str) -> bool {
+/// The address of a line that names a server; a zone, which only the host knows, is left out.
+fn server(line: &str) -> Option<IpAddr> {
     let mut words = line.split_whitespace();
-    words.next() == Some("nameserver")
-        && words
-            .next()
-            .and_then(|address| address.parse::<IpAddr>().ok())
-            .is_some_and(|address| address.is_loopback())
+    words.next().filter(|word| *word == "nameserver")?;
+    let word = words.next()?;
+    word.split_once('%')
+        .map_or(word, |(address, _)| address)
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]
@@ -88,14 +126,79 @@ mod tests {
     const HOST: &str = "# by hand\nnameserver 127.0.0.53\n nameserver 192.0.2.1 \n\
         nameserver ::1\nsearch example.org\n; more\noptions edns0\n";
 
-    fn names(args: &[&str]) -> NameOptions {
-        options(args).unwrap().names
+    fn names(args: &[&str]) -> RunOptions {
+        options(&[args, &["--network", "none"]].concat()).unwrap()
+    }
+
+    fn host(address: Option<&str>, has_v6: bool) -> Host<'static> {
+        Host {
+            resolv_conf: "",
+            address: address.map(|address| address.parse().unwrap()),
+            has_v6,
+            window: protocol::message::WindowSize {
+                rows: 24,
+                columns: 80,
+            },
+        }
+    }
+
+    #[test]
+    fn a_container_with_a_network_has_its_own_lines() {
+        let own = |args: &[&str], has_v6| {
+            let text = hosts(&options(args).unwrap(), "h", &host(None, has_v6)).unwrap();
+            text.strip_prefix(LOCAL_HOSTS).unwrap().to_owned()
+        };
+        assert_eq!(own(&[], false), "172.17.0.2\th\n");
+        assert_eq!(
+            own(&["--domainname", "d"], true),
+            "172.17.0.2\th.d h\nfd62:756c:6b68::2\th.d h\n"
+        );
+        let args = options(&["--add-host", "x:host-gateway"]).unwrap();
+        let text = hosts(&args, "h", &host(Some("192.0.2.9"), false)).unwrap();
+        assert!(text.ends_with("\n192.0.2.9\tx\n172.17.0.2\th\n"), "{text}");
+        let error = hosts(&args, "h", &host(None, false)).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("unable to derive the IP value for host-gateway")
+        );
+    }
+
+    #[test]
+    fn a_server_that_only_the_host_reaches_is_asked_through_the_gateway() {
+        let bridge = options(&[]).unwrap();
+        for (text, want) in [
+            ("nameserver 127.0.0.53\n", "nameserver 172.17.0.1\n"),
+            (
+                "nameserver 169.254.169.254\nnameserver 192.0.2.1\n",
+                "nameserver 172.17.0.1\nnameserver 192.0.2.1\n",
+            ),
+            (
+                "nameserver 192.0.2.1\nnameserver 127.0.0.1\n",
+                "nameserver 192.0.2.1\n",
+            ),
+            (
+                "nameserver fe80::1%eth0\nnameserver 192.0.2.1\n",
+                "nameserver 192.0.2.1\n",
+            ),
+            (
+                "nameserver ::1\n",
+                "nameserver 8.8.8.8\nnameserver 8.8.4.4\n",
+            ),
+        ] {
+            assert_eq!(resolv_conf(&bridge, text), want, "{text}");
+        }
+        let own = options(&["--dns", "192.0.2.7"]).unwrap();
+        assert_eq!(
+            resolv_conf(&own, "nameserver 127.0.0.53\n"),
+            "nameserver 192.0.2.7\n"
+        );
     }
 
     #[test]
     fn hosts_have_the_local_names_and_the_added_ones_in_order() {
         let names = names(&["--add-host", "x:1.2.3.4", "--add-host", "y=[::1]"]);
-        let text = hosts(&names.hosts);
+        let text = hosts(&names, "h", &host(None, true)).unwrap();
         assert_eq!(text, format!("{LOCAL_HOSTS}1.2.3.4\tx\n::1\ty\n"));
         assert_eq!(text.lines().count(), 8);
         assert!(text.lines().all(|line| line.matches('\t').count() == 1));

@@ -4,6 +4,7 @@
 //! [`super::merge`] joins it with the image. Pure but for what comes in as [`Caller`].
 
 mod limits;
+mod network;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,14 +15,16 @@ use jiff::SignedDuration;
 use protocol::spec::{DeviceNode, Rlimit};
 
 use super::flags::Flags;
+use super::mounts::MountOptions;
 use super::values::security::{SecurityOptions, security_options};
-use super::values::{self, device, keys, lines, network, number, time};
+use super::values::{self, device, keys, lines, number, time};
 use crate::sandbox::health::HealthConfig;
 use crate::sandbox::launch::{DEFAULT_STOP_TIMEOUT_S, DEFAULT_WRITABLE_BYTES};
 use crate::sandbox::logs::LogConfig;
 use crate::sandbox::restart::RestartPolicy;
 
 pub use limits::Limits;
+pub use network::{Mode, NetworkOptions};
 
 /// Docker's size of /dev/shm in bytes.
 const SHM_BYTES: u64 = 64 << 20;
@@ -131,8 +134,8 @@ pub struct NameOptions {
 pub struct StorageOptions {
     /// `--read-only`.
     pub read_only: bool,
-    /// `--tmpfs`: path to options.
-    pub tmpfs: BTreeMap<String, String>,
+    /// `-v`, `--mount`, `--tmpfs`, `--volumes-from`.
+    pub mounts: MountOptions,
     /// `--shm-size`.
     pub shm_bytes: u64,
     /// `--ipc none`: there is no /dev/shm.
@@ -189,6 +192,8 @@ pub struct RunOptions {
     pub process: ProcessOptions,
     /// Sizes and quotas.
     pub limits: Limits,
+    /// The network.
+    pub network: NetworkOptions,
     /// Names.
     pub names: NameOptions,
     /// File systems and devices.
@@ -209,6 +214,7 @@ impl RunOptions {
             image: image_options(flags, image)?,
             process: process(flags, args, caller)?,
             limits: Limits::parse(flags, caller)?,
+            network: NetworkOptions::parse(flags)?,
             names: names(flags)?,
             storage: storage(flags)?,
             container: container(flags, caller)?,
@@ -313,9 +319,9 @@ fn names(flags: &Flags) -> Result<NameOptions> {
     Ok(NameOptions {
         hostname: flags.text("hostname"),
         domainname: flags.text("domainname").unwrap_or_default(),
-        hosts: flags.each("add-host", network::extra_host)?,
-        dns: flags.each("dns", network::ip_address)?,
-        dns_search: flags.each("dns-search", network::search_domain)?,
+        hosts: flags.each("add-host", values::network::extra_host)?,
+        dns: flags.each("dns", values::network::ip_address)?,
+        dns_search: flags.each("dns-search", values::network::search_domain)?,
         dns_options: flags.list("dns-option"),
     })
 }
@@ -323,14 +329,10 @@ fn names(flags: &Flags) -> Result<NameOptions> {
 fn storage(flags: &Flags) -> Result<StorageOptions> {
     let pairs = |list: Vec<(String, String)>| list.into_iter().collect();
     let devices = flags.list("device");
-    let tmpfs = flags.list("tmpfs");
     let writable = flags.list("storage-opt");
     Ok(StorageOptions {
         read_only: flags.is_on("read-only"),
-        tmpfs: tmpfs
-            .iter()
-            .map(|text| device::tmpfs(text))
-            .collect::<Result<_>>()?,
+        mounts: MountOptions::parse(flags)?,
         // 0 is Docker's own size.
         shm_bytes: flags
             .one("shm-size", number::bytes)?
@@ -370,7 +372,7 @@ fn container(flags: &Flags, caller: &Caller) -> Result<ContainerOptions> {
     labels.extend(flags.each("label", lines::label)?);
     let mut exposed_ports = BTreeSet::new();
     for text in flags.list("expose") {
-        exposed_ports.extend(network::exposed_ports(&text)?);
+        exposed_ports.extend(values::network::exposed_ports(&text)?);
     }
     let auto_remove = flags.is_on("rm");
     let restart = RestartPolicy::parse(&flags.text("restart").unwrap_or_default())?;

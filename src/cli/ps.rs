@@ -9,14 +9,20 @@ use images::Store;
 use serde_json::{Map, Value, json};
 
 use super::output::{self, Column, List};
+use super::ports;
 use crate::sandbox::containers;
 use crate::sandbox::health::Verdict;
+use crate::sandbox::network;
 use crate::sandbox::paths::Root;
 use crate::sandbox::state::{ContainerConfig, ContainerState, Status};
+use crate::sandbox::volumes::Mount;
 use selection::Selection;
 
 /// Characters of a command that are shown, its quotes included.
 const COMMAND_CHARS: usize = 20;
+
+/// Characters of a mount that are shown.
+const MOUNT_CHARS: usize = 15;
 
 /// Every column.
 pub const COLUMNS: [Column; 14] = [
@@ -90,7 +96,7 @@ struct Shown {
     state: ContainerState,
     /// Names of its networks.
     networks: Vec<String>,
-    /// Names and targets of its volumes.
+    /// Names of its volumes, paths of its binds, and the targets of both.
     mounts: Vec<String>,
     /// Ports of the host, such as `80/tcp`.
     published: Vec<String>,
@@ -99,17 +105,41 @@ struct Shown {
 }
 
 impl Shown {
-    /// A VM of this version has neither network nor volumes.
     fn new(config: ContainerConfig, state: ContainerState) -> Self {
         let health = state.health.as_ref().map(|health| health.verdict.word());
         Self {
             health: health.unwrap_or("none"),
+            networks: vec![network::mode(config.launch.network.as_ref()).to_owned()],
+            published: match &state.network {
+                Some(network) => {
+                    let ports = network.ports.iter();
+                    let shown =
+                        ports.map(|port| format!("{}/{}", port.host_port, port.protocol.word()));
+                    shown.collect()
+                }
+                None => Vec::new(),
+            },
+            mounts: config
+                .launch
+                .mounts
+                .iter()
+                .flat_map(|mount| {
+                    let source = match mount.name.is_empty() {
+                        true => mount.source.display().to_string(),
+                        false => mount.name.clone(),
+                    };
+                    [source, mount.target.clone()]
+                })
+                .collect(),
             config,
             state,
-            networks: vec!["none".to_owned()],
-            mounts: Vec::new(),
-            published: Vec::new(),
         }
+    }
+
+    /// How many volumes it has.
+    fn volumes(&self) -> usize {
+        let mounts = self.config.launch.mounts.iter();
+        mounts.filter(|mount| !mount.name.is_empty()).count()
     }
 }
 
@@ -218,12 +248,15 @@ fn row(shown: &Shown, size: String, whole: bool, now: i64) -> Map<String, Value>
         since(&config.created) + " ago",
         status(state, &since),
         state.status.word().to_owned(),
-        shown.published.join(", "),
+        match state.status.is_alive() {
+            true => ports::column(state.network.as_ref(), &config.exposed_ports),
+            false => String::new(),
+        },
         config.name.clone(),
         labels.join(","),
-        shown.mounts.join(","),
+        mounts(&config.launch.mounts, whole),
         shown.networks.join(","),
-        shown.mounts.len().to_string(),
+        shown.volumes().to_string(),
         size,
     ];
     let names = COLUMNS.iter().map(|(name, _)| (*name).to_owned());
@@ -249,6 +282,22 @@ fn status(state: &ContainerState, since: &dyn Fn(&str) -> String) -> String {
         Status::Restarting => format!("Restarting ({code}) {} ago", since(finished)),
         Status::Exited => format!("Exited ({code}) {} ago", since(finished)),
     }
+}
+
+/// Names of volumes and paths of binds.
+fn mounts(mounts: &[Mount], whole: bool) -> String {
+    let shown = |mount: &Mount| {
+        let text = match mount.name.as_str() {
+            "" => mount.source.display().to_string(),
+            name => name.to_owned(),
+        };
+        if whole || text.chars().count() <= MOUNT_CHARS {
+            return text;
+        }
+        let cut: String = text.chars().take(MOUNT_CHARS - 1).collect();
+        format!("{cut}…")
+    };
+    mounts.iter().map(shown).collect::<Vec<_>>().join(",")
 }
 
 /// In quotes, with quotes around arguments that have blanks, cut to what a column bears, on one line.

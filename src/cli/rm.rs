@@ -6,6 +6,8 @@ use images::Store;
 use super::output;
 use crate::sandbox::containers;
 use crate::sandbox::paths::Root;
+use crate::sandbox::state::{ContainerConfig, Folder};
+use crate::sandbox::volumes;
 
 /// Flags of `rm`.
 #[derive(Debug, clap::Args)]
@@ -13,7 +15,7 @@ pub struct RmArgs {
     /// Remove a running container, too, by pulling its plug
     #[arg(short, long)]
     force: bool,
-    /// Remove anonymous volumes; there are none
+    /// Remove its anonymous volumes, too
     #[arg(short, long)]
     volumes: bool,
     /// Names or ids
@@ -38,7 +40,15 @@ pub fn run(args: &RmArgs) -> Result<()> {
             }
             found => found,
         };
-        match found.and_then(|(folder, config)| containers::remove(&folder, &config, args.force)) {
+        let remove = |(folder, config): (Folder, ContainerConfig)| {
+            containers::remove(&folder, &config, args.force)?;
+            // Those of --rm went with the container.
+            if args.volumes || config.launch.auto_remove {
+                volumes::remove_anonymous(&root, &config)?;
+            }
+            Ok(())
+        };
+        match found.and_then(remove) {
             Ok(()) => {
                 removed = true;
                 output::line(name)?;

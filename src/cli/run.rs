@@ -25,9 +25,11 @@ use crate::sandbox::containers;
 use crate::sandbox::disks;
 use crate::sandbox::launch::Launch;
 use crate::sandbox::logs::LogConfig;
+use crate::sandbox::network;
 use crate::sandbox::paths::{GuestFiles, Root};
 use crate::sandbox::start::{AttachOptions, run_attached, run_detached};
 use crate::sandbox::state::{ContainerConfig, Folder, Lock, Phases};
+use crate::sandbox::volumes::Volumes;
 
 /// Bytes of an environment, label or seccomp file.
 const FILE_MAX: u64 = 1 << 20;
@@ -194,7 +196,11 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
         &|index, count, done, all| progress.show(index, count, done, all),
     )?;
     drop(progress);
-    let config = ContainerConfig {
+    let volumes = Volumes::lock(&root)?;
+    let goes_with = launch.auto_remove.then_some(id.as_str());
+    let mounts = &options.storage.mounts;
+    let mounts = mounts.resolve(&root, &volumes, &image.config.volumes, goes_with)?;
+    let mut config = ContainerConfig {
         name: match &options.container.name {
             Some(name) => name.clone(),
             None => names::random_name(&root)?,
@@ -210,7 +216,13 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
         given: given::given(flags, &options, &image.config)?,
         launch,
     };
-    let (folder, lock) = containers::create(&root, &config, begun)?;
+    config.launch.set_mounts(mounts);
+    let created = containers::create(&root, &config, begun).inspect_err(|_| {
+        // What can't be removed goes with the next prune.
+        let _ = volumes.remove_anonymous_of(&config.launch.mounts);
+    });
+    drop(volumes);
+    let (folder, lock) = created?;
     drop(lease);
     if let Err(error) = cidfile.write(&config.id) {
         folder.remove()?;
@@ -264,6 +276,8 @@ fn launch(options: &RunOptions, image: &Image, id: &str) -> Result<Launch> {
     let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let host = Host {
         resolv_conf: &resolv_conf,
+        address: network::host_address(),
+        has_v6: network::has_v6(),
         window: attach::window_size().unwrap_or(DEFAULT_WINDOW),
     };
     let layers = image.layers.iter().map(images::Layer::key).collect();

@@ -53,9 +53,8 @@ const STORAGE: &str = "Storage and devices";
 const NETWORK: &str = "Network";
 const SECURITY: &str = "Security";
 
-const NO_NETWORK: &str = "this version gives a VM no network card; use --network none";
-const VOLUMES: &str =
-    "this version shares no files with a VM; bring them in the image or through stdin";
+const STATIC_ADDRESS: &str = "user specified IP address is supported on user defined networks only, which this version does not have; remove the flag";
+const ALIAS: &str = "network-scoped aliases are only supported for user-defined networks, which this version does not have; remove the flag";
 const OWN_KERNEL: &str =
     "the container runs on a kernel of its own, the host's is out of reach; remove the flag";
 const BLOCK_IO: &str = "the host's block devices are unknown inside a VM; remove the flag";
@@ -121,7 +120,7 @@ pub const RUN: [Flag; 104] = [
     flag("entrypoint", None, Value("string"), PROCESS, Works, "Replace the image's ENTRYPOINT"),
     flag("env", Some('e'), List("list"), PROCESS, Works, "Set an environment variable"),
     flag("env-file", None, List("list"), PROCESS, Works, "Read environment variables from a file"),
-    flag("expose", None, List("list"), NETWORK, Differs("recorded for inspect only: this version publishes nothing"), "Expose a port or a range of ports"),
+    flag("expose", None, List("list"), NETWORK, Works, "Expose a port or a range of ports"),
     flag("gpus", None, Value("gpu-request"), STORAGE, Refused("a VM has no access to the host's GPUs; remove the flag"), "GPUs to add"),
     flag("group-add", None, List("list"), PROCESS, Works, "Add supplementary groups"),
     flag("health-cmd", None, Value("string"), LIFE, Works, "Command that checks health"),
@@ -134,26 +133,26 @@ pub const RUN: [Flag; 104] = [
     flag("hostname", Some('h'), Value("string"), PROCESS, Works, "Host name"),
     flag("init", None, Switch, PROCESS, Works, "Run an init that reaps and forwards signals"),
     flag("interactive", Some('i'), Switch, PROCESS, Works, "Keep stdin open"),
-    flag("ip", None, Value("string"), NETWORK, Refused(NO_NETWORK), "IPv4 address"),
-    flag("ip6", None, Value("string"), NETWORK, Refused(NO_NETWORK), "IPv6 address"),
+    flag("ip", None, Value("string"), NETWORK, Refused(STATIC_ADDRESS), "IPv4 address"),
+    flag("ip6", None, Value("string"), NETWORK, Refused(STATIC_ADDRESS), "IPv6 address"),
     flag("ipc", None, Value("string"), SECURITY, Only(&["", "private", "shareable", "none"], OWN_KERNEL), "IPC mode"),
     flag("isolation", None, Value("string"), LIFE, Only(&["", "default"], "every container is a VM; remove the flag"), "Isolation technology"),
     flag("kernel-memory", None, Value("bytes"), LIMITS, Warns("the kernel has no limit of kernel memory; --kernel-memory is discarded"), "Kernel memory limit"),
     flag("label", Some('l'), List("list"), LIFE, Works, "Set metadata"),
     flag("label-file", None, List("list"), LIFE, Works, "Read labels from a file"),
-    flag("link", None, List("list"), NETWORK, Refused(NO_NETWORK), "Link to another container"),
-    flag("link-local-ip", None, List("list"), NETWORK, Refused(NO_NETWORK), "Link-local addresses"),
+    flag("link", None, List("list"), NETWORK, Refused("containers do not reach each other in this version; publish the other one's ports and use --add-host NAME:host-gateway"), "Link to another container"),
+    flag("link-local-ip", None, List("list"), NETWORK, Refused("it is for user-defined networks, which this version does not have; remove the flag"), "Link-local addresses"),
     flag("log-driver", None, Value("string"), LIFE, Differs("json-file, local or none; at most two files of 64 MiB unless --log-opt says otherwise, and none in the foreground with --rm"), "Log driver"),
     flag("log-opt", None, List("list"), LIFE, Differs("max-size and max-file"), "Log options"),
-    flag("mac-address", None, Value("string"), NETWORK, Refused(NO_NETWORK), "MAC address"),
+    flag("mac-address", None, Value("string"), NETWORK, Works, "MAC address"),
     flag("memory", Some('m'), Value("bytes"), LIMITS, Differs("the VM has this and 64 MiB for its kernel, 128 MiB at least; without it 1 GiB"), "Memory limit"),
     flag("memory-reservation", None, Value("bytes"), LIMITS, Differs("memory.low inside the VM"), "Soft memory limit"),
     flag("memory-swap", None, Value("bytes"), LIMITS, Differs("as much as --memory, 0 or -1: a VM has no swap"), "Memory and swap"),
     flag("memory-swappiness", None, Value("int"), LIMITS, Only(&["-1"], "a VM has no swap; remove the flag"), "Swappiness"),
-    flag("mount", None, List("mount"), STORAGE, Refused(VOLUMES), "Attach a mount"),
+    flag("mount", None, List("mount"), STORAGE, Differs("bind, volume and tmpfs; no volume-opt, no volume-subpath, no shared or slave propagation"), "Attach a mount"),
     flag("name", None, Value("string"), LIFE, Works, "Name of the container"),
-    flag("network", None, List("network"), NETWORK, Only(&["none"], NO_NETWORK), "Connect to a network; without the flag there is none, too"),
-    flag("network-alias", None, List("list"), NETWORK, Refused(NO_NETWORK), "Alias on a network"),
+    flag("network", None, List("network"), NETWORK, Differs("bridge or none; each container is alone on its network"), "Connect to a network"),
+    flag("network-alias", None, List("list"), NETWORK, Refused(ALIAS), "Alias on a network"),
     flag("no-healthcheck", None, Switch, LIFE, Works, "Disable the image's health check"),
     flag("oom-kill-disable", None, Switch, LIMITS, Warns("the OOM killer can't be disabled in cgroup v2; --oom-kill-disable is discarded"), "Disable the OOM killer"),
     flag("oom-score-adj", None, Value("int"), LIMITS, Works, "OOM preference, -1000 to 1000"),
@@ -161,8 +160,8 @@ pub const RUN: [Flag; 104] = [
     flag("pids-limit", None, Value("int"), LIMITS, Works, "Number of processes"),
     flag("platform", None, Value("string"), LIFE, Differs("the host's architecture only"), "Platform of the image"),
     flag("privileged", None, Switch, SECURITY, Differs("privileged inside the VM, never on the host"), "Give all privileges"),
-    flag("publish", Some('p'), List("list"), NETWORK, Refused(NO_NETWORK), "Publish a port"),
-    flag("publish-all", Some('P'), Switch, NETWORK, Refused(NO_NETWORK), "Publish every exposed port"),
+    flag("publish", Some('p'), List("list"), NETWORK, Differs("tcp and udp"), "Publish a port"),
+    flag("publish-all", Some('P'), Switch, NETWORK, Works, "Publish every exposed port"),
     flag("pull", None, Value("string"), LIFE, Works, "Pull the image: always, missing, never"),
     flag("quiet", Some('q'), Switch, LIFE, Works, "No pull progress"),
     flag("read-only", None, Switch, STORAGE, Works, "Read-only root file system"),
@@ -183,9 +182,9 @@ pub const RUN: [Flag; 104] = [
     flag("user", Some('u'), Value("string"), PROCESS, Works, "User name or id, and group"),
     flag("userns", None, Value("string"), SECURITY, Only(&["", "host"], "the VM's kernel is the container's own; remove the flag"), "User namespace"),
     flag("uts", None, Value("string"), SECURITY, Only(&[""], OWN_KERNEL), "UTS namespace"),
-    flag("volume", Some('v'), List("list"), STORAGE, Refused(VOLUMES), "Bind a volume"),
-    flag("volume-driver", None, Value("string"), STORAGE, Refused(VOLUMES), "Volume driver"),
-    flag("volumes-from", None, List("list"), STORAGE, Refused(VOLUMES), "Mount another container's volumes"),
+    flag("volume", Some('v'), List("list"), STORAGE, Differs("no shared or slave propagation; sockets, pipes and devices of the host are out of reach"), "Bind a volume"),
+    flag("volume-driver", None, Value("string"), STORAGE, Only(&["", "local"], "only Docker's own driver, local, is there"), "Volume driver"),
+    flag("volumes-from", None, List("list"), STORAGE, Works, "Mount another container's volumes"),
     flag("workdir", Some('w'), Value("string"), PROCESS, Works, "Working directory"),
     flag("io-maxbandwidth", None, Value("bytes"), STORAGE, Refused(WINDOWS), "I/O bandwidth (Windows)"),
     flag("io-maxiops", None, Value("uint"), STORAGE, Refused(WINDOWS), "I/O operations (Windows)"),
@@ -197,7 +196,7 @@ pub const IMAGE: [(&str, Fate); 11] = [
     ("Cmd", Works),
     ("Entrypoint", Works),
     ("Env", Works),
-    ("ExposedPorts", Differs("recorded for inspect only")),
+    ("ExposedPorts", Works),
     ("Healthcheck", Works),
     ("Labels", Works),
     ("OnBuild", Differs("for builds only, as in Docker")),

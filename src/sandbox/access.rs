@@ -186,6 +186,8 @@ impl Held {
             memory_mib: launch.memory_mib,
             host_cpus: launch.host_cpus.clone(),
             disks,
+            card: None,
+            shares: Vec::new(),
             stream_ports: Vec::new(),
             log: log.try_clone().context("share the VM's log")?,
         };

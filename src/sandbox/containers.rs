@@ -98,6 +98,8 @@ pub fn remove(folder: &Folder, config: &ContainerConfig, force: bool) -> Result<
         match folder.try_lock() {
             Ok(Some(_lock)) => {
                 if killed.is_some() {
+                    let signal = [("signal", libc::SIGKILL.to_string())];
+                    events::of_container(folder, config, "kill", &signal);
                     let code = [("exitCode", KILLED.to_string())];
                     events::of_container(folder, config, "die", &code);
                 }
@@ -245,11 +247,16 @@ pub fn find(root: &Root, wanted: &str) -> Result<(Folder, ContainerConfig)> {
 pub fn uses(root: &Root) -> Result<Vec<ContainerUse>, Box<dyn std::error::Error + Send + Sync>> {
     let mut all = Vec::new();
     for (folder, config) in list(root)? {
+        let state = match folder.true_state() {
+            // Removed since it was listed.
+            Err(_) if !folder.path().exists() => continue,
+            state => state?,
+        };
         all.push(ContainerUse {
             container: config.short_id().to_owned(),
             image: Digest::parse(&config.image_id)?,
             layers: config.launch.layers.clone(),
-            running: folder.true_state()?.status.is_alive(),
+            running: state.status.is_alive(),
         });
     }
     Ok(all)
@@ -297,10 +304,12 @@ pub(crate) mod tests {
             given: Default::default(),
             launch: Launch {
                 run: serde_json::from_value(run).unwrap(),
+                network: None,
                 vcpu_count: 1,
                 memory_mib: 128,
                 host_cpus: Vec::new(),
                 layers: Vec::new(),
+                mounts: Vec::new(),
                 writable_bytes: 0,
                 auto_remove,
                 open_stdin: false,

@@ -137,6 +137,8 @@ fn convert(
         root,
         guest,
         VmRequest {
+            // What unpacks a stranger's layer reaches nobody.
+            card: None,
             vcpu_count: u8::try_from(cpu_count())
                 .unwrap_or(u8::MAX)
                 .min(CONVERTER_VCPUS_MAX),
@@ -154,6 +156,7 @@ fn convert(
                 },
             ],
             stream_ports: Vec::new(),
+            shares: Vec::new(),
             log: log.try_clone().context("share the converter's log")?,
         },
     )?;

@@ -8,7 +8,9 @@ use serde_json::{Map, Value, json};
 use super::health::Health;
 use super::launch::DEFAULT_STOP_TIMEOUT_S;
 use super::logs::{self, Driver};
+use super::network;
 use super::state::{ContainerConfig, ContainerState, Phases, Status};
+use super::volumes::{Mount, MountKind, Origin};
 
 /// The JSON object of one container.
 #[must_use]
@@ -94,6 +96,12 @@ pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState
     if launch.stop_timeout_s != DEFAULT_STOP_TIMEOUT_S {
         object["Config"]["StopTimeout"] = json!(launch.stop_timeout_s);
     }
+    object["NetworkSettings"] = network::settings(
+        launch.network.as_ref(),
+        state.network.as_ref(),
+        &config.exposed_ports,
+    );
+    object["Mounts"] = launch.mounts.iter().map(mount).collect();
     if let Some(health) = &state.health {
         object["State"]["Health"] = health_of(health);
     }
@@ -147,6 +155,68 @@ fn null_or_set(names: &[String]) -> Value {
         [] => Value::Null,
         some => some.iter().map(|name| (name.clone(), json!({}))).collect(),
     }
+}
+
+/// A mount as it is.
+fn mount(mount: &Mount) -> Value {
+    let mut object = json!({
+        "Type": mount.kind.word(),
+        "Source": mount.source,
+        "Destination": mount.target,
+        "Mode": mount.mode,
+        "RW": !mount.read_only,
+    });
+    if let Some(object) = object.as_object_mut() {
+        let propagation = match mount.kind {
+            MountKind::Bind => "rprivate",
+            MountKind::Volume => {
+                object.insert("Name".to_owned(), json!(mount.name));
+                object.insert("Driver".to_owned(), json!("local"));
+                ""
+            }
+        };
+        object.insert("Propagation".to_owned(), json!(propagation));
+    }
+    object
+}
+
+/// The name of a volume, the path of a bind.
+fn asked_source(mount: &Mount) -> String {
+    match mount.kind {
+        MountKind::Bind => mount.source.display().to_string(),
+        MountKind::Volume => mount.name.clone(),
+    }
+}
+
+/// What `-v` asked for.
+fn binds(config: &ContainerConfig) -> Option<Vec<String>> {
+    let mounts = config.launch.mounts.iter();
+    let binds = mounts.filter(|mount| mount.origin == Origin::Bind);
+    let texts: Vec<String> = binds
+        .map(|mount| {
+            let text = format!("{}:{}", asked_source(mount), mount.target);
+            match mount.mode.as_str() {
+                "" | "z" => text,
+                mode => format!("{text}:{mode}"),
+            }
+        })
+        .collect();
+    (!texts.is_empty()).then_some(texts)
+}
+
+/// What `--mount` asked for.
+fn mount_options(config: &ContainerConfig) -> Vec<Value> {
+    let mounts = config.launch.mounts.iter();
+    let options = mounts.filter(|mount| mount.origin == Origin::Mount);
+    let object = |mount: &Mount| {
+        json!({
+            "Type": mount.kind.word(),
+            "Source": asked_source(mount),
+            "Target": mount.target,
+            "ReadOnly": mount.read_only,
+        })
+    };
+    options.map(object).collect()
 }
 
 fn host_config(config: &ContainerConfig) -> Value {
@@ -230,10 +300,13 @@ fn of_isolation(config: &ContainerConfig) -> Value {
         "Privileged": run.privileged,
         "Init": run.init,
         "ShmSize": run.shm_bytes,
+        "Binds": binds(config),
+        "Mounts": mount_options(config),
         "Tmpfs": run.tmpfs,
         "Sysctls": run.sysctls,
         "StorageOpt": storage.collect::<std::collections::BTreeMap<_, _>>(),
-        "NetworkMode": "none",
+        "NetworkMode": network::mode(config.launch.network.as_ref()),
+        "PortBindings": network::port_bindings(config.launch.network.as_ref()),
         "CapAdd": null_if_empty(given.list("cap-add")),
         "CapDrop": null_if_empty(given.list("cap-drop")),
         "SecurityOpt": null_if_empty(given.list("security-opt")),

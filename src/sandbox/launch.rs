@@ -2,18 +2,23 @@
 //! [`super::start`] from the user's flags and the image's configuration; kept in the container's
 //! folder so that it can be started again.
 
-use protocol::spec::RunSpec;
+use protocol::spec::{CopyUp, MountSpec, RunSpec};
 use serde::{Deserialize, Serialize};
 
 use super::health::HealthConfig;
 use super::logs::LogConfig;
+use super::network::NetworkConfig;
 use super::restart::RestartPolicy;
+use super::volumes::Mount;
 
 /// One container's VM.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Launch {
     /// What the guest is asked to do; its layer extents and stream ports are filled in at start.
     pub run: RunSpec,
+    /// The network; without it there is only the loopback.
+    #[serde(default)]
+    pub network: Option<NetworkConfig>,
     /// Number of vCPUs.
     pub vcpu_count: u8,
     /// Guest memory in MiB.
@@ -24,6 +29,9 @@ pub struct Launch {
     pub layers: Vec<images::LayerKey>,
     /// Size of the writable disk in bytes.
     pub writable_bytes: u64,
+    /// Volumes and binds, in the order of `run.mounts`.
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
     /// `--rm`.
     pub auto_remove: bool,
     /// Whether stdin is kept open (`-i`).
@@ -44,6 +52,23 @@ pub struct Launch {
     /// `--log-driver`, `--log-opt`.
     #[serde(default)]
     pub log: LogConfig,
+}
+
+impl Launch {
+    /// Gives the container these mounts.
+    pub fn set_mounts(&mut self, mounts: Vec<Mount>) {
+        self.run.mounts = mounts
+            .iter()
+            .map(|mount| MountSpec {
+                // Numbered when the VM starts.
+                share: 0,
+                target: mount.target.clone(),
+                read_only: mount.read_only,
+                copy_up: CopyUp::No,
+            })
+            .collect();
+        self.mounts = mounts;
+    }
 }
 
 /// Seconds from the stop signal to SIGKILL without `--stop-timeout`.

@@ -4,6 +4,7 @@
 //! command: start ──► disks (layers ready?) ──► folder ──► supervisor ◄──► attach (stdio, signals)
 //!                                                            │
 //!                                 template ◄── vm ──► vmm_process (the VM)
+//!                                              └────► files (folders of the host, if it has any)
 //! ```
 //! Called by `cli`; uses vmm, images and protocol. It knows no clap and prints nothing.
 
@@ -15,11 +16,13 @@ pub mod clock;
 pub mod containers;
 pub mod disks;
 pub mod events;
+pub mod files;
 pub mod given;
 pub mod health;
 pub mod inspect;
 pub mod launch;
 pub mod logs;
+pub mod network;
 pub mod paths;
 mod poll;
 pub mod receive;
@@ -32,6 +35,7 @@ pub mod supervisor;
 pub mod template;
 pub mod vm;
 pub mod vmm_process;
+pub mod volumes;
 pub mod wire;
 
 use std::fs::File;

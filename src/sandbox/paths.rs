@@ -8,6 +8,7 @@
 //!   containers/<id>/            one container's state, see state.rs
 //!   templates/<key>/            VMs that have booted already, see template.rs
 //!   events.log, events.log.1    what happened, see events.rs
+//!   volumes/<name>/             what containers share and leave, see volumes.rs
 //! ```
 
 use std::fs::File;
@@ -39,7 +40,12 @@ impl Root {
         };
         let path = std::path::absolute(path).context("resolve the state root")?;
         let root = Self(path);
-        for folder in [root.0.clone(), root.containers(), root.disks()] {
+        for folder in [
+            root.0.clone(),
+            root.containers(),
+            root.disks(),
+            root.volumes(),
+        ] {
             create_private(&folder)?;
         }
         Ok(root)
@@ -73,6 +79,12 @@ impl Root {
     #[must_use]
     pub fn templates(&self) -> PathBuf {
         self.0.join("templates")
+    }
+
+    /// One folder per volume.
+    #[must_use]
+    pub fn volumes(&self) -> PathBuf {
+        self.0.join("volumes")
     }
 
     /// One folder per container.

@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use super::given::Given;
 use super::health::Health;
 use super::launch::Launch;
+use super::network::NetworkState;
 use super::paths::{self, Root};
 
 /// Longest state file in bytes that is read: a configuration with all of its environment.
@@ -138,6 +139,9 @@ pub struct ContainerState {
     pub started_at: String,
     /// RFC 3339.
     pub finished_at: String,
+    /// Its network while it runs.
+    #[serde(default)]
+    pub network: Option<NetworkState>,
     /// When each step of the last start was done.
     pub phases: Phases,
     /// Exits to user space of the last run.
@@ -168,6 +172,7 @@ impl ContainerState {
             oom_killed: false,
             started_at: super::clock::ZERO_TIME.to_owned(),
             finished_at: super::clock::ZERO_TIME.to_owned(),
+            network: None,
             phases: Phases::default(),
             exits: vmm::ExitCounts::default(),
             health: None,
@@ -193,6 +198,7 @@ impl ContainerState {
             pid: 0,
             exit_code: EXIT_CODE_KILLED,
             finished_at: super::clock::now(),
+            network: None,
             ..self
         }
     }
@@ -201,6 +207,7 @@ impl ContainerState {
     /// wrong is the end of one that ran.
     pub fn finish(&mut self, exit_code: u8, error: String) {
         self.pid = 0;
+        self.network = None;
         self.exit_code = exit_code;
         self.status = if self.started_at == super::clock::ZERO_TIME {
             Status::Created
@@ -420,7 +427,7 @@ impl Folder {
         if self.is_locked()? {
             return Ok(state);
         }
-        // Its supervisor may have written the end between the two looks, or was killed. Who sees it first keeps the time.
+        // It was killed, or wrote the end between the two looks. Who sees it first keeps the time.
         let Some(_lock) = self.try_lock()? else {
             return self.state();
         };
@@ -567,6 +574,8 @@ mod tests {
             (state.status, state.pid, state.exit_code),
             (Status::Exited, 0, 137)
         );
+        assert_eq!(folder.state().unwrap().finished_at, state.finished_at);
+        assert_ne!(state.finished_at, super::super::clock::ZERO_TIME);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! VMs that have booted already: the state and memory of one whose agent waits for its host, kept
-//! per size, that every VM of that size goes on from. It holds nothing but our own kernel and
+//! per shape, that every VM of that shape goes on from. It holds nothing but our own kernel and
 //! agent: no image, no container, no connection.
 //!
 //! ```text
@@ -23,9 +23,9 @@ use super::vm;
 pub const TEMPLATES_VARIABLE: &str = "BULKHEAD_TEMPLATES";
 
 /// Changes when a template of the same command, kernel and agent would not do any more.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
-/// Templates that are kept, each some 60 MiB of disk: sizes of VMs that one user has in use.
+/// Templates that are kept, each some 60 MiB of disk: shapes of VMs that one user has in use.
 const TEMPLATES_MAX: usize = 8;
 
 /// Bytes of `/proc/cpuinfo` that describe the first CPU.
@@ -34,13 +34,17 @@ const CPU_BYTES_MAX: usize = 4096;
 /// What begins the names of templates that are being made, or that nobody finished.
 const NEW: &str = ".new-";
 
-/// The size of a VM.
+/// What VMs that go on from one template have in common: their size and their devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Size {
+pub struct Shape {
     /// Number of vCPUs.
     pub vcpu_count: u8,
     /// Guest memory in MiB.
     pub memory_mib: u32,
+    /// Whether there is a network card.
+    pub network: bool,
+    /// Whether it has the file system device, for folders of the host.
+    pub shares: bool,
 }
 
 /// A VM's state and memory, opened for reading.
@@ -69,12 +73,12 @@ impl Templates {
         }
     }
 
-    /// The template of this size, made now if there is none: that takes as long as a boot.
+    /// The template of this shape, made now if there is none: that takes as long as a boot.
     ///
     /// # Errors
     /// When a file can't be written or the guest does not come up.
-    pub fn find_or_make(&self, guest: &GuestFiles, size: Size) -> Result<Template> {
-        let key = key(guest, size)?;
+    pub fn find_or_make(&self, guest: &GuestFiles, shape: Shape) -> Result<Template> {
+        let key = key(guest, shape)?;
         let folder = self.0.join(&key);
         if let Some(found) = open(&folder)? {
             return Ok(found);
@@ -97,7 +101,7 @@ impl Templates {
             .context("create a template")?;
         let state = create(&new.path().join("state"))?;
         let memory = create(&new.path().join("memory"))?;
-        vm::make_template(guest, size, &state, &memory)?;
+        vm::make_template(guest, shape, &state, &memory)?;
         for file in [&state, &memory] {
             file.sync_all().context("write a template")?;
         }
@@ -162,17 +166,19 @@ fn open(folder: &Path) -> Result<Option<Template>> {
     }))
 }
 
-/// The name of the template for a VM of this size on this host, by this command.
-fn key(guest: &GuestFiles, size: Size) -> Result<String> {
+/// The name of the template for a VM of this shape on this host, by this command.
+fn key(guest: &GuestFiles, shape: Shape) -> Result<String> {
     let command = std::env::current_exe().context("find the path of this command")?;
     let host = nix::sys::utsname::uname().context("ask for the host's kernel")?;
     let cpu = first_cpu(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default());
-    let Size {
+    let Shape {
         vcpu_count,
         memory_mib,
-    } = size;
+        network,
+        shares,
+    } = shape;
     let text = format!(
-        "{FORMAT} {vcpu_count} {memory_mib}\n{}\n{}\n{}\n{} {}\n{cpu}",
+        "{FORMAT} {vcpu_count} {memory_mib} {network} {shares}\n{}\n{}\n{}\n{} {}\n{cpu}",
         identity(&command)?,
         identity(&guest.kernel)?,
         identity(&guest.initramfs)?,
@@ -219,22 +225,36 @@ mod tests {
     }
 
     #[test]
-    fn another_size_or_kernel_is_another_template() {
+    fn another_shape_or_kernel_is_another_template() {
         let folder = tempfile::tempdir().unwrap();
         let guest = guest(folder.path());
-        let size = Size {
+        let shape = Shape {
             vcpu_count: 1,
             memory_mib: 256,
+            network: false,
+            shares: false,
         };
-        let first = key(&guest, size).unwrap();
-        assert_eq!(key(&guest, size).unwrap(), first);
-        let larger = Size {
-            memory_mib: 257,
-            ..size
-        };
-        assert_ne!(key(&guest, larger).unwrap(), first);
+        let first = key(&guest, shape).unwrap();
+        assert_eq!(key(&guest, shape).unwrap(), first);
+        let others = [
+            Shape {
+                memory_mib: 257,
+                ..shape
+            },
+            Shape {
+                network: true,
+                ..shape
+            },
+            Shape {
+                shares: true,
+                ..shape
+            },
+        ];
+        for other in others {
+            assert_ne!(key(&guest, other).unwrap(), first);
+        }
         fs::write(&guest.kernel, "another kernel").unwrap();
-        assert_ne!(key(&guest, size).unwrap(), first);
+        assert_ne!(key(&guest, shape).unwrap(), first);
     }
 
     #[test]

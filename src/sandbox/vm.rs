@@ -21,11 +21,13 @@ use nix::sys::socket::{
 use vmm::{ExitCounts, VmEnd};
 
 use super::agent::AgentLink;
+use super::files::{FileServer, Share};
+use super::network::{self, Card};
 use super::paths::{GuestFiles, Root};
-use super::template::{Size, Templates};
+use super::template::{Shape, Templates};
 use super::vmm_process::{
-    DiskConfig, KernelConfig, SegmentConfig, StartConfig, StreamConfig, VmReport, VmTimes,
-    VmmConfig,
+    CardConfig, DiskConfig, FilesConfig, KernelConfig, SegmentConfig, StartConfig, StreamConfig,
+    VmReport, VmTimes, VmmConfig,
 };
 
 /// Name of the hidden verb that [`super::vmm_process`] serves.
@@ -76,8 +78,12 @@ pub struct VmRequest {
     pub host_cpus: Vec<usize>,
     /// In the guest's order.
     pub disks: Vec<DiskSource>,
+    /// The network card, if there is one.
+    pub card: Option<Card>,
     /// vsock ports that carry byte streams.
     pub stream_ports: Vec<u32>,
+    /// Folders and files of the host that it may reach, by number.
+    pub shares: Vec<Share>,
     /// Takes the early console and the VMM's own lines.
     pub log: File,
 }
@@ -95,6 +101,8 @@ pub struct RunningVm {
     report: PipeReader,
     /// The folder of the template that it went on from.
     template: Option<PathBuf>,
+    /// What serves its shares.
+    files: Option<FileServer>,
 }
 
 /// Collects descriptors for the child, numbered from [`FIRST_FD`].
@@ -120,18 +128,20 @@ impl ChildFds {
 }
 
 impl RunningVm {
-    /// Starts the process; the guest goes on from the template of its size, or boots where there
+    /// Starts the process; the guest goes on from the template of its shape, or boots where there
     /// can be none.
     ///
     /// # Errors
     /// When a file is missing or the process can't be started.
     pub fn spawn(root: &Root, guest: &GuestFiles, request: VmRequest) -> Result<Self> {
-        let size = Size {
+        let shape = Shape {
             vcpu_count: request.vcpu_count,
             memory_mib: request.memory_mib,
+            network: request.card.is_some(),
+            shares: !request.shares.is_empty(),
         };
         let template = Templates::of(root)
-            .map(|templates| templates.find_or_make(guest, size))
+            .map(|templates| templates.find_or_make(guest, shape))
             .transpose();
         let mut fds = ChildFds::default();
         let config_reader = fds.begin()?;
@@ -173,6 +183,16 @@ impl RunningVm {
             SockFlag::SOCK_CLOEXEC,
         )
         .context("create a socket pair")?;
+        let mut files = None;
+        let mut files_config = None;
+        if shape.shares {
+            let (server, backend) = FileServer::start(&request.shares, &request.log)?;
+            files = Some(server);
+            files_config = Some(FilesConfig::Served {
+                socket: fds.add(backend.socket)?,
+                area: fds.add(backend.area)?,
+            });
+        }
         let own_lines = request.log.try_clone().context("share the VM's log")?;
         let config = VmmConfig {
             supervisor: std::process::id(),
@@ -185,19 +205,27 @@ impl RunningVm {
                 .into_iter()
                 .map(|disk| disk_config(disk, &mut fds))
                 .collect::<Result<_>>()?,
+            card: request
+                .card
+                .map(|card| card_config(card, &mut fds))
+                .transpose()?,
             streams: stream_configs,
             offers: Some(fds.add(offered)?),
+            files: files_config,
             console: fds.add(request.log)?,
             report: fds.add(report_writer)?,
         };
-        Ok(Self {
+        let vm = Self {
             child: start_process(fds, config_reader, own_lines, &config)?,
             agent: AgentLink::new(agent),
             streams,
             offers,
             report,
             template: folder,
-        })
+            files,
+        };
+        vm.files.as_ref().map_or(Ok(()), FileServer::wait_ready)?;
+        Ok(vm)
     }
 
     /// Process id of the VMM.
@@ -232,10 +260,11 @@ impl RunningVm {
         Ok(())
     }
 
-    /// Ends the VM at once, as pulling its plug.
+    /// Ends the VM at once, as pulling its plug. No file of a share is touched after that.
     pub fn kill(&mut self) {
         // Fails only when it is dead already.
         let _ = self.child.kill();
+        self.files = None;
     }
 
     /// Waits for the process to end by itself until `deadline`, then kills it, and returns what it
@@ -306,12 +335,12 @@ fn finish(child: &mut Child, report: &mut PipeReader, deadline: Instant) -> Resu
     }))
 }
 
-/// Boots a VM of this size up to the point where its agent calls the host, and leaves its state and
+/// Boots a VM of this shape up to the point where its agent calls the host, and leaves its state and
 /// memory in these files.
 ///
 /// # Errors
 /// When the process can't be started, or the guest ends or says nothing.
-pub fn make_template(guest: &GuestFiles, size: Size, state: &File, memory: &File) -> Result<()> {
+pub fn make_template(guest: &GuestFiles, shape: Shape, state: &File, memory: &File) -> Result<()> {
     let mut log = tempfile::tempfile().context("create a log")?;
     let mut fds = ChildFds::default();
     let config_reader = fds.begin()?;
@@ -320,8 +349,8 @@ pub fn make_template(guest: &GuestFiles, size: Size, state: &File, memory: &File
     let empty = tempfile::tempfile().context("create an empty disk")?;
     let config = VmmConfig {
         supervisor: std::process::id(),
-        vcpu_count: size.vcpu_count,
-        memory_mib: size.memory_mib,
+        vcpu_count: shape.vcpu_count,
+        memory_mib: shape.memory_mib,
         host_cpus: Vec::new(),
         start: StartConfig::MakeTemplate {
             kernel: kernel(guest, &mut fds)?,
@@ -335,8 +364,13 @@ pub fn make_template(guest: &GuestFiles, size: Size, state: &File, memory: &File
                 writable: Some(fds.add(empty)?),
             },
         ],
+        card: shape.network.then(|| CardConfig {
+            socket: None,
+            endpoint: network::template_endpoint(),
+        }),
         streams: Vec::new(),
         offers: None,
+        files: shape.shares.then_some(FilesConfig::Absent),
         console: fds.add(share(&log)?)?,
         report: fds.add(report_writer)?,
     };
@@ -408,6 +442,13 @@ pub fn stream_pair() -> Result<(UnixStream, UnixStream)> {
         .set_nonblocking(true)
         .context("set up a socket pair")?;
     Ok((ours, theirs))
+}
+
+fn card_config(card: Card, fds: &mut ChildFds) -> Result<CardConfig> {
+    Ok(CardConfig {
+        socket: Some(fds.add(card.socket)?),
+        endpoint: card.endpoint,
+    })
 }
 
 fn disk_config(disk: DiskSource, fds: &mut ChildFds) -> Result<DiskConfig> {

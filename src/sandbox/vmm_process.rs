@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use vmm::builder::Kernel;
-use vmm::virtio::{StandIn, balloon, block, console, rng, vsock};
+use vmm::virtio::{StandIn, balloon, block, console, fs, net, rng, vsock};
 use vmm::{DeviceMaker, EFD_NONBLOCK, EventFd, ExitCounts, Snapshot, Start, Vm, VmConfig, VmEnd};
 
 /// Longest configuration in bytes: 127 layers take some 10 KiB.
@@ -39,8 +39,12 @@ pub struct VmmConfig {
     pub start: StartConfig,
     /// Block devices in the guest's order.
     pub disks: Vec<DiskConfig>,
+    /// The network card, if there is one.
+    pub card: Option<CardConfig>,
     /// Streams by vsock port.
     pub streams: Vec<StreamConfig>,
+    /// The file system device, if there is one.
+    pub files: Option<FilesConfig>,
     /// Where more of them come from.
     pub offers: Option<RawFd>,
     /// Takes what kernel and agent print, each with a limit.
@@ -113,6 +117,30 @@ pub struct SegmentConfig {
     pub len: u64,
     /// Bytes it takes on the device; what lies beyond its end reads as zero.
     pub capacity: u64,
+}
+
+/// A network card.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct CardConfig {
+    /// A connected stream socket to passt; none in a template's VM.
+    pub socket: Option<RawFd>,
+    /// The guest's addresses on its network.
+    pub endpoint: net::Endpoint,
+}
+
+/// The file system device.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FilesConfig {
+    /// Without a server, in a template's VM.
+    Absent,
+    /// With one.
+    Served {
+        /// Sequential-packet socket to it.
+        socket: RawFd,
+        /// Memory shared with it.
+        area: RawFd,
+    },
 }
 
 /// One vsock port.
@@ -234,6 +262,16 @@ fn run(config: &VmmConfig, times: &mut VmTimes) -> Result<(VmEnd, ExitCounts)> {
     devices.push(Box::new(|_| {
         Ok(Box::new(console::ConsoleDevice::new(console, None)))
     }));
+    if let Some(card) = config.card {
+        // SAFETY: as above.
+        let socket = card.socket.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+        let device = net::NetDevice::new(card.endpoint, socket);
+        devices.push(Box::new(move |_| Ok(Box::new(device))));
+    }
+    if let Some(files) = config.files {
+        let device = open_files(files)?;
+        devices.push(Box::new(move |_| Ok(Box::new(device))));
+    }
     let (begin, state) = begin(config.start)?;
     let start = super::clock::monotonic_ns();
     let vm = Vm::build(VmConfig {
@@ -296,6 +334,21 @@ fn begin(config: StartConfig) -> Result<(Start, Option<File>)> {
             (Start::Restore(Box::new(snapshot), open(memory)), None)
         }
     })
+}
+
+fn open_files(config: FilesConfig) -> Result<fs::FsDevice> {
+    let backend = match config {
+        FilesConfig::Absent => None,
+        FilesConfig::Served { socket, area } => Some(fs::Backend {
+            // SAFETY: the supervisor passed these descriptors, each named once.
+            socket: unsafe { OwnedFd::from_raw_fd(socket) },
+            // SAFETY: as above.
+            area: unsafe { File::from_raw_fd(area) },
+            slot_count: file_server::server::SLOT_COUNT,
+            slot_bytes: file_server::server::SLOT_BYTES,
+        }),
+    };
+    fs::FsDevice::new(protocol::FILES_TAG, backend).context("set up the file system device")
 }
 
 fn open_disk(index: usize, disk: &DiskConfig) -> Result<block::BlockDevice> {

@@ -64,6 +64,8 @@ pub enum ToSupervisor {
     Stop(StopRequest),
     /// Freeze or thaw it.
     Freeze(bool),
+    /// Change the limits of what runs. Answered when that is so.
+    Update(Box<NewLimits>),
     /// Do something beside the container's processes. Answered by `TaskEnded`.
     Task {
         /// What.
@@ -71,8 +73,6 @@ pub enum ToSupervisor {
         /// Whether a socket comes with it: the guest's end of the task's stream.
         stream: bool,
     },
-    /// Change the limits of what runs. Answered when that is so.
-    Update(Box<NewLimits>),
     /// Answered by its end.
     Wait,
 }

@@ -54,23 +54,23 @@ fn what_is_not_supported_is_refused_with_one_sentence() {
     let user = User::new();
     for (args, sentence) in [
         (
-            &["-p", "80:80"][..],
-            "--publish is not supported: this version gives a VM no network card; use --network none",
+            &["--ip", "10.0.0.5"][..],
+            "--ip is not supported: user specified IP address is supported on user defined networks \
+             only, which this version does not have; remove the flag",
         ),
         (
-            &["-v", "/a:/b"],
-            "--volume is not supported: this version shares no files with a VM; bring them in the \
-             image or through stdin",
+            &["-v", "/a:/b:shared"],
+            "propagation mode shared is not supported: mounts do not pass between the host and a VM",
         ),
         (
-            &["--network", "bridge"],
-            "--network=bridge is not supported: this version gives a VM no network card; use \
-             --network none",
+            &["--network", "mine"],
+            "network mine not found: user-defined networks are not supported in this version; leave \
+             --network out, or use none",
         ),
         (
             &["--net=host"],
-            "--network=host is not supported: this version gives a VM no network card; use \
-             --network none",
+            "--network=host is not supported: the container's VM has a network stack of its own, \
+             the host's is out of reach; publish ports with -p",
         ),
         (
             &["--pid", "host"],

@@ -1,5 +1,5 @@
 //! Which of our crates may depend on which, and within the command, which folder on which:
-//! `cli -> doctor -> sandbox -> {vmm, images, protocol, tar}`, `guest-agent -> {protocol, tar}`.
+//! `cli -> doctor -> sandbox -> {vmm, file-server, images, protocol, tar}`, `guest-agent -> {protocol, tar}`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,6 +11,7 @@ use crate::{assert_none, list, metadata, root, text};
 
 /// Every edge between crates of the workspace; a new one is a decision.
 const EDGES: &[(&str, &str)] = &[
+    ("bulkhead", "bulkhead-file-server"),
     ("bulkhead", "bulkhead-images"),
     ("bulkhead", "bulkhead-protocol"),
     ("bulkhead", "bulkhead-tar"),
@@ -27,7 +28,13 @@ const TEST_EDGES: &[(&str, &str)] = &[
 ];
 
 /// Crates that no async runtime or image code may get into: they see guest bytes or run as PID 1.
-const WITHOUT_RUNTIME: &[&str] = &["vmm", "guest-agent", "bulkhead-protocol", "bulkhead-tar"];
+const WITHOUT_RUNTIME: &[&str] = &[
+    "vmm",
+    "guest-agent",
+    "bulkhead-protocol",
+    "bulkhead-tar",
+    "bulkhead-file-server",
+];
 
 /// What they may not name.
 const RUNTIMES: &[&str] = &["tokio", "reqwest", "oci-spec", "futures-util"];

@@ -83,18 +83,18 @@ fn filters_and_sizes_of_containers(world: &World) -> Result<()> {
 
 fn the_journal_tells_a_life(world: &World) -> Result<()> {
     let vm = world.own()?;
-    begin(&vm, "x", &["--label", "tier=web"])?;
-    text(&vm, &["pause", "x"])?;
-    text(&vm, &["unpause", "x"])?;
-    vm.bulkhead(["exec", "x", "sh", "-c", "exit 5"])
+    begin(&vm, "xx", &["--label", "tier=web"])?;
+    text(&vm, &["pause", "xx"])?;
+    text(&vm, &["unpause", "xx"])?;
+    vm.bulkhead(["exec", "xx", "sh", "-c", "exit 5"])
         .output()?
         .code(5)?;
-    text(&vm, &["rename", "x", "y"])?;
-    text(&vm, &["kill", "y"])?;
-    text(&vm, &["start", "y"])?;
-    text(&vm, &["stop", "-t", "0", "y"])?;
-    text(&vm, &["rm", "y"])?;
-    text(&vm, &["run", "--rm", "--name", "z", "busybox", "true"])?;
+    text(&vm, &["rename", "xx", "yy"])?;
+    text(&vm, &["kill", "yy"])?;
+    text(&vm, &["start", "yy"])?;
+    text(&vm, &["stop", "-t", "0", "yy"])?;
+    text(&vm, &["rm", "yy"])?;
+    text(&vm, &["run", "--rm", "--name", "zz", "busybox", "true"])?;
     let of = |name: &str, format: &str| -> Result<Vec<String>> {
         let name = format!("container={name}");
         let filter = ["-f", "type=container", "-f", &name];
@@ -105,7 +105,7 @@ fn the_journal_tells_a_life(world: &World) -> Result<()> {
         .concat();
         Ok(text(&vm, &all)?.lines().map(str::to_owned).collect())
     };
-    let actions = of("x", "{{.Action}}")?;
+    let actions = of("xx", "{{.Action}}")?;
     let want = [
         "create",
         "start",
@@ -117,16 +117,16 @@ fn the_journal_tells_a_life(world: &World) -> Result<()> {
     ];
     assert_eq!(actions, want);
     let actions = of(
-        "y",
+        "yy",
         "{{.Action}} {{.Actor.Attributes.image}} {{.Actor.Attributes.tier}}",
     )?;
     let want = [
         "rename", "kill", "die", "start", "kill", "kill", "die", "stop", "destroy",
     ];
     assert_eq!(actions, want.map(|action| format!("{action} busybox web")));
-    let codes = of("y", "{{.Action}} {{json .Actor.Attributes.exitCode}}")?;
+    let codes = of("yy", "{{.Action}} {{json .Actor.Attributes.exitCode}}")?;
     assert!(codes.contains(&"die \"137\"".to_owned()), "{codes:?}");
-    let actions = of("z", "{{.Action}}")?;
+    let actions = of("zz", "{{.Action}}")?;
     assert_eq!(actions, ["create", "attach", "start", "die", "destroy"]);
     Ok(())
 }
@@ -134,7 +134,16 @@ fn the_journal_tells_a_life(world: &World) -> Result<()> {
 fn events_are_followed(world: &World) -> Result<()> {
     let vm = world.own()?;
     text(&vm, &["create", "--name", "followed", "busybox", "true"])?;
-    let filter = ["-f", "event=create", "-f", "event=die", "--since", "1h"];
+    let filter = [
+        "-f",
+        "event=create",
+        "-f",
+        "event=die",
+        "-f",
+        "container=followed",
+        "--since",
+        "1h",
+    ];
     let mut events = vm
         .bulkhead(
             [
@@ -202,16 +211,16 @@ fn prunes_leave_what_is_used(world: &World) -> Result<()> {
 
 fn limits_change_while_it_runs(world: &World) -> Result<()> {
     let vm = world.own()?;
-    begin(&vm, "x", &["-m", "128m", "--pids-limit", "50"])?;
+    begin(&vm, "xx", &["-m", "128m", "--pids-limit", "50"])?;
     let limit = |file: &str| -> Result<String> {
         let path = format!("/sys/fs/cgroup/{file}");
-        let value = text(&vm, &["exec", "x", "cat", &path])?;
+        let value = text(&vm, &["exec", "xx", "cat", &path])?;
         Ok(value.trim_end().to_owned())
     };
     assert_eq!(limit("memory.max")?, (128_u64 << 20).to_string());
     let flags = ["-m", "96m", "--memory-reservation", "32m", "--cpus", "0.5"];
     assert_eq!(
-        text(&vm, &[&["update"], &flags[..], &["x"]].concat())?,
+        text(&vm, &[&["update"], &flags[..], &["xx"]].concat())?,
         "x\n"
     );
     assert_eq!(limit("memory.max")?, (96_u64 << 20).to_string());
@@ -226,17 +235,17 @@ fn limits_change_while_it_runs(world: &World) -> Result<()> {
             "-1",
             "--restart",
             "on-failure:2",
-            "x",
+            "xx",
         ],
     )?;
     assert_eq!(limit("pids.max")?, "max");
     let format = "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}} {{.HostConfig.CpuQuota}} \
                   {{.HostConfig.RestartPolicy.Name}}";
     assert_eq!(
-        text(&vm, &["inspect", "-f", format, "x"])?,
+        text(&vm, &["inspect", "-f", format, "xx"])?,
         format!("{} 500000000 0 on-failure\n", 96 << 20)
     );
-    let error = refused(&vm, &["update", "-m", "200m", "x"])?;
+    let error = refused(&vm, &["update", "-m", "200m", "xx"])?;
     assert!(
         error.contains(
             "its VM has 192 MiB as long as it runs, of which a container can have 128: stop"
@@ -244,9 +253,9 @@ fn limits_change_while_it_runs(world: &World) -> Result<()> {
         "{error}"
     );
     assert_eq!(limit("memory.max")?, (96_u64 << 20).to_string());
-    text(&vm, &["stop", "-t", "0", "x"])?;
-    assert_eq!(text(&vm, &["update", "-m", "200m", "x"])?, "x\n");
-    text(&vm, &["start", "x"])?;
+    text(&vm, &["stop", "-t", "0", "xx"])?;
+    assert_eq!(text(&vm, &["update", "-m", "200m", "xx"])?, "x\n");
+    text(&vm, &["start", "xx"])?;
     assert_eq!(limit("memory.max")?, (200_u64 << 20).to_string());
     assert_eq!(limit("cpu.max")?, "50000 100000");
     let format = "{{.Action}}";
@@ -260,7 +269,7 @@ fn limits_change_while_it_runs(world: &World) -> Result<()> {
         format,
     ];
     assert_eq!(text(&vm, &events)?, "update\n".repeat(3));
-    text(&vm, &["rm", "-f", "x"])?;
+    text(&vm, &["rm", "-f", "xx"])?;
     Ok(())
 }
 
@@ -270,7 +279,7 @@ fn what_was_given_is_inspected(world: &World) -> Result<()> {
         "create",
         "-i",
         "--name",
-        "x",
+        "xx",
         "--entrypoint",
         "sh",
         "--cap-add",
@@ -298,7 +307,7 @@ fn what_was_given_is_inspected(world: &World) -> Result<()> {
         "exit 0",
     ];
     text(&vm, &flags)?;
-    let all: Value = serde_json::from_str(&text(&vm, &["inspect", "x"])?)?;
+    let all: Value = serde_json::from_str(&text(&vm, &["inspect", "xx"])?)?;
     for (pointer, want) in [
         ("/0/Path", r#""sh""#),
         ("/0/Args", r#"["-c","exit 0"]"#),

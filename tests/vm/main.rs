@@ -18,6 +18,7 @@ mod layers60;
 mod life;
 mod limits;
 mod lists;
+mod network;
 mod process;
 mod pulling;
 mod races;
@@ -27,6 +28,7 @@ mod streams;
 mod templates;
 mod tenant;
 mod terminal;
+mod volumes;
 mod world;
 
 use std::collections::BTreeSet;
@@ -78,20 +80,22 @@ fn main() -> ExitCode {
             (0, streams::tests()),
             (0, kills::tests()),
             (1, life::tests()),
-            (1, archives::tests()),
             (0, races::tests()),
             (1, lists::tests()),
+            (1, archives::tests()),
             (1, bad_input::tests()),
             (1, guests::tests()),
             (1, templates::tests()),
             (1, pulling::tests()),
             (1, store::tests()),
             (1, containers::tests()),
+            (0, network::tests()),
             (1, limits::tests()),
             (1, confinement::tests()),
             (1, environment::tests()),
             (1, flags::tests()),
             (1, tenant::tests()),
+            (1, volumes::tests()),
             (1, process::tests()),
         ] {
             if part.has(share) {

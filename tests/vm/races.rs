@@ -14,6 +14,7 @@ crate::tests![
     stopped_and_killed_at_once,
     stopped_and_restarted_at_once,
     restarted_twice_at_once,
+    used_while_it_restarts,
     removed_while_it_starts,
     removed_twice_at_once,
     removed_while_it_is_waited_for,
@@ -22,6 +23,7 @@ crate::tests![
     processes_end_with_a_life_of_it,
     killed_supervisors_of_any_state,
     killed_vms_of_any_state,
+    followers_of_a_killed_one_end,
     after_a_reboot,
 ];
 
@@ -126,6 +128,26 @@ fn restarted_twice_at_once(world: &World) -> Result<()> {
         log == "begun\nbegun\n" || log == "begun\nbegun\nbegun\n",
         "{log}"
     );
+    Ok(())
+}
+
+fn used_while_it_restarts(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    begin(&vm, "both", &[], DEAF)?;
+    let restart = ["restart", "-t", "0", "both"];
+    for _ in 0..3 {
+        let [restart, exec] = at_once(&vm, [&restart, &["exec", "both", "echo", "in"]])?;
+        restart.code(0)?;
+        match exec.code {
+            0 => assert_eq!(exec.stdout, "in\n"),
+            137 => {}
+            _ => assert!(
+                exec.stderr.contains("is not running") || exec.stderr.contains("is restarting"),
+                "{exec}"
+            ),
+        }
+        runs(&vm, "both")?;
+    }
     Ok(())
 }
 
@@ -321,6 +343,26 @@ fn killed_vms_of_any_state(world: &World) -> Result<()> {
         before.no_leftovers(&vm)?;
     }
     Ok(())
+}
+
+fn followers_of_a_killed_one_end(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    begin(&vm, "one", &[], DEAF)?;
+    let mut logs = vm.bulkhead(["logs", "-f", "one"]).spawn()?;
+    logs.wait_for_stdout("begun\n")?;
+    let attach = vm.bulkhead(["attach", "one"]).spawn()?;
+    let exec = ["exec", "one", "sh", "-c", "echo in; sleep 1000"];
+    let mut exec = vm.bulkhead(exec).spawn()?;
+    exec.wait_for_stdout("in\n")?;
+    process_of(&vm, SUPERVISOR)?.signal(Signal::KILL)?;
+    assert_eq!(logs.wait()?.code(0)?.stdout, "begun\n");
+    for running in [attach, exec] {
+        let output = running.wait()?;
+        assert_ne!(output.code, 0, "{output}");
+        assert!(!output.stderr.contains("panicked"), "{output}");
+    }
+    has_ended(&vm, "one")?;
+    starts_again(&vm, "one")
 }
 
 /// No process is left, but states, sockets and locks as they were.

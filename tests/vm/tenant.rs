@@ -18,14 +18,14 @@ crate::tests![
 ];
 
 /// User and group that no one has.
-const ID: u32 = 54_321;
+pub(crate) const ID: u32 = 54_321;
 
 /// Stands for the group `kvm`, whose number is another on each host.
-const KVM_GROUP: u32 = 54_322;
+pub(crate) const KVM_GROUP: u32 = 54_322;
 
 /// /dev/kvm as a distribution has it: for root and a group. Dropped, it is what it was. Tests that
 /// run beside it are root's.
-struct GroupsDevice {
+pub(crate) struct GroupsDevice {
     gid: u32,
     mode: u32,
     _alone: MutexGuard<'static, ()>,
@@ -37,7 +37,7 @@ const DEVICE: &str = "/dev/kvm";
 static ALONE: Mutex<()> = Mutex::new(());
 
 impl GroupsDevice {
-    fn set() -> Result<Self> {
+    pub(crate) fn set() -> Result<Self> {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let metadata = fs::metadata(DEVICE).context("look at /dev/kvm")?;
         let before = Self {
@@ -65,7 +65,7 @@ fn set_access(gid: u32, mode: u32) -> Result<()> {
 
 /// The sandbox's folders become the user's. The command and the guest's files, which other
 /// sandboxes share, stay root's and can be read, as where an administrator installed them.
-fn give(vm: &Sandbox) -> Result<()> {
+pub(crate) fn give(vm: &Sandbox) -> Result<()> {
     chown(vm.folder(), Some(ID), Some(ID)).context("give a folder to the user")?;
     Invocation::new("/bin/chown")
         .args(["-R", &format!("{ID}:{ID}")])
@@ -94,7 +94,7 @@ fn all_of_the_user(folder: &Path) -> Result<bool> {
     Ok(out.only_stdout()?.is_empty())
 }
 
-fn needs_root() -> Result<()> {
+pub(crate) fn needs_root() -> Result<()> {
     ensure!(
         geteuid().is_root(),
         "this test becomes another user: run the tests as root"

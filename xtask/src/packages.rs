@@ -46,6 +46,9 @@ impl Package {
         }
     }
 
+    /// What connects containers.
+    pub(crate) const PASST: Self = Self::file("passt", &["/usr/bin/passt"]);
+
     /// The kernel that the emulated host runs.
     pub(crate) const LAB_KERNEL: Self = Self {
         name: "linux-image-amd64",

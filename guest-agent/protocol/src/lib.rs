@@ -48,6 +48,9 @@ pub const CONTROL_PORT: u32 = 1024;
 /// First vsock port that the host hands out for byte streams.
 pub const FIRST_STREAM_PORT: u32 = 1025;
 
+/// Tag of the file system device that has the host's folders, one below its root per share.
+pub const FILES_TAG: &str = "bulkhead";
+
 /// The guest's context id; every VM uses the same one, since no two share a vsock.
 pub const GUEST_CID: u32 = 3;
 

@@ -4,6 +4,7 @@
 //! (user, paths, arguments, environment) is looked up in the guest only.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,9 @@ pub struct RunSpec {
     pub resolv_conf: String,
     /// `--tmpfs`: target to mount options as the user wrote them.
     pub tmpfs: BTreeMap<String, String>,
+    /// Folders and files of the host.
+    #[serde(default)]
+    pub mounts: Vec<MountSpec>,
     /// Size of `/dev/shm` in bytes.
     pub shm_bytes: u64,
     /// `--sysctl`.
@@ -47,8 +51,48 @@ pub struct RunSpec {
     pub ipc_none: bool,
     /// Guest device nodes that `--device` asks for.
     pub devices: Vec<DeviceNode>,
+    /// The network card; without it there is only the loopback.
+    #[serde(default)]
+    pub network: Option<NetworkSpec>,
     /// What to run as the main process.
     pub process: ProcessSpec,
+}
+
+/// The one network interface of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkSpec {
+    /// Ethernet address.
+    pub mac: [u8; 6],
+    /// IP addresses, each with the length of its network's prefix.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Default routes.
+    pub gateways: Vec<IpAddr>,
+}
+
+/// A folder or file of the host in the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountSpec {
+    /// Its name below the root of the file system device.
+    pub share: u32,
+    /// Absolute path in the container; made when it is missing.
+    pub target: String,
+    /// Whether the guest shows it as read-only. The host enforces it either way.
+    pub read_only: bool,
+    /// Whether it takes what the image has at the target.
+    pub copy_up: CopyUp,
+}
+
+/// Whether a volume takes the image's content at its target before it is mounted there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CopyUp {
+    /// It does not.
+    #[default]
+    No,
+    /// If there is nothing in it.
+    IfEmpty,
+    /// A copy that broke off is in it: what is there goes first.
+    Again,
 }
 
 /// One layer on the image device.

@@ -24,6 +24,8 @@ fn full_image() -> ImageConfig {
 fn launch_of(options: &RunOptions, image: &ImageConfig) -> Result<Launch> {
     let host = Host {
         resolv_conf: "nameserver 192.0.2.1\n",
+        address: None,
+        has_v6: false,
         window: WindowSize {
             rows: 24,
             columns: 80,

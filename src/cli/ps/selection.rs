@@ -126,10 +126,15 @@ impl Selection {
             && (!(filters.has("publish") || filters.has("expose")) || has_port)
             && (!filters.has("ancestor")
                 || self.ancestors.iter().any(|(id, layers)| {
-                    config.image_id == *id
-                        || (!layers.is_empty() && config.launch.layers.starts_with(layers))
+                    config.image_id == *id || is_below(layers, &config.launch.layers)
                 }))
     }
+}
+
+/// Whether an image of these layers was built on one of those below: as in Docker, one with the same
+/// layers was not.
+fn is_below(below: &[LayerKey], layers: &[LayerKey]) -> bool {
+    !below.is_empty() && layers.len() > below.len() && layers.starts_with(below)
 }
 
 /// The images of that name; one that is not there has no container.
@@ -247,6 +252,24 @@ mod tests {
             assert_eq!(names(texts), want, "{texts:?}");
         }
         drop(locks);
+    }
+
+    #[test]
+    fn an_image_is_built_on_one_whose_layers_it_continues() {
+        let layer = |text: &str| LayerKey {
+            diff_id: images::Digest::of(text.as_bytes()),
+            blob: images::Digest::of(text.as_bytes()),
+        };
+        let (one, two, other) = (layer("1"), layer("2"), layer("3"));
+        assert!(is_below(&[one], &[one, two]));
+        for (below, layers) in [
+            (&[][..], &[one][..]),
+            (&[one], &[one]),
+            (&[one, two], &[one]),
+            (&[other], &[one, two]),
+        ] {
+            assert!(!is_below(below, layers), "{below:?} {layers:?}");
+        }
     }
 
     #[test]

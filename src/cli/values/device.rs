@@ -65,7 +65,10 @@ pub fn tmpfs(text: &str) -> Result<(String, String)> {
 }
 
 /// An absolute path without empty parts and dots, and with `..` taken back.
-fn clean(path: &str) -> Result<String> {
+///
+/// # Errors
+/// When it has a NUL byte.
+pub fn clean(path: &str) -> Result<String> {
     let mut parts = Vec::new();
     for part in path.split('/') {
         match part {

@@ -4,13 +4,16 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
 
+/// What stands for the host's address in `--add-host`.
+pub const HOST_GATEWAY: &str = "host-gateway";
+
 /// Longest domain name in bytes (RFC 1035, section 2.3.4).
 const DOMAIN_BYTES_MAX: usize = 253;
 
 /// `--add-host HOST:IP` or `HOST=IP`, the address possibly in brackets.
 ///
 /// # Errors
-/// In Docker's words; `host-gateway` is refused as long as a VM has no network.
+/// In Docker's words.
 pub fn extra_host(text: &str) -> Result<(String, String)> {
     let (host, address) = text
         .split_once('=')
@@ -23,10 +26,7 @@ pub fn extra_host(text: &str) -> Result<(String, String)> {
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))
         .unwrap_or(address);
-    if address == "host-gateway" {
-        bail!("host-gateway is not supported: this version gives a VM no network; name an address");
-    }
-    if address.parse::<IpAddr>().is_err() {
+    if address != HOST_GATEWAY && address.parse::<IpAddr>().is_err() {
         bail!("invalid IP address in add-host: \"{address}\"");
     }
     Ok((host.to_owned(), address.to_owned()))
@@ -62,6 +62,30 @@ pub fn search_domain(text: &str) -> Result<String> {
         bail!("{text} is not a valid domain");
     }
     Ok(domain.to_owned())
+}
+
+/// `--mac-address`: six bytes in hexadecimal, with colons or dashes.
+///
+/// # Errors
+/// In Docker's words; a multicast address is no interface's.
+pub fn mac_address(text: &str) -> Result<[u8; 6]> {
+    let bytes: Vec<u8> = text
+        .split([':', '-'])
+        .map(|byte| {
+            u8::from_str_radix(byte, 16)
+                .ok()
+                .filter(|_| byte.len() == 2)
+        })
+        .collect::<Option<_>>()
+        .unwrap_or_default();
+    let Ok(mac) = <[u8; 6]>::try_from(bytes) else {
+        bail!("invalid MAC address: {text}");
+    };
+    let [first, ..] = mac;
+    if first & 1 != 0 || mac == [0; 6] {
+        bail!("invalid MAC address: {text}: it is a multicast address or zero");
+    }
+    Ok(mac)
 }
 
 /// `--expose PORT[-PORT][/PROTO]`: each port with its protocol, as `inspect` shows them.
@@ -111,6 +135,7 @@ mod tests {
             ("a:[::1]", "a", "::1"),
             ("a:::1", "a", "::1"),
             ("a=[1.1.1.1]", "a", "1.1.1.1"),
+            ("a:host-gateway", "a", "host-gateway"),
         ] {
             assert_eq!(extra_host(text).unwrap(), pair(host, address), "{text}");
         }
@@ -123,7 +148,6 @@ mod tests {
             ("a:x", "invalid IP address in add-host: \"x\""),
             ("a:b:c", "invalid IP address in add-host: \"b:c\""),
             ("a:[]", "invalid IP address in add-host: \"\""),
-            ("a:host-gateway", "host-gateway is not supported"),
         ] {
             let error = extra_host(text).unwrap_err().to_string();
             assert!(error.contains(want), "{text}: {error}");

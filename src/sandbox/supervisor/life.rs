@@ -22,14 +22,16 @@ use protocol::task::TaskId;
 use super::super::clock::{monotonic_ns, now};
 use super::super::disks;
 use super::super::logs::{self, LogWriter};
+use super::super::network::Network;
 use super::super::paths::GuestFiles;
 use super::super::state::Status;
 use super::super::streams::{CommandStreams, Streams, VmStreams};
 use super::super::vm::{RunningVm, VmRequest};
 use super::super::vmm_process::VmReport;
+use super::super::volumes::Filling;
 use super::super::wire::ToCommand;
 use super::clients::{ClientId, Role};
-use super::{Supervisor, failed};
+use super::{Supervisor, failed, mounts};
 
 /// The container's own process.
 pub(super) const MAIN: ProcessId = 0;
@@ -40,6 +42,9 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// From hello to the execution of the process: mounts and a look-up of its user.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// As much longer when a volume takes the image's content.
+const FILL_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// From the request to power off to the agent's goodbye: it flushes what the container wrote.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -61,6 +66,8 @@ pub(super) struct Running {
     delivered: bool,
     /// Requests to freeze or thaw that the agent has not answered.
     freezes: u32,
+    /// Volumes that take the image's content, until the process starts.
+    fillings: Vec<Filling>,
 }
 
 /// Who had a process started.
@@ -156,6 +163,14 @@ impl Supervisor {
             stderr: run.process.terminal.is_none().then_some(stderr),
         };
         run.process.stdio = ports;
+        self.network = launch
+            .network
+            .map(|config| Network::start(&self.root, &config))
+            .transpose()?;
+        run.network = self.network.as_ref().map(|network| network.spec.clone());
+        self.state.network = self.network.as_ref().map(|network| network.state.clone());
+        let card = self.network.as_ref().map(Network::card).transpose()?;
+        let mounts = mounts::prepare(&launch.mounts, &mut run)?;
         self.state.phases.vmm_spawn = monotonic_ns();
         let mut vm = RunningVm::spawn(
             &self.root,
@@ -165,10 +180,12 @@ impl Supervisor {
                 memory_mib: launch.memory_mib,
                 host_cpus: launch.host_cpus,
                 disks,
+                card,
                 stream_ports: [ports.stdin, ports.stdout, ports.stderr]
                     .into_iter()
                     .flatten()
                     .collect(),
+                shares: mounts.shares,
                 log: log.try_clone().context("share the VM's log")?,
             },
         )?;
@@ -196,6 +213,7 @@ impl Supervisor {
             end: None,
             delivered: false,
             freezes: 0,
+            fillings: mounts.fillings,
         });
         for (client, streams) in std::mem::take(&mut self.attaching) {
             self.attach(client, streams);
@@ -213,16 +231,20 @@ impl Supervisor {
                 Some(Event::Hello { version, .. }) => {
                     super::super::check_version(version)?;
                     self.state.phases.agent = monotonic_ns();
+                    if let Err(error) = self.network.as_mut().map_or(Ok(()), Network::wait) {
+                        return Ok(Some(failed(&error)));
+                    }
                     if let Some(running) = &mut self.running {
                         running.vm.agent.send(&super::super::wake()?)?;
                         for request in running.held.take().unwrap_or_default() {
                             running.vm.agent.send(&request)?;
                         }
                     }
-                    deadline = Some(Instant::now() + START_TIMEOUT);
+                    deadline = Some(Instant::now() + self.start_timeout());
                 }
                 Some(Event::Started { process: MAIN, .. }) => {
                     deadline = None;
+                    self.volumes_are_filled()?;
                     self.note_started()?;
                 }
                 Some(Event::Failed {
@@ -230,6 +252,9 @@ impl Supervisor {
                     kind,
                     message,
                 }) if deadline.is_some() => {
+                    if matches!(kind, FailureKind::NotFound | FailureKind::NotExecutable) {
+                        self.volumes_are_filled()?;
+                    }
                     return Ok(Some(failure(kind, &message)));
                 }
                 Some(Event::Exited {
@@ -252,6 +277,23 @@ impl Supervisor {
                 return Ok(None);
             }
         }
+    }
+
+    fn start_timeout(&self) -> Duration {
+        let fills = self
+            .running
+            .as_ref()
+            .is_some_and(|r| !r.fillings.is_empty());
+        START_TIMEOUT + if fills { FILL_TIMEOUT } else { Duration::ZERO }
+    }
+
+    /// The guest has come as far as its process, which is after all volumes are filled.
+    fn volumes_are_filled(&mut self) -> Result<()> {
+        let fillings = self
+            .running
+            .as_mut()
+            .map(|r| std::mem::take(&mut r.fillings));
+        fillings.into_iter().flatten().try_for_each(Filling::done)
     }
 
     fn note_started(&mut self) -> Result<()> {
@@ -291,8 +333,8 @@ impl Supervisor {
                 self.clients
                     .answer_those(|role| matches!(role, Role::Frozen), &ToCommand::Done);
             }
-            Event::TaskEnded { id, outcome } => self.note_task(id, outcome),
             Event::Updated(ref trouble) => self.note_updated(trouble.as_deref())?,
+            Event::TaskEnded { id, outcome } => self.note_task(id, outcome),
             Event::Started { process, .. } => {
                 let exec = running.execs.get_mut(&process);
                 let exec = exec
@@ -372,13 +414,13 @@ impl Supervisor {
     /// Joins a command's streams with the process's, now or when there is one.
     pub(super) fn attach(&mut self, client: ClientId, streams: CommandStreams) {
         self.clients.set_role(client, Role::Attached(None));
-        if streams.stdin.is_some() || streams.stdout.is_some() || streams.stderr.is_some() {
-            self.journal("attach", &[]);
-        }
         let Some(running) = &self.running else {
             self.attaching.push((client, streams));
             return;
         };
+        if streams.stdin.is_some() || streams.stdout.is_some() || streams.stderr.is_some() {
+            self.journal("attach", &[]);
+        }
         match running.main.attach(streams) {
             Ok(attached) => {
                 self.clients

@@ -13,6 +13,7 @@
 mod clients;
 mod journal;
 mod life;
+mod mounts;
 mod probes;
 mod tasks;
 mod update;
@@ -32,12 +33,14 @@ use super::agent::AgentError;
 use super::client::{self, Listener};
 use super::clock::monotonic_ns;
 use super::events;
+use super::network::Network;
 use super::paths::Root;
 use super::restart::Backoff;
 use super::state::{ContainerConfig, ContainerState, Folder, Lock, Phases, Status};
 use super::stop::Stop;
 use super::streams::{CommandStreams, Deliveries};
 use super::vm::RunningVm;
+use super::volumes;
 use super::wire::{StopRequest, ToCommand, ToSupervisor};
 use clients::{ClientId, Clients, Role};
 use life::Running;
@@ -115,6 +118,8 @@ struct Supervisor {
     deliveries: Deliveries,
     /// The VM, while there is one.
     running: Option<Running>,
+    /// What connects it; its ports are free when it is gone.
+    network: Option<Network>,
     /// Its health checks, if it has any.
     monitor: Option<Monitor>,
     /// Commands that are to be attached when there is a VM.
@@ -136,7 +141,8 @@ impl Supervisor {
         if state.status.is_alive() {
             // The last supervisor was killed, and nobody has looked since.
             state = state.killed();
-            folder.set_state(&state)?;
+            // A disk that is full is no reason to leave a container down.
+            let _ = folder.set_state(&state);
         }
         let (mut clients, first) = Clients::new(Listener::bind(&folder)?, command);
         let message = clients.first_message(first)?;
@@ -150,6 +156,7 @@ impl Supervisor {
             stop: Stop::new()?,
             deliveries: Deliveries::new()?,
             running: None,
+            network: None,
             monitor: None,
             attaching: Vec::new(),
             updates: update::Updates::new(),
@@ -176,8 +183,9 @@ impl Supervisor {
             self.state.begin(phases);
             let message = self.live().unwrap_or_else(|error| failed(&error));
             self.running = None;
-            self.end_tasks();
             self.refuse_updates();
+            self.end_tasks();
+            self.network = None;
             self.monitor = None;
             self.stop.reset();
             let Some(delay) = self.delay(&message, &mut backoff) else {
@@ -200,7 +208,9 @@ impl Supervisor {
         let kept = if self.auto_remove() {
             let config = self.config_now();
             let removed = self.folder.remove();
-            removed.inspect(|()| events::of_container(&self.folder, &config, "destroy", &[]))
+            removed
+                .inspect(|()| events::of_container(&self.folder, &config, "destroy", &[]))
+                .and_then(|()| volumes::remove_anonymous(&self.root, &self.config))
         } else {
             self.folder.set_state(&self.state)
         };
@@ -409,11 +419,11 @@ impl Supervisor {
                 None
             }
             ToSupervisor::Freeze(frozen) => self.freeze(client, frozen),
+            ToSupervisor::Update(limits) => self.update(client, *limits),
             ToSupervisor::Task { task, stream } => {
                 let stream = stream.then(|| self.clients.take_one(client)).transpose();
                 self.task(client, task, stream)
             }
-            ToSupervisor::Update(limits) => self.update(client, *limits),
             ToSupervisor::Wait => {
                 self.clients.set_role(client, Role::Ended);
                 None

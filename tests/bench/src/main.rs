@@ -9,6 +9,7 @@ mod host;
 mod life;
 mod memory;
 mod peers;
+mod shares;
 mod start;
 mod stdio;
 mod table;
@@ -68,6 +69,9 @@ fn main() -> Result<()> {
     }
     if wanted("stdio") {
         stdio::measure(&host, &mut table)?;
+    }
+    if wanted("shares") {
+        shares::measure(&host, &mut table)?;
     }
     if let Some(debian) = &args.debian
         && wanted("disk")

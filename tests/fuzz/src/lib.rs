@@ -151,8 +151,13 @@ pub fn play<D: Device>(
 
 fn start<D: Device>(driver: &mut DirectDriver<D>, features: u8) {
     let event_idx = if features & 1 == 0 { 0 } else { EVENT_IDX };
+    let own = if features & 2 == 0 {
+        0
+    } else {
+        driver.device.features()
+    };
     driver
-        .activate(VERSION_1 | event_idx)
+        .activate(VERSION_1 | event_idx | own)
         .expect("a device starts with any of its features");
 }
 

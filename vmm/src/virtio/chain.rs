@@ -77,6 +77,25 @@ impl Spans {
         Ok(Some(bytes))
     }
 
+    /// Takes `bytes` bytes off the front, or what there is.
+    pub fn advance(&mut self, bytes: u64) {
+        let mut left = bytes;
+        while let Some(span) = self.spans.get_mut(self.taken) {
+            if left < u64::from(span.len) {
+                span.drop_front(usize::try_from(left).unwrap_or(0));
+                return;
+            }
+            left -= u64::from(span.len);
+            self.taken += 1;
+        }
+    }
+
+    /// Puts others behind these.
+    pub fn append(&mut self, mut others: Self) {
+        others.spans.drain(..others.taken);
+        self.spans.append(&mut others.spans);
+    }
+
     /// Takes the last byte off and returns its address.
     pub fn take_last_byte(&mut self) -> Option<GuestAddress> {
         if self.is_empty() {

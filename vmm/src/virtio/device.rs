@@ -3,12 +3,14 @@
 //! Implemented by block, rng, console, balloon and vsock. A device knows its queues and guest
 //! memory; it knows neither registers, nor KVM, nor the other devices.
 
+use std::num::Wrapping;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use event_manager::EventSet;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
+use vm_memory::{Address, Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::ConfigSpace;
@@ -25,6 +27,10 @@ const INTERRUPT_USED_RING: u32 = 1;
 const INTERRUPT_CONFIG: u32 = 2;
 /// `DEVICE_NEEDS_RESET`.
 pub(super) const STATUS_NEEDS_RESET: u32 = 0x40;
+
+/// Bytes of a used ring's header and of its elements (section 2.7.8).
+const USED_RING_HEADER: u64 = 4;
+const USED_ELEMENT: u64 = 8;
 
 /// Device types (virtio 1.2 section 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -242,6 +248,42 @@ impl<'a> Io<'a> {
         self.queue(queue)
             .add_used(memory, head, written)
             .map_err(|source| DeviceError::Ring { queue, source })
+    }
+
+    /// Returns several chains at once, as a driver must find those of one frame that was spread over
+    /// them (virtio 1.2 section 5.1.6.4.1): it sees all of them or none.
+    ///
+    /// # Errors
+    /// [`DeviceError::Ring`] when the used ring is unusable.
+    pub fn complete_all(&mut self, queue: usize, chains: &[(u16, u32)]) -> Result<(), DeviceError> {
+        let Some(((last_head, last_written), others)) = chains.split_last() else {
+            return Ok(());
+        };
+        let memory = self.memory;
+        let used = self.queue(queue);
+        let ring = |source| DeviceError::Ring { queue, source };
+        let first = Wrapping(used.next_used());
+        let mut next = first;
+        for (head, written) in others {
+            let slot = u64::from(next.0 % used.size());
+            let address = GuestAddress(used.used_ring())
+                .checked_add(USED_RING_HEADER + slot * USED_ELEMENT)
+                .ok_or_else(|| ring(virtio_queue::Error::AddressOverflow))?;
+            let [a, b, c, d] = u32::from(*head).to_le_bytes();
+            let [e, f, g, h] = written.to_le_bytes();
+            memory
+                .write_obj([a, b, c, d, e, f, g, h], address)
+                .map_err(|error| ring(virtio_queue::Error::GuestMemory(error)))?;
+            next += 1;
+        }
+        // The queue writes the last element and the index behind it. It does so once per chain, with
+        // the same result, because it counts its calls to know when the driver wants an interrupt.
+        for _ in chains {
+            used.set_next_used(next.0);
+            used.add_used(memory, *last_head, *last_written)
+                .map_err(ring)?;
+        }
+        Ok(())
     }
 
     /// Interrupts the driver for the chains completed so far, if it wants to be.

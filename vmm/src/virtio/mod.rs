@@ -20,9 +20,11 @@ mod chain;
 mod config;
 pub mod console;
 mod device;
+pub mod fs;
 pub mod mmio;
 #[cfg(any(test, feature = "mock"))]
 pub mod mock;
+pub mod net;
 pub mod rng;
 #[cfg(test)]
 mod snapshot_tests;

@@ -205,12 +205,13 @@ pub(crate) fn run(place: &Place, what: &What) -> Result<ExitCode> {
     .into())
 }
 
-/// What running a command needs on this machine.
+/// What running containers needs on this machine.
 pub(crate) fn needs() -> Vec<Package> {
-    match kvm::detect() {
-        Kvm::Hardware => Vec::new(),
-        Kvm::None(_) => emulator::PACKAGES.to_vec(),
+    let mut needs = vec![Package::PASST];
+    if let Kvm::None(_) = kvm::detect() {
+        needs.extend(emulator::PACKAGES);
     }
+    needs
 }
 
 /// The command `cargo xtask lab`, for verbs that want to see what comes of it.

@@ -1,0 +1,674 @@
+//! What becomes of a request: a system call on a place that the guest has looked up.
+//!
+//! [`crate::server`] calls [`Files::answer`] from several threads. A name is resolved below its
+//! directory's descriptor and nowhere else (`RESOLVE_BENEATH`), links are the guest's to follow, and
+//! only regular files and directories are ever opened for more than their place.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Mutex;
+
+use rustix::fs::{
+    AtFlags, CWD, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, SeekFrom,
+    StatxFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid, XattrFlags, chmodat, chownat,
+    copy_file_range, fallocate, fdatasync, fstatvfs, fsync, ftruncate, getxattr, linkat, listxattr,
+    mkdirat, mknodat, openat, openat2, readlinkat, removexattr, renameat_with, seek, setxattr,
+    statx, symlinkat, syncfs, unlinkat, utimensat,
+};
+use rustix::io::Errno;
+
+use crate::area::Slot;
+use crate::identity::{Maker, without_setid};
+use crate::nodes::{Handle, Handles, Key, Node, Nodes};
+use crate::wire::{
+    self, ATTR_SUBMOUNT, Attributes, Header, Name, OPEN_KILL_SUIDGID, OUT_HEADER_BYTES, Operation,
+    SetAttributes, Time, WRITE_CACHE, WRITE_DATA_OFFSET, WRITE_KILL_SUIDGID, Writer,
+    XATTR_BYTES_MAX, init, valid,
+};
+
+/// Pages of data in one request: 512 KiB.
+pub const PAGES_MAX: u16 = 128;
+
+/// Bytes of data in one request.
+pub const DATA_BYTES_MAX: u32 = PAGES_MAX as u32 * 4096;
+
+/// Seconds for which a guest may go on with a name and attributes that it has seen: a change by the
+/// host or another container is seen after so long at the latest. virtiofsd's own default.
+pub const VALID_S: u64 = 1;
+
+/// Requests of reads ahead and asynchronous I/O that the guest has under way.
+const BACKGROUND_MAX: u16 = 16;
+
+/// Most bytes of one COPY_FILE_RANGE, so that it does not keep a thread for long. The guest's
+/// kernel asks again for the rest.
+const COPY_BYTES_MAX: u64 = 16 << 20;
+
+/// What is taken of the features a guest's kernel offers. No write-back cache: what is written is in
+/// the file when the call returns, for the host and for other containers to see.
+const FEATURES: u64 = init::ASYNC_READ
+    | init::ATOMIC_O_TRUNC
+    | init::BIG_WRITES
+    | init::AUTO_INVAL_DATA
+    | init::DO_READDIRPLUS
+    | init::READDIRPLUS_AUTO
+    | init::ASYNC_DIO
+    | init::PARALLEL_DIROPS
+    | init::MAX_PAGES
+    | init::SUBMOUNTS
+    | init::HANDLE_KILLPRIV_V2
+    | init::INIT_EXT;
+
+/// Flags of an open file that mean something on this side.
+const OPEN_FLAGS: OFlags = OFlags::WRONLY
+    .union(OFlags::RDWR)
+    .union(OFlags::TRUNC)
+    .union(OFlags::DSYNC)
+    .union(OFlags::SYNC);
+
+/// What a request comes to.
+#[derive(Debug)]
+pub enum Reply {
+    /// These bytes behind the header.
+    Bytes(Vec<u8>),
+    /// So many bytes behind the header, which are in the slot already.
+    InSlot(usize),
+    /// Nothing is said.
+    None,
+}
+
+impl From<Writer> for Reply {
+    fn from(writer: Writer) -> Self {
+        Self::Bytes(writer.into_bytes())
+    }
+}
+
+/// The shared folders of one guest.
+#[derive(Debug)]
+pub struct Files {
+    nodes: Nodes,
+    handles: Handles,
+    /// Where this process's descriptors have names.
+    descriptors: String,
+}
+
+/// A place and what it is.
+pub(crate) struct Found {
+    pub(crate) node: Node,
+    pub(crate) attributes: Attributes,
+}
+
+fn place_flags() -> OFlags {
+    OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC
+}
+
+impl Files {
+    /// The folders that are in `root`. `descriptors` is a path at which procfs shows this process's
+    /// descriptors: they are opened again through it.
+    ///
+    /// # Errors
+    /// What looking at the root says.
+    pub fn new(root: OwnedFd, descriptors: &str) -> Result<Self, Errno> {
+        let root = look(root, None)?;
+        Ok(Self {
+            nodes: Nodes::new(root.node),
+            handles: Handles::default(),
+            descriptors: descriptors.to_owned(),
+        })
+    }
+
+    /// Carries a request out.
+    ///
+    /// # Errors
+    /// What the guest is told.
+    pub fn answer(
+        &self,
+        header: &Header,
+        operation: Operation<'_>,
+        slot: Slot<'_>,
+    ) -> Result<Reply, Errno> {
+        use Operation as O;
+        let id = header.node;
+        let node = || self.nodes.get(id);
+        let done = Ok(Reply::Bytes(Vec::new()));
+        match operation {
+            O::Init {
+                major,
+                minor,
+                max_readahead,
+                flags,
+            } => self.init(major, minor, max_readahead, flags),
+            O::Destroy => {
+                self.handles.clear();
+                self.nodes.clear();
+                done
+            }
+            O::Lookup(name) => self.lookup(&*node()?, name),
+            O::Forget { lookups } => {
+                self.nodes.forget(id, lookups);
+                Ok(Reply::None)
+            }
+            O::BatchForget(pairs) => {
+                for pair in pairs.chunks_exact(16) {
+                    let mut reader = crate::reader::Reader::new(pair);
+                    if let (Some(id), Some(lookups)) = (reader.u64(), reader.u64()) {
+                        self.nodes.forget(id, lookups);
+                    }
+                }
+                Ok(Reply::None)
+            }
+            O::GetAttributes { .. } => self.attributes(&*node()?),
+            O::SetAttributes(change) => self.set_attributes(&*node()?, &change),
+            O::ReadLink => {
+                let target = readlinkat(&node()?.place, "", Vec::new())?;
+                Ok(Reply::Bytes(target.into_bytes()))
+            }
+            O::Symlink { name, target } => {
+                let parent = node()?;
+                let maker = Maker::new(header.uid, header.gid);
+                symlinkat(target, &parent.place, name.bytes())?;
+                drop(maker);
+                self.lookup(&parent, name)
+            }
+            O::MakeNode { name, mode } => self.make_node(&*node()?, header, name, mode),
+            O::MakeDirectory { name, mode } => {
+                let parent = node()?;
+                let maker = Maker::new(header.uid, header.gid);
+                mkdirat(&parent.place, name.bytes(), permissions(mode))?;
+                drop(maker);
+                self.lookup(&parent, name)
+            }
+            O::Unlink(name) => {
+                unlinkat(&node()?.place, name.bytes(), AtFlags::empty())?;
+                done
+            }
+            O::RemoveDirectory(name) => {
+                unlinkat(&node()?.place, name.bytes(), AtFlags::REMOVEDIR)?;
+                done
+            }
+            O::Rename {
+                name,
+                new_parent,
+                new_name,
+                flags,
+            } => {
+                let flags = RenameFlags::from_bits_retain(flags);
+                if !(RenameFlags::NOREPLACE | RenameFlags::EXCHANGE).contains(flags) {
+                    return Err(Errno::INVAL);
+                }
+                let (from, to) = (node()?, self.nodes.get(new_parent)?);
+                renameat_with(
+                    &from.place,
+                    name.bytes(),
+                    &to.place,
+                    new_name.bytes(),
+                    flags,
+                )?;
+                done
+            }
+            O::Link { node: old, name } => {
+                let (old, parent) = (self.nodes.get(old)?, node()?);
+                let from = self.path(old.place.as_fd());
+                let follow = AtFlags::SYMLINK_FOLLOW;
+                linkat(CWD, from, &parent.place, name.bytes(), follow)?;
+                self.lookup(&parent, name)
+            }
+            O::Open { flags, open_flags } => {
+                let file = self.open_file(&*node()?, flags, open_flags)?;
+                self.opened(Writer::new(), file)
+            }
+            O::Create {
+                name,
+                flags,
+                mode,
+                open_flags,
+            } => self.create(&*node()?, header, name, (flags, open_flags), mode),
+            O::Read {
+                handle,
+                offset,
+                size,
+            } => {
+                let file = self.handles.file(handle)?;
+                let room = slot.len().saturating_sub(OUT_HEADER_BYTES);
+                let len = usize::try_from(size).unwrap_or(room).min(room);
+                slot.read_file(file.as_fd(), OUT_HEADER_BYTES, len, offset)
+                    .map(Reply::InSlot)
+            }
+            O::Write {
+                handle,
+                offset,
+                size,
+                write_flags,
+                flags,
+            } => {
+                let file = self.handles.file(handle)?;
+                // Of a page that comes from the guest's cache it is known where it belongs.
+                let append = flags & OFlags::APPEND.bits() != 0 && write_flags & WRITE_CACHE == 0;
+                let len = usize::try_from(size).map_err(|_| Errno::INVAL)?;
+                let write =
+                    || slot.write_file(file.as_fd(), WRITE_DATA_OFFSET, len, offset, append);
+                let count = if write_flags & WRITE_KILL_SUIDGID == 0 {
+                    write()?
+                } else {
+                    without_setid(write)?
+                };
+                Ok(written(count))
+            }
+            O::StatFs => statfs(&*node()?),
+            O::Release { handle } | O::ReleaseDirectory { handle } => {
+                self.handles.remove(handle);
+                done
+            }
+            O::Sync { handle, data_only } => {
+                sync(self.handles.file(handle)?.as_fd(), data_only)?;
+                done
+            }
+            O::SyncDirectory { handle, data_only } => {
+                sync(self.handles.directory(handle)?.as_fd(), data_only)?;
+                done
+            }
+            O::SetXattr { name, value, flags } => {
+                let flags = XattrFlags::from_bits(flags).ok_or(Errno::INVAL)?;
+                setxattr(self.path(node()?.place.as_fd()), name.bytes(), value, flags)?;
+                done
+            }
+            O::GetXattr { name, size } => {
+                let node = node()?;
+                let path = self.path(node.place.as_fd());
+                xattr(size, |buffer| getxattr(&*path, name.bytes(), buffer))
+            }
+            O::ListXattr { size } => {
+                let node = node()?;
+                let path = self.path(node.place.as_fd());
+                xattr(size, |buffer| listxattr(&*path, buffer))
+            }
+            O::RemoveXattr(name) => {
+                removexattr(self.path(node()?.place.as_fd()), name.bytes())?;
+                done
+            }
+            O::OpenDirectory => {
+                let node = node()?;
+                if node.kind != FileType::Directory {
+                    return Err(Errno::NOTDIR);
+                }
+                let file = self.reopen(&node, OFlags::RDONLY | OFlags::DIRECTORY)?;
+                let id = self.handles.add(Handle {
+                    file,
+                    directory: Some(Mutex::new(())),
+                })?;
+                Ok(open_out(Writer::new(), id).into())
+            }
+            O::ReadDirectory {
+                handle,
+                offset,
+                size,
+                plus,
+            } => {
+                let room = slot.len().saturating_sub(OUT_HEADER_BYTES);
+                let size = usize::try_from(size).unwrap_or(room).min(room);
+                let directory = self.handles.directory(handle)?;
+                let of = if plus { Some(node()?) } else { None };
+                crate::directory::read(self, of.as_deref(), &directory, offset, size)
+            }
+            O::Allocate {
+                handle,
+                offset,
+                length,
+                mode,
+            } => {
+                let known = FallocateFlags::KEEP_SIZE
+                    | FallocateFlags::PUNCH_HOLE
+                    | FallocateFlags::ZERO_RANGE;
+                let mode = FallocateFlags::from_bits(mode)
+                    .filter(|mode| known.contains(*mode))
+                    .ok_or(Errno::OPNOTSUPP)?;
+                fallocate(self.handles.file(handle)?, mode, offset, length)?;
+                done
+            }
+            O::Seek {
+                handle,
+                offset,
+                whence,
+            } => {
+                let to = match i32::try_from(whence) {
+                    Ok(libc::SEEK_DATA) => SeekFrom::Data(offset),
+                    Ok(libc::SEEK_HOLE) => SeekFrom::Hole(offset),
+                    _ => return Err(Errno::INVAL),
+                };
+                let found = seek(self.handles.file(handle)?, to)?;
+                let mut writer = Writer::new();
+                writer.u64(found);
+                Ok(writer.into())
+            }
+            O::CopyRange {
+                from,
+                from_offset,
+                to,
+                to_offset,
+                length,
+            } => {
+                let (from, to) = (self.handles.file(from)?, self.handles.file(to)?);
+                let len = usize::try_from(length.min(COPY_BYTES_MAX)).map_err(|_| Errno::INVAL)?;
+                let (mut at, mut into) = (from_offset, to_offset);
+                let count = copy_file_range(from, Some(&mut at), to, Some(&mut into), len)?;
+                Ok(written(count))
+            }
+            O::SyncFs => {
+                let node = node()?;
+                if node.kind == FileType::Directory {
+                    syncfs(self.reopen(&node, OFlags::RDONLY | OFlags::DIRECTORY)?)?;
+                }
+                done
+            }
+        }
+    }
+
+    fn init(&self, major: u32, minor: u32, readahead: u32, flags: u64) -> Result<Reply, Errno> {
+        if major < wire::MAJOR {
+            return Err(Errno::PROTO);
+        }
+        // A new driver knows nothing of what the last one had.
+        self.handles.clear();
+        self.nodes.clear();
+        let mut writer = Writer::new();
+        writer.u32(wire::MAJOR);
+        if major > wire::MAJOR {
+            // It begins again with our version.
+            writer.u32(wire::MINOR).bytes(&[0; 56]);
+            return Ok(writer.into());
+        }
+        let taken = (FEATURES & flags).to_le_bytes();
+        let (low, high) = taken.split_at(4);
+        writer
+            .u32(minor.min(wire::MINOR))
+            .u32(readahead.min(DATA_BYTES_MAX))
+            .bytes(low)
+            .u16(BACKGROUND_MAX)
+            .u16(BACKGROUND_MAX / 4 * 3)
+            .u32(DATA_BYTES_MAX)
+            .u32(1)
+            .u16(PAGES_MAX)
+            .u16(0)
+            .bytes(high)
+            .bytes(&[0; 28]);
+        Ok(writer.into())
+    }
+
+    /// A name of one descriptor of this process.
+    fn path(&self, fd: BorrowedFd<'_>) -> String {
+        format!("{}/{}", self.descriptors, fd.as_raw_fd())
+    }
+
+    /// Opens a node for more than its place. What is no regular file or directory would do
+    /// something else when it is opened: devices, pipes, sockets.
+    fn reopen(&self, node: &Node, flags: OFlags) -> Result<OwnedFd, Errno> {
+        match node.kind {
+            FileType::RegularFile | FileType::Directory => {}
+            FileType::Symlink => return Err(Errno::LOOP),
+            _ => return Err(Errno::NXIO),
+        }
+        let path = self.path(node.place.as_fd());
+        openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    fn open_file(&self, node: &Node, flags: u32, open_flags: u32) -> Result<OwnedFd, Errno> {
+        if node.kind == FileType::Directory {
+            return Err(Errno::ISDIR);
+        }
+        let flags = OFlags::from_bits_retain(flags) & OPEN_FLAGS;
+        let open = || self.reopen(node, flags);
+        if open_flags & OPEN_KILL_SUIDGID == 0 {
+            open()
+        } else {
+            without_setid(open)
+        }
+    }
+
+    /// Finds a name of a directory, without remembering it.
+    pub(crate) fn find(&self, parent: &Node, name: Name<'_>) -> Result<Found, Errno> {
+        let resolve =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let (flags, mode) = (place_flags(), Mode::empty());
+        let place = openat2(&parent.place, name.bytes(), flags, mode, resolve)?;
+        look(place, Some(parent))
+    }
+
+    /// Remembers what was found: the reply that names it counts.
+    pub(crate) fn remember(&self, found: Found) -> Result<(u64, Attributes), Errno> {
+        Ok((self.nodes.found(found.node)?, found.attributes))
+    }
+
+    fn lookup(&self, parent: &Node, name: Name<'_>) -> Result<Reply, Errno> {
+        let (id, attributes) = self.remember(self.find(parent, name)?)?;
+        let mut writer = Writer::new();
+        writer.entry(id, VALID_S, &attributes);
+        Ok(writer.into())
+    }
+
+    fn attributes(&self, node: &Node) -> Result<Reply, Errno> {
+        let attributes = attributes(node.place.as_fd())?.0;
+        let mut writer = Writer::new();
+        writer.u64(VALID_S).u32(0).u32(0).attributes(&attributes);
+        Ok(writer.into())
+    }
+
+    fn make_node(
+        &self,
+        parent: &Node,
+        header: &Header,
+        name: Name<'_>,
+        mode: u32,
+    ) -> Result<Reply, Errno> {
+        let kind = FileType::from_raw_mode(mode);
+        // A device node on the host would be the host's device.
+        if !matches!(
+            kind,
+            FileType::RegularFile | FileType::Fifo | FileType::Socket
+        ) {
+            return Err(Errno::PERM);
+        }
+        let maker = Maker::new(header.uid, header.gid);
+        mknodat(&parent.place, name.bytes(), kind, permissions(mode), 0)?;
+        drop(maker);
+        self.lookup(parent, name)
+    }
+
+    fn create(
+        &self,
+        parent: &Node,
+        header: &Header,
+        name: Name<'_>,
+        (flags, open_flags): (u32, u32),
+        mode: u32,
+    ) -> Result<Reply, Errno> {
+        let resolve =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let wanted = OFlags::from_bits_retain(flags);
+        let new = (wanted & OPEN_FLAGS) | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let maker = Maker::new(header.uid, header.gid);
+        let made = openat2(&parent.place, name.bytes(), new, permissions(mode), resolve);
+        drop(maker);
+        let (file, found) = match made {
+            Ok(file) => {
+                // The very file, whatever has its name by now.
+                let path = self.path(file.as_fd());
+                let place = openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+                (file, look(place, Some(parent))?)
+            }
+            Err(Errno::EXIST) if !wanted.contains(OFlags::EXCL) => {
+                let found = self.find(parent, name)?;
+                (self.open_file(&found.node, flags, open_flags)?, found)
+            }
+            Err(errno) => return Err(errno),
+        };
+        let (id, attributes) = self.remember(found)?;
+        let mut writer = Writer::new();
+        writer.entry(id, VALID_S, &attributes);
+        self.opened(writer, file)
+            .inspect_err(|_| self.nodes.forget(id, 1))
+    }
+
+    fn opened(&self, writer: Writer, file: OwnedFd) -> Result<Reply, Errno> {
+        let id = self.handles.add(Handle {
+            file,
+            directory: None,
+        })?;
+        Ok(open_out(writer, id).into())
+    }
+
+    fn set_attributes(&self, node: &Node, change: &SetAttributes) -> Result<Reply, Errno> {
+        let has = |bit| change.valid & bit != 0;
+        let path = self.path(node.place.as_fd());
+        if has(valid::MODE) {
+            chmodat(CWD, &*path, permissions(change.mode), AtFlags::empty())?;
+        }
+        if has(valid::UID) || has(valid::GID) {
+            self.change_owner(node, change)?;
+        }
+        if has(valid::SIZE) {
+            let truncate = || match has(valid::FH) {
+                true => ftruncate(self.handles.file(change.handle)?, change.size),
+                false => ftruncate(self.reopen(node, OFlags::WRONLY)?, change.size),
+            };
+            if has(valid::KILL_SUIDGID) {
+                without_setid(truncate)?;
+            } else {
+                truncate()?;
+            }
+        }
+        if has(valid::ATIME) || has(valid::MTIME) {
+            let time = |given, now, time: Time| Timespec {
+                tv_sec: time.seconds,
+                tv_nsec: match (has(given), has(now)) {
+                    (true, true) => UTIME_NOW,
+                    // A number that is no count of nanoseconds might be one of the two words.
+                    (true, false) if time.nanoseconds < 1_000_000_000 => time.nanoseconds.into(),
+                    (true, false) => 0,
+                    (false, _) => UTIME_OMIT,
+                },
+            };
+            let times = Timestamps {
+                last_access: time(valid::ATIME, valid::ATIME_NOW, change.atime),
+                last_modification: time(valid::MTIME, valid::MTIME_NOW, change.mtime),
+            };
+            utimensat(CWD, &*path, &times, AtFlags::empty())?;
+        }
+        self.attributes(node)
+    }
+
+    fn change_owner(&self, node: &Node, change: &SetAttributes) -> Result<(), Errno> {
+        let given = |bit, id: u32| match (change.valid & bit != 0, id) {
+            (false, _) => Ok(None),
+            // "Leave it" in the system call.
+            (true, u32::MAX) => Err(Errno::INVAL),
+            (true, id) => Ok(Some(id)),
+        };
+        let uid = given(valid::UID, change.uid)?.map(Uid::from_raw);
+        let gid = given(valid::GID, change.gid)?.map(Gid::from_raw);
+        chownat(&node.place, "", uid, gid, AtFlags::EMPTY_PATH).map_err(|errno| match errno {
+            // A user that is not mapped on this host.
+            Errno::INVAL => Errno::PERM,
+            other => other,
+        })
+    }
+
+    /// Nodes that the guest knows.
+    #[must_use]
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+}
+
+fn permissions(mode: u32) -> Mode {
+    Mode::from_raw_mode(mode & 0o7777)
+}
+
+fn open_out(mut writer: Writer, handle: u64) -> Writer {
+    writer.u64(handle).u32(0).u32(0);
+    writer
+}
+
+fn written(count: usize) -> Reply {
+    let mut writer = Writer::new();
+    writer.u32(u32::try_from(count).unwrap_or(u32::MAX)).u32(0);
+    writer.into()
+}
+
+fn sync(file: BorrowedFd<'_>, data_only: bool) -> Result<(), Errno> {
+    if data_only {
+        fdatasync(file)
+    } else {
+        fsync(file)
+    }
+}
+
+/// The answer to a question for an extended attribute or their names: the value, or its length when
+/// there is no room asked for.
+fn xattr(size: u32, get: impl FnOnce(&mut [u8]) -> Result<usize, Errno>) -> Result<Reply, Errno> {
+    let wanted = usize::try_from(size).unwrap_or(usize::MAX);
+    let mut value = vec![0; wanted.min(XATTR_BYTES_MAX)];
+    if size == 0 {
+        let len = get(&mut [])?;
+        return Ok(written(len));
+    }
+    let len = get(&mut value)?;
+    value.truncate(len);
+    Ok(Reply::Bytes(value))
+}
+
+fn statfs(node: &Node) -> Result<Reply, Errno> {
+    let of = fstatvfs(&node.place)?;
+    let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    let mut writer = Writer::new();
+    for value in [of.f_blocks, of.f_bfree, of.f_bavail, of.f_files, of.f_ffree] {
+        writer.u64(value);
+    }
+    for value in [of.f_bsize, of.f_namemax, of.f_frsize] {
+        writer.u32(small(value));
+    }
+    writer.bytes(&[0; 28]);
+    Ok(writer.into())
+}
+
+/// What a place is. A directory on another mount than the one it was found in is marked, so that the
+/// guest tells its files from others of the same number.
+fn look(place: OwnedFd, parent: Option<&Node>) -> Result<Found, Errno> {
+    let (mut attributes, key) = attributes(place.as_fd())?;
+    let kind = FileType::from_raw_mode(attributes.mode);
+    if kind == FileType::Directory && parent.is_some_and(|parent| parent.key.mount != key.mount) {
+        attributes.flags |= ATTR_SUBMOUNT;
+    }
+    Ok(Found {
+        node: Node { place, kind, key },
+        attributes,
+    })
+}
+
+fn attributes(place: BorrowedFd<'_>) -> Result<(Attributes, Key), Errno> {
+    let flags = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+    let of = statx(place, "", AtFlags::EMPTY_PATH, flags)?;
+    let time = |time: rustix::fs::StatxTimestamp| (time.tv_sec, time.tv_nsec);
+    let attributes = Attributes {
+        ino: of.stx_ino,
+        size: of.stx_size,
+        blocks: of.stx_blocks,
+        times: [time(of.stx_atime), time(of.stx_mtime), time(of.stx_ctime)],
+        mode: of.stx_mode.into(),
+        nlink: of.stx_nlink,
+        uid: of.stx_uid,
+        gid: of.stx_gid,
+        // As Linux packs a device's numbers for user space.
+        rdev: (of.stx_rdev_minor & 0xff)
+            | (of.stx_rdev_major & 0xfff) << 8
+            | (of.stx_rdev_minor & !0xff) << 12,
+        blksize: of.stx_blksize,
+        flags: 0,
+    };
+    let key = Key {
+        device: (of.stx_dev_major, of.stx_dev_minor),
+        inode: of.stx_ino,
+        mount: of.stx_mnt_id,
+    };
+    Ok((attributes, key))
+}
+
+#[cfg(test)]
+mod tests;

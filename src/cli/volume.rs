@@ -1,0 +1,399 @@
+//! `bulkhead volume …`: volumes of this user.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, Write};
+
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+use serde_json::{Map, Value, json};
+
+use super::output::{self, Column, List};
+use super::template::Template;
+use super::values::{lines, mount, security};
+use crate::sandbox::paths::Root;
+use crate::sandbox::volumes::{Volume, Volumes};
+
+const COLUMNS: [Column; 7] = [
+    ("Driver", "DRIVER"),
+    ("Name", "VOLUME NAME"),
+    ("Scope", "SCOPE"),
+    ("Mountpoint", "MOUNTPOINT"),
+    ("Labels", "LABELS"),
+    ("Links", "LINKS"),
+    ("Size", "SIZE"),
+];
+
+/// `bulkhead volume …`.
+#[derive(Debug, Subcommand)]
+pub enum VolumeVerb {
+    /// Create a volume
+    Create(CreateArgs),
+    /// Show volumes in detail
+    Inspect(InspectArgs),
+    /// List volumes
+    #[command(alias = "list")]
+    Ls(LsArgs),
+    /// Remove volumes that no container uses
+    Prune(PruneArgs),
+    /// Remove volumes
+    #[command(alias = "remove")]
+    Rm(RmArgs),
+}
+
+/// Flags of `volume create`.
+#[derive(Debug, clap::Args)]
+pub struct CreateArgs {
+    /// Driver; only `local` is there
+    #[arg(short, long, default_value = "local")]
+    driver: String,
+    /// Set a label (key=value)
+    #[arg(long, value_name = "list")]
+    label: Vec<String>,
+    /// Options of a driver; `local` has none here
+    #[arg(short, long, value_name = "map")]
+    opt: Vec<String>,
+    /// Name; 64 random digits when absent
+    #[arg(value_name = "VOLUME")]
+    name: Option<String>,
+}
+
+/// Flags of `volume inspect`.
+#[derive(Debug, clap::Args)]
+pub struct InspectArgs {
+    /// `json` or a template such as '{{.Mountpoint}}'
+    #[arg(short, long)]
+    format: Option<String>,
+    /// Names
+    #[arg(required = true, value_name = "VOLUME")]
+    names: Vec<String>,
+}
+
+/// Flags of `volume ls`.
+#[derive(Debug, clap::Args)]
+pub struct LsArgs {
+    /// Only volumes such as `dangling=true`, `driver=local`, `label=key[=value]`, `name=part`
+    #[arg(short, long, value_name = "filter")]
+    filter: Vec<String>,
+    /// `json`, a template such as '{{.Name}}', or `table` and a template
+    #[arg(long)]
+    format: Option<String>,
+    /// Show names only
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Flags of `volume rm`.
+#[derive(Debug, clap::Args)]
+pub struct RmArgs {
+    /// A volume that is not there is no error
+    #[arg(short, long)]
+    force: bool,
+    /// Names
+    #[arg(required = true, value_name = "VOLUME")]
+    names: Vec<String>,
+}
+
+/// Flags of `volume prune`.
+#[derive(Debug, clap::Args)]
+pub struct PruneArgs {
+    /// Remove all that no container uses, not only anonymous ones
+    #[arg(short, long)]
+    all: bool,
+    /// Only volumes such as `label=key[=value]`, `label!=key[=value]`
+    #[arg(long, value_name = "filter")]
+    filter: Vec<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    force: bool,
+}
+
+/// Does what the verb says.
+///
+/// # Errors
+/// In Docker's words.
+pub fn run(verb: &VolumeVerb) -> Result<()> {
+    match verb {
+        VolumeVerb::Create(args) => create(args),
+        VolumeVerb::Inspect(args) => inspect(args),
+        VolumeVerb::Ls(args) => ls(args),
+        VolumeVerb::Prune(args) => prune(args),
+        VolumeVerb::Rm(args) => rm(args),
+    }
+}
+
+fn lock() -> Result<Volumes> {
+    Volumes::lock(&Root::of_user()?)
+}
+
+fn create(args: &CreateArgs) -> Result<()> {
+    mount::check_driver(&args.driver)?;
+    if let Some(option) = args.opt.first() {
+        bail!("--opt {option} is not supported: a volume is a folder of the state root");
+    }
+    let labels: BTreeMap<String, String> = args
+        .label
+        .iter()
+        .map(|label| lines::label(label))
+        .collect::<Result<_>>()?;
+    let volumes = lock()?;
+    let volume = match args.name.as_deref().filter(|name| !name.is_empty()) {
+        Some(name) => volumes.create(name, &labels)?,
+        None => volumes.create_anonymous(&labels, None)?,
+    };
+    output::line(&volume.name)
+}
+
+/// One volume in Docker's shape.
+fn shown(volumes: &Volumes, volume: &Volume) -> Value {
+    let labels = Some(&volume.labels).filter(|labels| !labels.is_empty());
+    json!({
+        "CreatedAt": volume.created,
+        "Driver": "local",
+        "Labels": labels,
+        "Mountpoint": volumes.data(&volume.name),
+        "Name": volume.name,
+        "Options": null,
+        "Scope": "local",
+    })
+}
+
+/// One volume as `inspect` shows it, if it is there.
+pub fn find(root: &Root, name: &str) -> Result<Option<Value>> {
+    let volumes = Volumes::lock(root)?;
+    Ok(volumes
+        .get(name)
+        .ok()
+        .map(|volume| shown(&volumes, &volume)))
+}
+
+fn inspect(args: &InspectArgs) -> Result<()> {
+    let template = args.format.as_deref().map(Template::parse).transpose()?;
+    let volumes = lock()?;
+    let (mut found, mut missing) = (Vec::new(), None);
+    for name in &args.names {
+        match volumes.get(name) {
+            Ok(volume) => found.push(shown(&volumes, &volume)),
+            Err(error) => missing = missing.or(Some(error)),
+        }
+    }
+    match template {
+        None => output::line(&super::inspect::pretty(&found)?)?,
+        Some(template) => {
+            for value in &found {
+                output::line(&template.render(value)?)?;
+            }
+        }
+    }
+    missing.map_or(Ok(()), Err)
+}
+
+fn ls(args: &LsArgs) -> Result<()> {
+    let filters = Filters::parse(&args.filter, &["dangling", "driver", "label", "name"])?;
+    let volumes = lock()?;
+    let uses = volumes.uses()?;
+    let rows: Vec<Map<String, Value>> = volumes
+        .list()?
+        .iter()
+        .filter(|volume| filters.take(volume, uses.contains_key(&volume.name)))
+        .map(|volume| row(&volumes, volume))
+        .collect();
+    let list = List {
+        columns: &COLUMNS,
+        table: &["Driver", "Name"],
+        format: args.format.as_deref(),
+        only: args.quiet.then_some("Name"),
+    };
+    list.print(&rows)
+}
+
+fn row(volumes: &Volumes, volume: &Volume) -> Map<String, Value> {
+    let labels: Vec<String> = volume
+        .labels
+        .iter()
+        .map(|(k, v)| format!("{k}={v}"))
+        .collect();
+    let unknown = || "N/A".to_owned();
+    let values = [
+        "local".to_owned(),
+        volume.name.clone(),
+        "local".to_owned(),
+        volumes.data(&volume.name).display().to_string(),
+        labels.join(","),
+        unknown(),
+        unknown(),
+    ];
+    let names = COLUMNS.iter().map(|(name, _)| (*name).to_owned());
+    names.zip(values.map(|value| json!(value))).collect()
+}
+
+fn rm(args: &RmArgs) -> Result<()> {
+    let volumes = lock()?;
+    let mut failed: Option<anyhow::Error> = None;
+    for name in &args.names {
+        if args.force && volumes.get(name).is_err() {
+            output::line(name)?;
+            continue;
+        }
+        match volumes.remove(name) {
+            Ok(()) => output::line(name)?,
+            Err(error) => {
+                if let Some(before) = failed.replace(error) {
+                    output::note(&format!("bulkhead: {before:#}"));
+                }
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn prune(args: &PruneArgs) -> Result<()> {
+    let filters = Filters::parse(&args.filter, &["label", "label!", "all"])?;
+    let all = args.all
+        || filters
+            .values("all")
+            .any(|value| security::switch(value) == Some(true));
+    if !args.force && !confirm(all)? {
+        return Ok(());
+    }
+    let volumes = lock()?;
+    let uses = volumes.uses()?;
+    let (mut removed, mut bytes) = (Vec::new(), 0_u64);
+    for volume in volumes.list()? {
+        let is_used = uses.contains_key(&volume.name);
+        if is_used || !(all || volume.is_anonymous()) || !filters.take(&volume, is_used) {
+            continue;
+        }
+        let size = volumes.disk_bytes(&volume.name);
+        volumes.remove(&volume.name)?;
+        bytes = bytes.saturating_add(size);
+        removed.push(volume.name);
+    }
+    if !removed.is_empty() {
+        output::line(&format!("Deleted Volumes:\n{}\n", removed.join("\n")))?;
+    }
+    output::line(&format!("Total reclaimed space: {}", output::size(bytes)))
+}
+
+fn confirm(all: bool) -> Result<bool> {
+    let which = if all { "all" } else { "anonymous" };
+    let mut stdout = std::io::stdout().lock();
+    write!(
+        stdout,
+        "WARNING! This will remove {which} local volumes not used by at least one container.\n\
+         Are you sure you want to continue? [y/N] "
+    )?;
+    stdout.flush()?;
+    let mut answer = String::new();
+    std::io::stdin()
+        .lock()
+        .read_line(&mut answer)
+        .context("read an answer")?;
+    Ok(matches!(answer.trim(), "y" | "Y"))
+}
+
+/// `--filter`: names of filters and their values, each of which is to fit; of one name, any.
+struct Filters(Vec<(String, String)>);
+
+impl Filters {
+    fn parse(texts: &[String], known: &[&str]) -> Result<Self> {
+        let mut all = Vec::new();
+        for text in texts {
+            let Some((name, value)) = text.split_once('=') else {
+                bail!(
+                    "invalid argument \"{text}\" for \"-f, --filter\" flag: bad format of filter (expected name=value)"
+                );
+            };
+            let name = name.trim().to_ascii_lowercase();
+            if !known.contains(&name.as_str()) {
+                bail!("invalid filter '{name}'");
+            }
+            if matches!(name.as_str(), "dangling" | "all") && security::switch(value).is_none() {
+                bail!("invalid filter '{name}=[{value}]'");
+            }
+            all.push((name, value.trim().to_owned()));
+        }
+        Ok(Self(all))
+    }
+
+    fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        let of = self.0.iter().filter(move |(other, _)| other == name);
+        of.map(|(_, value)| value.as_str())
+    }
+
+    fn take(&self, volume: &Volume, is_used: bool) -> bool {
+        let has = |label: &str| match label.split_once('=') {
+            Some((key, value)) => volume.labels.get(key).is_some_and(|other| other == value),
+            None => volume.labels.contains_key(label),
+        };
+        let any = |name: &str, fits: &dyn Fn(&str) -> bool| {
+            self.values(name).next().is_none() || self.values(name).any(fits)
+        };
+        any("dangling", &|value| {
+            security::switch(value) == Some(!is_used)
+        }) && any("driver", &|value| value == "local")
+            && any("name", &|value| volume.name.contains(value))
+            && self.values("label").all(has)
+            && !self.values("label!").any(has)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(name: &str, labels: &[(&str, &str)]) -> Volume {
+        Volume {
+            name: name.to_owned(),
+            created: "2025-01-01T00:00:00Z".to_owned(),
+            labels: labels
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
+            goes_with: None,
+        }
+    }
+
+    fn takes(filters: &[&str], volume: &Volume, is_used: bool) -> bool {
+        let texts: Vec<String> = filters.iter().map(|text| (*text).to_owned()).collect();
+        let known = ["dangling", "driver", "label", "label!", "name"];
+        Filters::parse(&texts, &known)
+            .unwrap()
+            .take(volume, is_used)
+    }
+
+    #[test]
+    fn filters_are_dockers() {
+        let data = volume("data", &[("env", "prod"), ("x", "")]);
+        for (filters, is_used, taken) in [
+            (vec![], true, true),
+            (vec!["dangling=true"], true, false),
+            (vec!["dangling=1"], false, true),
+            (vec!["dangling=false"], true, true),
+            (vec!["driver=local"], true, true),
+            (vec!["driver=nfs"], true, false),
+            (vec!["name=at"], true, true),
+            (vec!["name=zz"], true, false),
+            (vec!["name=zz", "name=da"], true, true),
+            (vec!["label=env"], true, true),
+            (vec!["label=env=prod", "label=x"], true, true),
+            (vec!["label=env=test"], true, false),
+            (vec!["label!=env"], true, false),
+            (vec!["label!=other"], true, true),
+        ] {
+            assert_eq!(takes(&filters, &data, is_used), taken, "{filters:?}");
+        }
+    }
+
+    #[test]
+    fn filters_that_are_none_are_refused() {
+        for (text, error) in [
+            ("dangling", "bad format of filter"),
+            ("size=3", "invalid filter 'size'"),
+            ("dangling=maybe", "invalid filter 'dangling=[maybe]'"),
+        ] {
+            let known = ["dangling"];
+            let told = Filters::parse(&[text.to_owned()], &known).err().unwrap();
+            assert!(told.to_string().contains(error), "{told}");
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! A container's network: one passt process beside its VM, the addresses that the guest gets, and
+//! the host's ports that lead to it.
+//!
+//! ```text
+//! Launch.network ─► ports::resolve (busy? which of a range?) ─► passt ─► Network
+//!                     Network.card ─► the VM's network card    Network.spec ─► the agent
+//! ```
+//! The supervisor starts it before the VM, so that a port that is taken fails at once, and ends it
+//! with the VM. It knows neither flags nor images; what a guest may reach is held in
+//! `vmm/src/virtio/net/filter.rs`.
+
+mod host;
+mod passt;
+mod ports;
+mod shown;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use anyhow::{Context, Result};
+use protocol::spec::NetworkSpec;
+use serde::{Deserialize, Serialize};
+use vmm::virtio::net::{Endpoint, GatewayAddresses};
+
+use self::passt::{Passt, StartError};
+use super::paths::Root;
+
+pub use self::host::{address as host_address, has_v6};
+pub use self::passt::{PASST, find as find_passt};
+pub use self::shown::{Binding, bindings, mode, port_bindings, settings};
+pub use vmm::virtio::net::is_forbidden;
+
+/// Every container is alone on a network of its own, so that the same addresses do for all: those
+/// that the first container of Docker's default bridge has.
+pub const CONTAINER_V4: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
+/// The host's side.
+pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 1);
+/// Length of the network's prefix.
+pub const PREFIX_V4: u8 = 16;
+/// A unique local address (RFC 4193).
+pub const CONTAINER_V6: Ipv6Addr = Ipv6Addr::new(0xfd62, 0x756c, 0x6b68, 0, 0, 0, 0, 2);
+/// Link-local, as routers are; passt then answers for it what the host's loopback sends.
+pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+/// Length of the network's prefix.
+pub const PREFIX_V6: u8 = 64;
+/// Docker's way to make an Ethernet address of an IPv4 address.
+const CONTAINER_MAC: [u8; 6] = [2, 0x42, 172, 17, 0, 2];
+const GATEWAY_MAC: [u8; 6] = [2, 0x42, 172, 17, 0, 1];
+
+/// How often other random ports are tried when some were taken just before passt bound them.
+const ATTEMPTS: u32 = 8;
+
+/// A protocol whose ports can be published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// As it is written behind a port.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// One port of the container that is to be published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortRequest {
+    /// Address of the host; `None` for all of them.
+    pub host_ip: Option<IpAddr>,
+    /// First and last port of the host, any of which will do; `None` for any at all.
+    pub host_ports: Option<(u16, u16)>,
+    /// The container's port.
+    pub container_port: u16,
+    /// Its protocol.
+    pub protocol: Protocol,
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkConfig {
+    /// `--mac-address`.
+    pub mac: Option<[u8; 6]>,
+    /// `-p` and `-P`.
+    pub ports: Vec<PortRequest>,
+}
+
+impl NetworkConfig {
+    /// The container's Ethernet address.
+    #[must_use]
+    pub fn mac(&self) -> [u8; 6] {
+        self.mac.unwrap_or(CONTAINER_MAC)
+    }
+}
+
+/// A port of the host that leads to the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedPort {
+    /// Address of the host; `None` for all of them.
+    pub host_ip: Option<IpAddr>,
+    /// Port of the host.
+    pub host_port: u16,
+    /// The container's port.
+    pub container_port: u16,
+    /// Its protocol.
+    pub protocol: Protocol,
+}
+
+/// What a running container has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkState {
+    /// Whether it has IPv6.
+    pub v6: bool,
+    /// What is published.
+    pub ports: Vec<PublishedPort>,
+}
+
+/// The VM's network card.
+#[derive(Debug)]
+pub struct Card {
+    /// Its socket to passt.
+    pub socket: OwnedFd,
+    /// Its addresses.
+    pub endpoint: Endpoint,
+}
+
+/// A network that runs; dropping it ends it, and its ports are free then.
+#[derive(Debug)]
+pub struct Network {
+    /// Another hand on the socket's end of the VM.
+    socket: UnixStream,
+    endpoint: Endpoint,
+    /// For the agent.
+    pub spec: NetworkSpec,
+    /// For the container's state.
+    pub state: NetworkState,
+    /// Waits for the process's end when it is dropped, after the socket was shut down.
+    passt: Passt,
+    is_ready: bool,
+}
+
+impl Network {
+    /// Starts the network of a container.
+    ///
+    /// # Errors
+    /// In Docker's words when a port is taken; when there is no passt, or it fails.
+    pub fn start(root: &Root, config: &NetworkConfig) -> Result<Self> {
+        let host = host::Routes::read();
+        let endpoint = endpoint(config.mac(), &host);
+        // Two containers that start at once would find the same port free.
+        let _alone = match config.ports.is_empty() {
+            true => None,
+            false => Some(super::paths::lock(&root.containers())?),
+        };
+        let mut attempt = 1;
+        let (passt, socket, ports) = loop {
+            let ports = ports::resolve(&config.ports, endpoint.v6.is_some(), attempt)?;
+            let (mut passt, socket) = Passt::spawn(&endpoint, GATEWAY_MAC, &host, &ports)?;
+            if ports.is_empty() {
+                break (passt, socket, ports);
+            }
+            match passt.wait(&socket, &ports) {
+                Ok(()) => break (passt, socket, ports),
+                Err(StartError::PortTaken(_))
+                    if ports::has_random(&config.ports) && attempt < ATTEMPTS =>
+                {
+                    attempt += 1;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        Ok(Self {
+            socket,
+            is_ready: !ports.is_empty(),
+            spec: spec(&endpoint),
+            state: NetworkState {
+                v6: endpoint.v6.is_some(),
+                ports,
+            },
+            endpoint,
+            passt,
+        })
+    }
+
+    /// Waits until it serves; its VM may start meanwhile, when no port can fail.
+    ///
+    /// # Errors
+    /// What passt says.
+    pub fn wait(&mut self) -> Result<()> {
+        if !std::mem::replace(&mut self.is_ready, true) {
+            self.passt.wait(&self.socket, &[])?;
+        }
+        Ok(())
+    }
+
+    /// The VM's network card.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn card(&self) -> Result<Card> {
+        let socket = self.socket.try_clone().context("share a socket")?;
+        Ok(Card {
+            socket: socket.into(),
+            endpoint: self.endpoint,
+        })
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        // What the guest sent is still read; passt ends when it finds no more.
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
+
+/// A guest's addresses on its network.
+fn endpoint(mac: [u8; 6], host: &host::Routes) -> Endpoint {
+    Endpoint {
+        mac,
+        v4: CONTAINER_V4,
+        v4_prefix: PREFIX_V4,
+        v6: host.v6.is_some().then_some(CONTAINER_V6),
+        gateway: GatewayAddresses {
+            v4: GATEWAY_V4,
+            v6: GATEWAY_V6,
+            dns: host.has_v4_resolver,
+        },
+    }
+}
+
+/// The card of a VM that no container runs in yet.
+#[must_use]
+pub fn template_endpoint() -> Endpoint {
+    endpoint(CONTAINER_MAC, &host::Routes::default())
+}
+
+fn spec(endpoint: &Endpoint) -> NetworkSpec {
+    let mut addresses = vec![(IpAddr::V4(endpoint.v4), endpoint.v4_prefix)];
+    let mut gateways = vec![IpAddr::V4(endpoint.gateway.v4)];
+    if let Some(v6) = endpoint.v6 {
+        addresses.push((endpoint.link_local().into(), PREFIX_V6));
+        addresses.push((v6.into(), PREFIX_V6));
+        gateways.push(endpoint.gateway.v6.into());
+    }
+    NetworkSpec {
+        mac: endpoint.mac,
+        addresses,
+        gateways,
+    }
+}

@@ -1,0 +1,341 @@
+//! The passt process: its arguments, its start, what it says when it fails, its end.
+//!
+//! passt drops its privileges and everything else by itself, namespaces and a seccomp filter
+//! included; as root it becomes nobody. It ends when the other end of its socket is closed: with the
+//! VM and the supervisor, whoever kills them.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::net::{Ipv6Addr, Shutdown};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use command_fds::{CommandFdExt, FdMapping};
+use nix::sys::socket::{setsockopt, sockopt};
+use vmm::virtio::net::{Endpoint, MTU};
+
+use super::super::poll;
+use super::host::Routes;
+use super::ports;
+use super::{PortRequest, Protocol, PublishedPort};
+
+/// Its name, looked up in PATH.
+pub const PASST: &str = "passt";
+
+/// Descriptor on which it finds its socket.
+const SOCKET_FD: i32 = 3;
+
+/// It takes some 20 ms; a busy emulated host many times that.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// For what the guest sent last to go out.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+const END_POLL: Duration = Duration::from_millis(1);
+
+/// Buffers of the socket in bytes, as far as the user may: some sixty of the longest frames. passt
+/// drops what has no room.
+const BUFFER_BYTES: usize = 4 << 20;
+
+/// Bytes of what it says that are read.
+const WORDS_BYTES_MAX: u64 = 16 << 10;
+
+/// Why there is no network.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    #[error(
+        "passt is not installed, and containers have their network by it\n\
+         hint: install the package passt (apt-get install passt), or use --network none"
+    )]
+    Missing,
+    #[error("{0}")]
+    PortTaken(String),
+    #[error(
+        "passt may not create a user namespace\n\
+         hint: allow it (sysctl kernel.unprivileged_userns_clone=1, \
+         kernel.apparmor_restrict_unprivileged_userns=0, user.max_user_namespaces), or use --network none"
+    )]
+    NoUserNamespace,
+    #[error("passt: {0}")]
+    Failed(String),
+    #[error("{operation}: {source}")]
+    Host {
+        operation: &'static str,
+        source: std::io::Error,
+    },
+}
+
+fn host_error(operation: &'static str) -> impl FnOnce(std::io::Error) -> StartError {
+    move |source| StartError::Host { operation, source }
+}
+
+/// Where passt is.
+#[must_use]
+pub fn find() -> Option<PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH")?)
+        .map(|folder| folder.join(PASST))
+        .find(|path| path.is_file())
+}
+
+/// A process; dropping it waits for its end.
+#[derive(Debug)]
+pub(super) struct Passt {
+    child: Child,
+    /// What it says.
+    words: File,
+}
+
+impl Passt {
+    /// Starts it, and returns the other end of its socket, which does not block.
+    pub(super) fn spawn(
+        endpoint: &Endpoint,
+        gateway_mac: [u8; 6],
+        routes: &Routes,
+        ports: &[PublishedPort],
+    ) -> Result<(Self, UnixStream), StartError> {
+        let (ours, theirs) = UnixStream::pair().map_err(host_error("create a socket pair"))?;
+        for socket in [&ours, &theirs] {
+            enlarge(socket);
+        }
+        ours.set_nonblocking(true)
+            .map_err(host_error("set up a socket"))?;
+        let words = tempfile::tempfile().map_err(host_error("create a file"))?;
+        let said = words.try_clone().map_err(host_error("share a file"))?;
+        let child = Command::new(PASST)
+            .args(arguments(endpoint, gateway_mac, routes, ports))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(said)
+            .fd_mappings(vec![FdMapping {
+                parent_fd: theirs.into(),
+                child_fd: SOCKET_FD,
+            }])
+            .map_err(|error| StartError::Failed(error.to_string()))?
+            .spawn()
+            .map_err(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => StartError::Missing,
+                _ => host_error("start passt")(error),
+            })?;
+        let mut bytes = Vec::new();
+        let announcement = endpoint.v6.map(|_| announcement(endpoint));
+        for frame in announcement.into_iter().chain([question(endpoint)]) {
+            bytes.extend(u32::try_from(frame.len()).unwrap_or(0).to_be_bytes());
+            bytes.extend(frame);
+        }
+        (&ours)
+            .write_all(&bytes)
+            .map_err(host_error("write to passt"))?;
+        Ok((Self { child, words }, ours))
+    }
+
+    /// Waits until it serves, all its ports bound: that is when it answers who has the gateway's
+    /// address. From the question it has learnt the guest's Ethernet address, without which no
+    /// connection from outside would find the guest.
+    pub(super) fn wait(
+        &mut self,
+        socket: &UnixStream,
+        ports: &[PublishedPort],
+    ) -> Result<(), StartError> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            match read_frame(socket, deadline) {
+                // What else may come is for the guest, which is not there yet.
+                Ok(frame) if frame.get(12..14) == Some(&[8, 6]) => return Ok(()),
+                Ok(_) => {}
+                Err(error) => {
+                    // What it has to say is said when it has ended.
+                    let _ = socket.shutdown(Shutdown::Both);
+                    self.end();
+                    return Err(failure(&mut self.words, ports, &error));
+                }
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        let begun = Instant::now();
+        while begun.elapsed() < END_TIMEOUT {
+            match self.child.try_wait() {
+                Ok(None) => std::thread::sleep(END_POLL),
+                _ => return,
+            }
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Passt {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// As large as the user may: root any size, others up to `net.core.wmem_max`.
+fn enlarge(socket: &UnixStream) {
+    // Smaller ones are slower, and do.
+    if setsockopt(socket, sockopt::SndBufForce, &BUFFER_BYTES).is_err() {
+        let _ = setsockopt(socket, sockopt::SndBuf, &BUFFER_BYTES);
+    }
+}
+
+fn arguments(
+    endpoint: &Endpoint,
+    gateway_mac: [u8; 6],
+    routes: &Routes,
+    ports: &[PublishedPort],
+) -> Vec<String> {
+    let mut all: Vec<String> = [
+        "--foreground",
+        "--quiet",
+        "--stderr",
+        "--no-dhcp",
+        "--no-dhcpv6",
+        "--no-ra",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let mut option = |name: &str, value: String| all.extend([name.to_owned(), value]);
+    option("--fd", SOCKET_FD.to_string());
+    option("--mtu", MTU.to_string());
+    option("--mac-addr", mac_text(gateway_mac));
+    option("--address", endpoint.v4.to_string());
+    option("--netmask", endpoint.v4_prefix.to_string());
+    option("--gateway", endpoint.gateway.v4.to_string());
+    if endpoint.gateway.dns {
+        option("--dns-forward", endpoint.gateway.v4.to_string());
+    }
+    if let Some(v6) = endpoint.v6 {
+        option("--address", v6.to_string());
+        option("--gateway", endpoint.gateway.v6.to_string());
+    }
+    // It looks for an interface with a default route; where there is none it must be told one.
+    match (&routes.v4, &routes.v6) {
+        (None, Some(name)) => option("--interface", name.clone()),
+        (None, None) => option("--interface", "lo".to_owned()),
+        (Some(_), _) => {}
+    }
+    for port in ports {
+        let name = match port.protocol {
+            Protocol::Tcp => "--tcp-ports",
+            Protocol::Udp => "--udp-ports",
+        };
+        option(name, specification(port));
+    }
+    if endpoint.v6.is_none() {
+        all.push("--ipv4-only".to_owned());
+    }
+    all
+}
+
+/// `[ADDRESS/]PORT:PORT`.
+fn specification(port: &PublishedPort) -> String {
+    let address = port.host_ip.map_or(String::new(), |ip| format!("{ip}/"));
+    format!("{address}{}:{}", port.host_port, port.container_port)
+}
+
+/// As `ip link` writes it.
+#[must_use]
+pub(super) fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// Reads one frame and not a byte more: what follows is the VM's.
+fn read_frame(socket: &UnixStream, deadline: Instant) -> std::io::Result<Vec<u8>> {
+    let read = |bytes: &mut [u8]| -> std::io::Result<()> {
+        let mut done = 0;
+        while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            if !poll::readable_until(socket.as_fd(), Some(deadline))? {
+                return Err(std::io::ErrorKind::TimedOut.into());
+            }
+            match (&mut &*socket).read(rest) {
+                Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => done += count,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    };
+    let mut length = [0; 4];
+    read(&mut length)?;
+    let length = usize::from(u16::try_from(u32::from_be_bytes(length)).unwrap_or(u16::MAX));
+    let mut frame = vec![0; length];
+    read(&mut frame)?;
+    Ok(frame)
+}
+
+/// An ARP request for the gateway (RFC 826).
+fn question(endpoint: &Endpoint) -> Vec<u8> {
+    let mut frame = vec![0xff; 6];
+    frame.extend(endpoint.mac);
+    frame.extend([8, 6]);
+    frame.extend([0, 1, 8, 0, 6, 4, 0, 1]);
+    frame.extend(endpoint.mac);
+    frame.extend(endpoint.v4.octets());
+    frame.extend([0; 6]);
+    frame.extend(endpoint.gateway.v4.octets());
+    frame
+}
+
+/// A neighbor advertisement of the guest's link-local address (RFC 4861), to which passt sends what
+/// comes from the host's loopback. It is not answered, and its checksum not looked at.
+fn announcement(endpoint: &Endpoint) -> Vec<u8> {
+    let own = endpoint.link_local().octets();
+    let mut frame = vec![0x33, 0x33, 0, 0, 0, 1];
+    frame.extend(endpoint.mac);
+    frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 24, 58, 255]);
+    frame.extend(own);
+    frame.extend(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).octets());
+    frame.extend([136, 0, 0, 0, 0x20, 0, 0, 0]);
+    frame.extend(own);
+    frame
+}
+
+/// Says in one sentence why passt does not serve.
+fn failure(words: &mut File, ports: &[PublishedPort], error: &std::io::Error) -> StartError {
+    let mut text = String::new();
+    let _ = words
+        .seek(SeekFrom::Start(0))
+        .and_then(|_| words.take(WORDS_BYTES_MAX).read_to_string(&mut text));
+    // A host without a system log has passt complain of it, and as root of that.
+    let idle = [
+        "Failed to send ",
+        "Don't run as root",
+        "No external routable",
+    ];
+    let reason = text
+        .lines()
+        .map(str::trim)
+        .rfind(|line| !line.is_empty() && !idle.iter().any(|start| line.starts_with(start)));
+    match reason {
+        Some(line) if line.contains("user namespace") => StartError::NoUserNamespace,
+        Some(line) if line.starts_with("Failed to bind any port") => {
+            StartError::PortTaken(port_of(line, ports).unwrap_or_else(|| line.to_owned()))
+        }
+        Some(line) => StartError::Failed(line.to_owned()),
+        None => StartError::Failed(format!("it does not answer: {error}")),
+    }
+}
+
+/// The refusal of the port that passt names: `Failed to bind any port for '-t 8080:80', exiting`.
+fn port_of(line: &str, ports: &[PublishedPort]) -> Option<String> {
+    let mut quoted = line.split('\'').nth(1)?.split_whitespace();
+    let (option, wanted) = (quoted.next()?, quoted.next()?);
+    let port = ports.iter().find(|port| {
+        specification(port) == wanted && (option == "-u") == (port.protocol == Protocol::Udp)
+    })?;
+    let request = PortRequest {
+        host_ip: port.host_ip,
+        host_ports: None,
+        container_port: port.container_port,
+        protocol: port.protocol,
+    };
+    Some(ports::refusal(
+        &request,
+        port.host_port,
+        "address already in use",
+    ))
+}

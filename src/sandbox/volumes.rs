@@ -1,0 +1,510 @@
+//! Volumes: folders of the state root that containers share and that outlive them, as Docker's `local`
+//! driver keeps them.
+//!
+//! ```text
+//! <root>/volumes/<name>/_data         what containers see
+//!                       volume.json   when and as what it was made
+//!                       copying       there while a container fills it from its image, and locked then
+//! ```
+//! A folder has its name only while it is whole: `.new-<name>` before, `.old-<name>` while it goes.
+//! Who makes, uses or removes a volume holds the lock of the folder of volumes, until its container is
+//! on record; which container uses which volume is read from their configurations. What is in `_data`
+//! is a guest's: it is listed, counted and removed here, never read.
+//! Called by the verbs and by [`super::supervisor`].
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use super::containers;
+use super::paths::{self, Root};
+use super::state::{ContainerConfig, NEW, OLD};
+
+/// Label of volumes that nobody named.
+pub const ANONYMOUS: &str = "com.docker.volume.anonymous";
+
+/// Longest record in bytes that is read.
+const RECORD_BYTES_MAX: u64 = 1 << 20;
+
+/// What a mount is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MountKind {
+    /// A path of the host.
+    Bind,
+    /// A volume.
+    Volume,
+}
+
+impl MountKind {
+    /// Docker's word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Bind => "bind",
+            Self::Volume => "volume",
+        }
+    }
+}
+
+/// Where a mount was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// `-v` with a source.
+    Bind,
+    /// `--mount`.
+    Mount,
+    /// The image, another container, or `-v` without a source.
+    Other,
+}
+
+/// A volume or a path of the host in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Which of the two.
+    pub kind: MountKind,
+    /// The volume's name; empty for a bind.
+    pub name: String,
+    /// Path on the host.
+    pub source: PathBuf,
+    /// Path in the container.
+    pub target: String,
+    /// Whether the container may not write.
+    pub read_only: bool,
+    /// The options as they were written, for `inspect`.
+    pub mode: String,
+    /// Whether an empty volume takes what the image has at the target.
+    pub copy_up: bool,
+    /// Where it was asked for.
+    pub origin: Origin,
+}
+
+/// What is on record of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Unique.
+    pub name: String,
+    /// RFC 3339.
+    pub created: String,
+    /// `--label`.
+    pub labels: BTreeMap<String, String>,
+    /// The container of `--rm` with which it goes.
+    #[serde(default)]
+    pub goes_with: Option<String>,
+}
+
+impl Volume {
+    /// Whether nobody named it.
+    #[must_use]
+    pub fn is_anonymous(&self) -> bool {
+        self.labels.contains_key(ANONYMOUS)
+    }
+}
+
+/// The volumes of a state root, while no other process changes them.
+#[derive(Debug)]
+pub struct Volumes {
+    root: Root,
+    folder: PathBuf,
+    _alone: Flock<File>,
+}
+
+impl Volumes {
+    /// Waits for its turn.
+    ///
+    /// # Errors
+    /// When the folder can't be made or locked.
+    pub fn lock(root: &Root) -> Result<Self> {
+        let folder = root.volumes();
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)
+            .with_context(|| format!("create {}", folder.display()))?;
+        let alone = paths::lock(&folder)?;
+        let volumes = Self {
+            root: root.clone(),
+            folder,
+            _alone: alone,
+        };
+        volumes.sweep()?;
+        Ok(volumes)
+    }
+
+    /// Removes what killed commands left half made or half removed, and volumes that were to go with
+    /// a container that has gone.
+    fn sweep(&self) -> Result<()> {
+        for entry in fs::read_dir(&self.folder).context("read the volumes")? {
+            let entry = entry.context("read the volumes")?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with(NEW) || name.starts_with(OLD) {
+                // What can't be removed is in nobody's way.
+                let _ = fs::remove_dir_all(entry.path());
+            } else if let Ok(Volume {
+                goes_with: Some(id),
+                ..
+            }) = self.get(&name)
+                && !self.root.containers().join(id).exists()
+            {
+                let _ = self.remove_folder(&name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the files of a volume are.
+    #[must_use]
+    pub fn data(&self, name: &str) -> PathBuf {
+        data(&self.root, name)
+    }
+
+    /// The volume of this name; made, with these labels, when there is none.
+    ///
+    /// # Errors
+    /// Docker's sentence for a bad name, or when the disk is full.
+    pub fn create(&self, name: &str, labels: &BTreeMap<String, String>) -> Result<Volume> {
+        check_name(name)?;
+        if let Ok(found) = self.get(name) {
+            return Ok(found);
+        }
+        self.make(Volume {
+            name: name.to_owned(),
+            created: super::clock::now(),
+            labels: labels.clone(),
+            goes_with: None,
+        })
+    }
+
+    /// A volume without a name of a person's choice; with `goes_with`, one that goes with that
+    /// container of `--rm`.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn create_anonymous(
+        &self,
+        labels: &BTreeMap<String, String>,
+        goes_with: Option<&str>,
+    ) -> Result<Volume> {
+        let mut labels = labels.clone();
+        labels.insert(ANONYMOUS.to_owned(), String::new());
+        self.make(Volume {
+            name: random_name()?,
+            created: super::clock::now(),
+            labels,
+            goes_with: goes_with.map(str::to_owned),
+        })
+    }
+
+    fn make(&self, volume: Volume) -> Result<Volume> {
+        let name = &volume.name;
+        let new = self.folder.join(format!("{NEW}{name}"));
+        let about = || format!("create volume {name}");
+        let made = DirBuilder::new()
+            .mode(0o700)
+            .create(&new)
+            // Users of the guest go in and out, not of the host: the folder above is private.
+            .and_then(|()| DirBuilder::new().mode(0o755).create(new.join("_data")))
+            .and_then(|()| {
+                use std::os::unix::fs::PermissionsExt;
+                fs::set_permissions(new.join("_data"), fs::Permissions::from_mode(0o755))
+            })
+            .and_then(|()| {
+                let mut file = OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o600)
+                    .open(new.join("volume.json"))?;
+                file.write_all(&serde_json::to_vec(&volume)?)?;
+                file.sync_all()
+            })
+            .and_then(|()| fs::rename(&new, self.folder.join(name)));
+        made.inspect_err(|_| drop(fs::remove_dir_all(&new)))
+            .with_context(about)?;
+        Ok(volume)
+    }
+
+    /// A volume by its name.
+    ///
+    /// # Errors
+    /// Docker's sentence when there is none.
+    pub fn get(&self, name: &str) -> Result<Volume> {
+        let missing = || format!("get {name}: no such volume");
+        if check_name(name).is_err() {
+            bail!(missing());
+        }
+        let path = self.folder.join(name).join("volume.json");
+        let text = match File::open(&path) {
+            Ok(file) => read_limited(file).with_context(|| format!("read {}", path.display()))?,
+            Err(error) if error.kind() == ErrorKind::NotFound => bail!(missing()),
+            Err(error) => return Err(error).with_context(|| format!("open {}", path.display())),
+        };
+        serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))
+    }
+
+    /// All of them, by name.
+    ///
+    /// # Errors
+    /// When the folder can't be read.
+    pub fn list(&self) -> Result<Vec<Volume>> {
+        let mut all = Vec::new();
+        for entry in fs::read_dir(&self.folder).context("read the volumes")? {
+            let entry = entry.context("read the volumes")?;
+            if let Some(name) = entry.file_name().to_str()
+                && let Ok(volume) = self.get(name)
+            {
+                all.push(volume);
+            }
+        }
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(all)
+    }
+
+    /// Which containers use which volume: ids by name.
+    ///
+    /// # Errors
+    /// When the containers can't be read.
+    pub fn uses(&self) -> Result<BTreeMap<String, Vec<String>>> {
+        let mut uses: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (_, config) in containers::list(&self.root)? {
+            for mount in &config.launch.mounts {
+                if mount.kind == MountKind::Volume {
+                    let ids = uses.entry(mount.name.clone()).or_default();
+                    if !ids.contains(&config.id) {
+                        ids.push(config.id.clone());
+                    }
+                }
+            }
+        }
+        Ok(uses)
+    }
+
+    /// Removes a volume that no container has.
+    ///
+    /// # Errors
+    /// Docker's sentence when one has, or there is no such volume.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        self.get(name)?;
+        if let Some(ids) = self.uses()?.get(name) {
+            bail!("remove {name}: volume is in use - [{}]", ids.join(", "));
+        }
+        self.remove_folder(name)
+    }
+
+    fn remove_folder(&self, name: &str) -> Result<()> {
+        let old = self.folder.join(format!("{OLD}{name}"));
+        fs::rename(self.folder.join(name), &old)
+            .and_then(|()| fs::remove_dir_all(&old))
+            .with_context(|| format!("remove volume {name}"))
+    }
+
+    /// Removes the anonymous volumes of a container that has gone, unless another has them.
+    ///
+    /// # Errors
+    /// The first that could not be removed.
+    pub fn remove_anonymous_of(&self, mounts: &[Mount]) -> Result<()> {
+        let uses = self.uses()?;
+        for mount in mounts {
+            if mount.kind == MountKind::Volume
+                && !uses.contains_key(&mount.name)
+                && self
+                    .get(&mount.name)
+                    .is_ok_and(|volume| volume.is_anonymous())
+            {
+                self.remove_folder(&mount.name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that a volume takes on the disk.
+    #[must_use]
+    pub fn disk_bytes(&self, name: &str) -> u64 {
+        disk_bytes(&self.data(name))
+    }
+}
+
+/// 64 hex digits, as Docker names volumes that nobody named.
+fn random_name() -> Result<String> {
+    use std::fmt::Write as _;
+    use std::io::Read as _;
+    let mut bytes = [0; 32];
+    File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut bytes))
+        .context("read random bytes")?;
+    Ok(bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    }))
+}
+
+/// Where the files of a volume are.
+#[must_use]
+pub fn data(root: &Root, name: &str) -> PathBuf {
+    root.volumes().join(name).join("_data")
+}
+
+/// Removes the anonymous volumes of a container that has gone.
+///
+/// # Errors
+/// The first that could not be removed.
+pub fn remove_anonymous(root: &Root, config: &ContainerConfig) -> Result<()> {
+    let has_volume = |mount: &Mount| mount.kind == MountKind::Volume;
+    if config.launch.mounts.iter().any(has_volume) {
+        Volumes::lock(root)?.remove_anonymous_of(&config.launch.mounts)?;
+    }
+    Ok(())
+}
+
+fn read_limited(file: File) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut text = Vec::new();
+    file.take(RECORD_BYTES_MAX).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// Blocks of a tree, without following links or going to other file systems.
+fn disk_bytes(path: &Path) -> u64 {
+    let Ok(top) = fs::symlink_metadata(path) else {
+        return 0;
+    };
+    let (mut bytes, mut queue) = (0_u64, vec![path.to_owned()]);
+    while let Some(folder) = queue.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
+            if metadata.dev() == top.dev() {
+                bytes = bytes.saturating_add(metadata.blocks().saturating_mul(512));
+                if metadata.is_dir() {
+                    queue.push(entry.path());
+                }
+            }
+        }
+    }
+    bytes
+}
+
+/// Docker's rule for names of volumes.
+///
+/// # Errors
+/// Docker's sentences.
+pub fn check_name(name: &str) -> Result<()> {
+    if name.len() < 2 {
+        bail!(
+            "create {name}: volume name is too short, names should be at least two alphanumeric characters"
+        );
+    }
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    let first = name
+        .bytes()
+        .next()
+        .is_some_and(|byte| byte.is_ascii_alphanumeric());
+    if !first || !name.bytes().all(good) || name.len() > 255 - OLD.len() {
+        bail!(
+            "create {name}: \"{name}\" includes invalid characters for a local volume name, only \
+             \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use \
+             absolute path"
+        );
+    }
+    Ok(())
+}
+
+/// A volume that a container is about to fill from its image. As long as this lives, no other
+/// container fills or uses it.
+#[derive(Debug)]
+pub struct Filling {
+    marker: PathBuf,
+    _lock: Flock<File>,
+}
+
+/// What a container with this mount has to do with its volume first.
+#[derive(Debug)]
+pub enum Fill {
+    /// Nothing.
+    No,
+    /// Fill it.
+    Empty(Filling),
+    /// Fill it again: the last one did not come to its end.
+    Again(Filling),
+}
+
+impl Fill {
+    /// Waits for another container that fills the volume of `mount`, and says what is to be done.
+    ///
+    /// # Errors
+    /// When the volume can't be read or the marker be made.
+    pub fn begin(mount: &Mount) -> Result<Self> {
+        if mount.kind != MountKind::Volume {
+            return Ok(Self::No);
+        }
+        let marker = mount.source.with_file_name("copying");
+        let about = || format!("look at volume {}", mount.name);
+        let is_left = marker.exists();
+        let is_empty = fs::read_dir(&mount.source)
+            .with_context(about)?
+            .next()
+            .is_none();
+        let wants_content = mount.copy_up && !mount.read_only;
+        let is_to_be_filled = is_empty && wants_content;
+        if !is_left && !is_to_be_filled {
+            return Ok(Self::No);
+        }
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&marker)
+            .with_context(about)?;
+        let lock = Flock::lock(file, FlockArg::LockExclusive)
+            .map_err(|(_, error)| error)
+            .with_context(about)?;
+        // Whoever had it may have come to its end meanwhile, and removed the marker.
+        let same = fs::metadata(&marker)
+            .is_ok_and(|now| lock.metadata().is_ok_and(|ours| ours.ino() == now.ino()));
+        if !same {
+            return Self::begin(mount);
+        }
+        let filling = Filling {
+            marker,
+            _lock: lock,
+        };
+        let is_empty = fs::read_dir(&mount.source)
+            .with_context(about)?
+            .next()
+            .is_none();
+        if is_empty && !wants_content {
+            filling.done()?;
+            return Ok(Self::No);
+        }
+        Ok(match is_empty {
+            true => Self::Empty(filling),
+            false => Self::Again(filling),
+        })
+    }
+}
+
+impl Filling {
+    /// The volume is whole.
+    ///
+    /// # Errors
+    /// When the marker can't be removed.
+    pub fn done(self) -> Result<()> {
+        fs::remove_file(&self.marker).with_context(|| format!("remove {}", self.marker.display()))
+    }
+}
+
+mod wanted;
+
+pub use wanted::Wanted;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+//! Volumes as folders: names, use, removal, and which of them is to be filled.
+
+use super::*;
+
+fn root() -> (tempfile::TempDir, Root) {
+    let temp = tempfile::tempdir().unwrap();
+    let root = Root::at(temp.path().to_owned());
+    fs::create_dir(root.containers()).unwrap();
+    (temp, root)
+}
+
+fn no_labels() -> BTreeMap<String, String> {
+    BTreeMap::new()
+}
+
+fn wanted(kind: MountKind, source: &str) -> Wanted {
+    Wanted {
+        kind,
+        source: source.to_owned(),
+        target: "/data".to_owned(),
+        read_only: false,
+        mode: String::new(),
+        copy_up: true,
+        labels: no_labels(),
+        origin: Origin::Bind,
+    }
+}
+
+fn files(root: &Root) -> Vec<String> {
+    let entries = fs::read_dir(root.volumes()).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn names_are_dockers() {
+    for good in ["ab", "a1", "A.b_c-d", "0_"] {
+        check_name(good).unwrap();
+    }
+    let long = "x".repeat(300);
+    for bad in [
+        "..", ".x", "-x", "_x", "a/b", "../a", "a b", "é1", "a\0b", &long,
+    ] {
+        let error = check_name(bad).unwrap_err().to_string();
+        assert!(error.contains("includes invalid characters"), "{error}");
+    }
+    for short in ["", "a"] {
+        let error = check_name(short).unwrap_err().to_string();
+        assert!(error.contains("is too short"), "{error}");
+    }
+}
+
+#[test]
+fn a_volume_is_made_once_and_keeps_its_labels() {
+    let (_temp, root) = root();
+    let volumes = Volumes::lock(&root).unwrap();
+    let labels: BTreeMap<_, _> = [("k".to_owned(), "v".to_owned())].into();
+    let made = volumes.create("data", &labels).unwrap();
+    assert_eq!(volumes.create("data", &no_labels()).unwrap(), made);
+    assert_eq!(volumes.get("data").unwrap().labels, labels);
+    assert!(volumes.data("data").is_dir());
+    let error = volumes.get("other").unwrap_err().to_string();
+    assert_eq!(error, "get other: no such volume");
+    let error = volumes.get("../x").unwrap_err().to_string();
+    assert_eq!(error, "get ../x: no such volume");
+    volumes.remove("data").unwrap();
+    assert_eq!(files(&root), Vec::<String>::new());
+}
+
+#[test]
+fn volumes_without_a_name_have_one_of_their_own() {
+    let (_temp, root) = root();
+    let volumes = Volumes::lock(&root).unwrap();
+    let first = volumes.create_anonymous(&no_labels(), None).unwrap();
+    let second = volumes.create_anonymous(&no_labels(), None).unwrap();
+    assert_ne!(first.name, second.name);
+    assert_eq!(first.name.len(), 64);
+    assert!(first.is_anonymous());
+    let mounts = volumes
+        .resolve(
+            &[
+                wanted(MountKind::Volume, "named"),
+                wanted(MountKind::Volume, ""),
+            ],
+            None,
+        )
+        .unwrap();
+    volumes.remove_anonymous_of(&mounts).unwrap();
+    let mut left = vec![first.name, second.name, "named".to_owned()];
+    left.sort();
+    assert_eq!(files(&root), left);
+}
+
+#[test]
+fn what_killed_commands_left_goes() {
+    let (_temp, root) = root();
+    let volumes = Volumes::lock(&root).unwrap();
+    let gone = "a".repeat(64);
+    let lives = "b".repeat(64);
+    fs::create_dir(root.containers().join(&lives)).unwrap();
+    let of = |id: &str| {
+        volumes
+            .create_anonymous(&no_labels(), Some(id))
+            .unwrap()
+            .name
+    };
+    let (_, kept) = (of(&gone), of(&lives));
+    for name in [".new-x", ".old-y"] {
+        fs::create_dir(root.volumes().join(name)).unwrap();
+    }
+    drop(volumes);
+    drop(Volumes::lock(&root).unwrap());
+    assert_eq!(files(&root), [kept]);
+}
+
+#[test]
+fn paths_of_the_host_are_checked() {
+    let (temp, root) = root();
+    let volumes = Volumes::lock(&root).unwrap();
+    let path = |name: &str| temp.path().join(name).display().to_string();
+    let missing = Wanted {
+        origin: Origin::Mount,
+        ..wanted(MountKind::Bind, &path("missing"))
+    };
+    let anonymous = wanted(MountKind::Volume, "");
+    let error = volumes.resolve(&[anonymous, missing], None).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "invalid mount config for type \"bind\": bind source path does not exist: {}",
+            path("missing")
+        )
+    );
+    // And what was made for nothing has gone.
+    assert_eq!(files(&root), Vec::<String>::new());
+    let made = wanted(MountKind::Bind, &path("a/b"));
+    volumes.resolve(&[made], None).unwrap();
+    assert!(temp.path().join("a/b").is_dir());
+    let _listener = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+    for (source, is) in [
+        (path("socket"), "a socket"),
+        ("/dev/null".to_owned(), "a device"),
+    ] {
+        let error = volumes
+            .resolve(&[wanted(MountKind::Bind, &source)], None)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(&format!("is not supported: it is {is}")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn an_empty_volume_is_filled_once() {
+    let (_temp, root) = root();
+    let volumes = Volumes::lock(&root).unwrap();
+    let mount = volumes
+        .resolve(&[wanted(MountKind::Volume, "data")], None)
+        .unwrap()
+        .remove(0);
+    let Fill::Empty(filling) = Fill::begin(&mount).unwrap() else {
+        panic!("it is empty");
+    };
+    // Half of it is there when its container is killed.
+    fs::write(mount.source.join("half"), "").unwrap();
+    drop(filling);
+    let Fill::Again(filling) = Fill::begin(&mount).unwrap() else {
+        panic!("it is not whole");
+    };
+    let other = mount.clone();
+    let waits = std::thread::spawn(move || matches!(Fill::begin(&other).unwrap(), Fill::No));
+    filling.done().unwrap();
+    assert!(waits.join().unwrap());
+    assert!(matches!(Fill::begin(&mount).unwrap(), Fill::No));
+}
+
+#[test]
+fn who_wants_no_content_fills_nothing() {
+    let (_temp, root) = root();
+    let volumes = Volumes::lock(&root).unwrap();
+    let plain = Wanted {
+        copy_up: false,
+        ..wanted(MountKind::Volume, "plain")
+    };
+    let read_only = Wanted {
+        read_only: true,
+        ..wanted(MountKind::Volume, "plain")
+    };
+    for wanted in [plain, read_only] {
+        let mount = volumes.resolve(&[wanted], None).unwrap().remove(0);
+        assert!(matches!(Fill::begin(&mount).unwrap(), Fill::No));
+        assert!(!mount.source.with_file_name("copying").exists());
+    }
+}
+
+#[test]
+fn bytes_on_disk_are_counted_without_following_links() {
+    let temp = tempfile::tempdir().unwrap();
+    let (inside, outside) = (temp.path().join("in"), temp.path().join("out"));
+    for folder in [&inside, &outside] {
+        fs::create_dir(folder).unwrap();
+    }
+    fs::write(outside.join("large"), vec![1; 1 << 20]).unwrap();
+    fs::write(inside.join("small"), vec![1; 4096]).unwrap();
+    std::os::unix::fs::symlink(&outside, inside.join("link")).unwrap();
+    let bytes = disk_bytes(&inside);
+    assert!((4096..1 << 20).contains(&bytes), "{bytes}");
+}

@@ -1,0 +1,118 @@
+//! What a user asked for, made into mounts: volumes are found or made, paths of the host checked.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::{Mount, MountKind, Origin, Volumes};
+
+/// One `-v`, `--mount`, or `VOLUME` of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Path of the host, name of a volume, or nothing for a volume without a name.
+    pub source: String,
+    /// Which of the two `source` is.
+    pub kind: MountKind,
+    /// Path in the container, clean.
+    pub target: String,
+    /// Whether the container may not write.
+    pub read_only: bool,
+    /// The options as they were written.
+    pub mode: String,
+    /// Whether an empty volume takes what the image has at the target.
+    pub copy_up: bool,
+    /// Labels of a volume that is made.
+    pub labels: BTreeMap<String, String>,
+    /// Where it was asked for; a path of `-v` that is missing is made.
+    pub origin: Origin,
+}
+
+impl Volumes {
+    /// Makes mounts of what is wanted. Volumes without a name that are made go with the container
+    /// `goes_with`, if there is one.
+    ///
+    /// # Errors
+    /// Docker's sentence for a path that is missing or a bad name; volumes without a name that were
+    /// made are removed then.
+    pub fn resolve(&self, wanted: &[Wanted], goes_with: Option<&str>) -> Result<Vec<Mount>> {
+        let mut mounts = Vec::new();
+        for one in wanted {
+            let mount = match one.kind {
+                MountKind::Bind => bind(one),
+                MountKind::Volume => self.volume(one, goes_with),
+            };
+            match mount {
+                Ok(mount) => mounts.push(mount),
+                Err(error) => {
+                    // What can't be removed goes with the next prune.
+                    let _ = self.remove_anonymous_of(&mounts);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(mounts)
+    }
+
+    fn volume(&self, wanted: &Wanted, goes_with: Option<&str>) -> Result<Mount> {
+        let volume = match wanted.source.as_str() {
+            "" => self.create_anonymous(&wanted.labels, goes_with)?,
+            name => self.create(name, &wanted.labels)?,
+        };
+        Ok(wanted.mount(volume.name.clone(), self.data(&volume.name)))
+    }
+}
+
+impl Wanted {
+    fn mount(&self, name: String, source: PathBuf) -> Mount {
+        Mount {
+            kind: self.kind,
+            name,
+            source,
+            target: self.target.clone(),
+            read_only: self.read_only,
+            mode: self.mode.clone(),
+            copy_up: self.copy_up,
+            origin: self.origin,
+        }
+    }
+}
+
+fn bind(wanted: &Wanted) -> Result<Mount> {
+    let path = Path::new(&wanted.source);
+    let kind = match fs::metadata(path) {
+        Ok(metadata) => metadata.file_type(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if wanted.origin != Origin::Bind {
+                bail!(
+                    "invalid mount config for type \"bind\": bind source path does not exist: {}",
+                    wanted.source
+                );
+            }
+            fs::create_dir_all(path).with_context(|| {
+                format!("error while creating mount source path '{}'", wanted.source)
+            })?;
+            fs::metadata(path)
+                .with_context(|| format!("look at {}", wanted.source))?
+                .file_type()
+        }
+        Err(error) => {
+            return Err(error).with_context(|| format!("look at mount source {}", wanted.source));
+        }
+    };
+    let is = if kind.is_socket() {
+        "a socket, behind which is a process of the host"
+    } else if kind.is_fifo() {
+        "a pipe, whose other end is on the host"
+    } else if kind.is_char_device() || kind.is_block_device() {
+        "a device of the host"
+    } else {
+        return Ok(wanted.mount(String::new(), path.to_owned()));
+    };
+    bail!(
+        "bind source {} is not supported: it is {is}, out of a VM's reach",
+        wanted.source
+    )
+}

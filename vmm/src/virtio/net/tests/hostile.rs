@@ -1,0 +1,133 @@
+//! Drivers that break the rules, and a passt that does.
+
+use super::*;
+use crate::virtio::mock::{Descriptor, Flags, REGION_BYTES};
+
+fn refused(queue: usize, offer: impl FnOnce(&mut Net)) -> String {
+    let mut net = Net::new(MRG_RXBUF);
+    net.arrive(&some(60));
+    offer(&mut net);
+    let error = match net.driver.run(queue) {
+        Err(error) => error,
+        Ok(()) => net.driver.poll(0).unwrap_err(),
+    };
+    // A reset makes good.
+    net.driver.reset();
+    net.driver.activate(VERSION_1 | MRG_RXBUF).unwrap();
+    net.send(&some(80));
+    assert_eq!(net.sent(), [some(80)]);
+    error.to_string()
+}
+
+#[test]
+fn chains_that_can_not_be_frames_stop_the_device() {
+    let offer = |queue: usize, buffers: &'static [Buffer<'static>]| {
+        refused(queue, move |net| {
+            net.driver.rings[queue].offer(buffers).unwrap();
+        })
+    };
+    assert_eq!(
+        offer(TX, &[Buffer::Readable(&[0; 12]), Buffer::Writable(9)]),
+        "queue 1: a frame is writable"
+    );
+    assert_eq!(
+        offer(TX, &[Buffer::Readable(&[0; 11])]),
+        "queue 1: a frame has no header"
+    );
+    assert_eq!(
+        offer(RX, &[Buffer::Readable(&[0; 12]), Buffer::Writable(2000)]),
+        "queue 0: a buffer for frames is not writable"
+    );
+    assert_eq!(
+        offer(RX, &[Buffer::Writable(11)]),
+        "queue 0: a buffer for frames has no room for a header"
+    );
+}
+
+#[test]
+fn buffers_outside_of_memory_stop_the_device() {
+    let outside = |queue: usize, flags| {
+        refused(queue, move |net| {
+            let descriptor = Descriptor {
+                address: REGION_BYTES - 16,
+                len: 4096,
+                flags,
+                next: 0,
+            };
+            net.driver.rings[queue].offer_raw(0, &[descriptor]);
+        })
+    };
+    assert_eq!(
+        outside(TX, Flags::NONE),
+        "queue 1: a frame is not in memory"
+    );
+    assert_eq!(
+        outside(RX, Flags::WRITE),
+        "queue 0: a buffer for frames is not in memory"
+    );
+}
+
+#[test]
+fn a_length_that_no_frame_has_ends_the_network() {
+    for length in [0, 13, 65_550, u32::MAX] {
+        let mut net = Net::new(MRG_RXBUF);
+        net.give(4, 2048);
+        net.passt.write_all(&length.to_be_bytes()).unwrap();
+        let error = net.driver.poll(0).unwrap_err().to_string();
+        assert_eq!(error, format!("read a frame's length: {length} bytes"));
+    }
+}
+
+#[test]
+fn a_ring_full_of_useless_buffers_is_no_busy_loop() {
+    let mut net = Net::new(MRG_RXBUF);
+    net.arrive(&some(60_000));
+    net.give(256, 16);
+    assert!(net.driver.watched().is_empty());
+    assert!(net.take().is_none());
+}
+
+#[test]
+fn a_frame_that_changes_after_it_was_judged_is_sent_as_it_was_judged() {
+    let mut net = Net::new(0);
+    // Fill the socket so that the next frame waits.
+    while net.driver.watched().is_empty() {
+        net.send(&some(60_000));
+        while net.driver.rings[TX].take_used().is_some() {}
+    }
+    let address = net.driver.rings[TX].place(&[&[0; 12], &some(300)[..]].concat());
+    let descriptor = Descriptor {
+        address,
+        len: 312,
+        flags: Flags::NONE,
+        next: 0,
+    };
+    net.driver.rings[TX].set_descriptor(255, descriptor);
+    net.driver.rings[TX].publish(255);
+    let mut last = Vec::new();
+    for _ in 0..50 {
+        if let Some(frame) = net.sent_loosely() {
+            last = frame;
+        }
+        net.driver.poll(0).unwrap();
+        net.driver.run(TX).unwrap();
+        // To 127.0.0.1, once it was judged: where it is judged now, it is dropped.
+        let evil = [127, 0, 0, 1];
+        vm_memory::Bytes::write_slice(
+            &net.driver.memory,
+            &evil,
+            vm_memory::GuestAddress(address + 12 + 30),
+        )
+        .unwrap();
+    }
+    assert!(!last.windows(4).any(|bytes| bytes == [127, 0, 0, 1]));
+}
+
+impl Net {
+    fn sent_loosely(&mut self) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; 256 << 10];
+        let count = self.passt.read(&mut bytes).ok()?;
+        bytes.truncate(count);
+        Some(bytes.split_off(bytes.len().saturating_sub(400)))
+    }
+}
