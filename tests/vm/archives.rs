@@ -345,7 +345,7 @@ fn a_copy_is_held_up_by_no_hostile_container(world: &World) -> Result<()> {
     let vm = world.own()?;
     // What is copied lands in a folder that is a link to elsewhere every other moment.
     let script = "mkdir -p /a/b; (while :; do \
-        mv /a/b /a/c; ln -s /proc/1/root/../../.. /a/b; usleep 5000; rm /a/b; mv /a/c /a/b; \
+        mv /a/b /a/c; ln -s /proc/1/cwd/../../.. /a/b; usleep 5000; rm /a/b; mv /a/c /a/b; \
         ln -s /proc/self/root /d; rm /d; mkfifo /d; usleep 5000; rm /d; done) 2>/dev/null &";
     running(&vm, "cc", &format!("{script} true"))?;
     fs::create_dir_all(vm.work().join("src/b"))?;

@@ -50,7 +50,11 @@ pub fn list(root: BorrowedFd<'_>, to: impl Write) -> Result<(), Failure> {
     let users = users(&paths::read(root, "/etc/passwd", PASSWD_MAX).unwrap_or_default());
     let now_ms = boottime_ns() / 1_000_000;
     let mut found = Vec::new();
-    for entry in Dir::read_from(&proc).context(|| "read /proc".into())? {
+    // What a mount is known by can't be read from itself.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let processes =
+        openat(proc.as_fd(), ".", flags, Mode::empty()).context(|| "open /proc".into())?;
+    for entry in Dir::read_from(&processes).context(|| "read /proc".into())? {
         let entry = entry.context(|| "read /proc".into())?;
         let name = entry.file_name().to_str().unwrap_or_default();
         if name.bytes().all(|byte| byte.is_ascii_digit())
