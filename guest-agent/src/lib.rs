@@ -4,8 +4,9 @@
 //! and runs its process as Docker would ([`container`]). It is a library so that its parts can be
 //! tested without being PID 1; the program itself is [`init::run`].
 //!
-//! One process, no threads: a container is set up by a child that the agent clones, and everything
-//! after that is one `poll` loop. It must not know what the host does with what it reports.
+//! One process, no threads: a container is set up by a child that the agent clones, what the host
+//! asks about its files is done by others ([`tasks`], [`hold`]), and everything else is one `poll`
+//! loop. It must not know what the host does with what it reports.
 //!
 //! # Who is trusted
 //!

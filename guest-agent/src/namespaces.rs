@@ -1,6 +1,6 @@
 //! The container's namespaces: new ones for its first process, joining them for others.
 //!
-//! Called by [`crate::container`]. The network namespace is the VM's own, since the VM's network is
+//! Called by [`crate::container`] and [`crate::tasks`]. The network namespace is the VM's own, since the VM's network is
 //! the container's.
 // unshare(2) is unsafe in general: it can split what other threads hold in common.
 #![allow(unsafe_code)]

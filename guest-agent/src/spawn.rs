@@ -1,6 +1,6 @@
 //! Cloning a child that becomes a process of the container, and what it reports until then.
 //!
-//! Called by [`crate::container`]. The child runs code of the agent's until it executes the
+//! Called by [`crate::container`], and for the agent's own work by [`crate::tasks`]. The child runs code of the agent's until it executes the
 //! program: it has everything that the agent has at hand, and no other process sees it yet. Its
 //! report is a pipe that executing closes, so its end means success.
 //!

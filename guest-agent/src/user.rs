@@ -1,6 +1,6 @@
 //! Docker's user lookup: a user specification and the image's own passwd and group files to ids.
 //!
-//! Called by [`crate::launch`] with the files' bytes, which the image chose. Pure: it opens
+//! Called by [`crate::launch`] and [`crate::tasks`] with the files' bytes, which the image chose. Pure: it opens
 //! nothing and asks no name service.
 //!
 //! The rules, and the wording of the errors, are those of the engine: digits always mean a number

@@ -1,6 +1,6 @@
 //! vsock connections from the guest to the host.
 //!
-//! Called by [`crate::control`] and [`crate::stdio`]. Knows addresses and ports, nothing of what
+//! Called by [`crate::control`], [`crate::stdio`] and [`crate::tasks`]. Knows addresses and ports, nothing of what
 //! travels. Sockets are non-blocking: the host's side is read by one loop and so is ours.
 // The address family has no safe wrapper in rustix: connect and one ioctl by hand.
 #![allow(unsafe_code)]

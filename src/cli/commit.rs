@@ -12,10 +12,10 @@ use super::merge::DEFAULT_PATH;
 use super::output;
 use crate::sandbox::access::Access;
 use crate::sandbox::clock::now;
-use crate::sandbox::containers;
 use crate::sandbox::inspect::signal_name;
 use crate::sandbox::paths::Root;
 use crate::sandbox::state::{ContainerConfig, Folder, Status};
+use crate::sandbox::{containers, events};
 
 /// Flags of `commit`.
 #[derive(Debug, clap::Args)]
@@ -83,9 +83,14 @@ pub fn run(args: &CommitArgs) -> Result<()> {
     if paused {
         access.freeze(false).context("let the container go on")?;
     }
-    let image = image?;
+    let image = image?.to_string();
     access.close()?;
-    output::line(&image.to_string())
+    let details = [
+        ("comment", args.message.clone()),
+        ("imageID", image.clone()),
+    ];
+    events::of_container(&folder, &config, "commit", &details);
+    output::line(&image)
 }
 
 /// Freezes a container unless it is so already, which then is not ours to thaw.

@@ -12,6 +12,7 @@ use super::{images as image_list, ps};
 use crate::sandbox::containers;
 use crate::sandbox::paths::{self, Root};
 use crate::sandbox::state::{ContainerConfig, ContainerState};
+use crate::sandbox::volumes::Volumes;
 
 const COLUMNS: [Column; 5] = [
     ("Type", "TYPE"),
@@ -88,18 +89,16 @@ pub fn run(args: &DfArgs) -> Result<()> {
             });
         }
     }
+    let volumes = volumes(&root)?;
     if args.verbose {
-        return verbose(&images, &all, args.format.as_deref());
+        return verbose(&images, &all, &volumes, args.format.as_deref());
     }
     let disks = store.layer_disks()?.list()?;
     let usages = [
         of_images(&images, &all),
         of_containers(&all),
-        // There are none of either.
-        Usage {
-            kind: "Local Volumes",
-            ..Usage::default()
-        },
+        of_volumes(&volumes),
+        // There is none.
         Usage {
             kind: "Build Cache",
             ..Usage::default()
@@ -114,6 +113,56 @@ pub fn run(args: &DfArgs) -> Result<()> {
         only: None,
     };
     list.print(&usages.iter().map(Usage::row).collect::<Vec<_>>())
+}
+
+const VOLUME_COLUMNS: [Column; 3] = [
+    ("Name", "VOLUME NAME"),
+    ("Links", "LINKS"),
+    ("Size", "SIZE"),
+];
+
+/// A volume, how many containers have it, and the bytes that it takes.
+struct OneVolume {
+    name: String,
+    links: usize,
+    bytes: u64,
+}
+
+fn volumes(root: &Root) -> Result<Vec<OneVolume>> {
+    let volumes = Volumes::lock(root)?;
+    let uses = volumes.uses()?;
+    let all = volumes.list()?.into_iter().map(|volume| OneVolume {
+        links: uses.get(&volume.name).map_or(0, Vec::len),
+        bytes: volumes.disk_bytes(&volume.name),
+        name: volume.name,
+    });
+    Ok(all.collect())
+}
+
+fn of_volumes(all: &[OneVolume]) -> Usage {
+    let sum = |wanted: &dyn Fn(&OneVolume) -> bool| {
+        let some = all.iter().filter(|one| wanted(one));
+        some.fold(0_u64, |sum, one| sum.saturating_add(one.bytes))
+    };
+    Usage {
+        kind: "Local Volumes",
+        total: all.len(),
+        active: all.iter().filter(|one| one.links > 0).count(),
+        bytes: sum(&|_| true),
+        reclaimable: sum(&|one| one.links == 0),
+    }
+}
+
+fn volume_row(one: &OneVolume) -> Map<String, Value> {
+    let fields = [
+        ("Name", one.name.clone()),
+        ("Links", one.links.to_string()),
+        ("Size", output::size(one.bytes)),
+    ];
+    let fields = fields.into_iter();
+    fields
+        .map(|(name, text)| (name.to_owned(), json!(text)))
+        .collect()
 }
 
 /// Whether a container is of this image.
@@ -202,7 +251,12 @@ fn of_templates(root: &Root) -> Usage {
     }
 }
 
-fn verbose(images: &[Image], all: &[Container], format: Option<&str>) -> Result<()> {
+fn verbose(
+    images: &[Image],
+    all: &[Container],
+    volumes: &[OneVolume],
+    format: Option<&str>,
+) -> Result<()> {
     let format = format.filter(|format| *format != "table");
     // As in Docker, where only the tables are cut.
     let whole = format.is_some();
@@ -211,11 +265,12 @@ fn verbose(images: &[Image], all: &[Container], format: Option<&str>) -> Result<
         .iter()
         .map(|one| ps::plain_row(&one.config, &one.state, output::size(one.bytes), whole))
         .collect();
+    let volume_rows: Vec<_> = volumes.iter().map(volume_row).collect();
     if let Some(format) = format {
         let all = json!({
             "Images": image_rows,
             "Containers": container_rows,
-            "Volumes": [],
+            "Volumes": volume_rows,
             "BuildCache": [],
         });
         return output::line(&Template::parse(format)?.render(&all)?);
@@ -254,7 +309,14 @@ fn verbose(images: &[Image], all: &[Container], format: Option<&str>) -> Result<
         only: None,
     };
     list.print(&container_rows)?;
-    output::line("\nLocal Volumes space usage:\n\nVOLUME NAME   LINKS     SIZE")?;
+    output::line("\nLocal Volumes space usage:\n")?;
+    let list = List {
+        columns: &VOLUME_COLUMNS,
+        table: &["Name", "Links", "Size"],
+        format: None,
+        only: None,
+    };
+    list.print(&volume_rows)?;
     output::line(
         "\nBuild cache usage: 0B\n\n\
          CACHE ID   CACHE TYPE   SIZE      CREATED   LAST USED   USAGE     SHARED",

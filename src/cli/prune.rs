@@ -12,6 +12,7 @@ use super::images::created_seconds;
 use super::{output, rmi};
 use crate::sandbox::containers;
 use crate::sandbox::paths::{self, Root};
+use crate::sandbox::volumes::Volumes;
 
 /// Keys of `--filter`.
 const KEYS: [&str; 3] = ["label", "label!", "until"];
@@ -56,7 +57,7 @@ pub struct SystemPruneArgs {
     /// Do not ask
     #[arg(short, long)]
     force: bool,
-    /// Anonymous volumes, too; refused, there are none in this version
+    /// Anonymous volumes, too
     #[arg(long)]
     volumes: bool,
 }
@@ -106,28 +107,54 @@ pub fn images(args: &ImagePruneArgs) -> Result<()> {
 /// # Errors
 /// A filter that is none, or something can't be read.
 pub fn system(args: &SystemPruneArgs) -> Result<()> {
-    if args.volumes {
-        bail!("--volumes is not supported: this version has no volumes; remove the flag");
-    }
     let filters = Filters::parse(&args.filter, "--filter", &KEYS)?;
-    if !(args.force || confirm(&warning(args.all, &args.filter))?) {
+    if args.volumes && filters.until(Timestamp::now())?.is_some() {
+        bail!("the \"until\" filter is not supported with \"--volumes\"");
+    }
+    if !(args.force || confirm(&warning(args.all, args.volumes, &args.filter))?) {
         return Ok(());
     }
     let root = Root::of_user()?;
     let containers = remove_containers(&root, &filters)?;
     containers.print("Deleted Containers:")?;
+    let volumes = match args.volumes {
+        true => remove_volumes(&root, &filters)?,
+        false => Pruned::default(),
+    };
+    volumes.print("Deleted Volumes:")?;
     let images = remove_images(&root, &filters, args.all)?;
     images.print("Deleted Images:")?;
-    total(containers.bytes.saturating_add(images.bytes))
+    let bytes = containers.bytes.saturating_add(volumes.bytes);
+    total(bytes.saturating_add(images.bytes))
 }
 
-fn warning(all: bool, filters: &[String]) -> String {
+/// Removes anonymous volumes that no container has.
+fn remove_volumes(root: &Root, filters: &Filters) -> Result<Pruned> {
+    let volumes = Volumes::lock(root)?;
+    let uses = volumes.uses()?;
+    let mut pruned = Pruned::default();
+    for volume in volumes.list()? {
+        let is_free = volume.is_anonymous() && !uses.contains_key(&volume.name);
+        if is_free && filters.labels_of_prune(&volume.labels) {
+            let bytes = volumes.disk_bytes(&volume.name);
+            volumes.remove(&volume.name)?;
+            pruned.bytes = pruned.bytes.saturating_add(bytes);
+            pruned.lines.push(volume.name);
+        }
+    }
+    Ok(pruned)
+}
+
+fn warning(all: bool, volumes: bool, filters: &[String]) -> String {
     let images = match all {
         true => "all images without at least one container associated to them",
         false => "all dangling images",
     };
-    let mut text =
-        format!("WARNING! This will remove:\n  - all stopped containers\n  - {images}\n");
+    let mut text = "WARNING! This will remove:\n  - all stopped containers\n".to_owned();
+    if volumes {
+        text.push_str("  - all anonymous volumes not used by at least one container\n");
+    }
+    text.push_str(&format!("  - {images}\n"));
     if !filters.is_empty() {
         text.push_str("\n  Items to be pruned will be filtered with:");
         for filter in filters {
@@ -291,10 +318,10 @@ mod tests {
     #[test]
     fn the_warning_names_what_goes() {
         assert_eq!(
-            warning(false, &[]),
+            warning(false, false, &[]),
             "WARNING! This will remove:\n  - all stopped containers\n  - all dangling images\n"
         );
-        let filtered = warning(true, &["label=a".to_owned()]);
+        let filtered = warning(true, true, &["label=a".to_owned()]);
         let end =
             "associated to them\n\n  Items to be pruned will be filtered with:\n  - label=a\n";
         assert!(filtered.ends_with(end), "{filtered}");

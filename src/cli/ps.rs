@@ -15,7 +15,7 @@ use crate::sandbox::health::Verdict;
 use crate::sandbox::network;
 use crate::sandbox::paths::Root;
 use crate::sandbox::state::{ContainerConfig, ContainerState, Status};
-use crate::sandbox::volumes::{Mount, MountKind};
+use crate::sandbox::volumes::Mount;
 use selection::Selection;
 
 /// Characters of a command that are shown, its quotes included.
@@ -123,11 +123,23 @@ impl Shown {
                 .launch
                 .mounts
                 .iter()
-                .flat_map(|mount| [source(mount), mount.target.clone()])
+                .flat_map(|mount| {
+                    let source = match mount.name.is_empty() {
+                        true => mount.source.display().to_string(),
+                        false => mount.name.clone(),
+                    };
+                    [source, mount.target.clone()]
+                })
                 .collect(),
             config,
             state,
         }
+    }
+
+    /// How many volumes it has.
+    fn volumes(&self) -> usize {
+        let mounts = self.config.launch.mounts.iter();
+        mounts.filter(|mount| !mount.name.is_empty()).count()
     }
 }
 
@@ -244,7 +256,7 @@ fn row(shown: &Shown, size: String, whole: bool, now: i64) -> Map<String, Value>
         labels.join(","),
         mounts(&config.launch.mounts, whole),
         shown.networks.join(","),
-        local_volumes(&config.launch.mounts).to_string(),
+        shown.volumes().to_string(),
         size,
     ];
     let names = COLUMNS.iter().map(|(name, _)| (*name).to_owned());
@@ -272,25 +284,13 @@ fn status(state: &ContainerState, since: &dyn Fn(&str) -> String) -> String {
     }
 }
 
-/// The name of a volume, the path of a bind.
-fn source(mount: &Mount) -> String {
-    match mount.kind {
-        MountKind::Volume => mount.name.clone(),
-        MountKind::Bind => mount.source.display().to_string(),
-    }
-}
-
-fn local_volumes(mounts: &[Mount]) -> usize {
-    let volumes = mounts
-        .iter()
-        .filter(|mount| mount.kind == MountKind::Volume);
-    volumes.count()
-}
-
 /// Names of volumes and paths of binds.
 fn mounts(mounts: &[Mount], whole: bool) -> String {
     let shown = |mount: &Mount| {
-        let text = source(mount);
+        let text = match mount.name.as_str() {
+            "" => mount.source.display().to_string(),
+            name => name.to_owned(),
+        };
         if whole || text.chars().count() <= MOUNT_CHARS {
             return text;
         }

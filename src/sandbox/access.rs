@@ -181,16 +181,14 @@ impl Held {
         let mut run = launch.run.clone();
         run.layers = layers;
         run.upper_disk = true;
-        // Only the container's own layers: its volumes are folders of the host.
-        run.mounts.clear();
         let request = VmRequest {
             vcpu_count: launch.vcpu_count,
             memory_mib: launch.memory_mib,
             host_cpus: launch.host_cpus.clone(),
             disks,
             card: None,
-            stream_ports: Vec::new(),
             shares: Vec::new(),
+            stream_ports: Vec::new(),
             log: log.try_clone().context("share the VM's log")?,
         };
         let mut vm = RunningVm::spawn(root, &GuestFiles::find()?, request)?;

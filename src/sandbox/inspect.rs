@@ -56,11 +56,6 @@ pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState
         "AppArmorProfile": "",
         "ExecIDs": null,
         "HostConfig": host_config(config),
-        "NetworkSettings": network::settings(
-            launch.network.as_ref(),
-            state.network.as_ref(),
-            &config.exposed_ports,
-        ),
         "Config": {
             "Hostname": launch.run.hostname,
             "Domainname": launch.run.domainname,
@@ -98,10 +93,15 @@ pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState
             "PhasesMs": phases_ms(&state.phases),
         },
     });
-    object["Mounts"] = config.launch.mounts.iter().map(mount).collect();
     if launch.stop_timeout_s != DEFAULT_STOP_TIMEOUT_S {
         object["Config"]["StopTimeout"] = json!(launch.stop_timeout_s);
     }
+    object["NetworkSettings"] = network::settings(
+        launch.network.as_ref(),
+        state.network.as_ref(),
+        &config.exposed_ports,
+    );
+    object["Mounts"] = launch.mounts.iter().map(mount).collect();
     if let Some(health) = &state.health {
         object["State"]["Health"] = health_of(health);
     }
@@ -139,6 +139,22 @@ fn health_of(health: &Health) -> Value {
 pub fn signal_name(signal: i32) -> String {
     nix::sys::signal::Signal::try_from(signal)
         .map_or_else(|_| signal.to_string(), |signal| signal.as_str().to_owned())
+}
+
+/// What Docker has null for.
+fn null_if_empty(list: &[String]) -> Value {
+    match list {
+        [] => Value::Null,
+        some => json!(some),
+    }
+}
+
+/// A set as Docker writes it: names with nothing behind them.
+fn null_or_set(names: &[String]) -> Value {
+    match names {
+        [] => Value::Null,
+        some => some.iter().map(|name| (name.clone(), json!({}))).collect(),
+    }
 }
 
 /// A mount as it is.
@@ -201,22 +217,6 @@ fn mount_options(config: &ContainerConfig) -> Vec<Value> {
         })
     };
     options.map(object).collect()
-}
-
-/// What Docker has null for.
-fn null_if_empty(list: &[String]) -> Value {
-    match list {
-        [] => Value::Null,
-        some => json!(some),
-    }
-}
-
-/// A set as Docker writes it: names with nothing behind them.
-fn null_or_set(names: &[String]) -> Value {
-    match names {
-        [] => Value::Null,
-        some => some.iter().map(|name| (name.clone(), json!({}))).collect(),
-    }
 }
 
 fn host_config(config: &ContainerConfig) -> Value {

@@ -41,10 +41,10 @@ pub struct Shape {
     pub vcpu_count: u8,
     /// Guest memory in MiB.
     pub memory_mib: u32,
-    /// Whether it has the file system device, for folders of the host.
-    pub shares: bool,
     /// Whether there is a network card.
     pub network: bool,
+    /// Whether it has the file system device, for folders of the host.
+    pub shares: bool,
 }
 
 /// A VM's state and memory, opened for reading.
@@ -231,8 +231,8 @@ mod tests {
         let shape = Shape {
             vcpu_count: 1,
             memory_mib: 256,
-            shares: false,
             network: false,
+            shares: false,
         };
         let first = key(&guest, shape).unwrap();
         assert_eq!(key(&guest, shape).unwrap(), first);

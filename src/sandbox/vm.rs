@@ -137,8 +137,8 @@ impl RunningVm {
         let shape = Shape {
             vcpu_count: request.vcpu_count,
             memory_mib: request.memory_mib,
-            shares: !request.shares.is_empty(),
             network: request.card.is_some(),
+            shares: !request.shares.is_empty(),
         };
         let template = Templates::of(root)
             .map(|templates| templates.find_or_make(guest, shape))

@@ -119,6 +119,15 @@ pub struct SegmentConfig {
     pub capacity: u64,
 }
 
+/// A network card.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct CardConfig {
+    /// A connected stream socket to passt; none in a template's VM.
+    pub socket: Option<RawFd>,
+    /// The guest's addresses on its network.
+    pub endpoint: net::Endpoint,
+}
+
 /// The file system device.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -132,15 +141,6 @@ pub enum FilesConfig {
         /// Memory shared with it.
         area: RawFd,
     },
-}
-
-/// A network card.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct CardConfig {
-    /// A connected stream socket to passt; none in a template's VM.
-    pub socket: Option<RawFd>,
-    /// The guest's addresses on its network.
-    pub endpoint: net::Endpoint,
 }
 
 /// One vsock port.

@@ -1,6 +1,5 @@
 //! Which of our crates may depend on which, and within the command, which folder on which:
-//! `cli -> doctor -> sandbox -> {vmm, file-server, images, protocol, tar}`,
-//! `guest-agent -> {protocol, tar}`.
+//! `cli -> doctor -> sandbox -> {vmm, file-server, images, protocol, tar}`, `guest-agent -> {protocol, tar}`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -33,8 +32,8 @@ const WITHOUT_RUNTIME: &[&str] = &[
     "vmm",
     "guest-agent",
     "bulkhead-protocol",
-    "bulkhead-file-server",
     "bulkhead-tar",
+    "bulkhead-file-server",
 ];
 
 /// What they may not name.

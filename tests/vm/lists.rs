@@ -134,7 +134,16 @@ fn the_journal_tells_a_life(world: &World) -> Result<()> {
 fn events_are_followed(world: &World) -> Result<()> {
     let vm = world.own()?;
     text(&vm, &["create", "--name", "followed", "busybox", "true"])?;
-    let filter = ["-f", "event=create", "-f", "event=die", "--since", "1h"];
+    let filter = [
+        "-f",
+        "event=create",
+        "-f",
+        "event=die",
+        "-f",
+        "container=followed",
+        "--since",
+        "1h",
+    ];
     let mut events = vm
         .bulkhead(
             [

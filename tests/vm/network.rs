@@ -91,13 +91,12 @@ impl Server {
     }
 }
 
-/// A container that runs this script, and says `ready` first.
-fn serve(vm: &Sandbox, flags: &[&str], script: &str) -> Result<harness::Running> {
-    let script = format!("echo ready; {script}");
+/// A container that says `ready` first.
+fn serve(vm: &Sandbox, flags: &[&str], command: &[&str]) -> Result<harness::Running> {
     let mut running = vm
         .bulkhead(["run", "--rm"])
         .args(flags)
-        .args(["busybox", "sh", "-c", &script])
+        .args(command)
         .spawn()?;
     running.wait_for_stdout("ready\n")?;
     Ok(running)
@@ -109,8 +108,11 @@ fn stop(vm: &Sandbox, name: &str, running: harness::Running) -> Result<()> {
     Ok(())
 }
 
-/// Answers every connection with what it says.
-const ECHO: &str = "while true; do nc -l -p 80 -e cat; done";
+/// Says back what it hears at port 80.
+const ECHO: &[&str] = &["probe", "/probe", "echo", "80"];
+
+/// Does nothing for long.
+const IDLE: &[&str] = &["busybox", "sh", "-c", "echo ready; sleep 1000"];
 
 /// Says something to a server that may not be there yet, until it answers.
 fn ask(address: SocketAddr, text: &str) -> Result<String> {
@@ -217,9 +219,9 @@ fn it_fetches_a_page_of_the_host(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// 20 MiB of a pattern, and what it digests to is told by the guest.
+/// A pattern, downloaded and sent back.
 fn what_is_large_arrives_whole_both_ways(world: &World) -> Result<()> {
-    const BYTES: usize = 20 << 20;
+    const BYTES: usize = 4 << 20;
     let data: Vec<u8> = (0..BYTES)
         .map(|at| (at / 7 % 251).to_le_bytes()[0])
         .collect();
@@ -229,6 +231,8 @@ fn what_is_large_arrives_whole_both_ways(world: &World) -> Result<()> {
     let sent = data.clone();
     let host = thread::spawn(move || -> Result<Vec<u8>> {
         let (mut down, _) = listener.accept()?;
+        down.read(&mut [0; 4096])?;
+        write!(down, "HTTP/1.0 200 OK\r\nContent-Length: {BYTES}\r\n\r\n")?;
         down.write_all(&sent)?;
         drop(down);
         let (mut up, _) = listener.accept()?;
@@ -237,7 +241,7 @@ fn what_is_large_arrives_whole_both_ways(world: &World) -> Result<()> {
         Ok(back)
     });
     let script = format!(
-        "nc {0} {port} >/file </dev/null; wc -c </file; nc {0} {port} </file",
+        "wget -q -O /file http://{0}:{port}/; wc -c </file; nc {0} {port} </file",
         host_address()?
     );
     let text = vm.run(["busybox", "sh", "-c", &script])?.only_stdout()?;
@@ -275,23 +279,16 @@ fn a_published_port_is_reached_at_every_address_of_the_host(world: &World) -> Re
 
 fn a_published_udp_port_answers(world: &World) -> Result<()> {
     let vm = world.own()?;
-    let script = "for port in 53 54 55; do nc -u -l -p $port -e cat & done; wait";
-    let flags = [
-        "--name", "udp", "-p", "53/udp", "-p", "54/udp", "-p", "55/udp",
-    ];
-    let running = serve(&vm, &flags, script)?;
-    let port = |container: &str| -> Result<u16> {
-        let out = vm
-            .bulkhead(["port", "udp", container])
-            .output()?
-            .only_stdout()?;
-        let first = out.lines().next().context("a port")?;
-        Ok(first.parse::<SocketAddr>()?.port())
-    };
-    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, port("53/udp")?));
+    let running = serve(&vm, &["--name", "udp", "-p", "80/udp"], ECHO)?;
+    let out = vm
+        .bulkhead(["port", "udp", "80/udp"])
+        .output()?
+        .only_stdout()?;
+    let first: SocketAddr = out.lines().next().context("a port")?.parse()?;
+    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, first.port()));
     assert_eq!(ask_udp(loopback, "over v4")?, "over v4");
     if host_address_v6().is_some() {
-        let loopback = SocketAddr::from((Ipv6Addr::LOCALHOST, port("54/udp")?));
+        let loopback = SocketAddr::from((Ipv6Addr::LOCALHOST, first.port()));
         assert_eq!(ask_udp(loopback, "over v6")?, "over v6");
     }
     stop(&vm, "udp", running)
@@ -306,7 +303,7 @@ fn ports_are_shown_as_in_docker(world: &World) -> Result<()> {
         &format!("-p=127.0.0.1:{tcp}:80"),
         &format!("-p=published={udp},target=53,protocol=udp"),
     ];
-    let running = serve(&vm, &flags, "sleep 1000")?;
+    let running = serve(&vm, &flags, IDLE)?;
     let all = if host_address_v6().is_some() {
         vec![format!("0.0.0.0:{udp}"), format!("[::]:{udp}")]
     } else {
@@ -416,7 +413,7 @@ fn a_port_that_is_taken_fails_at_once(world: &World) -> Result<()> {
         .refusal("address already in use")?;
     // Another container's.
     let publish = format!("127.0.0.1:{}:80", free_port()?);
-    let running = serve(&vm, &["--name", "first", "-p", &publish], "sleep 1000")?;
+    let running = serve(&vm, &["--name", "first", "-p", &publish], IDLE)?;
     vm.bulkhead(["run", "--rm", "-p", &publish, "busybox", "true"])
         .output()?
         .refusal("address already in use")?;
@@ -431,7 +428,7 @@ fn a_port_is_free_when_its_container_is_gone(world: &World) -> Result<()> {
         assert_eq!(out.only_stdout()?, "served\n");
     }
     // Also when it is nobody's to say goodbye.
-    let running = serve(&vm, &["-p", &publish], "sleep 1000")?;
+    let running = serve(&vm, &["-p", &publish], IDLE)?;
     vm.wait_for_process("__supervisor")?.kill()?;
     running.wait()?;
     vm.wait_for_no_process()?;
@@ -483,8 +480,8 @@ fn the_hosts_own_addresses_are_out_of_reach(world: &World) -> Result<()> {
             echo x | timeout 2 nc $target
         done
         for target in 172.17.0.1 127.0.0.1; do
-            echo x | timeout 1 nc -u $target {udp_port}
-            echo x | timeout 1 nc -u -p 53 $target {udp_port}
+            /probe datagram 0 $target:{udp_port} x
+            /probe datagram 53 $target:{udp_port} x
         done
         echo; echo done; printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc {host} {open_port} | tail -n 1",
         loop_port = loopback.port,

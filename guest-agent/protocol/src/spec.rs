@@ -58,6 +58,17 @@ pub struct RunSpec {
     pub process: ProcessSpec,
 }
 
+/// The one network interface of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkSpec {
+    /// Ethernet address.
+    pub mac: [u8; 6],
+    /// IP addresses, each with the length of its network's prefix.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Default routes.
+    pub gateways: Vec<IpAddr>,
+}
+
 /// A folder or file of the host in the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountSpec {
@@ -82,17 +93,6 @@ pub enum CopyUp {
     IfEmpty,
     /// A copy that broke off is in it: what is there goes first.
     Again,
-}
-
-/// The one network interface of a container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NetworkSpec {
-    /// Ethernet address.
-    pub mac: [u8; 6],
-    /// IP addresses, each with the length of its network's prefix.
-    pub addresses: Vec<(IpAddr, u8)>,
-    /// Default routes.
-    pub gateways: Vec<IpAddr>,
 }
 
 /// One layer on the image device.

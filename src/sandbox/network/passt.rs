@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::net::{Ipv4Addr, Shutdown};
+use std::net::{Ipv6Addr, Shutdown};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -118,12 +118,12 @@ impl Passt {
                 std::io::ErrorKind::NotFound => StartError::Missing,
                 _ => host_error("start passt")(error),
             })?;
-        let question = question(endpoint.mac, endpoint.v4, endpoint.gateway.v4);
-        let mut bytes = u32::try_from(question.len())
-            .unwrap_or(0)
-            .to_be_bytes()
-            .to_vec();
-        bytes.extend(question);
+        let mut bytes = Vec::new();
+        let announcement = endpoint.v6.map(|_| announcement(endpoint));
+        for frame in announcement.into_iter().chain([question(endpoint)]) {
+            bytes.extend(u32::try_from(frame.len()).unwrap_or(0).to_be_bytes());
+            bytes.extend(frame);
+        }
         (&ours)
             .write_all(&bytes)
             .map_err(host_error("write to passt"))?;
@@ -267,16 +267,30 @@ fn read_frame(socket: &UnixStream, deadline: Instant) -> std::io::Result<Vec<u8>
     Ok(frame)
 }
 
-/// An ARP request (RFC 826).
-fn question(mac: [u8; 6], from: Ipv4Addr, about: Ipv4Addr) -> Vec<u8> {
+/// An ARP request for the gateway (RFC 826).
+fn question(endpoint: &Endpoint) -> Vec<u8> {
     let mut frame = vec![0xff; 6];
-    frame.extend(mac);
+    frame.extend(endpoint.mac);
     frame.extend([8, 6]);
     frame.extend([0, 1, 8, 0, 6, 4, 0, 1]);
-    frame.extend(mac);
-    frame.extend(from.octets());
+    frame.extend(endpoint.mac);
+    frame.extend(endpoint.v4.octets());
     frame.extend([0; 6]);
-    frame.extend(about.octets());
+    frame.extend(endpoint.gateway.v4.octets());
+    frame
+}
+
+/// A neighbor advertisement of the guest's link-local address (RFC 4861), to which passt sends what
+/// comes from the host's loopback. It is not answered, and its checksum not looked at.
+fn announcement(endpoint: &Endpoint) -> Vec<u8> {
+    let own = endpoint.link_local().octets();
+    let mut frame = vec![0x33, 0x33, 0, 0, 0, 1];
+    frame.extend(endpoint.mac);
+    frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 24, 58, 255]);
+    frame.extend(own);
+    frame.extend(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).octets());
+    frame.extend([136, 0, 0, 0, 0x20, 0, 0, 0]);
+    frame.extend(own);
     frame
 }
 

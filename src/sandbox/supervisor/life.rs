@@ -163,7 +163,6 @@ impl Supervisor {
             stderr: run.process.terminal.is_none().then_some(stderr),
         };
         run.process.stdio = ports;
-        let mounts = mounts::prepare(&launch.mounts, &mut run)?;
         self.network = launch
             .network
             .map(|config| Network::start(&self.root, &config))
@@ -171,6 +170,7 @@ impl Supervisor {
         run.network = self.network.as_ref().map(|network| network.spec.clone());
         self.state.network = self.network.as_ref().map(|network| network.state.clone());
         let card = self.network.as_ref().map(Network::card).transpose()?;
+        let mounts = mounts::prepare(&launch.mounts, &mut run)?;
         self.state.phases.vmm_spawn = monotonic_ns();
         let mut vm = RunningVm::spawn(
             &self.root,

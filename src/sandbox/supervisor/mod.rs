@@ -209,8 +209,8 @@ impl Supervisor {
             let config = self.config_now();
             let removed = self.folder.remove();
             removed
-                .and_then(|()| volumes::remove_anonymous(&self.root, &self.config))
                 .inspect(|()| events::of_container(&self.folder, &config, "destroy", &[]))
+                .and_then(|()| volumes::remove_anonymous(&self.root, &self.config))
         } else {
             self.folder.set_state(&self.state)
         };

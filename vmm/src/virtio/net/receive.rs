@@ -51,6 +51,9 @@ pub(super) enum Wait {
     Turn,
 }
 
+/// Heads of chains with the bytes that each gets, and the memory behind them.
+type Room = (Vec<(u16, u32)>, Spans);
+
 /// A frame on its way into buffers; without any, it is thrown away.
 #[derive(Debug)]
 struct Frame {
@@ -265,11 +268,7 @@ fn header(buffers: usize, manner: Manner) -> [u8; HEADER_BYTES] {
 /// Takes chains with room for `bytes`, which [`DeviceError`] tells apart from hostile ones. No
 /// chains at all stand for a frame that a driver without mergeable buffers has no room for.
 /// `None`: not enough yet, and the driver will kick.
-fn find_room(
-    bytes: usize,
-    manner: Manner,
-    io: &mut Io,
-) -> Result<Option<(Vec<(u16, u32)>, Spans)>, DeviceError> {
+fn find_room(bytes: usize, manner: Manner, io: &mut Io) -> Result<Option<Room>, DeviceError> {
     let request = |reason| DeviceError::Request { queue: RX, reason };
     let (mut chains, mut room) = (Vec::new(), Spans::default());
     let (mut wanted, mut retries) = (bytes as u64, 0);

@@ -80,11 +80,8 @@ fn a_full_socket_is_waited_for_and_nothing_is_lost() {
             done += 1;
         }
     }
-    loop {
-        match net.passt.read(&mut buffer) {
-            Ok(count) => bytes.extend(&buffer[..count]),
-            Err(_) => break,
-        }
+    while let Ok(count) = net.passt.read(&mut buffer) {
+        bytes.extend(&buffer[..count]);
     }
     let mut rest = bytes.as_slice();
     while let Some((length, more)) = rest.split_first_chunk::<4>() {
