@@ -238,7 +238,7 @@ fn the_images_volumes_go_with_rm(world: &World) -> Result<()> {
     let words = [
         "run",
         "--name",
-        "c",
+        "ctr",
         "-v",
         "named:/etc",
         "variant:volume",
