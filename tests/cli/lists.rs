@@ -25,8 +25,8 @@ fn filters_are_checked_where_there_is_nothing_to_filter() {
             "more than one until filter specified",
         ),
         (
-            &["system", "prune", "-f", "--volumes"],
-            "--volumes is not supported: this version has no volumes; remove the flag",
+            &["system", "prune", "-f", "--volumes", "--filter", "until=1h"],
+            "the \"until\" filter is not supported with \"--volumes\"",
         ),
     ] {
         assert_refused(&user.run(args), 1, sentence);
