@@ -103,7 +103,7 @@ fn one_in_the_background_is_stopped_and_started_again(world: &World) -> Result<(
     assert!(text(&vm, &["logs", "bg"])?.ends_with("bye\n"));
     assert_eq!(text(&vm, &["stop", "bg"])?, "bg\n");
     assert_eq!(text(&vm, &["start", "bg"])?, "bg\n");
-    assert_eq!(status(&vm, "bg")?, "running true 7");
+    assert_eq!(status(&vm, "bg")?, "running true 0");
     let file = text(&vm, &["exec", "bg", "cat", "/file"])?;
     assert_eq!(file, "kept\nkept\n");
     vm.bulkhead(["rm", "bg"])
@@ -201,7 +201,7 @@ fn of_rm_goes_when_it_ends(world: &World) -> Result<()> {
     // A restart is no end.
     begin(&vm, "again", &["--rm"], COUNTS)?;
     assert_eq!(text(&vm, &["restart", "again"])?, "again\n");
-    assert_eq!(status(&vm, "again")?, "running true 7");
+    assert_eq!(status(&vm, "again")?, "running true 0");
     assert_eq!(text(&vm, &["stop", "again"])?, "again\n");
     assert_eq!(text(&vm, &["ps", "-aq"])?, "");
     before.no_leftovers(&vm)
@@ -296,7 +296,7 @@ fn a_restart_is_another_life_of_the_same(world: &World) -> Result<()> {
     assert!(log.starts_with("life\n"), "{log}");
     text(&vm, &["stop", "again"])?;
     assert_eq!(text(&vm, &["restart", "again"])?, "again\n");
-    assert_eq!(status(&vm, "again")?, "running true 7");
+    assert_eq!(status(&vm, "again")?, "running true 0");
     assert_eq!(
         text(&vm, &["inspect", "-f", "{{.RestartCount}}", "again"])?,
         "0\n"
