@@ -221,7 +221,7 @@ fn limits_change_while_it_runs(world: &World) -> Result<()> {
     let flags = ["-m", "96m", "--memory-reservation", "32m", "--cpus", "0.5"];
     assert_eq!(
         text(&vm, &[&["update"], &flags[..], &["xx"]].concat())?,
-        "x\n"
+        "xx\n"
     );
     assert_eq!(limit("memory.max")?, (96_u64 << 20).to_string());
     assert_eq!(limit("memory.low")?, (32_u64 << 20).to_string());
@@ -254,7 +254,7 @@ fn limits_change_while_it_runs(world: &World) -> Result<()> {
     );
     assert_eq!(limit("memory.max")?, (96_u64 << 20).to_string());
     text(&vm, &["stop", "-t", "0", "xx"])?;
-    assert_eq!(text(&vm, &["update", "-m", "200m", "xx"])?, "x\n");
+    assert_eq!(text(&vm, &["update", "-m", "200m", "xx"])?, "xx\n");
     text(&vm, &["start", "xx"])?;
     assert_eq!(limit("memory.max")?, (200_u64 << 20).to_string());
     assert_eq!(limit("cpu.max")?, "50000 100000");
