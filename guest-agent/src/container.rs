@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use protocol::message::{Event, ProcessId, Request};
+use protocol::message::{Event, ExitStatus, ProcessId, Request};
 use protocol::spec::{ProcessSpec, RunSpec};
 use protocol::task::TaskId;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -255,6 +255,18 @@ impl<'a> Container<'a> {
             };
             let event = match end {
                 End::Failed(failure) => failed(id, failure),
+                End::Killed(signal) if id == MAIN => failed(
+                    id,
+                    Failure::other(format!(
+                        "signal {signal} ended the process before its program was executed"
+                    )),
+                ),
+                // Of one that ended with its container, how far it was is all the same.
+                End::Killed(signal) => Event::Exited {
+                    process: id,
+                    status: ExitStatus::Signal(signal),
+                    oom_killed: false,
+                },
                 End::Exited(status) => Event::Exited {
                     process: id,
                     status,

@@ -42,6 +42,8 @@ pub enum End {
     Exited(ExitStatus),
     /// It never ran.
     Failed(Failure),
+    /// Nor did this one: a signal ended it on its way to the program.
+    Killed(u8),
 }
 
 /// A process that the host asked for.
@@ -152,14 +154,12 @@ impl Process {
         Some(match &self.outcome {
             Outcome::Started { .. } => End::Exited(status),
             Outcome::Failed(failure) => End::Failed(failure.clone()),
-            Outcome::Vanished => End::Failed(Failure::other(match status {
-                ExitStatus::Code(code) => {
-                    format!("the process ended with code {code} before its program was executed")
-                }
-                ExitStatus::Signal(signal) => {
-                    format!("signal {signal} ended the process before its program was executed")
-                }
-            })),
+            Outcome::Vanished => match status {
+                ExitStatus::Code(code) => End::Failed(Failure::other(format!(
+                    "the process ended with code {code} before its program was executed"
+                ))),
+                ExitStatus::Signal(signal) => End::Killed(signal),
+            },
         })
     }
 
