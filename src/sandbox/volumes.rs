@@ -381,11 +381,13 @@ fn disk_bytes(path: &Path) -> u64 {
             let Ok(metadata) = entry.metadata() else {
                 continue;
             };
-            if metadata.dev() == top.dev() {
-                bytes = bytes.saturating_add(metadata.blocks().saturating_mul(512));
-                if metadata.is_dir() {
-                    queue.push(entry.path());
-                }
+            // overlayfs shows files under other devices than folders.
+            if metadata.is_dir() && metadata.dev() != top.dev() {
+                continue;
+            }
+            bytes = bytes.saturating_add(metadata.blocks().saturating_mul(512));
+            if metadata.is_dir() {
+                queue.push(entry.path());
             }
         }
     }

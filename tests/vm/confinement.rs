@@ -192,7 +192,7 @@ fn the_guests_own_processes_are_not_seen(world: &World) -> Result<()> {
     let processes: u32 = lines.next().unwrap_or_default().parse()?;
     assert!(processes <= 3, "{text}");
     let rest: Vec<_> = lines.collect();
-    assert_eq!(rest, ["/bin/sh", "0::/", "lo"], "{text}");
+    assert_eq!(rest, ["/bin/sh", "0::/", "eth0", "lo"], "{text}");
     Ok(())
 }
 
