@@ -430,4 +430,5 @@ fn set_time(dir: &OwnedFd, name: &OsStr, mtime: (i64, u32)) -> Result<(), Errno>
 }
 
 #[cfg(test)]
+#[path = "receive/tests.rs"]
 mod tests;

@@ -19,7 +19,16 @@ mod receive;
 use receive::Owners;
 
 const NAMES: [&[u8]; 10] = [
-    b"top", b"top/a", b"top/b", b"link", b"outside", b".", b"..", b"", b"/", &[b'n'; 255],
+    b"top",
+    b"top/a",
+    b"top/b",
+    b"link",
+    b"outside",
+    b".",
+    b"..",
+    b"",
+    b"/",
+    &[b'n'; 255],
 ];
 
 /// Everything below a folder: no device, and no set-user-ID bit.

@@ -7,7 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use bulkhead_fuzz::{Input, play};
 use libfuzzer_sys::fuzz_target;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
+};
 use vmm::virtio::fs::{Backend, FsDevice};
 use vmm::virtio::mock::DirectDriver;
 
@@ -16,8 +18,7 @@ const SLOT_BYTES: usize = 4096;
 
 fuzz_target!(|bytes: &[u8]| {
     let (flags, kind) = (SocketFlags::CLOEXEC, SocketType::SEQPACKET);
-    let (ours, theirs) =
-        socketpair(AddressFamily::UNIX, kind, flags, None).expect("a socket pair");
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, kind, flags, None).expect("a socket pair");
     let memory = memfd_create("area", MemfdFlags::CLOEXEC).expect("a memory file");
     ftruncate(memory.as_fd(), (SLOT_COUNT * SLOT_BYTES) as u64).expect("a size");
     let backend = Backend {
@@ -39,7 +40,8 @@ fuzz_target!(|bytes: &[u8]| {
             }
             (Some(server), _) => {
                 if let Ok((_, 12)) = recv(server, &mut message, RecvFlags::DONTWAIT) {
-                    let room = u32::from_le_bytes([message[8], message[9], message[10], message[11]]);
+                    let room =
+                        u32::from_le_bytes([message[8], message[9], message[10], message[11]]);
                     let len = room.min(u32::from(text));
                     let mut reply = [0; 8];
                     reply[..4].copy_from_slice(&message[..4]);
