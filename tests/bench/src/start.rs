@@ -8,8 +8,11 @@ use crate::host::{Host, time};
 use crate::peers::{Crun, Firecracker};
 use crate::table::{Table, ratio, spread};
 
-/// What is started.
-const TRUE: [&str; 4] = ["run", "--rm", "busybox", "true"];
+/// What is started: without a network card, as the peers have none.
+const TRUE: [&str; 6] = ["run", "--rm", "--network", "none", "busybox", "true"];
+
+/// So too, with one.
+const CONNECTED: [&str; 4] = ["run", "--rm", "busybox", "true"];
 
 /// Measures in turns and adds the rows.
 pub fn measure(host: &Host, firecracker: Option<&Path>, table: &mut Table) -> Result<()> {
@@ -18,11 +21,12 @@ pub fn measure(host: &Host, firecracker: Option<&Path>, table: &mut Table) -> Re
     let firecracker = firecracker
         .map(|binary| Firecracker::new(host, &host.adopt(binary)?, memory_mib, vcpus))
         .transpose()?;
-    let (mut ours, mut boots, mut fire, mut plain) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut ours, mut boots, mut connected) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut fire, mut plain) = (Vec::new(), Vec::new());
     for run in 0..=host.runs {
         let seconds = time(&mut host.command(&TRUE))?;
         let boot_seconds = time(host.command(&TRUE).env("BULKHEAD_TEMPLATES", "off"))?;
+        let connected_seconds = time(&mut host.command(&CONNECTED))?;
         let fire_seconds = firecracker
             .as_ref()
             .map(|f| time(&mut f.command()))
@@ -32,13 +36,14 @@ pub fn measure(host: &Host, firecracker: Option<&Path>, table: &mut Table) -> Re
         if run > 0 {
             ours.push(seconds);
             boots.push(boot_seconds);
+            connected.push(connected_seconds);
             fire.extend(fire_seconds);
             plain.push(plain_seconds);
         }
     }
     let how = format!("{} runs in turn, median (min to max)", host.runs);
     table.add(
-        "`run --rm busybox true`, cached",
+        "`run --rm --network none busybox true`, cached",
         spread(&ours, "s"),
         "",
         &how,
@@ -48,6 +53,18 @@ pub fn measure(host: &Host, firecracker: Option<&Path>, table: &mut Table) -> Re
         spread(&boots, "s"),
         "",
         "BULKHEAD_TEMPLATES=off: each VM boots",
+    );
+    table.add(
+        "the same with a network card",
+        spread(&connected, "s"),
+        "",
+        "passt is started, too",
+    );
+    table.add(
+        "ratio of the two",
+        format!("{:.2}", ratio(&connected, &ours)),
+        "",
+        "median of pairs",
     );
     if !fire.is_empty() {
         table.add(
@@ -83,7 +100,8 @@ pub fn measure(host: &Host, firecracker: Option<&Path>, table: &mut Table) -> Re
 fn machine(host: &Host, table: &mut Table) -> Result<(u64, u64)> {
     // Unpacks the image, makes the template.
     time(&mut host.command(&TRUE))?;
-    host.output(&["run", "--name", "phases", "busybox", "true"])?;
+    let phases = ["run", "--network", "none", "--name", "phases"];
+    host.output(&[&phases[..], &["busybox", "true"]].concat())?;
     let text = host.output(&["inspect", "phases"])?;
     let inspect: serde_json::Value = serde_json::from_str(&text)?;
     let container = inspect.get(0).context("inspect printed no container")?;
