@@ -15,8 +15,9 @@ mod ports;
 mod shown;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use protocol::spec::NetworkSpec;
@@ -144,8 +145,18 @@ pub struct Network {
     /// For the container's state.
     pub state: NetworkState,
     /// Waits for the process's end when it is dropped, after the socket was shut down.
-    passt: Passt,
-    is_ready: bool,
+    passt: Side,
+}
+
+/// What is at the other end of the VM's socket.
+#[derive(Debug)]
+enum Side {
+    /// Nobody yet: nothing is published, and the guest has sent nothing. Most short runs end so.
+    Asleep(UnixStream, host::Routes),
+    /// passt, which ends when it is dropped.
+    Awake(#[expect(dead_code, reason = "only dropped")] Passt),
+    /// Nobody any more.
+    Gone,
 }
 
 impl Network {
@@ -164,12 +175,16 @@ impl Network {
         let mut attempt = 1;
         let (passt, socket, ports) = loop {
             let ports = ports::resolve(&config.ports, endpoint.v6.is_some(), attempt)?;
-            let (mut passt, socket) = Passt::spawn(&endpoint, GATEWAY_MAC, &host, &ports)?;
+            let (socket, theirs) = passt::socket_pair()?;
             if ports.is_empty() {
-                break (passt, socket, ports);
+                if passt::find().is_none() {
+                    return Err(StartError::Missing.into());
+                }
+                break (Side::Asleep(theirs, host), socket, ports);
             }
-            match passt.wait(&socket, &ports) {
-                Ok(()) => break (passt, socket, ports),
+            let mut passt = Passt::spawn(theirs, &endpoint, GATEWAY_MAC, &host, &ports)?;
+            match passt.wait(&socket, &endpoint, &ports) {
+                Ok(()) => break (Side::Awake(passt), socket, ports),
                 Err(StartError::PortTaken(_))
                     if ports::has_random(&config.ports) && attempt < ATTEMPTS =>
                 {
@@ -180,7 +195,6 @@ impl Network {
         };
         Ok(Self {
             socket,
-            is_ready: !ports.is_empty(),
             spec: spec(&endpoint),
             state: NetworkState {
                 v6: endpoint.v6.is_some(),
@@ -191,13 +205,29 @@ impl Network {
         })
     }
 
-    /// Waits until it serves; its VM may start meanwhile, when no port can fail.
+    /// What is readable when the guest's first frame has come and passt does not run yet.
+    #[must_use]
+    pub fn first_frame(&self) -> Option<BorrowedFd<'_>> {
+        match &self.passt {
+            Side::Asleep(theirs, _) => Some(theirs.as_fd()),
+            Side::Awake(_) | Side::Gone => None,
+        }
+    }
+
+    /// Starts passt if the guest has sent its first frame, which is waiting for it.
     ///
     /// # Errors
-    /// What passt says.
-    pub fn wait(&mut self) -> Result<()> {
-        if !std::mem::replace(&mut self.is_ready, true) {
-            self.passt.wait(&self.socket, &[])?;
+    /// What starting it says; the guest then has no network.
+    pub fn wake(&mut self) -> Result<()> {
+        let Some(fd) = self.first_frame() else {
+            return Ok(());
+        };
+        if !super::poll::readable_until(fd, Some(Instant::now())).context("poll a socket")? {
+            return Ok(());
+        }
+        if let Side::Asleep(theirs, host) = std::mem::replace(&mut self.passt, Side::Gone) {
+            let passt = Passt::spawn(theirs, &self.endpoint, GATEWAY_MAC, &host, &[])?;
+            self.passt = Side::Awake(passt);
         }
         Ok(())
     }

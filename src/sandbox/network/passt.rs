@@ -88,19 +88,14 @@ pub(super) struct Passt {
 }
 
 impl Passt {
-    /// Starts it, and returns the other end of its socket, which does not block.
+    /// Starts it at its end of a [`socket_pair`].
     pub(super) fn spawn(
+        socket: UnixStream,
         endpoint: &Endpoint,
         gateway_mac: [u8; 6],
         routes: &Routes,
         ports: &[PublishedPort],
-    ) -> Result<(Self, UnixStream), StartError> {
-        let (ours, theirs) = UnixStream::pair().map_err(host_error("create a socket pair"))?;
-        for socket in [&ours, &theirs] {
-            enlarge(socket);
-        }
-        ours.set_nonblocking(true)
-            .map_err(host_error("set up a socket"))?;
+    ) -> Result<Self, StartError> {
         let words = tempfile::tempfile().map_err(host_error("create a file"))?;
         let said = words.try_clone().map_err(host_error("share a file"))?;
         let child = Command::new(PASST)
@@ -109,7 +104,7 @@ impl Passt {
             .stdout(Stdio::null())
             .stderr(said)
             .fd_mappings(vec![FdMapping {
-                parent_fd: theirs.into(),
+                parent_fd: socket.into(),
                 child_fd: SOCKET_FD,
             }])
             .map_err(|error| StartError::Failed(error.to_string()))?
@@ -118,16 +113,7 @@ impl Passt {
                 std::io::ErrorKind::NotFound => StartError::Missing,
                 _ => host_error("start passt")(error),
             })?;
-        let mut bytes = Vec::new();
-        let announcement = endpoint.v6.map(|_| announcement(endpoint));
-        for frame in announcement.into_iter().chain([question(endpoint)]) {
-            bytes.extend(u32::try_from(frame.len()).unwrap_or(0).to_be_bytes());
-            bytes.extend(frame);
-        }
-        (&ours)
-            .write_all(&bytes)
-            .map_err(host_error("write to passt"))?;
-        Ok((Self { child, words }, ours))
+        Ok(Self { child, words })
     }
 
     /// Waits until it serves, all its ports bound: that is when it answers who has the gateway's
@@ -135,9 +121,19 @@ impl Passt {
     /// connection from outside would find the guest.
     pub(super) fn wait(
         &mut self,
-        socket: &UnixStream,
+        mut socket: &UnixStream,
+        endpoint: &Endpoint,
         ports: &[PublishedPort],
     ) -> Result<(), StartError> {
+        let mut bytes = Vec::new();
+        let announcement = endpoint.v6.map(|_| announcement(endpoint));
+        for frame in announcement.into_iter().chain([question(endpoint)]) {
+            bytes.extend(u32::try_from(frame.len()).unwrap_or(0).to_be_bytes());
+            bytes.extend(frame);
+        }
+        socket
+            .write_all(&bytes)
+            .map_err(host_error("write to passt"))?;
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             match read_frame(socket, deadline) {
@@ -171,6 +167,17 @@ impl Drop for Passt {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// The VM's end, which does not block, and passt's.
+pub(super) fn socket_pair() -> Result<(UnixStream, UnixStream), StartError> {
+    let (ours, theirs) = UnixStream::pair().map_err(host_error("create a socket pair"))?;
+    for socket in [&ours, &theirs] {
+        enlarge(socket);
+    }
+    ours.set_nonblocking(true)
+        .map_err(host_error("set up a socket"))?;
+    Ok((ours, theirs))
 }
 
 /// As large as the user may: root any size, others up to `net.core.wmem_max`.

@@ -231,9 +231,6 @@ impl Supervisor {
                 Some(Event::Hello { version, .. }) => {
                     super::super::check_version(version)?;
                     self.state.phases.agent = monotonic_ns();
-                    if let Err(error) = self.network.as_mut().map_or(Ok(()), Network::wait) {
-                        return Ok(Some(failed(&error)));
-                    }
                     if let Some(running) = &mut self.running {
                         running.vm.agent.send(&super::super::wake()?)?;
                         for request in running.held.take().unwrap_or_default() {

@@ -325,6 +325,10 @@ impl Supervisor {
         if self.stop.is_due(Instant::now())? {
             self.signal_main(libc::SIGKILL);
         }
+        if let Err(error) = self.network.as_mut().map_or(Ok(()), Network::wake) {
+            // Into the VM's log.
+            eprintln!("bulkhead: the container has no network: {error:#}");
+        }
         for client in ready {
             match client {
                 None => self.clients.accept(),
@@ -355,10 +359,12 @@ impl Supervisor {
     fn wait(&self, deadline: Option<Instant>) -> nix::Result<Vec<Option<ClientId>>> {
         let agent = self.running.iter().map(|running| running.vm.agent.fd());
         let own = [self.stop.fd(), self.deliveries.fd()];
+        let first_frame = self.network.iter().filter_map(Network::first_frame);
         let (clients, client_fds): (Vec<_>, Vec<_>) = self.clients.fds().unzip();
         let mut fds: Vec<PollFd> = client_fds
             .into_iter()
             .chain(own)
+            .chain(first_frame)
             .chain(agent)
             .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
             .collect();
