@@ -380,12 +380,16 @@ impl<'a> Container<'a> {
                 Err(failure) => reporter.give_up(&failure),
             })
         };
-        namespaces::inside(main.pidfd(), || match attempt(self.cgroup.as_fd()) {
+        let spawned = namespaces::inside(main.pidfd(), || match attempt(self.cgroup.as_fd()) {
             // The workload made groups of its own, and a group with such below it takes no process.
             Err(Errno::BUSY) => attempt(self.cgroup.group_of(main.pid())?.as_fd()),
             other => other,
-        })
-        .context(|| "clone a process into the container".into())
+        });
+        match spawned {
+            // It has ended, and nobody has looked yet.
+            Err(Errno::SRCH) => Err(Failure::other("the container is not running")),
+            spawned => spawned.context(|| "clone a process into the container".into()),
+        }
     }
 
     /// Ends every process and waits until none is left.
