@@ -9,7 +9,8 @@ use rustix::io::Errno;
 
 use crate::files::{Files, Reply, VALID_S};
 use crate::nodes::{Handle, Node};
-use crate::wire::{Attributes, Name, Writer};
+use crate::reply::{Attributes, Writer};
+use crate::wire::Name;
 
 /// Bytes that the kernel is asked for at once, on the stack; a name takes 280 at most.
 const BUFFER_BYTES: usize = 4096;

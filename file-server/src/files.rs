@@ -19,10 +19,11 @@ use rustix::io::Errno;
 use crate::area::Slot;
 use crate::identity::{Maker, without_setid};
 use crate::nodes::{Handle, Handles, Key, Node, Nodes};
+use crate::reply::{Attributes, Writer};
 use crate::wire::{
-    self, ATTR_SUBMOUNT, Attributes, Header, Name, OPEN_KILL_SUIDGID, OUT_HEADER_BYTES, Operation,
-    SetAttributes, Time, WRITE_CACHE, WRITE_DATA_OFFSET, WRITE_KILL_SUIDGID, Writer,
-    XATTR_BYTES_MAX, init, valid,
+    self, ATTR_SUBMOUNT, Header, Name, OPEN_KILL_SUIDGID, OUT_HEADER_BYTES, Operation,
+    SetAttributes, Time, WRITE_CACHE, WRITE_DATA_OFFSET, WRITE_KILL_SUIDGID, XATTR_BYTES_MAX, init,
+    valid,
 };
 
 /// Pages of data in one request: 512 KiB.

@@ -16,5 +16,6 @@ mod identity;
 pub mod jail;
 pub mod nodes;
 mod reader;
+pub mod reply;
 pub mod server;
 pub mod wire;

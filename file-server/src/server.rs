@@ -16,6 +16,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use crate::area::{Area, Slot};
 use crate::files::{DATA_BYTES_MAX, Files, Reply};
 use crate::reader::Reader;
+use crate::reply;
 use crate::wire::{self, OUT_HEADER_BYTES, REQUEST_BYTES_MAX, Refused};
 
 /// Slots: requests under way at a time.
@@ -114,7 +115,7 @@ pub fn answer(files: &Files, slot: Slot<'_>, len: usize, room: usize) -> usize {
         Ok(_) => (OUT_HEADER_BYTES, Errno::IO.raw_os_error()),
         Err(errno) => (OUT_HEADER_BYTES, errno.raw_os_error()),
     };
-    match slot.write(0, &wire::out_header(len, errno, unique)) {
+    match slot.write(0, &reply::out_header(len, errno, unique)) {
         Ok(()) if len <= room => len,
         _ => 0,
     }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
@@ -56,13 +56,8 @@ pub struct EventsArgs {
 /// A filter, a format or a time that is none, or the journal can't be read.
 pub fn run(args: &EventsArgs) -> Result<()> {
     let now = Timestamp::now();
-    let moment = |text: &Option<String>, name: &str| match text {
-        Some(text) if !text.is_empty() => time::moment(text, now)
-            .with_context(|| format!("invalid value for \"{name}\""))
-            .map(Some),
-        _ => Ok(None),
-    };
-    let (since, until) = (moment(&args.since, "since")?, moment(&args.until, "until")?);
+    let since = time::moment_of_flag(args.since.as_deref(), "since", now)?;
+    let until = time::moment_of_flag(args.until.as_deref(), "until", now)?;
     // Without either of them, only what is new.
     let since = match (since, until) {
         (None, None) => Some(now),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::Write;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use jiff::Timestamp;
 
 use super::values::time;
@@ -55,13 +55,8 @@ pub struct LogsArgs {
 /// The container keeps no log, or it can't be read.
 pub fn run(args: &LogsArgs) -> Result<()> {
     let now = Timestamp::now();
-    let moment = |text: &Option<String>, name: &str| match text {
-        Some(text) if !text.is_empty() => time::moment(text, now)
-            .with_context(|| format!("invalid value for \"{name}\""))
-            .map(Some),
-        _ => Ok(None),
-    };
-    let (since, until) = (moment(&args.since, "since")?, moment(&args.until, "until")?);
+    let since = time::moment_of_flag(args.since.as_deref(), "since", now)?;
+    let until = time::moment_of_flag(args.until.as_deref(), "until", now)?;
     let (folder, config) = containers::find(&Root::of_user()?, &args.container)?;
     if config.launch.log.driver == Driver::None {
         if config.launch.auto_remove {

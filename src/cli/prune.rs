@@ -1,4 +1,4 @@
-//! `bulkhead container prune`, `image prune`, `system prune`: removes what is not used.
+//! `bulkhead container prune`, `image prune`, `volume prune`, `system prune`: removes what is not used.
 
 use std::io::{BufRead, Write};
 
@@ -16,6 +16,9 @@ use crate::sandbox::volumes::Volumes;
 
 /// Keys of `--filter`.
 const KEYS: [&str; 3] = ["label", "label!", "until"];
+
+/// Keys of `volume prune --filter`.
+const VOLUME_KEYS: [&str; 3] = ["all", "label", "label!"];
 
 /// Keys of `image prune --filter`.
 const IMAGE_KEYS: [&str; 4] = ["dangling", "label", "label!", "until"];
@@ -38,6 +41,20 @@ pub struct ImagePruneArgs {
     #[arg(short, long)]
     all: bool,
     /// Only images of which KEY=VALUE holds: until, label, label!, dangling
+    #[arg(long, value_name = "filter")]
+    filter: Vec<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    force: bool,
+}
+
+/// Flags of `volume prune`.
+#[derive(Debug, clap::Args)]
+pub struct VolumePruneArgs {
+    /// Every volume that no container uses, not only anonymous ones
+    #[arg(short, long)]
+    all: bool,
+    /// Only volumes of which KEY=VALUE holds: label, label!, all
     #[arg(long, value_name = "filter")]
     filter: Vec<String>,
     /// Do not ask
@@ -102,6 +119,25 @@ pub fn images(args: &ImagePruneArgs) -> Result<()> {
     total(removed.bytes)
 }
 
+/// Removes anonymous volumes, or all that no container uses.
+///
+/// # Errors
+/// A filter that is none, or the volumes can't be read.
+pub fn volumes(args: &VolumePruneArgs) -> Result<()> {
+    let filters = Filters::parse(&args.filter, "--filter", &VOLUME_KEYS)?;
+    let all = args.all || filters.switch("all")? == Some(true);
+    let which = if all { "all" } else { "anonymous" };
+    let warning = format!(
+        "WARNING! This will remove {which} local volumes not used by at least one container."
+    );
+    if !(args.force || confirm(&warning)?) {
+        return Ok(());
+    }
+    let removed = remove_volumes(&Root::of_user()?, &filters, all)?;
+    removed.print("Deleted Volumes:")?;
+    total(removed.bytes)
+}
+
 /// Removes stopped containers, and then images that none uses.
 ///
 /// # Errors
@@ -118,7 +154,7 @@ pub fn system(args: &SystemPruneArgs) -> Result<()> {
     let containers = remove_containers(&root, &filters)?;
     containers.print("Deleted Containers:")?;
     let volumes = match args.volumes {
-        true => remove_volumes(&root, &filters)?,
+        true => remove_volumes(&root, &filters, false)?,
         false => Pruned::default(),
     };
     volumes.print("Deleted Volumes:")?;
@@ -128,13 +164,13 @@ pub fn system(args: &SystemPruneArgs) -> Result<()> {
     total(bytes.saturating_add(images.bytes))
 }
 
-/// Removes anonymous volumes that no container has.
-fn remove_volumes(root: &Root, filters: &Filters) -> Result<Pruned> {
+/// Removes anonymous volumes that no container has, or all such.
+fn remove_volumes(root: &Root, filters: &Filters, all: bool) -> Result<Pruned> {
     let volumes = Volumes::lock(root)?;
     let uses = volumes.uses()?;
     let mut pruned = Pruned::default();
     for volume in volumes.list()? {
-        let is_free = volume.is_anonymous() && !uses.contains_key(&volume.name);
+        let is_free = (all || volume.is_anonymous()) && !uses.contains_key(&volume.name);
         if is_free && filters.labels_of_prune(&volume.labels) {
             let bytes = volumes.disk_bytes(&volume.name);
             volumes.remove(&volume.name)?;

@@ -202,7 +202,7 @@ pub const IMAGE: [(&str, Fate); 11] = [
     ("OnBuild", Differs("for builds only, as in Docker")),
     ("StopSignal", Works),
     ("User", Works),
-    ("Volumes", Differs("plain folders of the writable layer in this version; --read-only covers them")),
+    ("Volumes", Works),
     ("WorkingDir", Works),
 ];
 

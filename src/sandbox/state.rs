@@ -69,7 +69,7 @@ pub struct ContainerConfig {
     /// Variables of user and image, without those that every process gets.
     #[serde(default)]
     pub env: Vec<String>,
-    /// Ports of the image and `--expose`, such as `80/tcp`; nothing is published.
+    /// Ports of the image and `--expose`, such as `80/tcp`.
     pub exposed_ports: std::collections::BTreeSet<String>,
     /// What to start.
     pub launch: Launch,

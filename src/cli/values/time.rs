@@ -99,6 +99,19 @@ pub fn moment(text: &str, now: Timestamp) -> Result<Timestamp> {
     }
 }
 
+/// As [`moment`], for a flag that may be absent or empty.
+///
+/// # Errors
+/// As [`moment`], with the flag's name.
+pub fn moment_of_flag(text: Option<&str>, name: &str, now: Timestamp) -> Result<Option<Timestamp>> {
+    match text {
+        None | Some("") => Ok(None),
+        Some(text) => moment(text, now)
+            .with_context(|| format!("invalid value for \"{name}\""))
+            .map(Some),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
