@@ -275,7 +275,12 @@ impl<'a> Container<'a> {
             };
             if let Some(process) = self.processes.remove(&id) {
                 self.lingering.retain(Option::is_some);
-                self.lingering.extend(process.into_lingering().map(Some));
+                let mut pumps: Vec<Pump> = process.into_lingering().collect();
+                if id != MAIN {
+                    // What it left behind may write on, and nobody waits for that.
+                    pumps.retain_mut(Pump::discard);
+                }
+                self.lingering.extend(pumps.into_iter().map(Some));
             }
             control.send(&event)?;
         }

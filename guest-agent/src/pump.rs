@@ -178,8 +178,8 @@ impl Pump {
         polled.is_ok() && !source.revents().contains(PollFlags::HUP)
     }
 
-    /// Delivers to nowhere from now on.
-    fn discard(&mut self) -> bool {
+    /// Delivers to nowhere from now on; the sink is closed. `false` when there is no nowhere.
+    pub fn discard(&mut self) -> bool {
         self.discards = true;
         match null() {
             Ok(null) => {

@@ -75,15 +75,15 @@ fn share(spec: &MountSpec, root: BorrowedFd<'_>) -> Result<Share, Failure> {
 
 /// Gives a volume what the image has at its target.
 fn fill(spec: &MountSpec, root: BorrowedFd<'_>, volume: BorrowedFd<'_>) -> Result<(), Failure> {
+    if spec.copy_up == CopyUp::Again {
+        copy_up::clear(volume)?;
+    }
     let source = match paths::open(root, &spec.target, Want::Directory) {
         Ok(source) => source,
         // Nothing to take; what is no directory is told when it is mounted on.
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
         Err(errno) => return Err(errno).context(|| "find it".into()),
     };
-    if spec.copy_up == CopyUp::Again {
-        copy_up::clear(volume)?;
-    }
     copy_up::copy(source.as_fd(), volume)
 }
 

@@ -3,13 +3,13 @@
 mod changes;
 
 use anyhow::{Context, Result};
-use images::config::History;
+use images::config::{Healthcheck, History};
 use images::timestamp::Timestamp;
 use images::{Digest, ImageConfig, Reference, Store};
 use protocol::task::Task;
 
 use super::merge::DEFAULT_PATH;
-use super::output;
+use super::{output, values};
 use crate::sandbox::access::Access;
 use crate::sandbox::clock::now;
 use crate::sandbox::inspect::signal_name;
@@ -149,25 +149,44 @@ fn of_container(config: &ContainerConfig, image: &ImageConfig) -> ImageConfig {
             && (has_path || *text != DEFAULT_PATH)
             && !(process.terminal.is_some() && *text == "TERM=xterm")
     });
-    let entrypoint = image.entrypoint.clone().unwrap_or_default();
-    let (entrypoint, cmd) = match process.args.strip_prefix(&*entrypoint) {
-        Some(cmd) if !entrypoint.is_empty() => (Some(entrypoint), cmd),
-        _ => (None, &*process.args),
+    let given = &config.given;
+    let (entrypoint, cmd) = match (&given.entrypoint, &given.cmd) {
+        // Made by an older version.
+        (None, None) => (None, Some(process.args.clone())),
+        (entrypoint, cmd) => (entrypoint.clone(), cmd.clone()),
     };
     ImageConfig {
         user: process.user.clone(),
         env: env.cloned().collect(),
         entrypoint,
-        cmd: (!cmd.is_empty()).then(|| cmd.to_vec()),
+        cmd,
         working_dir: match process.cwd.as_str() {
-            "/" => image.working_dir.clone(),
+            // As it is without one.
+            "/" if image.working_dir.is_empty() => String::new(),
             path => path.to_owned(),
         },
         labels: config.labels.clone(),
         exposed_ports: config.exposed_ports.iter().cloned().collect(),
-        stop_signal: match launch.stop_signal {
-            libc::SIGTERM => image.stop_signal.clone(),
-            signal => signal_name(signal),
+        stop_signal: match (launch.stop_signal, values::signal(&image.stop_signal)) {
+            (signal, Ok(of_image)) if signal == of_image => image.stop_signal.clone(),
+            (libc::SIGTERM, Err(_)) => image.stop_signal.clone(),
+            (signal, _) => signal_name(signal),
+        },
+        healthcheck: match (&launch.health, &image.healthcheck) {
+            (Some(check), _) => Some(Healthcheck {
+                test: check.test.clone(),
+                interval: check.interval_ns,
+                timeout: check.timeout_ns,
+                start_period: check.start_period_ns,
+                start_interval: check.start_interval_ns,
+                retries: check.retries.into(),
+            }),
+            // It was turned off.
+            (None, Some(_)) => Some(Healthcheck {
+                test: vec!["NONE".to_owned()],
+                ..Healthcheck::default()
+            }),
+            (None, None) => None,
         },
         // Those were for images built on the container's.
         on_build: Vec::new(),

@@ -74,8 +74,8 @@ fn gather(root: &Root) -> Result<Value> {
         "CgroupVersion": "2",
         "Plugins": {
             "Log": ["json-file", "local", "none"],
-            "Network": ["none"],
-            "Volume": [],
+            "Network": ["bridge", "none"],
+            "Volume": ["local"],
         },
         "MemoryLimit": true,
         "SwapLimit": false,

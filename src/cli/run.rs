@@ -29,7 +29,7 @@ use crate::sandbox::network;
 use crate::sandbox::paths::{GuestFiles, Root};
 use crate::sandbox::start::{AttachOptions, run_attached, run_detached};
 use crate::sandbox::state::{ContainerConfig, Folder, Lock, Phases};
-use crate::sandbox::volumes::Volumes;
+use crate::sandbox::volumes::{self, Volumes};
 
 /// Bytes of an environment, label or seccomp file.
 const FILE_MAX: u64 = 1 << 20;
@@ -225,7 +225,9 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
     let (folder, lock) = created?;
     drop(lease);
     if let Err(error) = cidfile.write(&config.id) {
-        folder.remove()?;
+        drop(lock);
+        containers::remove(&folder, &config, false)?;
+        volumes::remove_anonymous(&root, &config)?;
         return Err(error);
     }
     Ok(Made {

@@ -90,9 +90,6 @@ pub fn start_detached(
         match take(folder)? {
             Taken::Lock(lock) => break run_detached(root, folder, lock, phases(began))?,
             Taken::Running(mut link) => {
-                if folder.true_state()?.status == Status::Paused {
-                    bail!("cannot start a paused container, try unpause instead");
-                }
                 // Another may be at starting it: with the same outcome.
                 let attach = ToSupervisor::Attach(StreamSet::default());
                 match link.send(&attach, &[]).and_then(|()| link.wait()) {
@@ -127,6 +124,9 @@ fn take(folder: &Folder) -> Result<Taken> {
             return Ok(Taken::Lock(lock));
         }
         if let Some(link) = client::connect(folder)? {
+            if folder.true_state()?.status == Status::Paused {
+                bail!("cannot start a paused container, try unpause instead");
+            }
             return Ok(Taken::Running(link));
         }
     }

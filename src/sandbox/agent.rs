@@ -74,6 +74,10 @@ impl AgentLink {
     /// [`AgentError`]; after anything but a timeout the VM is of no more use.
     pub fn next(&mut self, deadline: Option<Instant>) -> Result<Event, AgentError> {
         loop {
+            // A guest that never stops talking is not waited for longer than a silent one.
+            if deadline.is_some_and(|at| Instant::now() >= at) {
+                return Err(AgentError::Timeout);
+            }
             if let Some(event) = self.decoder.decode()? {
                 return Ok(event);
             }

@@ -119,14 +119,22 @@ pub fn connect(folder: &Folder) -> Result<Option<Link>> {
 /// # Errors
 /// As [`connect`].
 pub fn ask(folder: &Folder, message: &ToSupervisor) -> Result<Option<ToCommand>> {
-    let Some(mut link) = connect(folder)? else {
-        return Ok(None);
-    };
-    if link.send(message, &[]).is_err() {
-        return Ok(None);
+    let deadline = Instant::now() + HANDOVER_TIME;
+    while let Some(mut link) = connect(folder)? {
+        let sent = link.send(message, &[]).is_ok();
+        if let Some(answer) = link.wait().unwrap_or(None).filter(|_| sent) {
+            return Ok(Some(answer));
+        }
+        // It was killed or has ended, or it hears nobody now.
+        if !folder.path().exists() || !folder.is_locked()? {
+            break;
+        }
+        if Instant::now() > deadline {
+            bail!("the container's supervisor does not answer");
+        }
+        std::thread::sleep(RETRY);
     }
-    // It was killed, or ended before it read this.
-    Ok(link.wait().unwrap_or(None))
+    Ok(None)
 }
 
 #[cfg(test)]

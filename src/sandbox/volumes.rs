@@ -84,6 +84,17 @@ pub struct Mount {
     pub copy_up: bool,
     /// Where it was asked for.
     pub origin: Origin,
+    /// Whether its volume was made for it, because none was named.
+    #[serde(default)]
+    pub anonymous: bool,
+}
+
+impl Mount {
+    /// Whether its volume takes the image's content while there is nothing in it.
+    #[must_use]
+    pub fn wants_content(&self) -> bool {
+        self.kind == MountKind::Volume && self.copy_up && !self.read_only
+    }
 }
 
 /// What is on record of a volume.
@@ -141,6 +152,7 @@ impl Volumes {
     /// Removes what killed commands left half made or half removed, and volumes that were to go with
     /// a container that has gone.
     fn sweep(&self) -> Result<()> {
+        let mut left = Vec::new();
         for entry in fs::read_dir(&self.folder).context("read the volumes")? {
             let entry = entry.context("read the volumes")?;
             let name = entry.file_name();
@@ -154,8 +166,16 @@ impl Volumes {
             }) = self.get(&name)
                 && !self.root.containers().join(id).exists()
             {
-                let _ = self.remove_folder(&name);
+                left.push(name.into_owned());
             }
+        }
+        if left.is_empty() {
+            return Ok(());
+        }
+        // By --volumes-from another container may have it.
+        let uses = self.uses()?;
+        for name in left.iter().filter(|name| !uses.contains_key(*name)) {
+            let _ = self.remove_folder(name);
         }
         Ok(())
     }
@@ -312,7 +332,8 @@ impl Volumes {
     pub fn remove_anonymous_of(&self, mounts: &[Mount]) -> Result<()> {
         let uses = self.uses()?;
         for mount in mounts {
-            if mount.kind == MountKind::Volume
+            // A volume that somebody named by its digits stays.
+            if mount.anonymous
                 && !uses.contains_key(&mount.name)
                 && self
                     .get(&mount.name)
@@ -454,7 +475,7 @@ impl Fill {
             .with_context(about)?
             .next()
             .is_none();
-        let wants_content = mount.copy_up && !mount.read_only;
+        let wants_content = mount.wants_content();
         let is_to_be_filled = is_empty && wants_content;
         if !is_left && !is_to_be_filled {
             return Ok(Self::No);
@@ -486,6 +507,12 @@ impl Fill {
         if is_empty && !wants_content {
             filling.done()?;
             return Ok(Self::No);
+        }
+        if !wants_content {
+            bail!(
+                "volume {} was not filled to its end: mount it once without ro and nocopy",
+                mount.name
+            );
         }
         Ok(match is_empty {
             true => Self::Empty(filling),

@@ -427,6 +427,9 @@ fn another_process_has_streams_of_its_own(world: &World) -> Result<()> {
     // Without -i there is none.
     let out = vm.bulkhead(["exec", "in", "cat"]).stdin("data").output()?;
     assert_eq!(out.only_stdout()?, "");
+    // What it leaves behind keeps nobody waiting.
+    let left = ["exec", "in", "sh", "-c", "sleep 1000 & echo left"];
+    assert_eq!(text(&vm, &left)?, "left\n");
     // Nothing of it is in the container's log.
     assert_eq!(text(&vm, &["logs", "in"])?, "");
     text(&vm, &["rm", "-f", "in"])?;
@@ -626,7 +629,7 @@ fn health_is_checked(world: &World) -> Result<()> {
     text(&vm, &["rm", "-f", "ill"])?;
     let flags = [
         "--health-cmd",
-        "sleep 1000",
+        "sleep 1000; true",
         "--health-interval",
         "200ms",
         "--health-timeout",

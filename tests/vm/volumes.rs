@@ -20,6 +20,8 @@ crate::tests![
     an_empty_volume_takes_the_images_content,
     the_images_volumes_go_with_rm,
     mounts_of_another_container,
+    a_volume_may_be_mounted_twice,
+    only_what_nobody_named_goes_with_a_container,
     volumes_are_listed_and_removed,
     what_can_not_be_had_is_refused,
     a_user_owns_what_the_guest_makes,
@@ -491,5 +493,54 @@ fn thousands_of_files_are_made_and_found(world: &World) -> Result<()> {
     let wanted = format!("{FILES}\n{FILES}\n{}\n", FILES - 1000);
     assert_eq!(out.only_stdout()?, wanted);
     assert_eq!(fs::read_dir(share.join("d1"))?.count(), 1000);
+    Ok(())
+}
+
+fn a_volume_may_be_mounted_twice(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let flags = ["run", "--rm", "-v", "twice:/etc", "-v", "twice:/b"];
+    let script = ["busybox", "sh", "-c", "ls /b; echo x >/b/new; cat /etc/new"];
+    let out = bulkhead(&vm, &[&flags[..], &script].concat())?.only_stdout()?;
+    assert!(out.contains("passwd\n") && out.ends_with("x\n"), "{out}");
+    Ok(())
+}
+
+fn only_what_nobody_named_goes_with_a_container(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let made = bulkhead(&vm, &["volume", "create"])?.only_stdout()?;
+    let made = made.trim_end();
+    let mount = format!("{made}:/d");
+    bulkhead(&vm, &["run", "--rm", "-v", &mount, "busybox", "true"])?.code(0)?;
+    assert_eq!(
+        bulkhead(&vm, &["volume", "ls", "-q"])?
+            .only_stdout()?
+            .trim_end(),
+        made
+    );
+    // What another container has stays when the one that it was made for goes.
+    let script = "echo data >/d/file; until [ -e /d/go ]; do sleep 0.1; done";
+    let first = ["run", "-d", "--rm", "--name", "one", "-v", "/d", "busybox"];
+    bulkhead(&vm, &[&first[..], &["sh", "-c", script]].concat())?.code(0)?;
+    let other = [
+        "run",
+        "-d",
+        "--name",
+        "two",
+        "--volumes-from",
+        "one",
+        "busybox",
+    ];
+    bulkhead(&vm, &[&other[..], &["sleep", "1000"]].concat())?.code(0)?;
+    bulkhead(&vm, &["stop", "-t", "0", "one"])?.code(0)?;
+    bulkhead(&vm, &["volume", "ls"])?.code(0)?;
+    let data = bulkhead(&vm, &["exec", "two", "cat", "/d/file"])?.only_stdout()?;
+    assert_eq!(data, "data\n");
+    bulkhead(&vm, &["rm", "-f", "-v", "two"])?.code(0)?;
+    assert_eq!(
+        bulkhead(&vm, &["volume", "ls", "-q"])?
+            .only_stdout()?
+            .trim_end(),
+        made
+    );
     Ok(())
 }

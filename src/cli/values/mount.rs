@@ -269,7 +269,7 @@ fn apply(keys: &mut Keys, key: &str, value: Option<&str>, field: &str) -> Result
         "bind-recursive" => {
             keys.used.push("bind");
             match value {
-                "enabled" | "readonly" => {}
+                "enabled" => {}
                 "disabled" | "writable" => bail!(
                     "bind-recursive={value} is not supported: what is mounted below a bind goes with \
                      it, and is as writable as it"

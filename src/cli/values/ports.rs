@@ -131,7 +131,8 @@ fn split(text: &str) -> (&str, &str, &str) {
 fn range(text: &str) -> Option<(u16, u16)> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (first.parse().ok()?, last.parse().ok()?);
-    (first <= last).then_some((first, last))
+    // Port 0 is any, and in no range.
+    (first <= last && (first > 0 || last == 0)).then_some((first, last))
 }
 
 fn short_form(text: &str) -> Result<String> {

@@ -99,7 +99,10 @@ impl Files {
     fn rotate(&mut self) -> std::io::Result<()> {
         if self.files <= 1 {
             // Readers see by its number that it is another file.
-            std::fs::remove_file(&self.path)?;
+            match std::fs::remove_file(&self.path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
         for age in (0..self.files.saturating_sub(1)).rev() {
             match std::fs::rename(rotated(&self.path, age), rotated(&self.path, age + 1)) {

@@ -5,8 +5,8 @@
 //! Launch.network ─► ports::resolve (busy? which of a range?) ─► passt ─► Network
 //!                     Network.card ─► the VM's network card    Network.spec ─► the agent
 //! ```
-//! The supervisor starts it before the VM, so that a port that is taken fails at once, and ends it
-//! with the VM. It knows neither flags nor images; what a guest may reach is held in
+//! The supervisor starts passt before the VM where ports are published, so that one that is taken
+//! fails at once; elsewhere when the guest has sent its first frame. It ends with the VM. It knows neither flags nor images; what a guest may reach is held in
 //! `vmm/src/virtio/net/filter.rs`.
 
 mod host;
@@ -134,7 +134,7 @@ pub struct Card {
     pub endpoint: Endpoint,
 }
 
-/// A network that runs; dropping it ends it, and its ports are free then.
+/// The network of a life of a container; dropping it ends it, and its ports are free then.
 #[derive(Debug)]
 pub struct Network {
     /// Another hand on the socket's end of the VM.
@@ -152,9 +152,9 @@ pub struct Network {
 #[derive(Debug)]
 enum Side {
     /// Nobody yet: nothing is published, and the guest has sent nothing. Most short runs end so.
-    Asleep(UnixStream, host::Routes),
-    /// passt, which ends when it is dropped.
-    Awake(#[expect(dead_code, reason = "only dropped")] Passt),
+    Asleep(UnixStream),
+    /// passt, whose end is waited for when it is dropped.
+    Awake(Passt),
     /// Nobody any more.
     Gone,
 }
@@ -180,7 +180,7 @@ impl Network {
                 if passt::find().is_none() {
                     return Err(StartError::Missing.into());
                 }
-                break (Side::Asleep(theirs, host), socket, ports);
+                break (Side::Asleep(theirs), socket, ports);
             }
             let mut passt = Passt::spawn(theirs, &endpoint, GATEWAY_MAC, &host, &ports)?;
             match passt.wait(&socket, &endpoint, &ports) {
@@ -209,7 +209,7 @@ impl Network {
     #[must_use]
     pub fn first_frame(&self) -> Option<BorrowedFd<'_>> {
         match &self.passt {
-            Side::Asleep(theirs, _) => Some(theirs.as_fd()),
+            Side::Asleep(theirs) => Some(theirs.as_fd()),
             Side::Awake(_) | Side::Gone => None,
         }
     }
@@ -217,15 +217,24 @@ impl Network {
     /// Starts passt if the guest has sent its first frame, which is waiting for it.
     ///
     /// # Errors
-    /// What starting it says; the guest then has no network.
+    /// What starting it says, once, and what it says itself when it has ended; the guest then has no
+    /// network.
     pub fn wake(&mut self) -> Result<()> {
+        if let Side::Awake(passt) = &mut self.passt
+            && let Some(error) = passt.end_by_itself()
+        {
+            self.passt = Side::Gone;
+            return Err(error.into());
+        }
         let Some(fd) = self.first_frame() else {
             return Ok(());
         };
         if !super::poll::readable_until(fd, Some(Instant::now())).context("poll a socket")? {
             return Ok(());
         }
-        if let Side::Asleep(theirs, host) = std::mem::replace(&mut self.passt, Side::Gone) {
+        if let Side::Asleep(theirs) = std::mem::replace(&mut self.passt, Side::Gone) {
+            // As the host is now: it may have moved since the container's start.
+            let host = host::Routes::read();
             let passt = Passt::spawn(theirs, &self.endpoint, GATEWAY_MAC, &host, &[])?;
             self.passt = Side::Awake(passt);
         }

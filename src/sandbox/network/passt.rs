@@ -150,6 +150,17 @@ impl Passt {
         }
     }
 
+    /// What it says, when it has ended though nobody wanted it to.
+    pub(super) fn end_by_itself(&mut self) -> Option<StartError> {
+        match self.child.try_wait() {
+            Ok(Some(status)) => {
+                let error = std::io::Error::other(format!("it ended with {status}"));
+                Some(failure(&mut self.words, &[], &error))
+            }
+            _ => None,
+        }
+    }
+
     fn end(&mut self) {
         let begun = Instant::now();
         while begun.elapsed() < END_TIMEOUT {

@@ -25,7 +25,7 @@ use super::super::logs::{self, LogWriter};
 use super::super::network::Network;
 use super::super::paths::GuestFiles;
 use super::super::state::Status;
-use super::super::streams::{CommandStreams, Streams, VmStreams};
+use super::super::streams::{CommandStreams, Deliveries, Streams, VmStreams};
 use super::super::vm::{RunningVm, VmRequest};
 use super::super::vmm_process::VmReport;
 use super::super::volumes::Filling;
@@ -54,6 +54,8 @@ pub(super) struct Running {
     /// The VM.
     pub(super) vm: RunningVm,
     main: Streams,
+    /// Of this life's processes; those of another have the same numbers.
+    pub(super) deliveries: Deliveries,
     /// Requests that wait for the agent's hello.
     held: Option<Vec<Request>>,
     execs: BTreeMap<ProcessId, Exec>,
@@ -191,6 +193,7 @@ impl Supervisor {
         )?;
         let own_log = logs::path(self.folder.path(), &self.config.id);
         let own_log = LogWriter::open(&own_log, &launch.log)?.map(Arc::new);
+        let deliveries = Deliveries::new()?;
         let main = Streams::start(
             VmStreams {
                 stdin: ports.stdin.and_then(|port| vm.streams.remove(&port)),
@@ -200,11 +203,12 @@ impl Supervisor {
             launch.stdin_once,
             own_log.as_ref(),
             MAIN,
-            &self.deliveries,
+            &deliveries,
         )?;
         self.running = Some(Running {
             vm,
             main,
+            deliveries,
             held: Some(vec![Request::Run(Box::new(run))]),
             execs: BTreeMap::new(),
             next_process: MAIN + 1,
@@ -228,7 +232,7 @@ impl Supervisor {
         loop {
             match self.turn(deadline)? {
                 None => {}
-                Some(Event::Hello { version, .. }) => {
+                Some(Event::Hello { version, .. }) if self.waits_for_hello() => {
                     super::super::check_version(version)?;
                     self.state.phases.agent = monotonic_ns();
                     if let Some(running) = &mut self.running {
@@ -239,7 +243,9 @@ impl Supervisor {
                     }
                     deadline = Some(Instant::now() + self.start_timeout());
                 }
-                Some(Event::Started { process: MAIN, .. }) => {
+                Some(Event::Started { process: MAIN, .. })
+                    if deadline.is_some() && !self.waits_for_hello() =>
+                {
                     deadline = None;
                     self.volumes_are_filled()?;
                     self.note_started()?;
@@ -293,6 +299,12 @@ impl Supervisor {
         fillings.into_iter().flatten().try_for_each(Filling::done)
     }
 
+    /// Whether the agent has not said hello yet, which it does once.
+    fn waits_for_hello(&self) -> bool {
+        let running = self.running.as_ref();
+        running.is_some_and(|running| running.held.is_some())
+    }
+
     fn note_started(&mut self) -> Result<()> {
         self.state.phases.started = monotonic_ns();
         self.state.status = Status::Running;
@@ -300,7 +312,8 @@ impl Supervisor {
         self.state.started_at = now();
         self.state.pid = self.running.as_ref().map_or(0, |running| running.vm.pid());
         self.begin_checks();
-        self.folder.set_state(&self.state)?;
+        // On a full disk it runs all the same.
+        let _ = self.folder.set_state(&self.state);
         self.journal("start", &[]);
         self.clients.tell_those(
             |role| matches!(role, Role::Attached(_)),
@@ -324,6 +337,10 @@ impl Supervisor {
                     true => Status::Paused,
                     false => Status::Running,
                 };
+                if frozen && self.stop.is_asked() {
+                    // A stop came while it froze.
+                    self.send(Request::Freeze(false));
+                }
                 // On a full disk it is frozen all the same.
                 let _ = self.folder.set_state(&self.state);
                 self.journal(if frozen { "pause" } else { "unpause" }, &[]);
@@ -404,7 +421,7 @@ impl Supervisor {
                 self.clients.tell(client, &end);
                 self.clients.set_role(client, Role::None);
             }
-            By::Probe => self.note_probe(&end),
+            By::Probe => self.note_probe(process, &end),
         }
     }
 
@@ -495,7 +512,7 @@ impl Supervisor {
             stdout,
             stderr,
         };
-        let own = Streams::start(vm, true, None, process, &self.deliveries)?;
+        let own = Streams::start(vm, true, None, process, &running.deliveries)?;
         own.attach(streams)?;
         let request = Request::Exec {
             process,

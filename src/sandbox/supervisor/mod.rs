@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use protocol::message::{Event, Request};
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +39,7 @@ use super::paths::Root;
 use super::restart::Backoff;
 use super::state::{ContainerConfig, ContainerState, Folder, Lock, Phases, Status};
 use super::stop::Stop;
-use super::streams::{CommandStreams, Deliveries};
+use super::streams::CommandStreams;
 use super::vm::RunningVm;
 use super::volumes;
 use super::wire::{StopRequest, ToCommand, ToSupervisor};
@@ -73,6 +74,7 @@ pub fn main(config: &str) -> Result<()> {
         serde_json::from_str(config).context("parse the supervisor's configuration")?;
     // A session of its own: a Ctrl-C at the command's terminal is the command's to forward.
     nix::unistd::setsid().context("leave the command's session")?;
+    raise_descriptor_limit();
     let lock = Lock::inherited(take(config.lock)?.into());
     let command = UnixStream::from(take(config.command)?);
     let told = command.try_clone().context("share a socket")?;
@@ -83,6 +85,14 @@ pub fn main(config: &str) -> Result<()> {
     match supervisor {
         Ok(supervisor) => supervisor.supervise(lock),
         Err(error) => super::wire::Link::new(told).send(&failed(&error), &[]),
+    }
+}
+
+/// Each command and each process that one starts is some descriptors here and in the VMM, which
+/// inherits the limit. What may not be raised stays.
+fn raise_descriptor_limit() {
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
     }
 }
 
@@ -115,7 +125,6 @@ struct Supervisor {
     phases: Phases,
     clients: Clients,
     stop: Stop,
-    deliveries: Deliveries,
     /// The VM, while there is one.
     running: Option<Running>,
     /// What connects it; its ports are free when it is gone.
@@ -154,7 +163,6 @@ impl Supervisor {
             phases,
             clients,
             stop: Stop::new()?,
-            deliveries: Deliveries::new()?,
             running: None,
             network: None,
             monitor: None,
@@ -339,7 +347,11 @@ impl Supervisor {
                 }
             }
         }
-        while let Some(process) = self.deliveries.next() {
+        while let Some(process) = self
+            .running
+            .as_ref()
+            .and_then(|running| running.deliveries.next())
+        {
             self.delivered(process);
         }
         self.check();
@@ -358,12 +370,14 @@ impl Supervisor {
     /// Polls everything; the connections that are ready.
     fn wait(&self, deadline: Option<Instant>) -> nix::Result<Vec<Option<ClientId>>> {
         let agent = self.running.iter().map(|running| running.vm.agent.fd());
-        let own = [self.stop.fd(), self.deliveries.fd()];
+        let own = [self.stop.fd()];
+        let deliveries = self.running.iter().map(|running| running.deliveries.fd());
         let first_frame = self.network.iter().filter_map(Network::first_frame);
         let (clients, client_fds): (Vec<_>, Vec<_>) = self.clients.fds().unzip();
         let mut fds: Vec<PollFd> = client_fds
             .into_iter()
             .chain(own)
+            .chain(deliveries)
             .chain(first_frame)
             .chain(agent)
             .map(|fd| PollFd::new(fd, PollFlags::POLLIN))

@@ -1,11 +1,13 @@
 //! A container's mounts at the start of a life: shares for its VM, and volumes that it fills first.
 //! Called by [`super::life`].
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use protocol::spec::{CopyUp, RunSpec};
 
 use super::super::files::Share;
-use super::super::volumes::{Fill, Filling, Mount};
+use super::super::volumes::{Fill, Filling, Mount, MountKind};
 
 /// What a life has of its mounts.
 pub(super) struct Prepared {
@@ -18,8 +20,10 @@ pub(super) struct Prepared {
 /// Takes the volumes that are to be filled, and says so in `run`.
 pub(super) fn prepare(mounts: &[Mount], run: &mut RunSpec) -> Result<Prepared> {
     let mut fillings = Vec::new();
-    let mut shares: Vec<Share> = Vec::new();
-    for (mount, spec) in mounts.iter().zip(&mut run.mounts) {
+    for (_, index) in fillers(mounts) {
+        let (Some(mount), Some(spec)) = (mounts.get(index), run.mounts.get_mut(index)) else {
+            continue;
+        };
         let (copy_up, filling) = match Fill::begin(mount)? {
             Fill::No => (CopyUp::No, None),
             Fill::Empty(filling) => (CopyUp::IfEmpty, Some(filling)),
@@ -27,6 +31,9 @@ pub(super) fn prepare(mounts: &[Mount], run: &mut RunSpec) -> Result<Prepared> {
         };
         spec.copy_up = copy_up;
         fillings.extend(filling);
+    }
+    let mut shares: Vec<Share> = Vec::new();
+    for (mount, spec) in mounts.iter().zip(&mut run.mounts) {
         let share = Share {
             source: mount.source.clone(),
             read_only: mount.read_only,
@@ -39,4 +46,50 @@ pub(super) fn prepare(mounts: &[Mount], run: &mut RunSpec) -> Result<Prepared> {
         }
     }
     Ok(Prepared { shares, fillings })
+}
+
+/// Which mount fills each volume: the first that may. A volume is taken once, however often it is
+/// mounted, and volumes in the order of their names, so that two containers don't wait for each
+/// other.
+fn fillers(mounts: &[Mount]) -> BTreeMap<&str, usize> {
+    let mut fillers = BTreeMap::new();
+    let volumes = mounts.iter().enumerate();
+    for (index, mount) in volumes.filter(|(_, mount)| mount.kind == MountKind::Volume) {
+        let chosen = fillers.entry(mount.name.as_str()).or_insert(index);
+        let may = |index: usize| mounts.get(index).is_some_and(Mount::wants_content);
+        if !may(*chosen) && may(index) {
+            *chosen = index;
+        }
+    }
+    fillers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::volumes::Origin;
+    use super::*;
+
+    #[test]
+    fn each_volume_is_filled_once_by_the_first_that_may() {
+        let mount = |name: &str, target: &str, read_only, copy_up| Mount {
+            kind: MountKind::Volume,
+            name: name.to_owned(),
+            source: name.into(),
+            target: target.to_owned(),
+            read_only,
+            mode: String::new(),
+            copy_up,
+            origin: Origin::Bind,
+            anonymous: false,
+        };
+        let mounts = [
+            mount("zz", "/1", true, true),
+            mount("aa", "/2", false, false),
+            mount("zz", "/3", false, true),
+            mount("zz", "/4", false, true),
+            mount("aa", "/5", false, false),
+        ];
+        let fillers: Vec<_> = fillers(&mounts).into_iter().collect();
+        assert_eq!(fillers, [("aa", 1), ("zz", 2)]);
+    }
 }

@@ -35,7 +35,6 @@ struct Probe {
     start: String,
     deadline: Option<Instant>,
     output: JoinHandle<Vec<u8>>,
-    is_late: bool,
 }
 
 impl Supervisor {
@@ -69,7 +68,6 @@ impl Supervisor {
             return None;
         }
         match &monitor.probe {
-            Some(probe) if probe.is_late => None,
             Some(probe) => probe.deadline,
             None => monitor.next,
         }
@@ -83,11 +81,13 @@ impl Supervisor {
         let Some(monitor) = &mut self.monitor else {
             return;
         };
-        if let Some(probe) = &mut monitor.probe {
-            probe.is_late = true;
-            let process = probe.process;
-            let signal = libc::SIGKILL;
+        if let Some(probe) = monitor.probe.take() {
+            let timeout = monitor.config.timeout();
+            let (process, signal) = (probe.process, libc::SIGKILL);
             self.send(Request::Signal { process, signal });
+            // What it left behind, or a guest that says nothing, is not waited for.
+            let output = format!("Health check exceeded timeout ({timeout:?})");
+            self.note_result(probe.start, CODE_TOO_LONG, output);
             return;
         }
         let start = now();
@@ -125,28 +125,21 @@ impl Supervisor {
                 start,
                 deadline,
                 output,
-                is_late: false,
             });
         }
         Ok(())
     }
 
     /// The probe has ended.
-    pub(super) fn note_probe(&mut self, end: &ToCommand) {
+    pub(super) fn note_probe(&mut self, process: ProcessId, end: &ToCommand) {
         let Some(monitor) = &mut self.monitor else {
             return;
         };
-        let Some(probe) = monitor.probe.take() else {
+        // One that took too long has been noted.
+        let Some(probe) = monitor.probe.take_if(|probe| probe.process == process) else {
             return;
         };
         let (exit_code, output) = match end {
-            _ if probe.is_late => {
-                let timeout = monitor.config.timeout();
-                (
-                    CODE_TOO_LONG,
-                    format!("Health check exceeded timeout ({timeout:?})"),
-                )
-            }
             ToCommand::Exited { code, .. } => {
                 let bytes = probe.output.join().unwrap_or_default();
                 (

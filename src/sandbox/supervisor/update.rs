@@ -18,10 +18,10 @@ pub(super) type Updates = VecDeque<(ClientId, NewLimits)>;
 impl Supervisor {
     /// Changes the limits; an answer, unless the agent is asked first.
     pub(super) fn update(&mut self, client: ClientId, limits: NewLimits) -> Option<ToCommand> {
-        let Some(running) = &self.running else {
+        if self.running.is_none() {
             // Between two lives: the next one reads them.
             return Some(ToCommand::Done);
-        };
+        }
         if self.state.phases.started == 0 {
             let id = &self.config.id;
             return Some(ToCommand::Refused(format!(
@@ -37,11 +37,6 @@ impl Supervisor {
         ) {
             return Some(ToCommand::Refused(sentence));
         }
-        if limits.host_cpus != launch.host_cpus
-            && let Err(error) = vmm_process::pin_threads(running.vm.pid(), &limits.host_cpus)
-        {
-            return Some(super::failed(&error));
-        }
         self.send(Request::Update(limits.resources));
         self.updates.push_back((client, limits));
         None
@@ -54,6 +49,16 @@ impl Supervisor {
         };
         let answer = match trouble {
             None => {
+                let pinned = match &self.running {
+                    Some(running) if limits.host_cpus != self.config.launch.host_cpus => {
+                        vmm_process::pin_threads(running.vm.pid(), &limits.host_cpus)
+                    }
+                    _ => Ok(()),
+                };
+                if let Err(error) = pinned {
+                    self.clients.tell(client, &super::failed(&error));
+                    return Ok(());
+                }
                 // Size and vCPUs stay what the VM has begun with.
                 self.config.launch.run.resources = limits.resources;
                 self.config.launch.host_cpus = limits.host_cpus;

@@ -76,6 +76,7 @@ impl Wanted {
             mode: self.mode.clone(),
             copy_up: self.copy_up,
             origin: self.origin,
+            anonymous: self.kind == MountKind::Volume && self.source.is_empty(),
         }
     }
 }
