@@ -64,6 +64,7 @@ impl AgentLink {
             .write_all(&bytes)
             .map_err(|error| match error.kind() {
                 ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => AgentError::Closed,
+                ErrorKind::WouldBlock => AgentError::Timeout,
                 _ => AgentError::Io(error),
             })
     }

@@ -33,6 +33,9 @@ use super::vmm_process::{
 /// Name of the hidden verb that [`super::vmm_process`] serves.
 pub const VMM_VERB: &str = "__vmm";
 
+/// How long a request to the agent may wait for room.
+const AGENT_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// First descriptor that a VMM process finds something on; it is its configuration.
 const FIRST_FD: RawFd = 3;
 
@@ -163,6 +166,10 @@ impl RunningVm {
         };
         let (report, report_writer) = std::io::pipe().context("create a pipe")?;
         let (agent, control) = stream_pair()?;
+        // An agent that reads nothing for so long is of no use, and must not hold up its supervisor.
+        agent
+            .set_write_timeout(Some(AGENT_WRITE_TIMEOUT))
+            .context("set up a socket pair")?;
         let mut streams = BTreeMap::new();
         let mut stream_configs = vec![StreamConfig {
             port: protocol::CONTROL_PORT,

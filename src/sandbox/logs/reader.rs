@@ -90,6 +90,8 @@ impl Reader {
     /// # Errors
     /// As [`Self::next`].
     pub fn next_of<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
+        // Whether a newer file was seen after the end of this one.
+        let mut is_over = false;
         loop {
             if self.file.is_none() {
                 self.open_oldest()?;
@@ -105,37 +107,54 @@ impl Reader {
                     Err(_) => continue,
                 }
             }
-            if !self.go_on()? {
-                return Ok(None);
+            match self.newer()? {
+                None => return Ok(None),
+                // What was written between the two looks is still to be read.
+                Some(_) if !is_over => is_over = true,
+                Some(Next::Age(age)) => {
+                    self.open_file(age)?;
+                    is_over = false;
+                }
+                Some(Next::Oldest) => {
+                    self.open_oldest()?;
+                    is_over = false;
+                }
             }
         }
     }
 
-    /// At the end of a file: whether there is a newer one, which is opened.
-    fn go_on(&mut self) -> Result<bool> {
+    /// At the end of a file: which one is next, if there is a newer one.
+    fn newer(&self) -> Result<Option<Next>> {
         let Some(file) = &self.file else {
-            return Ok(false);
+            return Ok(None);
         };
         let number = |path: &Path| path.metadata().map(|m| (m.dev(), m.ino())).ok();
         let own = file.get_ref().metadata().context("look at the log")?;
         let own = (own.dev(), own.ino());
         match number(&self.path) {
-            Some(newest) if newest == own => return Ok(false),
+            Some(newest) if newest == own => return Ok(None),
             // Between two steps of a rotation.
-            None => return Ok(false),
+            None => return Ok(None),
             Some(_) => {}
         }
         let age = (1..=FILES_MAX)
             .map(|age| (age, number(&rotated(&self.path, age))))
             .take_while(|(_, number)| number.is_some())
             .find(|(_, number)| *number == Some(own));
-        match age {
-            Some((age, _)) => self.open_file(age - 1)?,
+        Ok(Some(match age {
+            Some((age, _)) => Next::Age(age - 1),
             // It is gone already: with what came since, if there is more than one file.
-            None => self.open_oldest()?,
-        }
-        Ok(true)
+            None => Next::Oldest,
+        }))
     }
+}
+
+/// The file to read after one that is over.
+enum Next {
+    /// By the number of rotations since it was the newest.
+    Age(u32),
+    /// Whatever is the oldest.
+    Oldest,
 }
 
 /// Reads up to the end of a line; `false` when that has not come yet.
