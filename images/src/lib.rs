@@ -20,7 +20,9 @@
 pub mod archive;
 pub mod commit;
 pub mod config;
+pub mod context;
 pub mod digest;
+pub mod dockerfile;
 mod escape;
 pub mod image;
 pub mod inspect;

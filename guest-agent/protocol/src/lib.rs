@@ -36,6 +36,8 @@
 
 pub mod frame;
 pub mod message;
+pub mod mode;
+pub mod pattern;
 pub mod spec;
 pub mod task;
 
