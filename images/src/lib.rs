@@ -18,6 +18,7 @@
 //! not be called from an async task.
 
 pub mod archive;
+pub mod build;
 pub mod commit;
 pub mod config;
 pub mod context;
