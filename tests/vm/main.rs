@@ -6,6 +6,7 @@
 
 mod archives;
 mod bad_input;
+mod builds;
 mod confinement;
 mod containers;
 mod debian;
@@ -104,6 +105,8 @@ fn main() -> ExitCode {
         }
         let differential = (0..).zip(differential::trials(&world));
         trials.extend(differential.filter_map(|(share, trial)| part.has(share).then_some(trial)));
+        let builds = (0..).zip(builds::trials(&world));
+        trials.extend(builds.filter_map(|(share, trial)| part.has(share).then_some(trial)));
     }
     if part.has_several_cpus() {
         trials.extend(self::trials(&world, smp::tests()));
