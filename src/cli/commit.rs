@@ -110,7 +110,7 @@ fn layer(
     step: History,
     names: &[Reference],
 ) -> Result<Digest> {
-    let mut stream = access.begin(Task::Layer)?;
+    let mut stream = access.begin(Task::Layer { latest: None })?;
     let mut whole = Whole {
         stream: &mut stream,
         access,
