@@ -50,5 +50,5 @@ pub use layers::{LayerDisk, LayerDisks, LayerKey, PendingDisk};
 pub use manifest::Compression;
 pub use platform::Platform;
 pub use reference::Reference;
-pub use registry::{PullOptions, PullStatus, Pulled, pull};
+pub use registry::{PullStatus, Pulled, Pushed, RegistryOptions, pull, push};
 pub use store::Store;

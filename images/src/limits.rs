@@ -59,6 +59,22 @@ pub const REFERENCE_BYTES: usize = NAME_BYTES + 1 + TAG_BYTES + 1 + 71;
 
 /// Layers that are downloaded at once, as Docker does.
 pub const PARALLEL_DOWNLOADS: usize = 3;
+/// Layers that are uploaded at once, as Docker does.
+pub const PARALLEL_UPLOADS: usize = 5;
+/// Bytes of a blob that is sent with one request; of a larger one, what was sent is worth keeping when a
+/// connection breaks, which takes one request more.
+pub const WHOLE_UPLOAD_BYTES: u64 = 64 * KIB;
+/// Bytes of a chunk of an upload where the registry, or a proxy before it, refused a larger one. Most
+/// proxies take this much, and registries with a least size of a chunk have 5 MiB.
+pub const CHUNK_BYTES: u64 = 8 * MIB;
+/// How often an upload tells how far it is, and looks whether it should stop.
+pub const UPLOAD_TICK: Duration = Duration::from_millis(100);
+/// Time for a registry to bring a whole upload into its storage, which is a copy in some.
+pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// The longest time that a registry may make us wait by Retry-After. Limits that last longer are told.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+/// Repositories from which one blob is tried to be mounted.
+pub const MOUNT_SOURCES: usize = 3;
 /// Redirects of one request. A blob needs one, a mirror in front of it two.
 pub const REDIRECTS: usize = 5;
 /// Bytes of a token endpoint's reply. Tokens have some KiB; one with many scopes some 10.
@@ -112,6 +128,9 @@ pub const COLLECT_WAIT: Duration = Duration::from_secs(2);
 pub const LOCK_POLL: Duration = Duration::from_millis(50);
 /// Age after which a partial download that nobody resumed is removed.
 pub const PARTIAL_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Bytes of the store's record of compressed layers: about 25,000.
+pub const PACKED_BYTES: u64 = 4 * MIB;
 
 // -- layer disks
 

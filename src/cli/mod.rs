@@ -24,6 +24,7 @@ mod info;
 mod inspect;
 mod kill;
 mod load;
+mod login;
 mod logs;
 mod merge;
 mod mounts;
@@ -36,6 +37,7 @@ mod ports;
 mod prune;
 mod ps;
 mod pull;
+mod push;
 mod rename;
 mod restart;
 mod rm;
@@ -83,6 +85,12 @@ struct Cli {
 enum Verb {
     /// Download an image from a registry
     Pull(pull::PullArgs),
+    /// Upload an image to a registry
+    Push(push::PushArgs),
+    /// Log in to a registry
+    Login(login::LoginArgs),
+    /// Log out from a registry
+    Logout(login::LogoutArgs),
     /// List images
     Images(images::ImagesArgs),
     /// Load images from an archive of docker save or an OCI layout
@@ -135,6 +143,8 @@ struct NoArgs {}
 enum ImageVerb {
     /// Download an image from a registry
     Pull(pull::PullArgs),
+    /// Upload an image to a registry
+    Push(push::PushArgs),
     /// List images
     #[command(alias = "list")]
     Ls(images::ImagesArgs),
@@ -319,6 +329,9 @@ pub fn with_flags_of_run(matches: &ArgMatches, began: u64) -> Option<Result<u8>>
 pub fn other(matches: &ArgMatches) -> Result<u8> {
     match Cli::from_arg_matches(matches)?.verb {
         Verb::Pull(args) | Verb::Image(ImageVerb::Pull(args)) => pull::run(args)?,
+        Verb::Push(args) | Verb::Image(ImageVerb::Push(args)) => push::run(&args)?,
+        Verb::Login(args) => login::run(&args)?,
+        Verb::Logout(args) => login::log_out(&args)?,
         Verb::Images(args) | Verb::Image(ImageVerb::Ls(args)) => images::run(&args)?,
         Verb::Load(args) | Verb::Image(ImageVerb::Load(args)) => load::run(&args)?,
         Verb::Tag(args) | Verb::Image(ImageVerb::Tag(args)) => tag::run(&args)?,
