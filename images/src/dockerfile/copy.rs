@@ -96,13 +96,9 @@ impl<E: std::error::Error + 'static> Planner<'_, E> {
             .iter()
             .filter_map(|(flag, text)| text.as_ref().map(|text| format!("--{flag}={text} ")));
         let flags: String = flags.collect();
-        let slash = match destination.is_directory && destination.path != "/" {
-            true => "/",
-            false => "",
-        };
         let created_by = CreatedBy::Sources(
             format!("{shell} #(nop) {name} {flags}"),
-            format!(" in {}{slash} ", destination.path),
+            format!(" in {text} "),
             words.join(" "),
         );
         let copy = Copy {

@@ -181,7 +181,7 @@ fn history_is_as_the_classic_builder_writes_it() {
         ("COPY a b /c/", "/bin/sh -c #(nop) COPY a b in /c/ "),
         (
             "WORKDIR /w\nADD --chown=u:g --chmod=640 a c",
-            "/bin/sh -c #(nop) ADD --chown=u:g --chmod=640 a in /w/c ",
+            "/bin/sh -c #(nop) ADD --chown=u:g --chmod=640 a in c ",
         ),
     ] {
         assert_eq!(last(text).history(None).created_by, want, "{text}");
