@@ -36,8 +36,6 @@ pub struct StepFailed {
     pub text: String,
     /// For the shell.
     pub code: u8,
-    /// Which step.
-    pub id: StepId,
 }
 
 /// What a step takes from outside of its stage.
@@ -283,7 +281,7 @@ impl<'a> Shared<'a> {
         };
         match status.docker_code() {
             0 => Ok(()),
-            code => Err(StepFailed { text, code, id }.into()),
+            code => Err(StepFailed { text, code }.into()),
         }
     }
 
