@@ -15,6 +15,7 @@ mod environment;
 mod flags;
 mod guests;
 mod kills;
+mod lab;
 mod layers60;
 mod life;
 mod limits;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         // The long ones first, so that no thread is left with one at the end; the first file's
         // share has what needs the large images.
         for (share, tests) in [
+            (1, lab::tests()),
             (0, layers60::tests()),
             (0, debian::tests()),
             (0, terminal::tests()),

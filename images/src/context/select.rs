@@ -38,6 +38,8 @@ pub struct Selected {
     pub is_directory: bool,
     /// What the archive has of it, directories before what is in them.
     pub entries: Vec<ContextEntry>,
+    /// The directory itself, which the archive has as its root.
+    pub(super) root: Option<Found>,
 }
 
 /// A file, directory, link or pipe.
@@ -171,6 +173,7 @@ impl Selector<'_> {
                 path: PathBuf::new(),
                 is_directory: true,
                 entries: Vec::new(),
+                root: None,
             }));
         }
         let name = split(path).last();
@@ -183,6 +186,7 @@ impl Selector<'_> {
             path: PathBuf::from(OsString::from_vec(path.clone())),
             is_directory,
             entries: Vec::new(),
+            root: is_directory.then(|| found.clone()),
         };
         if is_directory {
             if is_ignored && !self.ignore.may_take_back(&path) {
@@ -278,6 +282,7 @@ impl Selector<'_> {
                     path: PathBuf::from(OsString::from_vec(path)),
                     is_directory: true,
                     entries,
+                    root: None,
                 });
             }
         }

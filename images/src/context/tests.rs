@@ -493,6 +493,7 @@ fn an_archive_has_it_all() {
         found.push((name, entry.kind, String::from_utf8(entry.link).unwrap()));
     }
     let want = [
+        ("./", EntryKind::Directory, ""),
         ("big", EntryKind::File, ""),
         ("dir/", EntryKind::Directory, ""),
         ("dir/c", EntryKind::File, ""),
