@@ -4,6 +4,7 @@
 
 mod attach;
 mod build;
+mod builder;
 mod commit;
 pub mod complaint;
 mod cp;
@@ -131,6 +132,9 @@ enum Verb {
     /// Manage images
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageVerb),
+    /// Manage what builds keep
+    #[command(subcommand, arg_required_else_help = true)]
+    Builder(builder::BuilderVerb),
     /// Manage volumes
     #[command(subcommand, arg_required_else_help = true)]
     Volume(volume::VolumeVerb),
@@ -292,6 +296,7 @@ pub fn command() -> clap::Command {
         .subcommand(flags::update_command())
         .subcommand(flags::build_command().display_order(2))
         .mut_subcommand("image", |group| group.subcommand(flags::build_command()))
+        .mut_subcommand("builder", |group| group.subcommand(flags::build_command()))
         .mut_subcommand("container", |group| {
             group
                 .subcommand(flags::run_command())
@@ -307,7 +312,9 @@ pub fn command() -> clap::Command {
 pub fn with_flags_of_run(matches: &ArgMatches, began: u64) -> Option<Result<u8>> {
     let (verb, matches) = match matches.subcommand()? {
         ("container", group) => group.subcommand()?,
-        ("image", group) if group.subcommand_name() == Some("build") => group.subcommand()?,
+        ("image" | "builder", group) if group.subcommand_name() == Some("build") => {
+            group.subcommand()?
+        }
         verb => verb,
     };
     match verb {
@@ -360,6 +367,7 @@ pub fn other(matches: &ArgMatches) -> Result<u8> {
         Verb::Info(args) | Verb::System(SystemVerb::Info(args)) => info::run(&args)?,
         Verb::Files(verb) | Verb::Container(ContainerVerb::Files(verb)) => verb.run()?,
         Verb::Life(verb) | Verb::Container(ContainerVerb::Life(verb)) => return verb.run(),
+        Verb::Builder(verb) => builder::run(&verb)?,
         Verb::Volume(verb) => volume::run(&verb)?,
         Verb::Version(args) => version::run(&args)?,
         Verb::Doctor(NoArgs {}) => return doctor::run(),

@@ -6,6 +6,7 @@
 
 mod archives;
 mod bad_input;
+mod builds;
 mod confinement;
 mod containers;
 mod debian;
@@ -14,6 +15,7 @@ mod environment;
 mod flags;
 mod guests;
 mod kills;
+mod lab;
 mod layers60;
 mod life;
 mod limits;
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         // The long ones first, so that no thread is left with one at the end; the first file's
         // share has what needs the large images.
         for (share, tests) in [
+            (1, lab::tests()),
             (0, layers60::tests()),
             (0, debian::tests()),
             (0, terminal::tests()),
@@ -104,6 +107,8 @@ fn main() -> ExitCode {
         }
         let differential = (0..).zip(differential::trials(&world));
         trials.extend(differential.filter_map(|(share, trial)| part.has(share).then_some(trial)));
+        let builds = (0..).zip(builds::trials(&world));
+        trials.extend(builds.filter_map(|(share, trial)| part.has(share).then_some(trial)));
     }
     if part.has_several_cpus() {
         trials.extend(self::trials(&world, smp::tests()));

@@ -21,6 +21,7 @@ fn step(layer: Option<Layer>) -> CachedStep {
     CachedStep {
         layer,
         text: "RUN x".to_owned(),
+        created: "2024-01-01T00:00:00Z".to_owned(),
     }
 }
 
