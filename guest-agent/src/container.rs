@@ -318,8 +318,10 @@ impl<'a> Container<'a> {
                 }
             }
             Request::Freeze(frozen) => {
-                self.cgroup.freeze(frozen);
-                control.send(&Event::Frozen(frozen))?;
+                control.send(&match self.cgroup.freeze(frozen) {
+                    Ok(()) => Event::Frozen(frozen),
+                    Err(failure) => Event::NotFrozen(failure.message),
+                })?;
             }
             Request::Update(resources) => {
                 let updated = self.cgroup.update(&resources);

@@ -10,7 +10,7 @@ use protocol::task::Task;
 
 use super::merge::DEFAULT_PATH;
 use super::{output, values};
-use crate::sandbox::access::Access;
+use crate::sandbox::access::{Access, with_files};
 use crate::sandbox::clock::now;
 use crate::sandbox::inspect::signal_name;
 use crate::sandbox::paths::Root;
@@ -77,14 +77,18 @@ pub fn run(args: &CommitArgs) -> Result<()> {
         comment: args.message.clone(),
         ..changed
     };
-    let mut access = Access::open(&root, &folder, &config)?;
-    let paused = args.pause && access.is_running() && pause(&mut access, &folder)?;
-    let image = layer(&mut access, &store, &base.id, changed, step, &names);
-    if paused {
-        access.freeze(false).context("let the container go on")?;
-    }
-    let image = image?.to_string();
-    access.close()?;
+    let image = with_files(&root, &folder, &config, |access| {
+        // Should this command be killed, it goes on when the connection is gone.
+        let paused = args.pause && access.is_running() && pause(access, &folder)?;
+        let image = layer(access, &store, &base.id, changed, step, &names);
+        if paused {
+            access
+                .hold_still(false)
+                .context("let the container go on")?;
+        }
+        image
+    })?
+    .to_string();
     let details = [
         ("comment", args.message.clone()),
         ("imageID", image.clone()),
@@ -98,7 +102,7 @@ fn pause(access: &mut Access, folder: &Folder) -> Result<bool> {
     if folder.true_state()?.status == Status::Paused {
         return Ok(false);
     }
-    access.freeze(true).context("pause the container")?;
+    access.hold_still(true).context("pause the container")?;
     Ok(true)
 }
 

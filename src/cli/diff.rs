@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use protocol::task::{ChangeDecoder, Task};
 
 use super::output;
-use crate::sandbox::access::Access;
+use crate::sandbox::access::{Access, with_files};
 use crate::sandbox::containers;
 use crate::sandbox::paths::Root;
 
@@ -28,7 +28,10 @@ pub struct DiffArgs {
 pub fn run(args: &DiffArgs) -> Result<()> {
     let root = Root::of_user()?;
     let (folder, config) = containers::find(&root, &args.container)?;
-    let mut access = Access::open(&root, &folder, &config)?;
+    with_files(&root, &folder, &config, changes)
+}
+
+fn changes(access: &mut Access) -> Result<()> {
     let mut stream = access.begin(Task::Changes)?;
     let mut decoder = ChangeDecoder::new();
     let mut buffer = vec![0; READ_LEN];
@@ -43,6 +46,5 @@ pub fn run(args: &DiffArgs) -> Result<()> {
             output::line(&format!("{} {path}", char::from(change.kind)))?;
         }
     }
-    access.end()?;
-    access.close()
+    access.end().map(drop)
 }

@@ -99,6 +99,8 @@ pub fn connect(folder: &Folder) -> Result<Option<Link>> {
         match connected {
             Ok(stream) => return Ok(Some(Link::new(stream))),
             Err(_) => match folder.is_locked() {
+                // By a command that is at the files of one that is stopped.
+                Ok(true) if folder.is_looked_into().unwrap_or(false) => return Ok(None),
                 // Between a command that starts it and its supervisor, or at its end.
                 Ok(true) => {}
                 Ok(false) => return Ok(None),

@@ -21,6 +21,7 @@ pub mod given;
 pub mod health;
 pub mod inspect;
 pub mod launch;
+mod lock;
 pub mod logs;
 pub mod network;
 pub mod paths;

@@ -150,6 +150,11 @@ impl Clients {
         }
     }
 
+    /// Whether it is connected.
+    pub(super) fn has(&self, id: ClientId) -> bool {
+        self.all.contains_key(&id)
+    }
+
     /// What a command waits for; one that is gone waits for nothing.
     pub(super) fn role(&self, id: ClientId) -> &Role {
         self.all.get(&id).map_or(&Role::None, |client| &client.role)

@@ -24,7 +24,8 @@ use super::super::disks;
 use super::super::logs::{self, LogWriter};
 use super::super::network::Network;
 use super::super::paths::GuestFiles;
-use super::super::state::Status;
+use super::super::state::{EXIT_CODE_KILLED, Status};
+use super::super::stop::Unkillable;
 use super::super::streams::{CommandStreams, Deliveries, Streams, VmStreams};
 use super::super::vm::{RunningVm, VmRequest};
 use super::super::vmm_process::VmReport;
@@ -67,7 +68,7 @@ pub(super) struct Running {
     /// Whether its output is delivered.
     delivered: bool,
     /// Requests to freeze or thaw that the agent has not answered.
-    freezes: u32,
+    pub(super) freezes: u32,
     /// Volumes that take the image's content, until the process starts.
     fillings: Vec<Filling>,
 }
@@ -109,6 +110,14 @@ impl Supervisor {
         };
         self.end_processes(&running);
         match served {
+            // What ends its VM ends its process, too, and no policy minds.
+            Err(error) if error.is::<Unkillable>() => {
+                self.unplug(running.vm);
+                Ok(ToCommand::Exited {
+                    code: EXIT_CODE_KILLED,
+                    trouble: None,
+                })
+            }
             Err(error) => Err(running.vm.post_mortem(&error, &mut log)),
             Ok(Some(failed)) => {
                 self.unplug(running.vm);
@@ -140,7 +149,7 @@ impl Supervisor {
             };
             let killed = match exec.is_started {
                 true => ToCommand::Exited {
-                    code: super::super::state::EXIT_CODE_KILLED,
+                    code: EXIT_CODE_KILLED,
                     trouble: None,
                 },
                 false => self.not_running(),
@@ -347,6 +356,10 @@ impl Supervisor {
                 self.clients
                     .answer_those(|role| matches!(role, Role::Frozen), &ToCommand::Done);
             }
+            Event::NotFrozen(ref why) => {
+                running.freezes = running.freezes.checked_sub(1).with_context(unexpected)?;
+                self.note_not_frozen(why);
+            }
             Event::Updated(ref trouble) => self.note_updated(trouble.as_deref())?,
             Event::TaskEnded { id, outcome } => self.note_task(id, outcome),
             Event::Started { process, .. } => {
@@ -533,24 +546,6 @@ impl Supervisor {
             self.journal(&format!("{action}: {words}"), &id);
         }
         Ok(process)
-    }
-
-    pub(super) fn freeze(&mut self, client: ClientId, frozen: bool) -> Option<ToCommand> {
-        let id = &self.config.id;
-        let sentence = match (self.state.status, frozen) {
-            (Status::Running, true) | (Status::Paused, false) => {
-                self.clients.set_role(client, Role::Frozen);
-                self.send(Request::Freeze(frozen));
-                return None;
-            }
-            (Status::Paused, true) => format!("container {id} is already paused"),
-            (_, false) => format!("Container {id} is not paused"),
-            (Status::Restarting, true) => {
-                format!("Container {id} is restarting, wait until the container is running")
-            }
-            _ => return Some(self.not_running()),
-        };
-        Some(ToCommand::Refused(sentence))
     }
 
     /// Sends a request to the agent, now or when it is there. That its VM is gone is noticed by who

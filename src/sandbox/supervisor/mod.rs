@@ -11,6 +11,7 @@
 #![allow(unsafe_code)] // takes ownership of inherited descriptors by number
 
 mod clients;
+mod freezing;
 mod journal;
 mod life;
 mod mounts;
@@ -135,6 +136,8 @@ struct Supervisor {
     attaching: Vec<(ClientId, CommandStreams)>,
     /// Changes that the agent has not answered yet.
     updates: update::Updates,
+    /// The command that holds it still: it goes on when that command is gone.
+    holder: Option<ClientId>,
     /// Whether somebody wanted it to end, so that no policy starts it again.
     by_hand: bool,
     /// Whether it is to be started again at once.
@@ -168,6 +171,7 @@ impl Supervisor {
             monitor: None,
             attaching: Vec::new(),
             updates: update::Updates::new(),
+            holder: None,
             by_hand: false,
             again: false,
             dying: None,
@@ -193,6 +197,7 @@ impl Supervisor {
             self.running = None;
             self.refuse_updates();
             self.end_tasks();
+            self.holder = None;
             self.network = None;
             self.monitor = None;
             self.stop.reset();
@@ -347,6 +352,7 @@ impl Supervisor {
                 }
             }
         }
+        self.let_go();
         while let Some(process) = self
             .running
             .as_ref()
@@ -439,6 +445,7 @@ impl Supervisor {
                 None
             }
             ToSupervisor::Freeze(frozen) => self.freeze(client, frozen),
+            ToSupervisor::HoldStill(frozen) => self.hold_still(client, frozen),
             ToSupervisor::Update(limits) => self.update(client, *limits),
             ToSupervisor::Task { task, stream } => {
                 let stream = stream.then(|| self.clients.take_one(client)).transpose();
