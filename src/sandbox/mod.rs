@@ -27,6 +27,7 @@ pub mod network;
 pub mod paths;
 mod poll;
 pub mod receive;
+mod removal;
 pub mod restart;
 pub mod start;
 pub mod state;

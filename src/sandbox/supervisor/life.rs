@@ -32,7 +32,7 @@ use super::super::vmm_process::VmReport;
 use super::super::volumes::Filling;
 use super::super::wire::ToCommand;
 use super::clients::{ClientId, Role};
-use super::{Supervisor, failed, mounts};
+use super::{Supervisor, failed};
 
 /// The container's own process.
 pub(super) const MAIN: ProcessId = 0;
@@ -103,7 +103,9 @@ impl Supervisor {
         // It may have been changed since the last life.
         self.config = self.config_now();
         let mut log = self.folder.open_log()?;
-        self.spawn(&log)?;
+        if !self.spawn(&log)? {
+            bail!("the container was stopped while it waited for a volume");
+        }
         let served = self.serve();
         let Some(running) = self.running.take() else {
             bail!("the VM is gone");
@@ -160,7 +162,8 @@ impl Supervisor {
         }
     }
 
-    fn spawn(&mut self, log: &File) -> Result<()> {
+    /// Starts the VM; `false` when somebody wants the container to end before there is one.
+    fn spawn(&mut self, log: &File) -> Result<bool> {
         let guest = GuestFiles::find()?;
         let launch = self.config.launch.clone();
         let (layers, disks) = disks::of_container(&self.root, &self.folder, &launch)?;
@@ -174,6 +177,9 @@ impl Supervisor {
             stderr: run.process.terminal.is_none().then_some(stderr),
         };
         run.process.stdio = ports;
+        let Some(mounts) = self.prepare_mounts(&launch.mounts, &mut run)? else {
+            return Ok(false);
+        };
         self.network = launch
             .network
             .map(|config| Network::start(&self.root, &config))
@@ -181,7 +187,6 @@ impl Supervisor {
         run.network = self.network.as_ref().map(|network| network.spec.clone());
         self.state.network = self.network.as_ref().map(|network| network.state.clone());
         let card = self.network.as_ref().map(Network::card).transpose()?;
-        let mounts = mounts::prepare(&launch.mounts, &mut run)?;
         self.state.phases.vmm_spawn = monotonic_ns();
         let mut vm = RunningVm::spawn(
             &self.root,
@@ -231,7 +236,7 @@ impl Supervisor {
         for (client, streams) in std::mem::take(&mut self.attaching) {
             self.attach(client, streams);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Serves the container until its process has ended and its output is delivered; `Some` when it
