@@ -11,7 +11,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 /// From SIGKILL to the report of the process's end, as in Docker; then its VM is killed.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a guest has done that lets its process run on after SIGKILL.
+/// A process that runs on after SIGKILL: its guest does not do what it is told.
 #[derive(Debug, thiserror::Error)]
 #[error("the process did not end after SIGKILL")]
 pub struct Unkillable;
