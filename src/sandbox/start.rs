@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::signal::SigSet;
 use protocol::spec::ProcessSpec;
@@ -129,6 +129,7 @@ pub fn run_detached(
     match link.wait()? {
         Some(ToCommand::Failed { code, message }) => Ok(Some((code, message))),
         Some(_) => Ok(None),
+        None if is_removed_soon(folder.path()) => bail!("the container was removed meanwhile"),
         None => Err(SupervisorDied.into()),
     }
 }

@@ -656,7 +656,7 @@ fn passt_is_there_for_who_uses_the_network(world: &World) -> Result<()> {
         lives += 1;
         let supervisor = process_of(&vm, "__supervisor")?;
         assert_eq!(text(&vm, &["exec", "cc", "echo", "idle"])?, "idle\n");
-        assert_eq!(passts(supervisor.id)?, [], "{end}");
+        assert_eq!(passts(supervisor.id)?, Vec::<u32>::new(), "{end}");
         assert_eq!(text(&vm, &fetch)?, "from-host\n");
         assert_eq!(text(&vm, &fetch)?, "from-host\n");
         let found = passts(supervisor.id)?;

@@ -51,6 +51,9 @@ use probes::Monitor;
 /// Name of the hidden verb.
 pub const SUPERVISOR_VERB: &str = "__supervisor";
 
+/// From a connection to its first message, which comes at once.
+const LATE_TIME: Duration = Duration::from_secs(1);
+
 /// What the command tells the supervisor when it starts it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SupervisorConfig {
@@ -239,6 +242,7 @@ impl Supervisor {
         // Who is told may remove the container or start it again.
         drop(lock);
         self.tell_the_end(&message);
+        self.hear_the_late(&message);
         // The kernel takes its time to tear a VM down, for which nobody has to wait but this process.
         drop(self.dying);
         Ok(())
@@ -270,6 +274,24 @@ impl Supervisor {
             _ => has_ended(),
         };
         clients.answer_those(|role| matches!(role, Role::StartedAgain), &again);
+    }
+
+    /// Answers those who wait for the end, and connected before nobody could any more, but were not
+    /// heard yet. Whoever wants another thing finds by the connection's end that it is too late.
+    fn hear_the_late(&mut self, message: &ToCommand) {
+        let until = Instant::now() + LATE_TIME;
+        self.clients.accept_all();
+        while self.clients.has_unheard() && Instant::now() < until {
+            let Ok(ready) = self.wait(Some(until)) else {
+                return;
+            };
+            for client in ready.into_iter().flatten() {
+                if self.clients.read(client).contains(&ToSupervisor::Wait) {
+                    self.clients.set_role(client, Role::Ended);
+                }
+            }
+            self.tell_the_end(message);
+        }
     }
 
     /// Notes the end of a life in the state.
@@ -344,7 +366,7 @@ impl Supervisor {
         }
         for client in ready {
             match client {
-                None => self.clients.accept(),
+                None => drop(self.clients.accept()),
                 Some(client) => {
                     for message in self.clients.read(client) {
                         self.handle(client, message);
