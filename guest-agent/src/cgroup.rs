@@ -227,9 +227,16 @@ fn write(group: BorrowedFd<'_>, file: &str, value: &str) -> Result<(), Failure> 
 /// What reading says.
 pub fn read(group: BorrowedFd<'_>, file: &str) -> Result<String, Errno> {
     let fd = openat(group, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    // The kernel gives a page at a time.
     let mut bytes = vec![0; MAX_FILE];
-    let len = rustix::io::read(&fd, &mut *bytes)?;
-    bytes.truncate(len);
+    let mut filled = 0;
+    while let Some(room) = bytes.get_mut(filled..).filter(|room| !room.is_empty()) {
+        match rustix::io::read(&fd, room)? {
+            0 => break,
+            len => filled += len,
+        }
+    }
+    bytes.truncate(filled);
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

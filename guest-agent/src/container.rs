@@ -404,7 +404,7 @@ impl<'a> Container<'a> {
         let _ = self.cgroup.kill();
         for process in self.processes.values_mut() {
             process.abandon_streams();
-            while process.end().is_none() {
+            while !process.has_ended() {
                 let mut fds = [PollFd::from_borrowed_fd(process.pidfd(), PollFlags::IN)];
                 let _ = poll(&mut fds, None);
                 process.advance(Part::Exit);

@@ -2,6 +2,8 @@
 
 mod changes;
 
+use std::os::unix::net::UnixStream;
+
 use anyhow::{Context, Result};
 use images::config::{Healthcheck, History};
 use images::timestamp::Timestamp;
@@ -10,7 +12,7 @@ use protocol::task::Task;
 
 use super::merge::DEFAULT_PATH;
 use super::{output, values};
-use crate::sandbox::access::{Access, with_files};
+use crate::sandbox::access::{Access, Limited, with_files};
 use crate::sandbox::clock::now;
 use crate::sandbox::inspect::signal_name;
 use crate::sandbox::paths::Root;
@@ -114,7 +116,7 @@ fn layer(
     step: History,
     names: &[Reference],
 ) -> Result<Digest> {
-    let mut stream = access.begin(Task::Layer)?;
+    let mut stream = access.begin_reading(Task::Layer)?;
     let mut whole = Whole {
         stream: &mut stream,
         access,
@@ -125,7 +127,7 @@ fn layer(
 
 /// A layer's bytes, which end well only when the agent says that it sent all of them.
 struct Whole<'a> {
-    stream: &'a mut std::os::unix::net::UnixStream,
+    stream: &'a mut Limited<UnixStream>,
     access: &'a mut Access,
 }
 

@@ -230,7 +230,7 @@ fn take_out(
         )),
         None => None,
     };
-    let stream = access.begin(Task::Archive {
+    let stream = access.begin_reading(Task::Archive {
         path: source,
         follow: args.follow_link,
         name: top.clone(),

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use protocol::task::{ChangeDecoder, Task};
 
 use super::output;
@@ -12,6 +12,9 @@ use crate::sandbox::paths::Root;
 
 /// Bytes read at once.
 const READ_LEN: usize = 64 << 10;
+
+/// Changes of one container: more files than any image has.
+const CHANGES_MAX: u64 = 4_000_000;
 
 /// Names of a container.
 #[derive(Debug, clap::Args)]
@@ -32,8 +35,9 @@ pub fn run(args: &DiffArgs) -> Result<()> {
 }
 
 fn changes(access: &mut Access) -> Result<()> {
-    let mut stream = access.begin(Task::Changes)?;
+    let mut stream = access.begin_reading(Task::Changes)?;
     let mut decoder = ChangeDecoder::new();
+    let mut count = 0;
     let mut buffer = vec![0; READ_LEN];
     loop {
         let len = stream.read(&mut buffer).context("read the changes")?;
@@ -42,6 +46,10 @@ fn changes(access: &mut Access) -> Result<()> {
         }
         decoder.push(buffer.get(..len).unwrap_or_default());
         while let Some(change) = decoder.decode()? {
+            count += 1;
+            if count > CHANGES_MAX {
+                bail!("the guest told more than {CHANGES_MAX} changes");
+            }
             let path = String::from_utf8_lossy(&change.path);
             output::line(&format!("{} {path}", char::from(change.kind)))?;
         }

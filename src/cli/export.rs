@@ -31,7 +31,7 @@ pub fn run(args: &ExportArgs) -> Result<()> {
     let root = Root::of_user()?;
     let (folder, config) = containers::find(&root, &args.container)?;
     with_files(&root, &folder, &config, |access| {
-        let mut stream = access.begin(Task::Export)?;
+        let mut stream = access.begin_reading(Task::Export)?;
         // Errors of writing are told as they are: a reader that goes away is no failure.
         std::io::copy(&mut stream, &mut output)?;
         access.end()

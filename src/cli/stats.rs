@@ -292,7 +292,6 @@ mod tests {
         let now = Usage {
             boottime_ns: 2_000_000_000,
             cpu_us: 2_000_000,
-            cpus: 2,
             memory_bytes: 1_234_567,
             memory_limit_bytes: 1 << 30,
             pids: 3,

@@ -7,6 +7,7 @@
 //! Everything that comes back is a guest's: whoever reads a stream checks what is in it.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use super::disks;
 use super::paths::{GuestFiles, Root};
 use super::state::{ContainerConfig, Folder, Lock};
 use super::vm::{RunningVm, VmRequest, stream_pair};
-use super::wire::{Link, ToCommand, ToSupervisor};
+use super::wire::{ENDED, Link, ToCommand, ToSupervisor};
 
 /// From the VM's first instruction to the agent's hello, and from there to the files being there.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -111,6 +112,14 @@ impl Access {
         matches!(self, Self::Running(_))
     }
 
+    /// As [`Self::begin`], to read what the guest sends: not more than [`BYTES_MAX`].
+    ///
+    /// # Errors
+    /// When the VM or the supervisor is gone.
+    pub fn begin_reading(&mut self, task: Task) -> Result<Limited<UnixStream>> {
+        self.begin(task).map(Limited::new)
+    }
+
     /// Begins a task; [`Self::end`] waits until it is done.
     ///
     /// # Errors
@@ -148,7 +157,7 @@ impl Access {
                     bail!(message)
                 }
                 Some(other) => bail!("the supervisor answers {other:?}"),
-                None => bail!("the container has ended"),
+                None => bail!(ENDED),
             },
             Self::Held(held) => held.end(deadline)?,
         };
@@ -195,7 +204,7 @@ impl Access {
         match link.wait()? {
             Some(ToCommand::Done) => Ok(()),
             Some(ToCommand::Refused(message)) => bail!(message),
-            _ => bail!("the container has ended"),
+            _ => bail!(ENDED),
         }
     }
 
@@ -208,6 +217,34 @@ impl Access {
             Self::Running(_) => Ok(()),
             Self::Held(held) => held.close(),
         }
+    }
+}
+
+/// Bytes that are taken from a guest for one task: more than any container's disk has, with what an
+/// archive adds.
+pub const BYTES_MAX: u64 = 2 << 40;
+
+/// A stream from a guest that may not go on for ever.
+#[derive(Debug)]
+pub struct Limited<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R> Limited<R> {
+    fn new(inner: R) -> Self {
+        let left = BYTES_MAX;
+        Self { inner, left }
+    }
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let len = self.inner.read(buffer)?;
+        self.left = self.left.checked_sub(len as u64).ok_or_else(|| {
+            std::io::Error::other(format!("the guest sent more than {BYTES_MAX} bytes"))
+        })?;
+        Ok(len)
     }
 }
 
@@ -323,5 +360,22 @@ fn until_held(vm: &mut RunningVm, hold: Request) -> Result<()> {
             }
             other => bail!("the agent broke the protocol: unexpected {other:?}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_sends_without_end_is_cut_off() {
+        let mut limited = Limited {
+            inner: std::io::repeat(b'x'),
+            left: 1000,
+        };
+        let mut bytes = Vec::new();
+        let error = limited.read_to_end(&mut bytes).unwrap_err();
+        assert!(error.to_string().starts_with("the guest sent more than "));
+        assert!(bytes.len() <= 1000);
     }
 }

@@ -156,9 +156,6 @@ pub struct ContainerState {
     /// How often its policy started it again.
     #[serde(default)]
     pub restart_count: u32,
-    /// Whether the last end was somebody's wish.
-    #[serde(default)]
-    pub stopped_by_hand: bool,
     /// Whether a command is at starting it, or did.
     #[serde(default)]
     pub was_begun: bool,
@@ -181,7 +178,6 @@ impl ContainerState {
             exits: vmm::ExitCounts::default(),
             health: None,
             restart_count: 0,
-            stopped_by_hand: false,
             was_begun: false,
         }
     }

@@ -132,6 +132,9 @@ pub enum ToCommand {
     Refused(String),
 }
 
+/// What is said of a container to who asked for something too late.
+pub const ENDED: &str = "the container has ended";
+
 /// One end of a connection.
 #[derive(Debug)]
 pub struct Link {

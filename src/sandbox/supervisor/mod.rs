@@ -43,7 +43,7 @@ use super::stop::Stop;
 use super::streams::CommandStreams;
 use super::vm::RunningVm;
 use super::volumes;
-use super::wire::{StopRequest, ToCommand, ToSupervisor};
+use super::wire::{ENDED, StopRequest, ToCommand, ToSupervisor};
 use clients::{ClientId, Clients, Role};
 use life::Running;
 use probes::Monitor;
@@ -118,7 +118,7 @@ fn failed(error: &anyhow::Error) -> ToCommand {
 
 /// What a command is told that asked for something too late.
 fn has_ended() -> ToCommand {
-    ToCommand::Refused("the container has ended".to_owned())
+    ToCommand::Refused(ENDED.to_owned())
 }
 
 struct Supervisor {
@@ -220,7 +220,6 @@ impl Supervisor {
             self.phases.command = monotonic_ns();
         };
         self.note_end(&message);
-        self.state.stopped_by_hand = self.by_hand;
         let kept = if self.auto_remove() {
             let config = self.config_now();
             let removed = self.folder.remove();

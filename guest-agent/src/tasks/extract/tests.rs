@@ -228,6 +228,41 @@ fn owners_are_the_tars_or_a_users_of_the_container() {
 }
 
 #[test]
+fn attributes_of_overlays_and_of_the_agent_are_not_set() {
+    let tree = Tree::new();
+    let xattr = |name: &str| tarball::Xattr {
+        name: name.into(),
+        value: b"y".to_vec(),
+    };
+    let names = [
+        "trusted.overlay.opaque",
+        "trusted.bulkhead.implied",
+        "trusted.other",
+    ];
+    let marked = Entry {
+        xattrs: names.map(xattr).to_vec(),
+        ..file("marked", "x").0
+    };
+    let made = tree.extract("/", &[(marked, "x")]);
+    // Whoever is not root can't give the file away.
+    if rustix::process::getuid().is_root() {
+        made.unwrap();
+    }
+    let mut list = vec![0; 4096];
+    let len = rustix::fs::listxattr(tree.path("marked"), &mut *list).unwrap();
+    let list = String::from_utf8_lossy(&list[..len]).into_owned();
+    let trusted: Vec<&str> = list
+        .split('\0')
+        .filter(|name| name.starts_with("trusted."))
+        .collect();
+    let expected: &[&str] = match rustix::process::getuid().is_root() {
+        true => &["trusted.other"],
+        false => &[],
+    };
+    assert_eq!(trusted, expected);
+}
+
+#[test]
 fn holes_stay_holes() {
     const LEN: usize = 8 << 20;
     const END: usize = 4 << 20;
