@@ -15,8 +15,8 @@ use rustix::mount::MountAttrFlags;
 use crate::failure::{Context, Failure};
 use crate::mount::{Detached, Setup};
 
-/// Name of the group; the container sees it as `/`.
-const NAME: &str = "container";
+/// How the group is called, followed by the number of its life; the container sees it as `/`.
+const NAME: &str = "container-";
 
 /// What is switched on for the group, so that a container finds the files it looks for.
 const CONTROLLERS: &str = "+cpuset +cpu +io +memory +pids";
@@ -72,13 +72,17 @@ impl Cgroup {
     ///
     /// # Errors
     /// What the kernel refuses, such as a limit below what it can keep.
-    pub fn create(hierarchy: &Hierarchy, resources: &Resources) -> Result<Self, Failure> {
+    pub fn create(
+        hierarchy: &Hierarchy,
+        number: u32,
+        resources: &Resources,
+    ) -> Result<Self, Failure> {
         let root = &hierarchy.0;
-        mkdirat(root, NAME, Mode::from_raw_mode(0o755))
-            .context(|| format!("make cgroup {NAME}"))?;
+        let name = format!("{NAME}{number}");
+        let about = || format!("make cgroup {name}");
+        mkdirat(root, &name, Mode::from_raw_mode(0o755)).context(about)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory =
-            openat(root, NAME, flags, Mode::empty()).context(|| format!("open cgroup {NAME}"))?;
+        let directory = openat(root, &name, flags, Mode::empty()).context(about)?;
         let cgroup = Self { directory };
         for (file, value) in limits(resources) {
             write(cgroup.as_fd(), file, &value)?;

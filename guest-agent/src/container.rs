@@ -1,6 +1,6 @@
 //! One container's life: set up, run, and the loop in which everything meets.
 //!
-//! Called by [`crate::init`] with the host's first request. It starts the main process and, on
+//! Called by [`crate::init`] with the host's first request, and by [`crate::build`] for each step that runs something. It starts the main process and, on
 //! request, others in the same container, forwards signals and sizes, and tells the host how each
 //! process ended once all of its output is delivered. When the main process has ended the container
 //! is over, and with it the VM.
@@ -21,6 +21,7 @@ use crate::control::{Control, ControlError};
 use crate::device_filter::{DEFAULT_RULES, Filter};
 use crate::devices::{self, Node};
 use crate::failure::{Context, Failure};
+use crate::init_layer::Places;
 use crate::launch::{FirstProcess, Launch, become_process};
 use crate::layers::{self, Stack};
 use crate::loopback;
@@ -67,7 +68,8 @@ impl Prepared {
 
 const FILTER: &str = "filter the container's devices";
 
-/// Runs the container until its main process has ended and the host knows everything.
+/// Runs the container until its main process has ended and the host knows everything, and leaves
+/// its disk clean.
 ///
 /// # Errors
 /// Only those of the control connection; the container is over then as well.
@@ -77,23 +79,53 @@ pub fn run(
     requests: impl Iterator<Item = Request>,
     control: &mut Control,
 ) -> Result<(), ControlError> {
-    let start = prepared.and_then(|prepared| Container::start(spec, prepared));
+    let network = || spec.network.as_ref().map_or(Ok(()), network::up);
+    let prepared = prepared.and_then(|prepared| network().map(|()| prepared));
+    let (stack, outcome) = live(spec, prepared, FIRST, requests, control);
+    // A disk that can't be left clean has at least been written back.
+    let _ = stack.map(|stack| stack.finish());
+    outcome
+}
+
+/// Runs a step of a build, as [`run`] does; what lies on the disk is the caller's afterwards. `number`
+/// is another one for each.
+///
+/// # Errors
+/// As [`run`].
+pub fn step(
+    spec: &RunSpec,
+    number: u32,
+    requests: impl Iterator<Item = Request>,
+    control: &mut Control,
+) -> Result<(), ControlError> {
+    live(spec, Prepared::new(), number, requests, control).1
+}
+
+/// Number of a container's only life in this VM.
+const FIRST: u32 = 0;
+
+fn live(
+    spec: &RunSpec,
+    prepared: Result<Prepared, Failure>,
+    number: u32,
+    requests: impl Iterator<Item = Request>,
+    control: &mut Control,
+) -> (Option<Stack>, Result<(), ControlError>) {
+    let start = prepared.and_then(|prepared| Container::start(spec, prepared, number));
     let mut container = match start {
         Ok(container) => container,
-        Err(failure) => return control.send(&failed(MAIN, failure)),
+        Err(failure) => return (None, control.send(&failed(MAIN, failure))),
     };
-    let outcome = container.serve(requests, control);
+    let mut outcome = container.serve(requests, control);
     if outcome.is_err() {
         container.kill_all();
     }
     for event in container.tasks.kill_all() {
         if outcome.is_ok() {
-            control.send(&event)?;
+            outcome = control.send(&event);
         }
     }
-    // A disk that can't be left clean has at least been written back.
-    let _ = container.stack.finish();
-    outcome
+    (Some(container.stack), outcome)
 }
 
 fn failed(process: ProcessId, failure: Failure) -> Event {
@@ -127,13 +159,13 @@ struct Container<'a> {
 
 impl<'a> Container<'a> {
     /// Sets everything up and clones the main process.
-    fn start(spec: &'a RunSpec, prepared: Prepared) -> Result<Self, Failure> {
+    fn start(spec: &'a RunSpec, prepared: Prepared, number: u32) -> Result<Self, Failure> {
         let connections = stdio::connect(&spec.process)?;
-        spec.network.as_ref().map_or(Ok(()), network::up)?;
-        let cgroup = Cgroup::create(&prepared.hierarchy, &spec.resources)?;
+        let cgroup = Cgroup::create(&prepared.hierarchy, number, &spec.resources)?;
         let nodes = allow_devices(spec, &cgroup, &prepared.filter)?;
-        let stack = layers::stack(spec)?;
-        let shares = shares::mount(&spec.mounts, stack.root.as_fd())?;
+        let mut stack = layers::stack(spec, Places::All)?;
+        let mut shares = shares::mount(&spec.mounts, stack.root.as_fd())?;
+        shares.append(&mut stack.step_mounts);
         let terminals = prepared.terminals;
         let streams = connections.join(spec.process.terminal, &terminals)?;
         let parts = Parts {
@@ -334,12 +366,15 @@ impl<'a> Container<'a> {
                 }
                 let _ = self.cgroup.kill();
             }
-            Request::Wake { .. } | Request::Run(_) | Request::Hold(_) | Request::Convert(_) => {
-                control.send(&failed(
-                    MAIN,
-                    Failure::other("this virtual machine has its container already"),
-                ))?
-            }
+            Request::Wake { .. }
+            | Request::Run(_)
+            | Request::Hold(_)
+            | Request::Build(_)
+            | Request::Seal
+            | Request::Convert(_) => control.send(&failed(
+                MAIN,
+                Failure::other("this virtual machine has its container already"),
+            ))?,
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use protocol::spec::RunSpec;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::control::{Control, ControlError};
+use crate::init_layer::Places;
 use crate::layers;
 use crate::tasks::{Tasks, View};
 
@@ -22,7 +23,7 @@ pub fn run(
     requests: impl Iterator<Item = Request>,
     control: &mut Control,
 ) -> Result<(), ControlError> {
-    let stack = match layers::stack(spec) {
+    let stack = match layers::stack(spec, Places::All) {
         Ok(stack) => stack,
         Err(failure) => {
             return control.send(&Event::Failed {
@@ -71,31 +72,42 @@ fn serve(
                 _ => {}
             }
         }
-        let (control_ready, ready) = {
-            let mut fds = vec![PollFd::from_borrowed_fd(
-                control.as_fd(),
-                control.interest(),
-            )];
-            let (ids, reports): (Vec<_>, Vec<_>) = tasks.interests().unzip();
-            let reports = reports.into_iter();
-            fds.extend(reports.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-            if poll(&mut fds, None).is_err() {
-                continue;
-            }
-            let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
-            let control_ready = ready.next() == Some(true);
-            let ready = ids.into_iter().zip(ready).filter(|(_, is_ready)| *is_ready);
-            let ready: Vec<_> = ready.map(|(id, _)| id).collect();
-            (control_ready, ready)
-        };
-        for id in ready {
-            if let Some(event) = tasks.advance(id) {
-                control.send(&event)?;
-            }
+        requests = wait(tasks, control)?;
+    }
+}
+
+/// Waits for the host, and tells it of tasks that are over; its requests, if there are any.
+///
+/// # Errors
+/// Only those of the control connection.
+pub fn wait(tasks: &mut Tasks, control: &mut Control) -> Result<Vec<Request>, ControlError> {
+    let (control_ready, ready) = {
+        let mut fds = vec![PollFd::from_borrowed_fd(
+            control.as_fd(),
+            control.interest(),
+        )];
+        let (ids, reports): (Vec<_>, Vec<_>) = tasks.interests().unzip();
+        let reports = reports.into_iter();
+        fds.extend(reports.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        if poll(&mut fds, None).is_err() {
+            return Ok(Vec::new());
         }
-        if control_ready {
+        let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+        let control_ready = ready.next() == Some(true);
+        let ready = ids.into_iter().zip(ready).filter(|(_, is_ready)| *is_ready);
+        let ready: Vec<_> = ready.map(|(id, _)| id).collect();
+        (control_ready, ready)
+    };
+    for id in ready {
+        if let Some(event) = tasks.advance(id) {
+            control.send(&event)?;
+        }
+    }
+    match control_ready {
+        true => {
             control.flush()?;
-            requests = control.receive()?;
+            control.receive()
         }
+        false => Ok(Vec::new()),
     }
 }

@@ -16,6 +16,7 @@ use rustix::mount::{MountAttrFlags, MountFlags, mount_remount};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior, umask};
 use rustix::system::{RebootCommand, reboot};
 
+use crate::build;
 use crate::container;
 use crate::control::{Control, ControlError};
 use crate::convert;
@@ -33,7 +34,7 @@ enum InitError {
     Setup(#[from] Failure),
     #[error(transparent)]
     Control(#[from] ControlError),
-    #[error("the host's first requests are not wake and then run, hold or convert")]
+    #[error("the host's first requests are not wake and then run, hold, build or convert")]
     WrongRequest,
 }
 
@@ -87,6 +88,7 @@ fn serve() -> Result<(), InitError> {
     match requests.next() {
         Some(Request::Run(spec)) => container::run(&spec, prepared, requests, &mut control)?,
         Some(Request::Hold(spec)) => hold::run(&spec, requests, &mut control)?,
+        Some(Request::Build(spec)) => build::run(*spec, requests, &mut control)?,
         Some(Request::Convert(spec)) => convert::run(&spec, &mut control)?,
         Some(Request::Shutdown) => {}
         _ => return Err(InitError::WrongRequest),

@@ -43,6 +43,15 @@ pub struct InitLayer {
     pub files: [(&'static str, Detached); 3],
 }
 
+/// Which places the layer makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Places {
+    /// All that a running container needs.
+    All,
+    /// None: nothing runs, and what lies there is the image's.
+    None,
+}
+
 /// Fills the directory `init` in the stage, which becomes the layer, and the files beside it. `layers` are the
 /// roots of the image's layers, the highest first.
 ///
@@ -52,6 +61,7 @@ pub fn build(
     stage: BorrowedFd<'_>,
     layers: &[BorrowedFd<'_>],
     spec: &RunSpec,
+    places: Places,
 ) -> Result<InitLayer, Failure> {
     let root =
         openat(stage, "init", DIRECTORY, Mode::empty()).context(|| "open the init layer".into())?;
@@ -60,8 +70,10 @@ pub fn build(
         layers,
         directories: BTreeMap::new(),
     };
-    for name in ["dev", "etc", "proc", "sys"] {
-        made.directory(name)?;
+    if places == Places::All {
+        for name in ["dev", "etc", "proc", "sys"] {
+            made.directory(name)?;
+        }
     }
     for path in implied(layers) {
         // A higher layer may have removed it, or put something else there.
@@ -69,14 +81,16 @@ pub fn build(
             made.directory(&path)?;
         }
     }
-    for name in [".dockerenv", "etc/hostname", "etc/hosts", "etc/resolv.conf"] {
-        write(made.root.as_fd(), name, 0o755, "")?;
+    if places == Places::All {
+        for name in [".dockerenv", "etc/hostname", "etc/hosts", "etc/resolv.conf"] {
+            write(made.root.as_fd(), name, 0o755, b"")?;
+        }
+        symlinkat("/proc/mounts", &made.root, "etc/mtab").context(|| "make /etc/mtab".into())?;
     }
-    symlinkat("/proc/mounts", &made.root, "etc/mtab").context(|| "make /etc/mtab".into())?;
     made.finish()?;
 
     let file = |path: &'static str, name: &str, content: &str| {
-        write(stage, name, 0o644, content)?;
+        write(stage, name, 0o644, content.as_bytes())?;
         let mount = Detached::clone_of(stage, name).context(|| format!("mount {path}"))?;
         Ok::<_, Failure>((path, mount))
     };
@@ -95,11 +109,15 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
-fn write(dir: BorrowedFd<'_>, name: &str, mode: u32, content: &str) -> Result<(), Failure> {
+/// Makes a file of the agent's own.
+///
+/// # Errors
+/// What making or writing it says.
+pub fn write(dir: BorrowedFd<'_>, name: &str, mode: u32, content: &[u8]) -> Result<(), Failure> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file =
         openat(dir, name, flags, Mode::from_raw_mode(mode)).context(|| format!("make {name}"))?;
-    let mut rest = content.as_bytes();
+    let mut rest = content;
     while !rest.is_empty() {
         let len = rustix::io::write(&file, rest).context(|| format!("write {name}"))?;
         rest = rest.get(len..).unwrap_or_default();

@@ -1,12 +1,13 @@
 //! An image's layers under a writable one: the container's root file system.
 //!
-//! Called by [`crate::container`] once. The image device holds every layer's EROFS end to end; each
+//! Called by [`crate::container`] once, and by [`crate::build`] for each step. The image device holds every layer's EROFS end to end; each
 //! becomes a partition that only this kernel knows, is mounted, and goes under one overlay. The
 //! agent's own tree shows none of it afterwards: the overlay keeps what it needs alive.
 //!
 //! ```text
 //! upperdir   ext4 on the second disk, or a tmpfs
 //! lowerdir   init layer        (tmpfs, see init_layer)
+//!            sealed layers     (of a build's earlier steps, on the second disk)
 //!            layers            (EROFS each, the highest first)
 //! ```
 // BLKPG has no safe wrapper.
@@ -15,14 +16,18 @@
 use std::ffi::{c_int, c_longlong, c_void};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use protocol::spec::{LayerExtent, RunSpec};
-use rustix::fs::{Mode, OFlags, mkdirat, open, openat};
+use protocol::spec::{LayerExtent, RunSpec, StepSource};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat, mkdirat, open, openat, statat,
+};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use crate::failure::{Context, Failure};
-use crate::init_layer::{self, Attributes, InitLayer};
+use crate::init_layer::{self, Attributes, InitLayer, Places};
 use crate::mount::{self, Detached, Setup};
+use crate::paths::{self, Want};
+use crate::shares::Share;
 use crate::wake;
 
 /// The image device, read-only.
@@ -38,6 +43,21 @@ pub const STAGE: &str = "/stage";
 /// the mount that is on top at that moment.
 const SLOT: &str = "/stage/slot";
 
+/// Place of the writable disk meanwhile.
+const DISK: &str = "/stage/disk";
+
+/// Directory of the writable disk that is overlayfs's own.
+const WORK: &str = "work";
+
+/// Directory of the writable disk with what is written.
+pub const UPPER: &str = "upper";
+
+/// Directory of the writable disk with what steps of a build wrote before.
+pub const SEALED: &str = "sealed";
+
+/// Directory of the writable disk with what steps of a build are to see besides.
+pub const SCRATCH: &str = "scratch";
+
 /// Layers of one image; Docker's own limit is 127, and a partition of the image device is numbered
 /// by a byte.
 const MAX_LAYERS: usize = 255;
@@ -51,6 +71,8 @@ pub struct Stack {
     pub init_layer: InitLayer,
     /// The writable layer as it is on its disk.
     pub changes: OwnedFd,
+    /// What a step of a build sees besides.
+    pub step_mounts: Vec<Share>,
     upper: Option<Detached>,
 }
 
@@ -68,41 +90,56 @@ impl Stack {
             None => Ok(()),
         }
     }
+
+    /// The writable disk without the overlay on it.
+    #[must_use]
+    pub fn into_disk(self) -> Option<Detached> {
+        self.upper
+    }
+
+    /// The writable disk, if it is one.
+    #[must_use]
+    pub fn disk(&self) -> Option<BorrowedFd<'_>> {
+        self.upper.as_ref().map(AsFd::as_fd)
+    }
 }
 
 /// Mounts the layers and the overlay over them.
 ///
 /// # Errors
 /// A device that is missing, a layer that is no EROFS, an upper disk that is no ext4.
-pub fn stack(spec: &RunSpec) -> Result<Stack, Failure> {
+pub fn stack(spec: &RunSpec, places: Places) -> Result<Stack, Failure> {
     if spec.layers.len() > MAX_LAYERS {
         return Err(Failure::bad_config(format!(
             "{} layers, the limit is {MAX_LAYERS}",
             spec.layers.len()
         )));
     }
-    let lower = lower(spec)?;
+    let disk = spec.upper_disk.then(mount_upper_disk).transpose()?;
+    let stage = make_stage()?;
+    if let Some(disk) = &disk {
+        disk.attach_at(DISK)
+            .context(|| format!("attach {UPPER_DEVICE}"))?;
+    }
+    let lower = lower(spec, stage, disk.as_ref(), places)?;
     let (overlay, stage) = (&lower.overlay, lower.stage.as_fd());
     let layers: Vec<BorrowedFd<'_>> = lower.layers.iter().map(AsFd::as_fd).collect();
-    let (upper, changes) = if spec.upper_disk {
-        let disk = mount_upper_disk()?;
-        let changes = make_upper(disk.as_fd(), &layers)?;
-        overlay.value("upperdir", &format!("{SLOT}/upper"))?;
-        overlay.value("workdir", &format!("{SLOT}/work"))?;
-        (Some(disk), changes)
-    } else {
-        let changes = make_upper(stage, &layers)?;
-        overlay.value("upperdir", &format!("{STAGE}/upper"))?;
-        overlay.value("workdir", &format!("{STAGE}/work"))?;
-        (None, changes)
+    let (place, path) = match &disk {
+        Some(disk) => (disk.as_fd(), DISK),
+        None => (stage, STAGE),
     };
+    let changes = make_upper(place, &layers)?;
+    overlay.value("upperdir", &format!("{path}/{UPPER}"))?;
+    overlay.value("workdir", &format!("{path}/{WORK}"))?;
     let root = overlay.create(MountAttrFlags::empty())?;
+    let step_mounts = step_mounts(spec, stage, disk.as_ref())?;
     mount::detach(STAGE).context(|| "detach the stage".into())?;
     Ok(Stack {
         root,
         init_layer: lower.init_layer,
         changes,
-        upper,
+        step_mounts,
+        upper: disk,
     })
 }
 
@@ -113,7 +150,7 @@ pub fn stack(spec: &RunSpec) -> Result<Stack, Failure> {
 /// # Errors
 /// As [`stack`].
 pub fn unchanged(spec: &RunSpec) -> Result<Detached, Failure> {
-    let lower = lower(spec)?;
+    let lower = lower(spec, make_stage()?, None, Places::All)?;
     if lower.layers.is_empty() {
         // An overlay without an upper layer wants two; the init layer is all there is.
         return Detached::clone_of(lower.stage.as_fd(), "init")
@@ -126,13 +163,19 @@ pub fn unchanged(spec: &RunSpec) -> Result<Detached, Failure> {
 struct Lower {
     overlay: Setup,
     stage: Detached,
-    layers: Vec<Detached>,
+    /// The highest first.
+    layers: Vec<OwnedFd>,
     init_layer: InitLayer,
 }
 
-fn lower(spec: &RunSpec) -> Result<Lower, Failure> {
+/// `disk` is the writable one, attached at [`DISK`], where earlier steps of a build have left layers.
+fn lower(
+    spec: &RunSpec,
+    stage: Detached,
+    disk: Option<&Detached>,
+    places: Places,
+) -> Result<Lower, Failure> {
     wake::wait_for_disk(IMAGE_DEVICE)?;
-    let stage = make_stage()?;
     let overlay = Setup::new("overlay", "overlay")?;
     // Never follow what a layer's xattrs may say of other places, and never make such xattrs. One
     // device number for all files, as on Docker, whose layers lie on one file system.
@@ -148,16 +191,25 @@ fn lower(spec: &RunSpec) -> Result<Lower, Failure> {
     }
     overlay.value("lowerdir+", &format!("{STAGE}/init"))?;
     let mut layers = Vec::with_capacity(spec.layers.len());
+    if let Some(disk) = disk {
+        for number in (0..spec.sealed).rev() {
+            let path = format!("{SEALED}/{number}");
+            overlay.value("lowerdir+", &format!("{DISK}/{path}"))?;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let layer = openat(disk, path, flags, Mode::empty());
+            layers.push(layer.context(|| format!("open the layer of step {number}"))?);
+        }
+    }
     for (device, extent) in devices(&spec.layers)?.iter().zip(&spec.layers).rev() {
         let layer = mount_layer(device).map_err(|failure| Failure {
             message: format!("layer at {}: {failure}", extent.offset),
             ..failure
         })?;
         overlay.value("lowerdir+", SLOT)?;
-        layers.push(layer);
+        layers.push(layer.into());
     }
-    let places: Vec<BorrowedFd<'_>> = layers.iter().map(AsFd::as_fd).collect();
-    let init_layer = init_layer::build(stage.as_fd(), &places, spec)?;
+    let roots: Vec<BorrowedFd<'_>> = layers.iter().map(AsFd::as_fd).collect();
+    let init_layer = init_layer::build(stage.as_fd(), &roots, spec, places)?;
     Ok(Lower {
         overlay,
         stage,
@@ -172,7 +224,7 @@ fn make_stage() -> Result<Detached, Failure> {
     stage
         .attach_at(STAGE)
         .context(|| format!("mount {STAGE}"))?;
-    for (name, mode) in [("slot", 0o700), ("init", 0o755)] {
+    for (name, mode) in [("slot", 0o700), ("disk", 0o700), ("init", 0o755)] {
         mkdirat(&stage, name, Mode::from_raw_mode(mode))
             .context(|| format!("make {STAGE}/{name}"))?;
     }
@@ -194,25 +246,70 @@ fn mount_upper_disk() -> Result<Detached, Failure> {
     let ext4 = Setup::new("ext4", UPPER_DEVICE)?;
     // The disk's file on the host is sparse: zeroing unused inode tables would fill it.
     ext4.flag("noinit_itable")?;
-    let upper = ext4.create(MountAttrFlags::empty())?;
-    upper
-        .attach_at(SLOT)
-        .context(|| format!("attach {UPPER_DEVICE}"))?;
-    Ok(upper)
+    ext4.create(MountAttrFlags::empty())
+}
+
+/// What a step of a build sees besides, while the stage is attached.
+fn step_mounts(
+    spec: &RunSpec,
+    stage: BorrowedFd<'_>,
+    disk: Option<&Detached>,
+) -> Result<Vec<Share>, Failure> {
+    let mut shares = Vec::with_capacity(spec.step_mounts.len());
+    for (index, mount) in spec.step_mounts.iter().enumerate() {
+        let about = || format!("mount {}", mount.target);
+        let source = match &mount.source {
+            StepSource::Scratch { number, path } => {
+                let disk = disk.ok_or_else(|| Failure::other("there is no writable disk"))?;
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let aside = openat(disk, format!("{SCRATCH}/{number}"), flags, Mode::empty())
+                    .context(about)?;
+                match paths::open(aside.as_fd(), path, Want::Directory) {
+                    Err(Errno::NOTDIR) => paths::open(aside.as_fd(), path, Want::NewFile),
+                    found => found,
+                }
+                .config(|| format!("mount {}: find {path:?}", mount.target))?
+            }
+            StepSource::Secret {
+                content,
+                mode,
+                uid,
+                gid,
+            } => {
+                let name = format!("secret-{index}");
+                init_layer::write(stage, &name, (*mode).into(), content)?;
+                let (uid, gid) = (Uid::from_raw(*uid), Gid::from_raw(*gid));
+                chownat(stage, &name, Some(uid), Some(gid), AtFlags::empty()).context(about)?;
+                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                openat(stage, name, flags, Mode::empty()).context(about)?
+            }
+        };
+        let status = statat(&source, "", AtFlags::EMPTY_PATH).context(about)?;
+        let view = Detached::clone_of(source.as_fd(), "").context(about)?;
+        if mount.read_only {
+            view.make_read_only().context(about)?;
+        }
+        shares.push(Share {
+            target: mount.target.clone(),
+            mount: view,
+            is_directory: FileType::from_raw_mode(status.st_mode) == FileType::Directory,
+        });
+    }
+    Ok(shares)
 }
 
 /// The two directories that an overlay wants. A new upper directory is the container's `/`, so it
 /// starts as the image's. It is returned.
 fn make_upper(disk: BorrowedFd<'_>, layers: &[BorrowedFd<'_>]) -> Result<OwnedFd, Failure> {
-    match mkdirat(disk, "work", Mode::from_raw_mode(0o700)) {
+    match mkdirat(disk, WORK, Mode::from_raw_mode(0o700)) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno).context(|| "make the work directory".into()),
     }
-    match mkdirat(disk, "upper", Mode::from_raw_mode(0o755)) {
+    match mkdirat(disk, UPPER, Mode::from_raw_mode(0o755)) {
         Ok(()) => {
             if let Some(image) = init_layer::directory(layers, "") {
                 Attributes::of(image.as_fd())
-                    .and_then(|attributes| attributes.apply(disk, "upper"))
+                    .and_then(|attributes| attributes.apply(disk, UPPER))
                     .context(|| "copy the attributes of the image's root".into())?;
             }
         }
@@ -220,7 +317,7 @@ fn make_upper(disk: BorrowedFd<'_>, layers: &[BorrowedFd<'_>]) -> Result<OwnedFd
         Err(errno) => return Err(errno).context(|| "make the upper directory".into()),
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat(disk, "upper", flags, Mode::empty()).context(|| "open the upper directory".into())
+    openat(disk, UPPER, flags, Mode::empty()).context(|| "open the upper directory".into())
 }
 
 /// A block device for each layer. One layer at the start needs no partition.

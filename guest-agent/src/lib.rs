@@ -1,7 +1,8 @@
 //! The guest agent: PID 1 of every VM.
 //!
 //! A converter VM unpacks one layer ([`convert`], [`unpack`]); a run VM stacks an image's layers
-//! and runs its process as Docker would ([`container`]). It is a library so that its parts can be
+//! and runs its process as Docker would ([`container`]), a builder VM does so for each step of a build
+//! ([`build`]). It is a library so that its parts can be
 //! tested without being PID 1; the program itself is [`init::run`].
 //!
 //! One process, no threads: a container is set up by a child that the agent clones, what the host
@@ -21,6 +22,7 @@
 //! connected before that process starts. Only the streams of a later exec or task are offered while
 //! the workload runs; the host picks their ports at random for that reason.
 
+pub mod build;
 pub mod caps;
 pub mod cgroup;
 pub mod container;

@@ -1,7 +1,7 @@
 //! The container's namespaces: new ones for its first process, joining them for others.
 //!
 //! Called by [`crate::container`] and [`crate::tasks`]. The network namespace is the VM's own, since the VM's network is
-//! the container's.
+//! the container's; but for a step of a build that is to have none.
 // unshare(2) is unsafe in general: it can split what other threads hold in common.
 #![allow(unsafe_code)]
 
@@ -16,6 +16,7 @@ use rustix::thread::{
 };
 
 use crate::failure::{Context, Failure};
+use crate::loopback;
 
 /// What the first process is cloned into. The cgroup namespace is not among them: it would be
 /// rooted at the agent's group instead of the container's.
@@ -30,6 +31,12 @@ pub fn complete(spec: &RunSpec) -> Result<(), Failure> {
     // SAFETY: this process has one thread, and a cgroup namespace holds no memory or descriptors.
     unsafe { unshare_unsafe(UnshareFlags::NEWCGROUP) }
         .context(|| "make a cgroup namespace".into())?;
+    if spec.network_none {
+        // SAFETY: as above, of a network namespace.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
+            .and_then(|()| loopback::up())
+            .context(|| "make a network namespace".into())?;
+    }
     sethostname(spec.hostname.as_bytes())
         .config(|| format!("set the host name {:?}", spec.hostname))?;
     if !spec.domainname.is_empty() {

@@ -7,8 +7,10 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use protocol::FILES_TAG;
-use protocol::spec::{CopyUp, MountSpec};
-use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
+use protocol::spec::{CopyUp, MountSpec, Owned};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, StatxFlags, Uid, fchmod, fchown, openat, statx,
+};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
@@ -63,6 +65,11 @@ fn share(spec: &MountSpec, root: BorrowedFd<'_>) -> Result<Share, Failure> {
             ..failure
         })?;
     }
+    if let Some(owned) = &spec.owned
+        && is_directory
+    {
+        own(mount.as_fd(), owned).context(about)?;
+    }
     if spec.read_only {
         mount.make_read_only().context(about)?;
     }
@@ -71,6 +78,19 @@ fn share(spec: &MountSpec, root: BorrowedFd<'_>) -> Result<Share, Failure> {
         mount,
         is_directory,
     })
+}
+
+/// Gives an empty directory its owner and permissions. One with something in it has had them.
+fn own(directory: BorrowedFd<'_>, owned: &Owned) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = openat(directory, ".", flags, Mode::empty())?;
+    let mut names = Dir::read_from(&directory)?.flatten();
+    if names.any(|entry| !matches!(entry.file_name().to_bytes(), b"." | b"..")) {
+        return Ok(());
+    }
+    let (uid, gid) = (Uid::from_raw(owned.uid), Gid::from_raw(owned.gid));
+    fchown(&directory, Some(uid), Some(gid))?;
+    fchmod(&directory, Mode::from_raw_mode(owned.mode.into()))
 }
 
 /// Gives a volume what the image has at its target.

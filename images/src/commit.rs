@@ -8,6 +8,7 @@ use std::io::Read;
 
 use serde_json::{Map, Value, json};
 
+use crate::build::EMPTY_TAR_BYTES;
 use crate::config::{History, ImageConfig};
 use crate::digest::Digest;
 use crate::image::Image;
@@ -15,9 +16,6 @@ use crate::limits::{LAYER_BYTES, LAYERS, MANIFEST_BYTES};
 use crate::manifest::{DOCKER_MANIFEST, ManifestError};
 use crate::reference::Reference;
 use crate::store::{Store, StoreError};
-
-/// Bytes of a tar without entries: no layer is made of it, as in Docker.
-const EMPTY_TAR_BYTES: u64 = 1024;
 
 /// Makes an image of `base` and a layer, with `config` in place of its config, and gives it `names`.
 /// Of `config`, the list of layers is not looked at; `step` becomes the last of its history.

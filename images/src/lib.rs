@@ -18,9 +18,12 @@
 //! not be called from an async task.
 
 pub mod archive;
+pub mod build;
 pub mod commit;
 pub mod config;
+pub mod context;
 pub mod digest;
+pub mod dockerfile;
 mod escape;
 pub mod image;
 pub mod inspect;

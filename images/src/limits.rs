@@ -38,6 +38,14 @@ pub const LAYER_BYTES: u64 = 64 * GIB;
 /// Bytes of all layers of an image as stored.
 pub const IMAGE_BYTES: u64 = 128 * GIB;
 
+// -- builds
+
+/// Steps that the build cache knows; those of use longest ago are forgotten. A large project has some
+/// hundred.
+pub const BUILD_STEPS: usize = 4_096;
+/// Bytes of one record of the build cache: an instruction and two numbers.
+pub const BUILD_STEP_BYTES: u64 = 2 * MIB;
+
 // -- references (the grammar's own limits)
 
 /// Bytes of a repository name with its registry.

@@ -438,6 +438,10 @@ impl Store {
         Ok(files::replace(&self.index_path(), &bytes)?)
     }
 
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     fn blobs(&self) -> PathBuf {
         self.root.join("blobs").join("sha256")
     }

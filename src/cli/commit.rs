@@ -116,7 +116,7 @@ fn layer(
     step: History,
     names: &[Reference],
 ) -> Result<Digest> {
-    let mut stream = access.begin_reading(Task::Layer)?;
+    let mut stream = access.begin_reading(Task::Layer { latest: None })?;
     let mut whole = Whole {
         stream: &mut stream,
         access,

@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
+use super::build::surface::BUILD;
 use super::surface::{ALIASES, Fate, Flag, Form, IMAGE, RUN};
 use super::{values, variables};
 
@@ -170,8 +171,8 @@ fn footnotes() -> String {
 }
 
 /// A flag as Docker's messages have it: `-m, --memory`.
-fn shown(name: &str) -> String {
-    let short = RUN
+fn shown(table: &[Flag], name: &str) -> String {
+    let short = table
         .iter()
         .find(|flag| flag.name == name)
         .and_then(|flag| flag.short);
@@ -181,9 +182,44 @@ fn shown(name: &str) -> String {
     }
 }
 
+/// The words of `build`.
+const WORDS_OF_BUILD: &str = "PATH | -";
+
+/// The parser of `build`.
+#[must_use]
+pub fn build_command() -> Command {
+    let words = Arg::new(WORDS_OF_BUILD)
+        .action(ArgAction::Append)
+        .num_args(1)
+        .required(true)
+        .hide(true);
+    let refused = BUILD
+        .iter()
+        .filter(|flag| matches!(flag.fate, Fate::Refused(_)));
+    let refused: Vec<String> = refused.map(|flag| format!("--{}", flag.name)).collect();
+    let mut command = Command::new("build")
+        .about("Build an image from a Dockerfile, each step in a microVM")
+        .override_usage(format!("bulkhead build [OPTIONS] {WORDS_OF_BUILD}"))
+        .after_help(format!(
+            "Refused, each with its reason when it is used:\n  {}\n\n{}",
+            refused.join(" "),
+            variables::of_build()
+        ))
+        .disable_help_flag(true)
+        .args_override_self(true)
+        .arg(words);
+    for flag in &BUILD {
+        command = command.arg(argument(flag));
+    }
+    command
+}
+
 /// The parsed flags and words, with everything that this version does not do refused.
 #[derive(Debug)]
-pub struct Flags(ArgMatches);
+pub struct Flags {
+    table: &'static [Flag],
+    matches: ArgMatches,
+}
 
 impl Flags {
     /// Checks what was parsed against the table.
@@ -191,8 +227,20 @@ impl Flags {
     /// # Errors
     /// The sentence of the first flag that is refused.
     pub fn check(matches: ArgMatches) -> Result<Self> {
-        let flags = Self(matches);
-        for flag in RUN.iter().filter(|flag| flag.name != "help") {
+        Self::check_of(&RUN, matches)
+    }
+
+    /// As [`Self::check`], of `build`.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn check_build(matches: ArgMatches) -> Result<Self> {
+        Self::check_of(&BUILD, matches)
+    }
+
+    fn check_of(table: &'static [Flag], matches: ArgMatches) -> Result<Self> {
+        let flags = Self { table, matches };
+        for flag in table.iter().filter(|flag| flag.name != "help") {
             let given = flags.given(flag)?;
             match flag.fate {
                 Fate::Refused(why) if !given.is_empty() => {
@@ -226,7 +274,8 @@ impl Flags {
     /// Warnings for what is accepted without effect.
     #[must_use]
     pub fn warnings(&self) -> Vec<&'static str> {
-        RUN.iter()
+        self.table
+            .iter()
             .filter_map(|flag| match (flag.fate, self.given(flag)) {
                 (Fate::Warns(text), Ok(given)) if given.iter().any(|value| value != "0") => {
                     Some(text)
@@ -243,7 +292,7 @@ impl Flags {
             return Vec::new();
         }
         // `create` has fewer of them.
-        self.0
+        self.matches
             .try_get_many::<String>(name)
             .unwrap_or_default()
             .into_iter()
@@ -283,7 +332,7 @@ impl Flags {
                 Ok(value) => Ok(value),
                 Err(cause) => bail!(
                     "invalid argument \"{text}\" for \"{}\" flag: {cause:#}",
-                    shown(name)
+                    shown(self.table, name)
                 ),
             })
             .collect()
@@ -310,8 +359,18 @@ impl Flags {
     /// Image, command and arguments.
     #[must_use]
     pub fn words(&self) -> Vec<String> {
-        self.0
-            .get_many::<String>(WORDS)
+        self.strings(WORDS)
+    }
+
+    /// What `build` is to build.
+    #[must_use]
+    pub fn words_of_build(&self) -> Vec<String> {
+        self.strings(WORDS_OF_BUILD)
+    }
+
+    fn strings(&self, name: &str) -> Vec<String> {
+        self.matches
+            .get_many::<String>(name)
             .into_iter()
             .flatten()
             .cloned()

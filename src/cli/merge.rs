@@ -81,6 +81,9 @@ pub fn launch(
             devices: storage.devices.clone(),
             // The supervisor's to say, as it starts the network.
             network: None,
+            sealed: 0,
+            network_none: false,
+            step_mounts: Vec::new(),
             process: process_spec(options, image, hostname, host)?,
         },
         network: network(options, image)?,

@@ -3,6 +3,7 @@
 //! Called by `main`. It knows no KVM and no agent: that is `sandbox`'s.
 
 mod attach;
+mod build;
 mod commit;
 pub mod complaint;
 mod cp;
@@ -266,6 +267,8 @@ pub fn command() -> clap::Command {
         .subcommand(flags::run_command().display_order(0))
         .subcommand(flags::create_command().display_order(1))
         .subcommand(flags::update_command())
+        .subcommand(flags::build_command().display_order(2))
+        .mut_subcommand("image", |group| group.subcommand(flags::build_command()))
         .mut_subcommand("container", |group| {
             group
                 .subcommand(flags::run_command())
@@ -281,11 +284,16 @@ pub fn command() -> clap::Command {
 pub fn with_flags_of_run(matches: &ArgMatches, began: u64) -> Option<Result<u8>> {
     let (verb, matches) = match matches.subcommand()? {
         ("container", group) => group.subcommand()?,
+        ("image", group) if group.subcommand_name() == Some("build") => group.subcommand()?,
         verb => verb,
     };
     match verb {
         "run" => Some(run::run(matches.clone(), began)),
         "create" => Some(run::create(matches.clone())),
+        "build" => Some(build::run(matches.clone()).or_else(|error| {
+            complaint::complain(&error);
+            Ok(build::code(&error))
+        })),
         "update" => Some(match update::run(matches.clone()) {
             Ok(()) => Ok(0),
             Err(error) => {

@@ -287,7 +287,10 @@ fn launch(options: &RunOptions, image: &Image, id: &str) -> Result<Launch> {
 }
 
 /// The image by the pull policy.
-fn find_image(options: &ImageOptions, store: &Store) -> Result<Image> {
+///
+/// # Errors
+/// There is none, or it can't be pulled.
+pub fn find_image(options: &ImageOptions, store: &Store) -> Result<Image> {
     let ImageOptions {
         name,
         platform,

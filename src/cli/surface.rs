@@ -60,7 +60,8 @@ const OWN_KERNEL: &str =
 const BLOCK_IO: &str = "the host's block devices are unknown inside a VM; remove the flag";
 const WINDOWS: &str = "it is for Windows containers; remove the flag";
 
-const fn flag(
+/// A line of a table.
+pub const fn flag(
     name: &'static str,
     short: Option<char>,
     form: Form,

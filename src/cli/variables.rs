@@ -2,6 +2,7 @@
 //!
 //! Verbs name those they read; the README has the same list.
 
+use super::build::EPOCH_VARIABLE;
 use super::pull::{CA_VARIABLE, INSECURE_VARIABLE};
 use crate::sandbox::paths::{GUEST_VARIABLE, ROOT_VARIABLE};
 use crate::sandbox::template::TEMPLATES_VARIABLE;
@@ -37,6 +38,16 @@ const OF_PULL: usize = 3;
 #[must_use]
 pub fn of_pull() -> String {
     section(ALL.iter().take(OF_PULL))
+}
+
+/// The end of `build --help`: it may pull, too.
+#[must_use]
+pub fn of_build() -> String {
+    let own = [(
+        EPOCH_VARIABLE,
+        "seconds since 1970: the time of all that is made, so that the same input gives the same image",
+    )];
+    section(own.iter().chain(ALL.iter()))
 }
 
 /// The end of `run --help`: a run may pull.

@@ -20,3 +20,9 @@ pub fn now() -> String {
 
 /// Docker's zero time: it has not happened.
 pub const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
+
+/// A moment in seconds since 1970, as Docker writes it; the zero time where there is no such year.
+#[must_use]
+pub fn rfc3339(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).map_or_else(|_| ZERO_TIME.to_owned(), |at| at.to_string())
+}

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use images::layers::Begin;
-use images::{Layer, LayerDisk, LayerDisks, Store};
+use images::{Layer, LayerDisk, LayerDisks, LayerKey, Store};
 use protocol::message::{Converted, Event, Request};
 use protocol::spec::{Compression, ConvertLimits, ConvertSpec, LayerExtent};
 
@@ -226,10 +226,53 @@ pub fn of_container(
     folder: &Folder,
     launch: &Launch,
 ) -> Result<(Vec<LayerExtent>, Vec<DiskSource>)> {
+    let (extents, image) = of_layers(root, &launch.layers)?;
+    let path = folder.upper();
+    let upper = match OpenOptions::new().read(true).write(true).open(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            create_writable(root, &path, launch.writable_bytes)?
+        }
+        other => other.with_context(|| format!("open {}", path.display()))?,
+    };
+    let writable = DiskSource::Writable {
+        file: upper,
+        bytes: launch.writable_bytes,
+        durable: !launch.auto_remove,
+    };
+    Ok((extents, vec![image, writable]))
+}
+
+/// The disks of a VM that leaves nothing: layers end to end, and a writable one that goes with it.
+/// Also where the layers lie on the first.
+///
+/// # Errors
+/// As [`of_container`].
+pub fn for_a_while(
+    root: &Root,
+    layers: &[LayerKey],
+    writable_bytes: u64,
+) -> Result<(Vec<LayerExtent>, Vec<DiskSource>)> {
+    let (extents, image) = of_layers(root, layers)?;
+    let folder = tempfile::Builder::new()
+        .prefix(NEW_WRITABLE)
+        .tempdir_in(root.disks())
+        .context("create a writable disk")?;
+    // It has no name from here on, so that nothing is left of it whatever happens.
+    let file = create_writable(root, &folder.path().join("disk"), writable_bytes)?;
+    let writable = DiskSource::Writable {
+        file,
+        bytes: writable_bytes,
+        durable: false,
+    };
+    Ok((extents, vec![image, writable]))
+}
+
+/// Layers end to end, and where they lie.
+fn of_layers(root: &Root, layers: &[LayerKey]) -> Result<(Vec<LayerExtent>, DiskSource)> {
     let disks = Store::open(&root.images())?.layer_disks()?;
     let (mut extents, mut segments) = (Vec::new(), Vec::new());
     let mut offset = 0;
-    for key in &launch.layers {
+    for key in layers {
         let disk = disks
             .get(key)?
             .with_context(|| format!("the disk of layer {} is missing", key.diff_id))?;
@@ -243,19 +286,7 @@ pub fn of_container(
             len: disk.len,
         });
     }
-    let path = folder.upper();
-    let upper = match OpenOptions::new().read(true).write(true).open(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            create_writable(root, &path, launch.writable_bytes)?
-        }
-        other => other.with_context(|| format!("open {}", path.display()))?,
-    };
-    let writable = DiskSource::Writable {
-        file: upper,
-        bytes: launch.writable_bytes,
-        durable: !launch.auto_remove,
-    };
-    Ok((extents, vec![DiskSource::ReadOnly(segments), writable]))
+    Ok((extents, DiskSource::ReadOnly(segments)))
 }
 
 /// Makes `path` a blank ext4 of `bytes`, sparse. The blank of each size is made once by `mke2fs`
@@ -297,6 +328,9 @@ const MKE2FS: [&str; 12] = [
     "-O",
     "^resize_inode",
 ];
+
+/// What begins the names of folders with a writable disk that is about to lose its name.
+const NEW_WRITABLE: &str = ".writable-";
 
 /// What begins the names of blank disks that are being made, or that nobody finished.
 const NEW_BLANK: &str = ".blank-";

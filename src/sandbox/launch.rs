@@ -65,6 +65,7 @@ impl Launch {
                 target: mount.target.clone(),
                 read_only: mount.read_only,
                 copy_up: CopyUp::No,
+                owned: None,
             })
             .collect();
         self.mounts = mounts;

@@ -11,6 +11,7 @@
 pub mod access;
 pub mod agent;
 pub mod attach;
+pub mod build;
 pub mod client;
 pub mod clock;
 pub mod containers;

@@ -8,6 +8,7 @@
 //!   containers/<id>/            one container's state, see state.rs
 //!   templates/<key>/            VMs that have booted already, see template.rs
 //!   events.log, events.log.1    what happened, see events.rs
+//!   build-mounts/<digest>/      what RUN --mount=type=cache shares, see build/stage.rs
 //!   volumes/<name>/             what containers share and leave, see volumes.rs
 //! ```
 
@@ -85,6 +86,12 @@ impl Root {
     #[must_use]
     pub fn volumes(&self) -> PathBuf {
         self.0.join("volumes")
+    }
+
+    /// Folders of `RUN --mount=type=cache`.
+    #[must_use]
+    pub fn build_mounts(&self) -> PathBuf {
+        self.0.join("build-mounts")
     }
 
     /// One folder per container.

@@ -17,6 +17,10 @@ const EDGES: &[(&str, &str)] = &[
     ("bulkhead", "bulkhead-tar"),
     ("bulkhead", "vmm"),
     ("bulkhead-harness", "bulkhead-fixtures"),
+    // Patterns and modes of a Dockerfile mean the same on both sides of a VM's border.
+    ("bulkhead-images", "bulkhead-protocol"),
+    // What a build takes from a folder goes to its VM as a tar.
+    ("bulkhead-images", "bulkhead-tar"),
     ("guest-agent", "bulkhead-protocol"),
     ("guest-agent", "bulkhead-tar"),
 ];

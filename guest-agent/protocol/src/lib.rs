@@ -21,7 +21,7 @@
 //! ```text
 //! guest -> Event::Hello                            version, kernel
 //! host  -> Request::Wake                           the guest may have slept in a template
-//! host  -> Request::Run | Request::Hold | Request::Convert
+//! host  -> Request::Run | Request::Hold | Request::Build | Request::Convert
 //! run:     Event::Started | Event::Failed
 //!          Request::Signal, Resize, Exec, Task …   any time after Started
 //!          Event::TaskEnded                        once for each Task
@@ -30,12 +30,18 @@
 //!          Event::Exited                           after every byte of its output was sent
 //! hold:    Event::Held | Event::Failed
 //!          Request::Task …, Event::TaskEnded       until Request::Shutdown
+//! build:   Event::Held | Event::Failed
+//!          Request::Task …, Event::TaskEnded       any time
+//!          Request::Run, then as above to Exited   once for each step that runs something
+//!          Request::Seal, then Event::Sealed       after each step; until Request::Shutdown
 //! convert: Event::Converting* then Event::Converted | Event::Failed
 //! guest -> Event::Bye                              file systems are clean; power-off follows
 //! ```
 
 pub mod frame;
 pub mod message;
+pub mod mode;
+pub mod pattern;
 pub mod spec;
 pub mod task;
 

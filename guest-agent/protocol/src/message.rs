@@ -28,6 +28,12 @@ pub enum Request {
     /// Stack the layers as for a run, and run nothing: the container's files are to be looked at
     /// or changed. The second request of a VM for a container that is stopped.
     Hold(Box<RunSpec>),
+    /// Stack the layers for the steps of a build: as [`Request::Hold`], and processes run one after
+    /// the other, each with a [`Request::Run`] of its own. The second request of a builder VM.
+    Build(Box<RunSpec>),
+    /// What the last step changed becomes a layer below what the next one changes; answered by
+    /// [`Event::Sealed`].
+    Seal,
     /// Unpack a layer. The second and last request of a converter VM.
     Convert(Box<ConvertSpec>),
     /// Start another process in the running container.
@@ -91,6 +97,8 @@ pub enum Event {
     },
     /// The container's files are there; it runs nothing.
     Held,
+    /// A step's changes lie below now, or why not, in one sentence.
+    Sealed(Option<String>),
     /// A task is over.
     TaskEnded {
         /// Which one.

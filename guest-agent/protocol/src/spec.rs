@@ -54,9 +54,56 @@ pub struct RunSpec {
     /// The network card; without it there is only the loopback.
     #[serde(default)]
     pub network: Option<NetworkSpec>,
+    /// Layers of earlier steps that lie on the writable disk, between the image's and this one's.
+    #[serde(default)]
+    pub sealed: u32,
+    /// Whether its processes have a loopback only, whatever the VM has.
+    #[serde(default)]
+    pub network_none: bool,
+    /// What a step of a build sees besides: `RUN --mount`.
+    #[serde(default)]
+    pub step_mounts: Vec<StepMount>,
     /// What to run as the main process.
     pub process: ProcessSpec,
 }
+
+/// Something that a step of a build sees and its layer does not have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepMount {
+    /// Absolute path in the container; made when it is missing.
+    pub target: String,
+    /// What is there.
+    pub source: StepSource,
+    /// Whether it can't be changed. What is changed is lost.
+    pub read_only: bool,
+}
+
+/// What a [`StepMount`] shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepSource {
+    /// A path in what a [`crate::task::PlaceTarget::Scratch`] has put aside.
+    Scratch {
+        /// Its number.
+        number: u32,
+        /// The path in it.
+        path: String,
+    },
+    /// A file of this content, in memory.
+    Secret {
+        /// At most [`SECRET_BYTES`].
+        content: Vec<u8>,
+        /// Permissions.
+        mode: u16,
+        /// Owner.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+    },
+}
+
+/// Most bytes of a secret; the message that carries it fits a frame.
+pub const SECRET_BYTES: usize = 125_000;
 
 /// The one network interface of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +130,20 @@ pub struct MountSpec {
     pub read_only: bool,
     /// Whether it takes what the image has at the target.
     pub copy_up: CopyUp,
+    /// Owner, group and permissions that an empty directory gets.
+    #[serde(default)]
+    pub owned: Option<Owned>,
+}
+
+/// Owner, group and permissions of a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owned {
+    /// Owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Permissions.
+    pub mode: u16,
 }
 
 /// Whether a volume takes the image's content at its target before it is mounted there.

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::message::FailureKind;
+use crate::mode::Mode;
 
 /// Names a task; chosen by the host, used once.
 pub type TaskId = u32;
@@ -35,7 +36,22 @@ pub enum Task {
     Export,
     /// Write a tar of what the container changed to the stream, as an OCI layer (image
     /// specification, layer.md).
-    Layer,
+    Layer {
+        /// Times after this one, in seconds since 1970, become this one (`SOURCE_DATE_EPOCH`).
+        #[serde(default)]
+        latest: Option<i64>,
+    },
+    /// Write a tar of what patterns match to the stream, as [`Task::Place`] takes it.
+    Gather(Gather),
+    /// Put what comes over the stream into a step's files, by the rules of `COPY` and `ADD`.
+    Place(Place),
+    /// Make a directory and those above it, if it is missing; what `WORKDIR` does.
+    MakeDirectory {
+        /// Where.
+        path: String,
+        /// Whom what is made is to belong to, in Docker's user syntax.
+        owner: Option<String>,
+    },
     /// Unpack a tar from the stream into a directory. A directory never takes the place of something else, nor the
     /// other way round.
     Extract {
@@ -50,6 +66,52 @@ pub enum Task {
     Processes,
     /// Say what the container uses: [`Outcome::Usage`].
     Usage,
+}
+
+/// What a `COPY --from` takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gather {
+    /// Paths from the root on, each a pattern ([`crate::pattern::Pattern::shallow`], with `parents`
+    /// [`crate::pattern::Pattern::deep`]). One that matches nothing is an error.
+    pub sources: Vec<String>,
+    /// What to leave out: patterns of names as they would be in the archive
+    /// ([`crate::pattern::Pattern::deep`]).
+    pub excludes: Vec<String>,
+    /// Whether a source keeps the directories above it, from `/./` on or all of them: `--parents`.
+    pub parents: bool,
+}
+
+/// Where and how a `COPY` or `ADD` puts its files.
+///
+/// The archive says what each source was: a directory begins with an entry for the root, and what is
+/// in it follows; a file is one entry of its base name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Where to.
+    pub target: PlaceTarget,
+    /// Whom everything is to belong to, in Docker's user syntax.
+    pub owner: Option<String>,
+    /// `--chmod`: the permissions of everything that is no link.
+    pub mode: Option<Mode>,
+    /// Whether files that are archives are unpacked.
+    pub unpack: bool,
+    /// Whether links in the way are replaced by directories instead of followed: `--link`.
+    pub replace_links: bool,
+}
+
+/// Where a [`Place`] puts its files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlaceTarget {
+    /// Into the step's root.
+    Root {
+        /// Absolute path.
+        path: String,
+        /// Whether that is a directory, whatever comes; else a sole file takes its place.
+        is_directory: bool,
+    },
+    /// Into an empty directory beside it, for [`crate::spec::StepSource::Scratch`].
+    Scratch(u32),
 }
 
 /// How a task went.
@@ -88,7 +150,10 @@ impl Task {
     /// Whether it takes a stream.
     #[must_use]
     pub fn has_stream(&self) -> bool {
-        !matches!(self, Self::Stat { .. } | Self::Usage)
+        !matches!(
+            self,
+            Self::Stat { .. } | Self::Usage | Self::MakeDirectory { .. }
+        )
     }
 }
 
@@ -300,6 +365,11 @@ mod tests {
             follow: true,
         };
         assert!(!stat.has_stream() && !Task::Usage.has_stream());
+        let make = Task::MakeDirectory {
+            path: String::new(),
+            owner: None,
+        };
+        assert!(!make.has_stream());
         assert!(Task::Export.has_stream() && Task::Processes.has_stream());
     }
 }

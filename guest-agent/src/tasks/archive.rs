@@ -70,23 +70,21 @@ pub fn of_one(found: Found, name: &[u8], to: impl Write) -> Result<(), Failure> 
 /// # Errors
 /// As [`of_one`].
 pub fn of_root(root: BorrowedFd<'_>, to: impl Write) -> Result<(), Failure> {
-    of_all(As::Files, root, to)
+    Archive::new(As::Files, to).all(root)
 }
 
 /// Writes the upper layer of an overlay as an OCI layer.
 ///
 /// # Errors
 /// As [`of_one`], and that a file's name has a meaning in a layer.
-pub fn of_changes(upper: BorrowedFd<'_>, to: impl Write) -> Result<(), Failure> {
-    of_all(As::Layer, upper, to)
-}
-
-fn of_all(reading: As, root: BorrowedFd<'_>, to: impl Write) -> Result<(), Failure> {
-    let mut archive = Archive::new(reading, to);
-    let root = place::look_in(root, b".").context(|| "open the container's root".into())?;
-    archive.device = root.stat.st_dev;
-    archive.walk(root.fd, b"")?;
-    archive.finish()
+pub fn of_changes(
+    upper: BorrowedFd<'_>,
+    latest: Option<i64>,
+    to: impl Write,
+) -> Result<(), Failure> {
+    let mut archive = Archive::new(As::Layer, to);
+    archive.latest = latest;
+    archive.all(upper)
 }
 
 /// A directory on the way to the current one.
@@ -100,8 +98,15 @@ struct Level {
     bytes: usize,
 }
 
-struct Archive<W: Write> {
+/// Whether a path is left out.
+pub(super) type Excludes<'a> = &'a dyn Fn(&[u8]) -> bool;
+
+pub(super) struct Archive<'a, W: Write> {
     reading: As,
+    /// What times are at most, in seconds since 1970.
+    latest: Option<i64>,
+    /// Whether what lies at a path is left out, with what is below it.
+    pub(super) is_excluded: Option<Excludes<'a>>,
     tar: TarWriter<BufWriter<W>>,
     /// Device of where it begins.
     device: u64,
@@ -112,10 +117,17 @@ struct Archive<W: Write> {
     buffer: Vec<u8>,
 }
 
-impl<W: Write> Archive<W> {
+impl<'a, W: Write> Archive<'a, W> {
+    /// An archive of files as they are.
+    pub(super) fn of_files(to: W) -> Self {
+        Self::new(As::Files, to)
+    }
+
     fn new(reading: As, to: W) -> Self {
         Self {
             reading,
+            latest: None,
+            is_excluded: None,
             tar: TarWriter::new(BufWriter::with_capacity(BUFFER_LEN, to)),
             device: 0,
             links: HashMap::new(),
@@ -125,12 +137,25 @@ impl<W: Write> Archive<W> {
         }
     }
 
-    fn finish(self) -> Result<(), Failure> {
+    /// Everything below a root, and the end.
+    fn all(mut self, root: BorrowedFd<'_>) -> Result<(), Failure> {
+        let root = place::look_in(root, b".").context(|| "open the container's root".into())?;
+        self.begin_at(&root);
+        self.walk(root.fd, b"")?;
+        self.finish()
+    }
+
+    /// What is on another file system than this is entered only if it is one of files.
+    pub(super) fn begin_at(&mut self, found: &Found) {
+        self.device = found.stat.st_dev;
+    }
+
+    pub(super) fn finish(self) -> Result<(), Failure> {
         self.tar.finish().map(drop).context(writing)
     }
 
     /// Archives what is in a directory, whose own path is `path`.
-    fn walk(&mut self, dir: OwnedFd, path: &[u8]) -> Result<(), Failure> {
+    pub(super) fn walk(&mut self, dir: OwnedFd, path: &[u8]) -> Result<(), Failure> {
         let mut path = path.to_vec();
         let mut levels = vec![self.level(dir, &path)?];
         while let Some(level) = levels.last_mut() {
@@ -149,6 +174,9 @@ impl<W: Write> Archive<W> {
                     "a path of {} bytes, the limit is {PATH_MAX}",
                     path.len()
                 )));
+            }
+            if self.is_excluded.is_some_and(|excludes| excludes(&path)) {
+                continue;
             }
             let found = match place::look_in(level.dir.as_fd(), &name) {
                 // Gone, or something else by now, and on its way to be gone.
@@ -186,7 +214,7 @@ impl<W: Write> Archive<W> {
     }
 
     /// Archives one file; of a directory, what is open of it comes back when it is to be entered.
-    fn put(&mut self, found: Found, path: &[u8]) -> Result<Option<OwnedFd>, Failure> {
+    pub(super) fn put(&mut self, found: Found, path: &[u8]) -> Result<Option<OwnedFd>, Failure> {
         let about = || format!("read {}", shown(path));
         let Found { fd, stat } = found;
         let kind = match place::kind(&stat) {
@@ -211,6 +239,9 @@ impl<W: Write> Archive<W> {
             }
         }
         let mut entry = entry(&stat, kind, path);
+        if let Some(latest) = self.latest.filter(|latest| entry.mtime > (*latest, 0)) {
+            entry.mtime = (latest, 0);
+        }
         match kind {
             EntryKind::Symlink => entry.link = place::link(fd.as_fd()).context(about)?,
             EntryKind::File | EntryKind::Directory => {

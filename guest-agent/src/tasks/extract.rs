@@ -49,35 +49,30 @@ pub fn into(
     // So that a path that is none is told before anything else.
     paths::open(root, path, Want::Directory).config(|| format!("open {path}"))?;
     let owner = owner.map(|owner| identity(root, owner)).transpose()?;
-    let mut extraction = Extraction {
-        root,
-        target: path.trim_end_matches('/').as_bytes(),
-        owner,
-        times: Vec::new(),
-        times_bytes: 0,
-    };
-    let mut tar = TarReader::new(from);
-    let mut entries = 0;
-    while let Some(entry) = tar.next_entry().map_err(bad)? {
-        entries += 1;
-        if entries > ENTRIES_MAX {
-            return Err(Failure::new(
-                FailureKind::LimitExceeded,
-                format!("the archive has more than {ENTRIES_MAX} entries"),
-            ));
-        }
-        extraction.put(&entry, &mut tar)?;
-    }
+    let mut extraction = Extraction::new(root, path.as_bytes(), owner);
+    extraction.all(TarReader::new(from))?;
     extraction.set_times();
     Ok(())
 }
 
-fn bad(error: tarball::TarError) -> Failure {
+pub(super) fn bad(error: tarball::TarError) -> Failure {
     Failure::bad_config(error.to_string())
 }
 
-/// Whom Docker's `-a` gives the files to.
-fn identity(root: BorrowedFd<'_>, owner: &str) -> Result<(u32, u32), Failure> {
+/// What an archive has of its current entry.
+pub(super) struct Data<'a, R>(pub(super) &'a mut TarReader<R>);
+
+impl<R: Read> Read for Data<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buffer).map_err(std::io::Error::other)
+    }
+}
+
+/// Whom Docker's `-a` and `--chown` give the files to.
+///
+/// # Errors
+/// A name that the container's files don't have.
+pub(super) fn identity(root: BorrowedFd<'_>, owner: &str) -> Result<(u32, u32), Failure> {
     let read = |path| match paths::read(root, path, USERS_MAX) {
         Ok(bytes) => Ok(bytes),
         Err(paths::ReadError::Io(Errno::NOENT | Errno::NOTDIR)) => Ok(Vec::new()),
@@ -89,18 +84,54 @@ fn identity(root: BorrowedFd<'_>, owner: &str) -> Result<(u32, u32), Failure> {
     Ok((identity.uid, identity.gid))
 }
 
-struct Extraction<'a> {
+pub(super) struct Extraction<'a> {
     root: BorrowedFd<'a>,
     /// The directory, without a slash at its end.
     target: &'a [u8],
     owner: Option<(u32, u32)>,
+    /// What becomes of the archive's permissions.
+    pub(super) mode: Option<&'a protocol::mode::Mode>,
+    /// Whether a link makes room for a directory.
+    pub(super) replace_links: bool,
+    entries: u64,
     /// Directories and the times that they are to have when everything is in them.
     times: Vec<(Vec<u8>, (i64, u32))>,
     times_bytes: usize,
 }
 
-impl Extraction<'_> {
-    fn put(&mut self, entry: &Entry, tar: &mut TarReader<impl Read>) -> Result<(), Failure> {
+impl<'a> Extraction<'a> {
+    /// An extraction into the directory `target`, which exists.
+    pub(super) fn new(root: BorrowedFd<'a>, target: &'a [u8], owner: Option<(u32, u32)>) -> Self {
+        let end = target.iter().rposition(|byte| *byte != b'/');
+        Self {
+            root,
+            target: end.and_then(|end| target.get(..=end)).unwrap_or_default(),
+            owner,
+            mode: None,
+            replace_links: false,
+            entries: 0,
+            times: Vec::new(),
+            times_bytes: 0,
+        }
+    }
+
+    /// Unpacks a whole archive.
+    pub(super) fn all(&mut self, mut tar: TarReader<impl Read>) -> Result<(), Failure> {
+        while let Some(entry) = tar.next_entry().map_err(bad)? {
+            self.put(&entry, &mut Data(&mut tar))?;
+        }
+        Ok(())
+    }
+
+    /// Unpacks one entry, whose content is `data`.
+    pub(super) fn put(&mut self, entry: &Entry, data: &mut dyn Read) -> Result<(), Failure> {
+        self.entries = self.entries.saturating_add(1);
+        if self.entries > ENTRIES_MAX {
+            return Err(Failure::new(
+                FailureKind::LimitExceeded,
+                format!("the archive has more than {ENTRIES_MAX} entries"),
+            ));
+        }
         let names = clean(&entry.path)?;
         let Some((name, above)) = names.split_last() else {
             // The target itself, whose attributes are its own.
@@ -133,7 +164,7 @@ impl Extraction<'_> {
                     | OFlags::CLOEXEC;
                 let made = openat(dir, *name, flags, Mode::from_raw_mode(0o600)).config(about)?;
                 let mut made = File::from(made);
-                copy(entry, tar, &mut made, &path)?;
+                copy(entry, data, &mut made, &path)?;
                 self.set_attributes(made.as_fd(), entry).config(about)?;
                 futimens(&made, &times(entry.mtime)).config(about)?;
             }
@@ -183,6 +214,11 @@ impl Extraction<'_> {
             Err(Errno::NOENT) => return Ok(()),
             there => there.config(|| format!("look at {}", shown(path)))?,
         };
+        let is_link = FileType::from_raw_mode(there.st_mode) == FileType::Symlink;
+        if is_link && self.replace_links {
+            return unlinkat(dir, name, AtFlags::empty())
+                .config(|| format!("replace {}", shown(path)));
+        }
         let was_dir = FileType::from_raw_mode(there.st_mode) == FileType::Directory;
         let is_dir = kind == EntryKind::Directory;
         let (path, target) = (shown(path), shown(self.target));
@@ -226,7 +262,13 @@ impl Extraction<'_> {
                 Err(errno) => return Err(errno),
             }
         }
-        fchmod(made, Mode::from_raw_mode(entry.mode.into()))
+        fchmod(made, self.mode(entry))
+    }
+
+    fn mode(&self, entry: &Entry) -> Mode {
+        let is_directory = entry.kind == EntryKind::Directory;
+        let mode = self.mode.map(|mode| mode.apply(entry.mode, is_directory));
+        Mode::from_raw_mode(mode.unwrap_or(entry.mode).into())
     }
 
     fn make_node(&self, dir: BorrowedFd<'_>, name: &[u8], entry: &Entry) -> Result<(), Errno> {
@@ -241,7 +283,7 @@ impl Extraction<'_> {
             return Err(Errno::INVAL);
         }
         // The agent's mask is empty, and nobody else has the name open: no chmod that follows.
-        let mode = Mode::from_raw_mode(entry.mode.into());
+        let mode = self.mode(entry);
         mknodat(dir, name, kind, mode, makedev(major, minor))?;
         self.set_owner(dir, name, entry)?;
         utimensat(dir, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
@@ -249,7 +291,7 @@ impl Extraction<'_> {
 
     /// Times of directories, which change whenever something is made in them. One that is gone, or
     /// replaced, has none.
-    fn set_times(&self) {
+    pub(super) fn set_times(&self) {
         for (path, mtime) in self.times.iter().rev() {
             let names: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
             if let Some((name, above)) = names.split_last()
@@ -263,12 +305,7 @@ impl Extraction<'_> {
 }
 
 /// Copies a file's data; what a sparse map leaves out stays a hole.
-fn copy(
-    entry: &Entry,
-    tar: &mut TarReader<impl Read>,
-    to: &mut File,
-    path: &[u8],
-) -> Result<(), Failure> {
+fn copy(entry: &Entry, data: &mut dyn Read, to: &mut File, path: &[u8]) -> Result<(), Failure> {
     use std::os::unix::fs::FileExt;
     let about = || format!("write {}", shown(path));
     let mut buffer = vec![0; BUFFER_LEN];
@@ -277,7 +314,9 @@ fn copy(
         while left > 0 {
             let want = usize::try_from(left).map_or(BUFFER_LEN, |left| left.min(BUFFER_LEN));
             let chunk = buffer.get_mut(..want).unwrap_or_default();
-            let len = tar.read(chunk).map_err(bad)?;
+            let len = data
+                .read(chunk)
+                .map_err(|error| Failure::bad_config(error.to_string()))?;
             if len == 0 {
                 return Err(Failure::bad_config("the archive is truncated"));
             }
@@ -305,7 +344,7 @@ fn times(mtime: (i64, u32)) -> Timestamps {
 }
 
 /// The names of a path in an archive. One that leads out of the target is refused.
-fn clean(path: &[u8]) -> Result<Vec<&[u8]>, Failure> {
+pub(super) fn clean(path: &[u8]) -> Result<Vec<&[u8]>, Failure> {
     let mut names = Vec::new();
     for name in path.split(|byte| *byte == b'/') {
         match name {

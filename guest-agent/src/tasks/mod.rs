@@ -13,8 +13,11 @@
 mod archive;
 mod changes;
 mod extract;
+mod gather;
 mod place;
 mod processes;
+mod put;
+mod unpacked;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -175,16 +178,18 @@ fn begin(task: &Task, port: Option<u32>, view: View<'_>) -> Result<Running, Fail
     let stack = view.stack;
     let mut keep = vec![theirs.as_fd(), stack.root.as_fd(), stack.changes.as_fd()];
     // What is not there stands for itself by the pipe, which is never taken for it.
+    keep.push(stack.disk().unwrap_or(theirs.as_fd()));
     keep.push(view.main.unwrap_or(theirs.as_fd()));
     keep.push(view.cgroup.unwrap_or(theirs.as_fd()));
     let pidfd = spawn::fork(&keep, |kept| {
-        let Ok([theirs, root, changes, main, cgroup]) = <[OwnedFd; 5]>::try_from(kept) else {
+        let Ok([theirs, root, changes, disk, main, cgroup]) = <[OwnedFd; 6]>::try_from(kept) else {
             return;
         };
         let inside = Inside {
             spec: view.spec,
             root: Detached::from_mount(root),
             changes,
+            disk: stack.disk().is_some().then_some(disk),
             main: view.main.is_some().then_some(main),
             cgroup: view.cgroup.is_some().then_some(cgroup),
         };
@@ -210,6 +215,7 @@ struct Inside<'a> {
     spec: &'a RunSpec,
     root: Detached,
     changes: OwnedFd,
+    disk: Option<OwnedFd>,
     main: Option<OwnedFd>,
     cgroup: Option<OwnedFd>,
 }
@@ -244,8 +250,21 @@ impl Inside<'_> {
                 archive::of_root(root.as_fd(), stream(port)?)?;
                 Ok(Outcome::Done)
             }
-            Task::Layer => {
-                archive::of_changes(self.changes.as_fd(), stream(port)?)?;
+            Task::Layer { latest } => {
+                archive::of_changes(self.changes.as_fd(), *latest, stream(port)?)?;
+                Ok(Outcome::Done)
+            }
+            Task::Gather(gather) => {
+                gather::from(self.root.as_fd(), gather, stream(port)?)?;
+                Ok(Outcome::Done)
+            }
+            Task::Place(place) => {
+                let disk = self.disk.as_ref().map(AsFd::as_fd);
+                put::into(self.root.as_fd(), disk, place, stream(port)?)?;
+                Ok(Outcome::Done)
+            }
+            Task::MakeDirectory { path, owner } => {
+                put::make_directory(self.root.as_fd(), path, owner.as_deref())?;
                 Ok(Outcome::Done)
             }
             Task::Extract { path, owner } => {

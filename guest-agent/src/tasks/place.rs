@@ -41,13 +41,21 @@ const PLACE: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 /// # Errors
 /// `ENOENT` and whatever else looking it up says.
 pub fn look_at(root: BorrowedFd<'_>, path: &str, follow: bool) -> Result<Found, Errno> {
+    look_in_root(root, path.as_bytes(), follow)
+}
+
+/// As [`look_at`], of a path of any bytes.
+///
+/// # Errors
+/// As [`look_at`].
+pub fn look_in_root(root: BorrowedFd<'_>, path: &[u8], follow: bool) -> Result<Found, Errno> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let last = if follow {
         OFlags::empty()
     } else {
         OFlags::NOFOLLOW
     };
-    let path = if path.is_empty() { "/" } else { path };
+    let path = if path.is_empty() { b"/" } else { path };
     look(|flags| openat2(root, path, flags | last, Mode::empty(), resolve))
 }
 

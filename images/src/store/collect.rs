@@ -61,7 +61,7 @@ impl Store {
         Ok(Collected::Done { blobs, freed })
     }
 
-    /// What the named and dangling images need. An image that is damaged beyond reading needs nothing
+    /// What the named and dangling images and the build cache need. An image that is damaged beyond reading needs nothing
     /// any more, but one that can't be read for another reason stops the collection.
     fn used(&self) -> Result<Used, StoreError> {
         let mut used = Used::default();
@@ -89,6 +89,10 @@ impl Store {
                     blob: layer.blob.digest,
                 }));
             }
+        }
+        for layer in self.cached_layers()? {
+            used.blobs.insert(layer.blob);
+            used.disks.insert(layer.key());
         }
         Ok(used)
     }

@@ -165,7 +165,7 @@ fn marks_of_an_overlay_become_those_of_a_layer() {
         XattrFlags::empty(),
     );
     let mut bytes = Vec::new();
-    of_changes(root(folder.path()).as_fd(), &mut bytes).unwrap();
+    of_changes(root(folder.path()).as_fd(), None, &mut bytes).unwrap();
     let mut rows = vec![("d/", EntryKind::Directory, "")];
     if device.is_ok() {
         rows.push(("d/.wh.gone", EntryKind::File, ""));
@@ -178,7 +178,7 @@ fn marks_of_an_overlay_become_those_of_a_layer() {
     assert_eq!(list(&bytes), wanted(&rows));
 
     fs::write(path("d/.wh.x"), "").unwrap();
-    let error = of_changes(root(folder.path()).as_fd(), Vec::new()).unwrap_err();
+    let error = of_changes(root(folder.path()).as_fd(), None, Vec::new()).unwrap_err();
     assert!(
         error
             .message
@@ -215,4 +215,22 @@ fn a_path_beyond_all_limits_is_refused() {
     }
     let error = of_root(root(folder.path()).as_fd(), Vec::new()).unwrap_err();
     assert!(error.message.contains("the limit is 4095"), "{error}");
+}
+
+#[test]
+fn a_layer_has_no_times_after_the_latest() {
+    let folder = tempfile::tempdir().unwrap();
+    let time = |seconds| std::time::UNIX_EPOCH + std::time::Duration::new(seconds, 5);
+    for (name, seconds) in [("early", 1000), ("late", 3000)] {
+        let file = std::fs::File::create(folder.path().join(name)).unwrap();
+        file.set_modified(time(seconds)).unwrap();
+    }
+    let mut bytes = Vec::new();
+    of_changes(root(folder.path()).as_fd(), Some(2000), &mut bytes).unwrap();
+    let mut tar = tarball::TarReader::new(bytes.as_slice());
+    let mut times = Vec::new();
+    while let Some(entry) = tar.next_entry().unwrap() {
+        times.push(entry.mtime);
+    }
+    assert_eq!(times, [(1000, 5), (2000, 0)]);
 }

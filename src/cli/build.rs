@@ -1,0 +1,427 @@
+//! `bulkhead build`: a Dockerfile to an image, each step in a microVM.
+
+mod input;
+mod progress;
+pub mod surface;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use clap::ArgMatches;
+use images::dockerfile::{self, BaseImage, BaseRequest, Plan, PlanError, PlanOptions};
+use images::timestamp::Timestamp;
+use images::{Digest, Image, ImageConfig, Platform, Reference, Store};
+use protocol::spec::SECRET_BYTES;
+
+use super::flags::{self, Flags};
+use super::merge::{self, Host};
+use super::options::{PullPolicy, RunOptions};
+use super::run::{self, DEFAULT_WINDOW, WithCode};
+use super::{names, output};
+use crate::doctor;
+use crate::sandbox::build::{Build, Built, Download, StepFailed, StepId, build};
+use crate::sandbox::clock::{now, rfc3339};
+use crate::sandbox::launch::Launch;
+use crate::sandbox::paths::{GuestFiles, Root};
+use crate::sandbox::{events, network};
+use input::Input;
+use progress::{Mode, Progress};
+
+/// Flags that mean the same to a step as to a container.
+const OF_RUN: [&str; 8] = [
+    "add-host",
+    "cpu-period",
+    "cpu-quota",
+    "cpu-shares",
+    "cpuset-cpus",
+    "memory",
+    "memory-swap",
+    "shm-size",
+];
+
+/// Makes layers, configs and histories reproducible: what they say of times is this at most.
+pub const EPOCH_VARIABLE: &str = "SOURCE_DATE_EPOCH";
+
+/// Variables of the user's that a build gets as arguments without being asked.
+const PROXIES: [&str; 8] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "NO_PROXY",
+    "no_proxy",
+];
+
+/// What the flags say.
+struct Options {
+    names: Vec<Reference>,
+    file: Option<String>,
+    plan: PlanOptions,
+    pull: PullPolicy,
+    no_cache: bool,
+    secrets: BTreeMap<String, Vec<u8>>,
+    mode: Mode,
+    quiet: bool,
+    iidfile: Option<String>,
+    epoch: Option<i64>,
+    /// The same for every step.
+    step: RunOptions,
+}
+
+/// Builds and returns the exit code.
+///
+/// # Errors
+/// What kept the image from being built; exit code 1 unless it is a step's own.
+pub fn run(matches: ArgMatches) -> Result<u8> {
+    let flags = Flags::check_build(matches)?;
+    let options = options(&flags)?;
+    let words = flags.words_of_build();
+    let word = match words.as_slice() {
+        [word] => word,
+        _ => bail!("'bulkhead build' requires 1 argument"),
+    };
+    let input = input::find(word, options.file.as_deref())?;
+    let dockerfile = dockerfile::parse(&input.dockerfile).map_err(|error| told(&error, &input))?;
+    doctor::can_run()?;
+    let root = Root::of_user()?;
+    let store = Store::open(&root.images())?;
+    let lease = store.lease()?;
+    let mut images = HashMap::new();
+    let mut find = |request: &BaseRequest| base(request, &options, &store, &mut images);
+    let plan = match dockerfile::plan(&dockerfile, &options.plan, &mut find) {
+        Ok(plan) => plan,
+        Err(PlanError::Dockerfile(error)) => return Err(told(&error, &input)),
+        Err(PlanError::Image {
+            reference, source, ..
+        }) => {
+            return Err(source.0.context(format!("resolve the image {reference}")));
+        }
+    };
+    if !options.quiet {
+        for warning in &plan.warnings {
+            let place = match warning.line {
+                0 => String::new(),
+                line => format!(" ({} line {line})", input.name),
+            };
+            output::note(&format!("WARNING: {}{place}", warning.text));
+        }
+    }
+    let launch = launch(&options.step)?;
+    let progress = Progress::new(options.mode, &plan);
+    let built = build(&Build {
+        root: &root,
+        guest: &GuestFiles::find()?,
+        store: &store,
+        lease: &lease,
+        plan: &plan,
+        images: &images,
+        context: &input.context,
+        launch: &launch,
+        secrets: &options.secrets,
+        no_cache: options.no_cache,
+        epoch: options.epoch,
+        fetch: &fetch,
+        tell: &|told| progress.show(told),
+    });
+    let built = match built {
+        Ok(built) => built,
+        Err(error) => return Err(failed(error, &plan, &progress, &input)),
+    };
+    let image = compose(&store, &lease, built, &options)?;
+    drop(lease);
+    // What can't be forgotten now is at the next build's end.
+    let _ = store.limit_steps();
+    let id = image.id.to_string();
+    progress.say(&format!("writing image {id}"));
+    for name in &options.names {
+        progress.say(&format!("naming to {}", name.familiar()));
+        events::of_image(root.path(), "tag", &id, &name.familiar());
+    }
+    if let Some(path) = &options.iidfile {
+        std::fs::write(path, &id).with_context(|| format!("write {path}"))?;
+    }
+    if options.quiet {
+        output::line(&id)?;
+    }
+    Ok(0)
+}
+
+/// The image of what was built.
+fn compose(
+    store: &Store,
+    lease: &images::store::Lease,
+    built: Built,
+    options: &Options,
+) -> Result<Image> {
+    let created = match options.epoch {
+        Some(epoch) => rfc3339(epoch),
+        None => now(),
+    };
+    let config = ImageConfig {
+        created: Timestamp::parse(&created),
+        // They are about the base image.
+        docker_version: String::new(),
+        comment: String::new(),
+        ..built.config
+    };
+    Ok(store.compose(lease, &built.layers, config, &options.names)?)
+}
+
+/// An error of a Dockerfile, its lines shown before.
+fn told(error: &dockerfile::DockerfileError, input: &Input) -> anyhow::Error {
+    let snippet = error.snippet(&input.name);
+    if !snippet.is_empty() {
+        output::note(snippet.trim_end());
+    }
+    anyhow!("{error}")
+}
+
+/// What the user is told of a build that failed, and the exit code.
+fn failed(
+    error: anyhow::Error,
+    plan: &Plan,
+    progress: &Progress<'_>,
+    input: &Input,
+) -> anyhow::Error {
+    let step = error.downcast_ref::<StepFailed>();
+    let id = step.map(|step| step.id);
+    progress.failed(id);
+    if let Some(id) = id {
+        show_lines(id, plan, input);
+    }
+    let code = step.map_or(1, |step| step.code);
+    run::with_code(code, format!("failed to build: {error:#}"))
+}
+
+/// The instruction that failed.
+fn show_lines(id: StepId, plan: &Plan, input: &Input) {
+    let step = plan
+        .stages
+        .get(id.stage)
+        .and_then(|stage| stage.steps.get(id.step));
+    let Some((first, last)) = step.map(|step| step.lines) else {
+        return;
+    };
+    let text = String::from_utf8_lossy(&input.dockerfile);
+    let from = first.saturating_sub(2).max(1);
+    let lines = (1..).zip(text.lines()).skip(from - 1);
+    let lines = lines.take_while(|(number, _)| *number <= last.saturating_add(2));
+    output::note(&format!("{}:{first}\n--------------------", input.name));
+    for (number, line) in lines {
+        let mark = if (first..=last).contains(&number) {
+            ">>>"
+        } else {
+            "   "
+        };
+        output::note(format!("{number:4} | {mark} {line}").trim_end());
+    }
+    output::note("--------------------");
+}
+
+fn options(flags: &Flags) -> Result<Options> {
+    let quiet = flags.is_on("quiet");
+    let platform = match flags.text("platform") {
+        Some(text) => Platform::parse(&text)?,
+        None => Platform::host(),
+    };
+    if Platform::host().fit(&platform).is_none() {
+        bail!("cannot build for {platform}: a VM emulates no other CPU than this host's");
+    }
+    let mut build_args = BTreeMap::new();
+    for name in PROXIES {
+        if let Some(value) = run::variable(name)? {
+            build_args.insert(name.to_owned(), Some(value));
+        }
+    }
+    for arg in flags.list("build-arg") {
+        let (name, value) = match arg.split_once('=') {
+            Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+            None => (arg.clone(), run::variable(&arg)?),
+        };
+        build_args.insert(name, value);
+    }
+    let labels = flags.list("label");
+    let labels = labels.iter().map(|label| match label.split_once('=') {
+        Some((name, value)) => (name.to_owned(), value.to_owned()),
+        None => (label.clone(), String::new()),
+    });
+    let mut names = Vec::new();
+    for name in flags.list("tag") {
+        let reference = Reference::parse(&name)
+            .with_context(|| format!("invalid argument {name:?} for \"-t, --tag\" flag"))?;
+        if reference.digest().is_some() {
+            bail!(
+                "invalid argument {name:?} for \"-t, --tag\" flag: refusing to create a tag with a digest reference"
+            );
+        }
+        names.push(reference);
+    }
+    Ok(Options {
+        names,
+        file: flags.text("file"),
+        plan: PlanOptions {
+            build_args,
+            target: flags.text("target"),
+            labels: labels.collect(),
+            platform,
+        },
+        pull: match flags.is_on("pull") {
+            true => PullPolicy::Always,
+            false => PullPolicy::Missing,
+        },
+        no_cache: flags.is_on("no-cache"),
+        secrets: secrets(&flags.list("secret"))?,
+        mode: Mode::parse(flags.value("progress").as_deref(), quiet)?,
+        quiet,
+        iidfile: flags.text("iidfile"),
+        epoch: epoch()?,
+        step: step_options(flags)?,
+    })
+}
+
+fn epoch() -> Result<Option<i64>> {
+    let Some(text) = run::variable(EPOCH_VARIABLE)?.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let epoch = text.parse().ok().filter(|epoch| *epoch >= 0);
+    epoch
+        .map(Some)
+        .with_context(|| format!("{EPOCH_VARIABLE}={text} is no number of seconds since 1970"))
+}
+
+/// `--secret id=name[,src=file][,env=variable]`; a file of the name is the last resort.
+fn secrets(given: &[String]) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut secrets = BTreeMap::new();
+    for text in given {
+        let (mut id, mut path, mut variable) = (None, None, None);
+        for part in text.split(',') {
+            match part.split_once('=') {
+                Some(("id", value)) => id = Some(value.to_owned()),
+                Some(("src" | "source", value)) => path = Some(value.to_owned()),
+                Some(("env", value)) => variable = Some(value.to_owned()),
+                Some(("type", "file" | "env")) => {}
+                _ => bail!("invalid secret {text:?}: unexpected {part:?}"),
+            }
+        }
+        let Some(id) = id.filter(|id| !id.is_empty()) else {
+            bail!("invalid secret {text:?}: it has no id");
+        };
+        let from_variable = match (&variable, &path) {
+            (Some(name), _) => Some(name.clone()),
+            (None, Some(_)) => None,
+            (None, None) => Some(id.clone()).filter(|name| std::env::var_os(name).is_some()),
+        };
+        let content = match from_variable {
+            Some(name) => match std::env::var_os(&name) {
+                Some(value) => std::os::unix::ffi::OsStringExt::into_vec(value),
+                None => bail!("secret {id}: there is no variable {name}"),
+            },
+            None => secret_file(&id, path.as_deref().unwrap_or(&id))?,
+        };
+        secrets.insert(id, content);
+    }
+    Ok(secrets)
+}
+
+fn secret_file(id: &str, path: &str) -> Result<Vec<u8>> {
+    let mut content = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(SECRET_BYTES as u64 + 1).read_to_end(&mut content))
+        .with_context(|| format!("secret {id}: read {path}"))?;
+    if content.len() > SECRET_BYTES {
+        bail!("secret {id}: {path} is larger than {SECRET_BYTES} bytes");
+    }
+    Ok(content)
+}
+
+/// What every step has, by the rules of `run`.
+fn step_options(flags: &Flags) -> Result<RunOptions> {
+    let mut words = vec!["run".to_owned()];
+    for name in OF_RUN {
+        for value in flags.list(name) {
+            words.push(format!("--{name}={value}"));
+        }
+    }
+    for limit in flags.list("ulimit") {
+        words.push(format!("--ulimit={limit}"));
+    }
+    match flags.text("network").as_deref() {
+        None | Some("default" | "bridge") => {}
+        Some("none") => words.push("--network=none".to_owned()),
+        Some("host") => {
+            bail!(
+                "--network=host is not supported: a step has a VM of its own, whose network is not the host's; use default"
+            )
+        }
+        Some(other) => bail!("--network={other} is not supported: use default or none"),
+    }
+    words.push("scratch".to_owned());
+    let matches = flags::run_command()
+        .try_get_matches_from(words)
+        .map_err(|error| anyhow!("{}", error.to_string().trim()))?;
+    let flags = Flags::check(matches)?;
+    run::with_caller(|caller| RunOptions::parse(&flags, caller))
+}
+
+fn launch(options: &RunOptions) -> Result<Launch> {
+    let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let host = Host {
+        resolv_conf: &resolv_conf,
+        address: network::host_address(),
+        has_v6: network::has_v6(),
+        window: DEFAULT_WINDOW,
+    };
+    // Each step has its own in place of it.
+    let nothing = br#"{"architecture":"amd64","os":"linux","config":{"Cmd":["/"]},"rootfs":{"type":"layers","diff_ids":[]}}"#;
+    let config = ImageConfig::parse(nothing)?;
+    merge::launch(options, &config, &names::random_id()?, Vec::new(), &host)
+}
+
+/// Why a base image can't be had.
+#[derive(Debug)]
+struct NoBase(anyhow::Error);
+
+impl std::fmt::Display for NoBase {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{:#}", self.0)
+    }
+}
+
+impl std::error::Error for NoBase {}
+
+/// Finds an image that the Dockerfile names, or pulls it.
+fn base(
+    request: &BaseRequest,
+    options: &Options,
+    store: &Store,
+    images: &mut HashMap<Digest, Image>,
+) -> Result<BaseImage, NoBase> {
+    let wanted = super::options::ImageOptions {
+        name: request.reference.familiar(),
+        pull: options.pull,
+        platform: request.platform.clone(),
+        quiet: options.quiet,
+    };
+    let image = run::find_image(&wanted, store).map_err(NoBase)?;
+    let base = BaseImage {
+        config: image.config.clone(),
+        id: image.id,
+    };
+    images.insert(image.id, image);
+    Ok(base)
+}
+
+fn fetch(url: &str) -> Result<Download> {
+    bail!("ADD {url}: addresses are not fetched yet; download the file into the build context")
+}
+
+/// The exit code that a failed build has.
+#[must_use]
+pub fn code(error: &anyhow::Error) -> u8 {
+    error
+        .downcast_ref::<WithCode>()
+        .map_or(1, |with_code| with_code.code)
+}

@@ -1,0 +1,263 @@
+//! What a build is made from: the build context and the Dockerfile, from a folder, from standard input,
+//! or from a commit of a repository that is here.
+
+use std::fs::File;
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use images::context::{Context, Ignore};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+
+use crate::sandbox::receive::{self, Owners};
+
+/// Bytes of a tar's header, which tell it from a Dockerfile.
+const HEADER_LEN: usize = 512;
+
+/// Bytes of a Dockerfile that are read; what is longer, the parser refuses.
+const DOCKERFILE_BYTES: u64 = 1 << 20;
+
+/// The Dockerfile that is looked for.
+const DOCKERFILE: &str = "Dockerfile";
+
+/// What a build is made from.
+pub struct Input {
+    /// The user's files.
+    pub context: Context,
+    /// The Dockerfile's bytes.
+    pub dockerfile: Vec<u8>,
+    /// How it is called in messages.
+    pub name: String,
+    /// Holds the files of an archive until the build is done.
+    _unpacked: Option<tempfile::TempDir>,
+}
+
+/// Finds it: `word` is what the user wants built, `file` is `--file`.
+///
+/// # Errors
+/// Docker's sentence when something is not there.
+pub fn find(word: &str, file: Option<&str>) -> Result<Input> {
+    if word == "-" {
+        if file == Some("-") {
+            bail!("invalid argument: can't use stdin for both build context and dockerfile");
+        }
+        return from_stdin(file);
+    }
+    if ["http://", "https://", "git://", "git@", "ssh://"]
+        .iter()
+        .any(|scheme| word.starts_with(scheme))
+        || word.starts_with("github.com/")
+    {
+        bail!(
+            "{word} is not fetched: clone or download it, and build the folder or pass the archive on standard input"
+        );
+    }
+    if let Some((folder, commit)) = word.split_once('#')
+        && !Path::new(word).exists()
+        && Path::new(folder).is_dir()
+    {
+        return from_commit(folder, commit, file);
+    }
+    if !Path::new(word).exists() {
+        bail!("unable to prepare context: path {word:?} not found");
+    }
+    if !Path::new(word).is_dir() {
+        bail!("unable to prepare context: context must be a directory: {word}");
+    }
+    from_folder(Path::new(word), file)
+}
+
+fn from_folder(folder: &Path, file: Option<&str>) -> Result<Input> {
+    let (dockerfile, name, path) = match file {
+        Some("-") => {
+            let bytes = limited(std::io::stdin().lock(), "standard input")?;
+            (bytes, DOCKERFILE.to_owned(), None)
+        }
+        file => {
+            // The flag's path is of the current folder, as in Docker.
+            let path = match file {
+                Some(path) => PathBuf::from(path),
+                None => default_dockerfile(folder),
+            };
+            let opened = File::open(&path).map_err(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => anyhow::anyhow!(
+                    "unable to prepare context: unable to evaluate symlinks in Dockerfile path: lstat {}: no such file or directory",
+                    std::path::absolute(&path).unwrap_or(path.clone()).display()
+                ),
+                _ => anyhow::Error::from(error).context(format!("open {}", path.display())),
+            })?;
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            (
+                limited(opened, &path.display().to_string())?,
+                name,
+                Some(path),
+            )
+        }
+    };
+    let ignore = Ignore::of(folder, path.as_deref())?;
+    Ok(Input {
+        context: Context::open(folder, ignore)?,
+        dockerfile,
+        name,
+        _unpacked: None,
+    })
+}
+
+/// `Dockerfile`, or in lower case where there is only that.
+fn default_dockerfile(folder: &Path) -> PathBuf {
+    let usual = folder.join(DOCKERFILE);
+    let lower = folder.join(DOCKERFILE.to_lowercase());
+    match !usual.exists() && lower.exists() {
+        true => lower,
+        false => usual,
+    }
+}
+
+/// An archive, or a Dockerfile alone.
+fn from_stdin(file: Option<&str>) -> Result<Input> {
+    let mut stdin = std::io::stdin().lock();
+    if stdin.is_terminal() {
+        bail!("standard input is a terminal: give it an archive or a Dockerfile");
+    }
+    let mut head = Vec::new();
+    stdin
+        .by_ref()
+        .take(HEADER_LEN as u64)
+        .read_to_end(&mut head)
+        .context("read standard input")?;
+    if is_compressed(&head) {
+        bail!(
+            "the archive on standard input is compressed: decompress it on the way, as in `zcat context.tar.gz | bulkhead build -`"
+        );
+    }
+    let is_archive = head.get(257..262) == Some(b"ustar");
+    let whole = head.as_slice().chain(stdin);
+    if is_archive {
+        return from_archive(whole, file);
+    }
+    if file.is_some() {
+        bail!("--file names a file of the archive on standard input, and there is none");
+    }
+    Ok(Input {
+        context: Context::empty(),
+        dockerfile: limited(whole, "standard input")?,
+        name: DOCKERFILE.to_owned(),
+        _unpacked: None,
+    })
+}
+
+fn is_compressed(head: &[u8]) -> bool {
+    let magics: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"];
+    magics.iter().any(|magic| head.starts_with(magic))
+}
+
+/// Unpacks an archive into a folder of our own, by the rules of what a stranger sends.
+fn from_archive(archive: impl Read, file: Option<&str>) -> Result<Input> {
+    let folder = tempfile::Builder::new()
+        .prefix("bulkhead-context-")
+        .tempdir()
+        .context("make a folder for the build context")?;
+    let target = File::open(folder.path()).context("open the folder of the build context")?;
+    receive::receive(&target, "", None, Owners::Own, archive)
+        .context("unpack the build context")?;
+    let name = file.unwrap_or(DOCKERFILE);
+    // What links in the archive lead out of it is not the archive's.
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let dockerfile = openat2(&target, name, how)
+        .map_err(std::io::Error::from)
+        .and_then(|file| std::io::Result::Ok(File::from(file)))
+        .with_context(|| format!("failed to read dockerfile: open {name}"))?;
+    let dockerfile = limited(dockerfile, name)?;
+    let ignore = Ignore::of(folder.path(), Some(&folder.path().join(name)))?;
+    Ok(Input {
+        context: Context::open(folder.path(), ignore)?,
+        dockerfile,
+        name: name.to_owned(),
+        _unpacked: Some(folder),
+    })
+}
+
+/// `FOLDER#COMMIT[:SUBFOLDER]` of a repository that is here.
+fn from_commit(folder: &str, commit: &str, file: Option<&str>) -> Result<Input> {
+    let (commit, below) = commit.split_once(':').unwrap_or((commit, ""));
+    let commit = if commit.is_empty() { "HEAD" } else { commit };
+    if commit.starts_with('-') {
+        bail!("{commit} is no commit");
+    }
+    let mut child = Command::new("git")
+        .args(["-C", folder, "archive", "--format=tar"])
+        .arg(format!("{commit}:{}", below.trim_matches('/')))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("run git (install the package git)")?;
+    let stdout = child.stdout.take().context("read from git")?;
+    let input = from_archive(stdout, file);
+    let output = child.wait_with_output().context("wait for git")?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        bail!("git archive {commit} in {folder}: {}", text.trim());
+    }
+    input
+}
+
+fn limited(from: impl Read, name: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(DOCKERFILE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("read {name}"))?;
+    if bytes.len() as u64 > DOCKERFILE_BYTES {
+        bail!("{name} is larger than {DOCKERFILE_BYTES} bytes, the limit of a Dockerfile");
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_here_is_not_fetched() {
+        for word in [
+            "https://example.org/x.git",
+            "git@example.org:x",
+            "github.com/x/y",
+        ] {
+            let error = find(word, None).err().unwrap().to_string();
+            assert!(error.contains("is not fetched"), "{error}");
+        }
+        let error = find("/no/such/folder", None).err().unwrap().to_string();
+        assert_eq!(
+            error,
+            "unable to prepare context: path \"/no/such/folder\" not found"
+        );
+        let error = find("-", Some("-")).err().unwrap().to_string();
+        assert!(
+            error.contains("both build context and dockerfile"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_folder_needs_a_dockerfile() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_str().unwrap();
+        let error = find(path, None).err().unwrap().to_string();
+        assert!(
+            error.ends_with("Dockerfile: no such file or directory"),
+            "{error}"
+        );
+        std::fs::write(folder.path().join("dockerfile"), "FROM scratch\n").unwrap();
+        assert_eq!(find(path, None).unwrap().dockerfile, b"FROM scratch\n");
+        std::fs::write(folder.path().join("Dockerfile"), "FROM x\n").unwrap();
+        assert_eq!(find(path, None).unwrap().dockerfile, b"FROM x\n");
+    }
+}

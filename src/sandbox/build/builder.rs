@@ -1,0 +1,385 @@
+//! A builder VM: the files of one stage, in which steps run one after the other.
+//!
+//! Called by [`super::stage`]. It boots with the layers that the stage begins with, and a writable disk
+//! that goes with it. Everything that comes back is a guest's.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use images::{Layer, LayerKey, Store};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags};
+use protocol::message::{Event, ExitStatus, FailureKind, Request};
+use protocol::spec::RunSpec;
+use protocol::task::{Gather, Outcome, Place, Task, TaskId};
+
+use super::super::disks;
+use super::super::files::Share;
+use super::super::launch::Launch;
+use super::super::network::Network;
+use super::super::paths::{GuestFiles, Root};
+use super::super::vm::{RunningVm, VmRequest, stream_pair};
+
+/// From the VM's first instruction to the agent's hello, and from there to the files being there.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// From a process's end to the last of its output, which is on its way by then.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time between two looks at whether the build was given up.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Bytes of output handed on at once.
+const OUTPUT_LEN: usize = 16 << 10;
+
+/// A stage's step can't go on: another one failed.
+#[derive(Debug, thiserror::Error)]
+#[error("the build was given up")]
+pub struct GivenUp;
+
+/// What the agent says it can't do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub String);
+
+/// What a builder VM is made from.
+#[derive(Debug)]
+pub struct Machine<'a> {
+    /// The state root.
+    pub root: &'a Root,
+    /// Kernel and agent.
+    pub guest: &'a GuestFiles,
+    /// Its size, its network, and what every process in it has.
+    pub launch: &'a Launch,
+    /// Set when the build is given up.
+    pub given_up: &'a AtomicBool,
+}
+
+/// The VM.
+#[derive(Debug)]
+pub struct Builder<'a> {
+    vm: RunningVm,
+    network: Option<Network>,
+    log: File,
+    next_task: TaskId,
+    next_port: u32,
+    next_scratch: u32,
+    given_up: &'a AtomicBool,
+}
+
+impl<'a> Builder<'a> {
+    /// Starts a VM on layers whose disks are there. One that only lends its files has no network.
+    ///
+    /// # Errors
+    /// When it can't be started, or its files can't be stacked.
+    pub fn start(
+        machine: &Machine<'a>,
+        layers: &[LayerKey],
+        shares: Vec<Share>,
+        runs: bool,
+    ) -> Result<Self> {
+        let launch = machine.launch;
+        let (layers, disks) = disks::for_a_while(machine.root, layers, launch.writable_bytes)?;
+        let network = launch.network.as_ref().filter(|_| runs);
+        let network = network
+            .map(|config| Network::start(machine.root, config))
+            .transpose()?;
+        let mut run = launch.run.clone();
+        run.layers = layers;
+        run.upper_disk = true;
+        run.network = network.as_ref().map(|network| network.spec.clone());
+        let log = tempfile::tempfile().context("create the builder's log")?;
+        let request = VmRequest {
+            vcpu_count: launch.vcpu_count,
+            memory_mib: launch.memory_mib,
+            host_cpus: launch.host_cpus.clone(),
+            disks,
+            card: network.as_ref().map(Network::card).transpose()?,
+            shares,
+            stream_ports: Vec::new(),
+            log: log.try_clone().context("share the builder's log")?,
+        };
+        let mut builder = Self {
+            vm: RunningVm::spawn(machine.root, machine.guest, request)?,
+            network,
+            log,
+            next_task: 0,
+            next_port: protocol::FIRST_STREAM_PORT,
+            next_scratch: 0,
+            given_up: machine.given_up,
+        };
+        match builder.begin(run) {
+            Ok(()) => Ok(builder),
+            Err(error) if error.is::<Refused>() || error.is::<GivenUp>() => Err(error),
+            Err(error) => Err(builder.vm.post_mortem(&error, &mut builder.log)),
+        }
+    }
+
+    fn begin(&mut self, run: RunSpec) -> Result<()> {
+        let mut build = Some(Request::Build(Box::new(run)));
+        loop {
+            match self.next(Some(Instant::now() + BOOT_TIMEOUT))? {
+                Event::Hello { version, .. } => {
+                    super::super::check_version(version)?;
+                    self.vm.agent.send(&super::super::wake()?)?;
+                    if let Some(build) = build.take() {
+                        self.vm.agent.send(&build)?;
+                    }
+                }
+                Event::Held => return Ok(()),
+                Event::Failed { message, .. } => {
+                    return Err(Refused(super::super::printable(&message)).into());
+                }
+                other => bail!("the agent broke the protocol: unexpected {other:?}"),
+            }
+        }
+    }
+
+    /// The agent's next event. Meanwhile its network is started when it is needed.
+    fn next(&mut self, deadline: Option<Instant>) -> Result<Event> {
+        loop {
+            if self.given_up.load(Ordering::Relaxed) {
+                return Err(GivenUp.into());
+            }
+            if let Some(event) = self.vm.agent.poll().map_err(|error| self.explain(&error))? {
+                return Ok(event);
+            }
+            if deadline.is_some_and(|at| Instant::now() >= at) {
+                bail!("the agent did not answer in time");
+            }
+            if let Err(error) = self.network.as_mut().map_or(Ok(()), Network::wake) {
+                bail!("the step has no network: {error:#}");
+            }
+            let first_frame = self.network.iter().filter_map(Network::first_frame);
+            let mut fds: Vec<PollFd> = first_frame
+                .chain([self.vm.agent.fd()])
+                .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+                .collect();
+            let look = Some(Instant::now() + LOOK);
+            match nix::poll::poll(&mut fds, super::super::poll::timeout_until(look)) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error).context("wait for the builder"),
+            }
+        }
+    }
+
+    /// A VM that died is told with its last lines.
+    fn explain(&self, error: &super::super::agent::AgentError) -> anyhow::Error {
+        let tail = self.log.try_clone();
+        let tail = tail.map(|mut log| super::super::log_tail(&mut log));
+        anyhow::anyhow!("{error}{}", tail.unwrap_or_default())
+    }
+
+    /// A number for [`protocol::task::PlaceTarget::Scratch`].
+    pub fn scratch(&mut self) -> u32 {
+        self.next_scratch += 1;
+        self.next_scratch
+    }
+
+    fn port(&mut self, theirs: &UnixStream) -> Result<u32> {
+        let port = self.next_port;
+        self.next_port += 1;
+        self.vm.offer_end(port, theirs.as_fd())?;
+        Ok(port)
+    }
+
+    fn request(&mut self, task: Task, stream: Option<&UnixStream>) -> Result<()> {
+        let id = self.next_task;
+        self.next_task += 1;
+        let port = stream.map(|stream| self.port(stream)).transpose()?;
+        let task = Box::new(task);
+        Ok(self.vm.agent.send(&Request::Task { id, task, port })?)
+    }
+
+    fn end(&mut self) -> Result<Outcome> {
+        match self.next(None)? {
+            Event::TaskEnded {
+                outcome: Outcome::Failed { message, .. },
+                ..
+            } => Err(Refused(super::super::printable(&message)).into()),
+            Event::TaskEnded { outcome, .. } => Ok(outcome),
+            other => bail!("the agent broke the protocol: unexpected {other:?}"),
+        }
+    }
+
+    /// Does a task that takes no stream.
+    ///
+    /// # Errors
+    /// [`Refused`] with what the agent says.
+    pub fn ask(&mut self, task: Task) -> Result<Outcome> {
+        self.request(task, None)?;
+        self.end()
+    }
+
+    /// Puts an archive that `write` writes where `place` says.
+    ///
+    /// # Errors
+    /// [`Refused`] with what the agent says, else what writing says.
+    pub fn place(
+        &mut self,
+        place: Place,
+        write: &mut dyn FnMut(&mut dyn Write) -> Result<()>,
+    ) -> Result<()> {
+        let (ours, theirs) = stream_pair()?;
+        self.request(Task::Place(place), Some(&theirs))?;
+        drop(theirs);
+        let mut to = std::io::BufWriter::with_capacity(OUTPUT_LEN, &ours);
+        let written = write(&mut to).and_then(|()| Ok(to.flush()?));
+        drop(to);
+        drop(ours);
+        match self.end() {
+            // What it says of an archive that was cut off is not the reason.
+            Ok(_) => written,
+            Err(refused) if refused.is::<Refused>() => Err(match written {
+                Err(error) if !is_broken_pipe(&error) => error,
+                _ => refused,
+            }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts what `gather` names in another VM where `place` says.
+    ///
+    /// # Errors
+    /// [`Refused`] with what either agent says.
+    pub fn copy_from(
+        &mut self,
+        from: &mut Builder<'_>,
+        gather: Gather,
+        place: Place,
+    ) -> Result<()> {
+        let (mut source, theirs) = stream_pair()?;
+        from.request(Task::Gather(gather), Some(&theirs))?;
+        drop(theirs);
+        let placed = self.place(place, &mut |to| {
+            std::io::copy(&mut source, to)?;
+            Ok(())
+        });
+        drop(source);
+        // What goes wrong there is why there is nothing to put here.
+        match from.end() {
+            Err(refused) if placed.is_ok() || refused.is::<Refused>() => Err(refused),
+            _ => placed,
+        }
+    }
+
+    /// Runs a process to its end; what it prints goes to `output` as it comes.
+    ///
+    /// # Errors
+    /// [`Refused`] when it could not be executed.
+    pub fn run(&mut self, mut run: RunSpec, output: &(dyn Fn(&[u8]) + Sync)) -> Result<ExitStatus> {
+        let (stdout, their_stdout) = stream_pair()?;
+        let (stderr, their_stderr) = stream_pair()?;
+        run.process.stdio.stdout = Some(self.port(&their_stdout)?);
+        run.process.stdio.stderr = Some(self.port(&their_stderr)?);
+        drop((their_stdout, their_stderr));
+        self.vm.agent.send(&Request::Run(Box::new(run)))?;
+        thread::scope(|scope| {
+            let streams = [&stdout, &stderr];
+            let readers = streams.map(|stream| scope.spawn(move || forward(stream, output)));
+            let end = self.until_exit();
+            let deadline = Instant::now() + DRAIN_TIMEOUT;
+            while end.is_ok()
+                && readers.iter().any(|reader| !reader.is_finished())
+                && Instant::now() < deadline
+            {
+                thread::sleep(Duration::from_millis(1));
+            }
+            for stream in streams {
+                // Ends a reader that still waits; fails only when it is at its end already.
+                let _ = stream.shutdown(std::net::Shutdown::Both);
+            }
+            end
+        })
+    }
+
+    fn until_exit(&mut self) -> Result<ExitStatus> {
+        loop {
+            match self.next(None)? {
+                Event::Started { .. } => {}
+                Event::Exited { status, .. } => return Ok(status),
+                Event::Failed { kind, message, .. } => {
+                    let message = super::super::printable(&message);
+                    return match kind {
+                        FailureKind::NotFound | FailureKind::NotExecutable => {
+                            Err(Refused(format!("exec: {message}")).into())
+                        }
+                        _ => Err(Refused(message).into()),
+                    };
+                }
+                other => bail!("the agent broke the protocol: unexpected {other:?}"),
+            }
+        }
+    }
+
+    /// Takes what the last step changed into the store, and begins a new layer. `None` when it changed
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`Refused`] with what the agent says; a disk that is full.
+    pub fn take_layer(
+        &mut self,
+        store: &Store,
+        lease: &images::store::Lease,
+        latest: Option<i64>,
+    ) -> Result<Option<Layer>> {
+        let (ours, theirs) = stream_pair()?;
+        self.request(Task::Layer { latest }, Some(&theirs))?;
+        drop(theirs);
+        let mut whole = Whole {
+            stream: ours,
+            builder: self,
+        };
+        let layer = store.take_layer(lease, &mut whole)?;
+        self.vm.agent.send(&Request::Seal)?;
+        match self.next(None)? {
+            Event::Sealed(None) => Ok(layer),
+            Event::Sealed(Some(message)) => Err(Refused(super::super::printable(&message)).into()),
+            other => bail!("the agent broke the protocol: unexpected {other:?}"),
+        }
+    }
+}
+
+/// A layer's bytes, which end well only when the agent says that it sent all of them.
+struct Whole<'a, 'b> {
+    stream: UnixStream,
+    builder: &'a mut Builder<'b>,
+}
+
+impl Read for Whole<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let len = self.stream.read(buffer)?;
+        if len == 0 && !buffer.is_empty() {
+            self.builder
+                .end()
+                .map_err(|error| std::io::Error::other(format!("{error:#}")))?;
+        }
+        Ok(len)
+    }
+}
+
+fn forward(mut stream: &UnixStream, output: &(dyn Fn(&[u8]) + Sync)) {
+    let mut buffer = [0; OUTPUT_LEN];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(len) => output(buffer.get(..len).unwrap_or_default()),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}

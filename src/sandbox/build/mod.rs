@@ -1,0 +1,266 @@
+//! Building an image: the stages of a plan, each in a builder VM of its own, as many at once as the host
+//! has CPUs for.
+//!
+//! Called by `cli/build` with a plan that is checked and final. The host sees archives go by and never
+//! looks into one: what a step copies out of another stage passes through as it is, and a layer is
+//! hashed and stored. What it packs itself is the user's own build context.
+//!
+//! ```text
+//! plan ─► stages whose needs are met ─► steps: key known? take its layer
+//!                                              else: files in, process, layer out ─► store, cache
+//! ```
+
+mod builder;
+mod stage;
+mod step;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use anyhow::{Result, bail};
+use images::context::Context as BuildContext;
+use images::dockerfile::Plan;
+use images::store::Lease;
+use images::{Digest, Image, ImageConfig, Layer, Store};
+
+use super::launch::Launch;
+use super::paths::{GuestFiles, Root};
+use builder::Machine;
+use stage::Stage;
+
+pub use builder::{GivenUp, Refused};
+pub use step::StepFailed;
+
+/// Stages at once: each is a VM.
+const STAGES_MAX: usize = 4;
+
+/// A file that `ADD` took from the web.
+#[derive(Debug)]
+pub struct Download {
+    /// Its content, whole.
+    pub file: File,
+    /// What it is called, from the server or the address.
+    pub name: Option<String>,
+    /// When it was changed, in seconds since 1970, if the server said.
+    pub modified: Option<i64>,
+    /// Of its content.
+    pub digest: Digest,
+}
+
+/// Fetches a file of the web for `ADD`.
+pub type Fetch<'a> = &'a (dyn Fn(&str) -> Result<Download> + Sync);
+
+/// What to build.
+pub struct Build<'a> {
+    /// The state root.
+    pub root: &'a Root,
+    /// Kernel and agent.
+    pub guest: &'a GuestFiles,
+    /// Where layers come from and go to.
+    pub store: &'a Store,
+    /// Held since before the base images were found.
+    pub lease: &'a Lease,
+    /// The stages and their steps.
+    pub plan: &'a Plan,
+    /// Every image that the plan names, by its id.
+    pub images: &'a HashMap<Digest, Image>,
+    /// The user's files.
+    pub context: &'a BuildContext,
+    /// The size of a builder VM, and what every process in it has.
+    pub launch: &'a Launch,
+    /// `--secret`.
+    pub secrets: &'a BTreeMap<String, Vec<u8>>,
+    /// Whether steps are run that the cache knows.
+    pub no_cache: bool,
+    /// `SOURCE_DATE_EPOCH`.
+    pub epoch: Option<i64>,
+    /// For `ADD` of an address.
+    pub fetch: Fetch<'a>,
+    /// Takes what happens, from several threads.
+    pub tell: &'a (dyn Fn(Told<'_>) + Sync),
+}
+
+/// A step: the number of its stage in the plan, and its own in the stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StepId {
+    /// Of [`Plan::stages`].
+    pub stage: usize,
+    /// Of its steps.
+    pub step: usize,
+}
+
+/// What happens in a build.
+#[derive(Debug)]
+pub enum Told<'a> {
+    /// A stage's base is there.
+    Stage(usize),
+    /// A layer of a stage's base is unpacked: its number, how many there are, and bytes.
+    Unpacking(usize, usize, usize, u64, u64),
+    /// A step begins.
+    Begun(StepId),
+    /// Its result was known.
+    Cached(StepId),
+    /// Its process printed something.
+    Output(StepId, &'a [u8]),
+    /// It is done.
+    Done(StepId),
+}
+
+/// What was built.
+#[derive(Debug)]
+pub struct Built {
+    /// From the base up.
+    pub layers: Vec<Layer>,
+    /// Its config, with the history of every step; the list of layers is not filled in.
+    pub config: ImageConfig,
+}
+
+/// How far a stage is.
+enum Progress {
+    Waiting,
+    Underway,
+    Done,
+}
+
+/// What the threads of a build share.
+struct Shared<'a> {
+    build: &'a Build<'a>,
+    machine: Machine<'a>,
+    stages: Vec<Arc<Mutex<Stage<'a>>>>,
+    /// Images that are only copied from, by their id.
+    lent: Mutex<HashMap<Digest, Arc<Mutex<Stage<'a>>>>>,
+    progress: Mutex<Vec<Progress>>,
+    changed: Condvar,
+    mounts: PathBuf,
+}
+
+/// Runs the plan; the image that it makes is the caller's to compose.
+///
+/// # Errors
+/// The first that a step made: [`StepFailed`], [`Refused`] or what the host says.
+pub fn build(build: &Build<'_>) -> Result<Built> {
+    let given_up = AtomicBool::new(false);
+    let shared = Shared {
+        build,
+        machine: Machine {
+            root: build.root,
+            guest: build.guest,
+            launch: build.launch,
+            given_up: &given_up,
+        },
+        stages: build
+            .plan
+            .stages
+            .iter()
+            .map(|_| Arc::new(Mutex::new(Stage::new())))
+            .collect(),
+        lent: Mutex::new(HashMap::new()),
+        progress: Mutex::new(
+            build
+                .plan
+                .stages
+                .iter()
+                .map(|_| Progress::Waiting)
+                .collect(),
+        ),
+        changed: Condvar::new(),
+        mounts: build.root.build_mounts(),
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let threads = threads.min(STAGES_MAX).min(build.plan.stages.len());
+    let failure = thread::scope(|scope| {
+        let work = || {
+            let worked = shared.work();
+            if worked.is_err() {
+                given_up.store(true, Ordering::Relaxed);
+                shared.changed.notify_all();
+            }
+            worked
+        };
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut results = vec![work()];
+        for other in others {
+            results.push(
+                other
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            );
+        }
+        let failures = results.into_iter().filter_map(Result::err);
+        failures.reduce(|first, other| match first.is::<GivenUp>() {
+            true => other,
+            false => first,
+        })
+    });
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    let Some(target) = shared.stages.get(build.plan.target) else {
+        bail!("the plan has no target");
+    };
+    let target = lock(target);
+    Ok(Built {
+        layers: target.layers.clone(),
+        config: target.config(build.plan, build.plan.target)?,
+    })
+}
+
+impl Shared<'_> {
+    /// Takes stages until there are none left.
+    fn work(&self) -> Result<()> {
+        while let Some(index) = self.next() {
+            self.run_stage(index)?;
+            let mut progress = lock(&self.progress);
+            if let Some(stage) = progress.get_mut(index) {
+                *stage = Progress::Done;
+            }
+            drop(progress);
+            self.changed.notify_all();
+        }
+        Ok(())
+    }
+
+    /// The next stage whose needs are met, waiting for it; `None` when there is none left.
+    fn next(&self) -> Option<usize> {
+        let mut progress = lock(&self.progress);
+        loop {
+            if self.machine.given_up.load(Ordering::Relaxed) {
+                return None;
+            }
+            let is_done = |stage: &usize| matches!(progress.get(*stage), Some(Progress::Done));
+            let mut waiting = false;
+            let mut ready = None;
+            for (index, stage) in self.build.plan.stages.iter().enumerate() {
+                if matches!(progress.get(index), Some(Progress::Waiting)) {
+                    waiting = true;
+                    if stage.needs.iter().all(is_done) {
+                        ready = Some(index);
+                        break;
+                    }
+                }
+            }
+            if let Some(index) = ready {
+                if let Some(stage) = progress.get_mut(index) {
+                    *stage = Progress::Underway;
+                }
+                return Some(index);
+            }
+            if !waiting {
+                return None;
+            }
+            progress = self
+                .changed
+                .wait(progress)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// What a lock guards is whole even when a thread died with it: a build that panics is over.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,536 @@
+//! One step: what its key in the cache is made of, and what is done in the VM when the cache does not
+//! know it.
+//!
+//! Called by [`super::stage`].
+
+use std::io::{Read, Write};
+
+use anyhow::{Context, Result, bail};
+use images::Digest;
+use images::context::{Selected, Wanted};
+use images::dockerfile::{
+    Action, Copy, CopyFrom, Mount, MountKind, Network, Run, Source, Step, Unpack,
+};
+use protocol::spec::{MountSpec, Owned, RunSpec, SECRET_BYTES, StepMount, StepSource};
+use protocol::task::{Gather, Outcome, Place, PlaceTarget, Task};
+use tarball::{Entry, EntryKind, TarWriter};
+
+use super::builder::Refused;
+use super::stage::Stage;
+use super::{Download, Shared, StepId, Told, lock};
+
+/// Changes when steps of the same key would not be the same any more.
+const FORMAT: &str = "bulkhead build 1";
+
+/// Permissions of a file that `ADD` took from the web, as Docker has it.
+const DOWNLOAD_MODE: u16 = 0o600;
+
+/// PATH of a process whose image sets none.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A `RUN` whose process ended with another code than 0.
+#[derive(Debug, thiserror::Error)]
+#[error("process {text:?} did not complete successfully: exit code: {code}")]
+pub struct StepFailed {
+    /// What it ran.
+    pub text: String,
+    /// For the shell.
+    pub code: u8,
+    /// Which step.
+    pub id: StepId,
+}
+
+/// What a step takes from outside of its stage.
+#[derive(Debug, Default)]
+pub(super) struct Inputs {
+    /// Of the build context, for each source or mount that is there.
+    selected: Vec<Vec<Selected>>,
+    /// Of the web, for each address.
+    downloads: Vec<Download>,
+    /// What all of it is, for the key.
+    digests: Vec<String>,
+}
+
+impl<'a> Shared<'a> {
+    /// Looks up what a step takes from outside.
+    pub(super) fn inputs(&self, step: &Step) -> Result<Inputs> {
+        let mut inputs = Inputs::default();
+        match &step.action {
+            Action::None | Action::MakeDirectory(_) => {}
+            Action::Copy(copy) => self.inputs_of_copy(step, copy, &mut inputs)?,
+            Action::Run(run) => {
+                for mount in &run.mounts {
+                    if let MountKind::Bind { from, source, .. } = &mount.kind {
+                        self.input(from, "RUN", &[source.as_str()], false, &[], &mut inputs)?;
+                    }
+                }
+            }
+        }
+        Ok(inputs)
+    }
+
+    fn inputs_of_copy(&self, step: &Step, copy: &Copy, inputs: &mut Inputs) -> Result<()> {
+        let instruction = step.text.split(' ').next().unwrap_or("COPY");
+        let paths = paths(copy);
+        if !paths.is_empty() {
+            let (parents, exclude) = (copy.parents, &copy.exclude);
+            self.input(&copy.from, instruction, &paths, parents, exclude, inputs)?;
+        }
+        for source in &copy.sources {
+            if let Source::Url { url, .. } = source {
+                let download = (self.build.fetch)(url)?;
+                if let Some(wanted) = &copy.checksum
+                    && *wanted != download.digest
+                {
+                    bail!("digest mismatch {}: {wanted}", download.digest);
+                }
+                inputs.digests.push(download.digest.to_string());
+                inputs.downloads.push(download);
+            }
+        }
+        let found: usize = inputs.selected.iter().map(Vec::len).sum();
+        let others = copy.sources.len() - paths.len();
+        if copy.from == CopyFrom::Context && found + others > 1 && !copy.destination.is_directory {
+            bail!(
+                "when using {instruction} with more than one source file, the destination must be a directory and end with a /"
+            );
+        }
+        Ok(())
+    }
+
+    fn input(
+        &self,
+        from: &CopyFrom,
+        instruction: &str,
+        patterns: &[&str],
+        parents: bool,
+        exclude: &[String],
+        inputs: &mut Inputs,
+    ) -> Result<()> {
+        match from {
+            CopyFrom::Context => {
+                let context = self.build.context;
+                let selected = context.resolve(&Wanted {
+                    instruction,
+                    patterns,
+                    parents,
+                    exclude,
+                })?;
+                inputs.digests.push(context.digest(&selected)?.to_string());
+                inputs.selected.push(selected);
+            }
+            CopyFrom::Stage(_) | CopyFrom::Image(_) => {
+                let source = self.source(from)?.context("there is no such source")?;
+                let chain = lock(&source).chain();
+                inputs.digests.push(Digest::of(&chain).to_string());
+            }
+        }
+        Ok(())
+    }
+
+    /// The key of a step in the cache: what is below it, what it does, and what it takes.
+    pub(super) fn key(&self, stage: &Stage<'a>, step: &Step, inputs: &Inputs) -> Result<Digest> {
+        let mut text = FORMAT.as_bytes().to_vec();
+        let mut add = |part: &[u8]| {
+            text.push(0);
+            text.extend_from_slice(part);
+        };
+        add(&stage.chain());
+        add(&step.action.cache_input());
+        for digest in &inputs.digests {
+            add(digest.as_bytes());
+        }
+        if let Some(epoch) = self.build.epoch {
+            add(epoch.to_string().as_bytes());
+        }
+        Ok(Digest::of(&text))
+    }
+
+    /// Does in the stage's VM what the step says.
+    pub(super) fn act(
+        &self,
+        stage: &mut Stage<'a>,
+        step: &Step,
+        id: StepId,
+        inputs: &Inputs,
+    ) -> Result<()> {
+        match &step.action {
+            Action::None => Ok(()),
+            Action::MakeDirectory(make) => {
+                let builder = stage.builder.as_mut().context("the builder is gone")?;
+                builder.ask(Task::MakeDirectory {
+                    path: make.path.clone(),
+                    owner: Some(make.owner.clone()).filter(|owner| !owner.is_empty()),
+                })?;
+                Ok(())
+            }
+            Action::Copy(copy) => self.copy(stage, copy, id, inputs),
+            Action::Run(run) => self.run(stage, run, id, inputs),
+        }
+    }
+
+    fn copy(&self, stage: &mut Stage<'a>, copy: &Copy, id: StepId, inputs: &Inputs) -> Result<()> {
+        let builder = stage.builder.as_mut().context("the builder is gone")?;
+        let place = |unpack: bool| Place {
+            target: PlaceTarget::Root {
+                path: copy.destination.path.clone(),
+                is_directory: copy.destination.is_directory || copy.parents,
+            },
+            owner: copy.owner.clone(),
+            mode: copy.mode.clone(),
+            unpack,
+            replace_links: copy.link,
+        };
+        let paths = paths(copy);
+        if !paths.is_empty() {
+            let place = place(copy.unpack != Unpack::Never);
+            match self.source(&copy.from)? {
+                None => {
+                    let selected = inputs.selected.first().map_or(&[][..], Vec::as_slice);
+                    builder.place(place, &mut |to| {
+                        Ok(self.build.context.archive(selected, to)?)
+                    })?;
+                }
+                Some(source) => {
+                    let gather = Gather {
+                        sources: paths.iter().map(ToString::to_string).collect(),
+                        excludes: copy.exclude.clone(),
+                        parents: copy.parents,
+                    };
+                    let mut source = lock(&source);
+                    let lender = self.lender(&mut source, id.stage)?;
+                    builder.copy_from(lender, gather, place)?;
+                }
+            }
+        }
+        let mut downloads = inputs.downloads.iter();
+        for source in &copy.sources {
+            match source {
+                Source::Path(_) => {}
+                Source::Url { name, url } => {
+                    let download = downloads.next().context("the download is gone")?;
+                    let name = download.name.as_ref().or(name.as_ref());
+                    let name = match name {
+                        Some(name) => name.as_str(),
+                        None if copy.destination.is_directory => {
+                            bail!("cannot determine filename for source {url}")
+                        }
+                        None => "download",
+                    };
+                    let place = place(copy.unpack == Unpack::Always);
+                    let mut file = download.file.try_clone().context("share a download")?;
+                    std::io::Seek::rewind(&mut file).context("read a download")?;
+                    let size = file.metadata().context("read a download")?.len();
+                    let modified = download.modified.unwrap_or(0);
+                    builder.place(place, &mut |to| {
+                        one_file(name, DOWNLOAD_MODE, modified, size, &mut file, to)
+                    })?;
+                }
+                Source::Inline { name, content } => {
+                    let size = content.len() as u64;
+                    builder.place(place(false), &mut |to| {
+                        one_file(name, 0o644, 0, size, &mut content.as_bytes(), to)
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&self, stage: &mut Stage<'a>, run: &Run, id: StepId, inputs: &Inputs) -> Result<()> {
+        let mut spec = self.machine.launch.run.clone();
+        spec.process.args.clone_from(&run.args);
+        spec.process.env = [run.env.as_slice(), &run.proxies].concat();
+        if !spec
+            .process
+            .env
+            .iter()
+            .any(|text| text.starts_with("PATH="))
+        {
+            spec.process.env.insert(0, DEFAULT_PATH.to_owned());
+        }
+        spec.process.user.clone_from(&run.user);
+        spec.process.cwd.clone_from(&run.working_dir);
+        spec.network_none = run.network == Network::None && self.machine.launch.network.is_some();
+        let mut selected = inputs.selected.iter();
+        for mount in &run.mounts {
+            self.mount(stage, mount, &mut selected, &mut spec, id)?;
+        }
+        if let Some(script) = &run.script {
+            spec.step_mounts.push(StepMount {
+                target: script.path.clone(),
+                source: StepSource::Secret {
+                    content: secret(script.content.as_bytes(), "a here-document")?,
+                    mode: 0o755,
+                    uid: 0,
+                    gid: 0,
+                },
+                read_only: true,
+            });
+        }
+        let builder = stage.builder.as_mut().context("the builder is gone")?;
+        let output = |bytes: &[u8]| (self.build.tell)(Told::Output(id, bytes));
+        let text = match run.args.as_slice() {
+            // As it is in the Dockerfile.
+            [shell, _, command] if shell.ends_with("sh") => format!("{shell} -c {command}"),
+            args => args.join(" "),
+        };
+        let status = match builder.run(spec, &output) {
+            Err(error) if error.is::<Refused>() => {
+                return Err(error.context(format!("run {text:?}")));
+            }
+            status => status?,
+        };
+        match status.docker_code() {
+            0 => Ok(()),
+            code => Err(StepFailed { text, code, id }.into()),
+        }
+    }
+
+    /// Makes ready what a mount shows, and says so in `spec`.
+    fn mount<'i>(
+        &self,
+        stage: &mut Stage<'a>,
+        mount: &Mount,
+        selected: &mut impl Iterator<Item = &'i Vec<Selected>>,
+        spec: &mut RunSpec,
+        id: StepId,
+    ) -> Result<()> {
+        let target = mount.target.clone().unwrap_or_default();
+        match &mount.kind {
+            MountKind::Bind {
+                from,
+                source,
+                writable,
+            } => {
+                let source = self.aside(stage, from, source, selected, id)?;
+                spec.step_mounts.push(StepMount {
+                    target,
+                    source,
+                    read_only: !writable,
+                });
+            }
+            MountKind::Cache {
+                id,
+                from,
+                mode,
+                uid,
+                gid,
+                read_only,
+                ..
+            } => {
+                if from.is_some() {
+                    bail!("from= of a cache mount is not supported: copy its content in a step");
+                }
+                let is_it = |cache: &&super::stage::CacheMount| {
+                    cache.id == *id || cache.id.starts_with(&format!("{id}\0"))
+                };
+                let share = stage.caches.iter().position(|cache| is_it(&cache));
+                spec.mounts.push(MountSpec {
+                    share: u32::try_from(share.context("the cache mount is gone")?)?,
+                    target,
+                    read_only: *read_only,
+                    copy_up: protocol::spec::CopyUp::No,
+                    owned: Some(Owned {
+                        uid: *uid,
+                        gid: *gid,
+                        mode: *mode,
+                    }),
+                });
+            }
+            MountKind::Tmpfs { size } => {
+                let options = size.map_or_else(String::new, |size| format!("size={size}"));
+                spec.tmpfs.insert(target, options);
+            }
+            MountKind::Secret {
+                id,
+                env,
+                required,
+                mode,
+                uid,
+                gid,
+            } => {
+                let Some(content) = self.build.secrets.get(id) else {
+                    if *required {
+                        bail!("secret {id}: not found");
+                    }
+                    return Ok(());
+                };
+                if let Some(env) = env {
+                    let Ok(text) = std::str::from_utf8(content) else {
+                        bail!("secret {id} is to be the variable {env} and is not UTF-8");
+                    };
+                    spec.process.env.push(format!("{env}={text}"));
+                }
+                if mount.target.is_some() {
+                    spec.step_mounts.push(StepMount {
+                        target,
+                        source: StepSource::Secret {
+                            content: secret(content, &format!("secret {id}"))?,
+                            mode: *mode,
+                            uid: *uid,
+                            gid: *gid,
+                        },
+                        read_only: false,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts what a bind mount shows aside in the stage's VM.
+    fn aside<'i>(
+        &self,
+        stage: &mut Stage<'a>,
+        from: &CopyFrom,
+        source: &str,
+        selected: &mut impl Iterator<Item = &'i Vec<Selected>>,
+        id: StepId,
+    ) -> Result<StepSource> {
+        let builder = stage.builder.as_mut().context("the builder is gone")?;
+        let number = builder.scratch();
+        let place = Place {
+            target: PlaceTarget::Scratch(number),
+            owner: None,
+            mode: None,
+            unpack: false,
+            replace_links: false,
+        };
+        let is_directory = match self.source(from)? {
+            None => {
+                let selected = selected.next().map_or(&[][..], Vec::as_slice);
+                builder.place(place, &mut |to| {
+                    Ok(self.build.context.archive(selected, to)?)
+                })?;
+                selected
+                    .first()
+                    .is_none_or(|selected| selected.is_directory)
+            }
+            Some(other) => {
+                let mut other = lock(&other);
+                let lender = self.lender(&mut other, id.stage)?;
+                let stat = Task::Stat {
+                    path: source.to_owned(),
+                    follow: true,
+                };
+                let Outcome::Stat(stat) = lender.ask(stat)? else {
+                    bail!("{source}: not found");
+                };
+                let gather = Gather {
+                    sources: vec![literal(source)],
+                    excludes: Vec::new(),
+                    parents: false,
+                };
+                builder.copy_from(lender, gather, place)?;
+                stat.is_dir()
+            }
+        };
+        let name = source.rsplit('/').next().unwrap_or_default();
+        Ok(StepSource::Scratch {
+            number,
+            path: if is_directory {
+                String::new()
+            } else {
+                name.to_owned()
+            },
+        })
+    }
+}
+
+/// The sources of a copy that are paths.
+fn paths(copy: &Copy) -> Vec<&str> {
+    let paths = copy.sources.iter().filter_map(|source| match source {
+        Source::Path(path) => Some(path.as_str()),
+        _ => None,
+    });
+    paths.collect()
+}
+
+/// A path as a pattern that matches nothing else.
+fn literal(path: &str) -> String {
+    let mut pattern = String::new();
+    for character in path.chars() {
+        if matches!(character, '*' | '?' | '[' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(character);
+    }
+    pattern
+}
+
+fn secret(content: &[u8], what: &str) -> Result<Vec<u8>> {
+    if content.len() > SECRET_BYTES {
+        bail!(
+            "{what} has {} bytes, the limit is {SECRET_BYTES}",
+            content.len()
+        );
+    }
+    Ok(content.to_vec())
+}
+
+/// An archive of one file.
+fn one_file(
+    name: &str,
+    mode: u16,
+    modified: i64,
+    size: u64,
+    content: &mut dyn Read,
+    to: &mut dyn Write,
+) -> Result<()> {
+    let mut tar = TarWriter::new(to);
+    tar.entry(&Entry {
+        path: name.as_bytes().to_vec(),
+        link: Vec::new(),
+        kind: EntryKind::File,
+        mode,
+        uid: 0,
+        gid: 0,
+        mtime: (modified, 0),
+        device: (0, 0),
+        size,
+        pieces: Vec::new(),
+        xattrs: Vec::new(),
+    })?;
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        let len = content.read(&mut buffer)?;
+        if len == 0 {
+            break;
+        }
+        tar.data(buffer.get(..len).unwrap_or_default())?;
+    }
+    tar.finish()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tarball::TarReader;
+
+    #[test]
+    fn a_literal_path_matches_itself_alone() {
+        for path in ["/a/b", "/a*", "/[x]", "/a\\b?"] {
+            let pattern = protocol::pattern::Pattern::shallow(&literal(path)).unwrap();
+            assert!(pattern.matches(path.as_bytes()), "{path}");
+            assert!(!pattern.matches(format!("{path}x").as_bytes()), "{path}");
+        }
+    }
+
+    #[test]
+    fn an_archive_of_one_file_holds_it() {
+        let mut bytes = Vec::new();
+        one_file("x", 0o600, 7, 5, &mut &b"hello"[..], &mut bytes).unwrap();
+        let mut tar = TarReader::new(bytes.as_slice());
+        let entry = tar.next_entry().unwrap().unwrap();
+        assert_eq!(
+            (&*entry.path, entry.mode, entry.mtime),
+            (&b"x"[..], 0o600, (7, 0))
+        );
+        let mut content = [0; 8];
+        assert_eq!(tar.read(&mut content).unwrap(), 5);
+        // A file that turns out shorter is no file.
+        assert!(one_file("x", 0o600, 7, 6, &mut &b"hello"[..], &mut Vec::new()).is_err());
+    }
+}
