@@ -493,13 +493,21 @@ impl Fill {
         if !is_left && !is_to_be_filled {
             return Ok(Self::No);
         }
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
+        let mut options = OpenOptions::new();
+        let opened = options
+            .create_new(!is_left)
             .write(true)
             .mode(0o600)
-            .open(&marker)
-            .with_context(about)?;
+            .open(&marker);
+        let file = match opened {
+            // Another container made it, or came to its end and removed it, since it was looked for.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound) =>
+            {
+                return Self::begin(mount);
+            }
+            opened => opened.with_context(about)?,
+        };
         let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Err((_, Errno::EWOULDBLOCK)) => return Ok(Self::Busy),
             lock => lock.map_err(|(_, error)| error).with_context(about)?,
@@ -518,7 +526,8 @@ impl Fill {
             .with_context(about)?
             .next()
             .is_none();
-        if is_empty && !wants_content {
+        // Or another filled it between the first look and our marker.
+        if (is_empty && !wants_content) || (!is_empty && !is_left) {
             filling.done()?;
             return Ok(Self::No);
         }
