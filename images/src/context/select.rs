@@ -189,7 +189,7 @@ impl Selector<'_> {
             root: is_directory.then(|| found.clone()),
         };
         if is_directory {
-            if is_ignored && !self.ignore.has_exceptions() {
+            if is_ignored && !self.ignore.may_take_back(&path) {
                 return Ok(None);
             }
             selected.entries = self.walk(&path, ignored, None)?;
@@ -272,7 +272,7 @@ impl Selector<'_> {
                 continue;
             }
             let (is_ignored, ignored) = is_ignored_with_parents(self.ignore, &path);
-            if is_ignored && !self.ignore.has_exceptions() {
+            if is_ignored && !self.ignore.may_take_back(&path) {
                 continue;
             }
             let include = (!pattern.is_empty()).then_some(&include);
@@ -331,8 +331,8 @@ impl Selector<'_> {
             let is_left_out = is_ignored || is_excluded || !is_included;
             // A directory that is left out may have something in it that is not.
             let leads_on = |include: &Include| include.leads_on(depth, file.as_bytes());
-            let may_have_more = (!is_ignored || self.ignore.has_exceptions())
-                && (!is_excluded || self.exclude.has_exceptions())
+            let may_have_more = (!is_ignored || self.ignore.may_take_back(&path))
+                && (!is_excluded || self.exclude.may_take_back(&name))
                 && (is_included || include.is_some_and(leads_on));
             if is_left_out && !may_have_more {
                 continue;
