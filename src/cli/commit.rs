@@ -1,5 +1,7 @@
 //! `bulkhead commit`: a container's changes as a layer on top of its image.
 
+use std::os::unix::net::UnixStream;
+
 use anyhow::{Context, Result};
 use images::config::{Healthcheck, History};
 use images::timestamp::Timestamp;
@@ -8,7 +10,7 @@ use protocol::task::Task;
 
 use super::merge::DEFAULT_PATH;
 use super::{output, values};
-use crate::sandbox::access::Access;
+use crate::sandbox::access::{Access, Limited, with_files};
 use crate::sandbox::clock::now;
 use crate::sandbox::inspect::signal_name;
 use crate::sandbox::paths::Root;
@@ -75,14 +77,18 @@ pub fn run(args: &CommitArgs) -> Result<()> {
         comment: args.message.clone(),
         ..changed
     };
-    let mut access = Access::open(&root, &folder, &config)?;
-    let paused = args.pause && access.is_running() && pause(&mut access, &folder)?;
-    let image = layer(&mut access, &store, &base.id, changed, step, &names);
-    if paused {
-        access.freeze(false).context("let the container go on")?;
-    }
-    let image = image?.to_string();
-    access.close()?;
+    let image = with_files(&root, &folder, &config, |access| {
+        // Should this command be killed, it goes on when the connection is gone.
+        let paused = args.pause && access.is_running() && pause(access, &folder)?;
+        let image = layer(access, &store, &base.id, changed, step, &names);
+        if paused {
+            access
+                .hold_still(false)
+                .context("let the container go on")?;
+        }
+        image
+    })?
+    .to_string();
     let details = [
         ("comment", args.message.clone()),
         ("imageID", image.clone()),
@@ -96,7 +102,7 @@ fn pause(access: &mut Access, folder: &Folder) -> Result<bool> {
     if folder.true_state()?.status == Status::Paused {
         return Ok(false);
     }
-    access.freeze(true).context("pause the container")?;
+    access.hold_still(true).context("pause the container")?;
     Ok(true)
 }
 
@@ -108,7 +114,7 @@ fn layer(
     step: History,
     names: &[Reference],
 ) -> Result<Digest> {
-    let mut stream = access.begin(Task::Layer { latest: None })?;
+    let mut stream = access.begin_reading(Task::Layer { latest: None })?;
     let mut whole = Whole {
         stream: &mut stream,
         access,
@@ -119,7 +125,7 @@ fn layer(
 
 /// A layer's bytes, which end well only when the agent says that it sent all of them.
 struct Whole<'a> {
-    stream: &'a mut std::os::unix::net::UnixStream,
+    stream: &'a mut Limited<UnixStream>,
     access: &'a mut Access,
 }
 

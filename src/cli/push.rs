@@ -46,12 +46,12 @@ pub fn run(args: &PushArgs) -> Result<()> {
     }
     let platform = args.platform.as_deref().map(Platform::parse).transpose()?;
     let reference = Reference::parse(&args.name)?;
-    let names_tag = reference
-        .tag()
-        .is_some_and(|tag| args.name.ends_with(&format!(":{tag}")));
-    let is_name_only = !names_tag && reference.digest().is_none();
+    let is_name_only = Reference::parse_name(&args.name).is_some();
     if args.all_tags && !is_name_only {
         bail!("tag can't be used with --all-tags/-a");
+    }
+    if reference.digest().is_some() {
+        bail!("cannot push a digest reference");
     }
     let say = |text: &str| match args.quiet {
         true => Ok(()),
@@ -103,9 +103,6 @@ fn names(store: &Store, reference: &Reference, all: bool) -> Result<Vec<Referenc
         names.retain(|name| name.tag().is_some());
         names.sort();
         return Ok(names);
-    }
-    if reference.digest().is_some() {
-        bail!("cannot push a digest reference");
     }
     if !names.contains(reference) {
         bail!("tag does not exist: {}", reference.familiar());

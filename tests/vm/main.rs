@@ -14,6 +14,7 @@ mod differential;
 mod environment;
 mod flags;
 mod guests;
+mod held;
 mod kills;
 mod lab;
 mod layers60;
@@ -83,6 +84,7 @@ fn main() -> ExitCode {
             (0, streams::tests()),
             (0, kills::tests()),
             (1, life::tests()),
+            (0, held::tests()),
             (0, races::tests()),
             (1, lists::tests()),
             (1, archives::tests()),
