@@ -30,6 +30,7 @@ mod error;
 mod fetch;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+mod gzip;
 mod http;
 mod login;
 mod push;
