@@ -106,7 +106,7 @@ fn machine(registry: &Registry) -> Result<Sandbox> {
     let vm = Sandbox::empty()?;
     let helper = vm.program().with_file_name("docker-credential-gcloud");
     let answer = format!(
-        "#!/bin/sh\n[ \"$1\" = get ] && read -r server && [ \"$server\" = {} ] || exit 1\n\
+        "#!/bin/sh\n[ \"$1\" = get ] || exit 1\nread -r server\n[ \"$server\" = {} ] || exit 1\n\
          echo '{{\"ServerURL\":\"{}\",\"Username\":\"{USER}\",\"Secret\":\"{PASSWORD}\"}}'\n",
         registry.address(),
         registry.address()

@@ -49,6 +49,8 @@ pub(super) fn digest(
         } else {
             b"other"
         });
+        let root_mode = one.root.as_ref().map_or(0, |root| root.mode);
+        add(&root_mode.to_be_bytes());
         add(&(one.entries.len() as u64).to_be_bytes());
         for entry in &one.entries {
             add(entry.name.as_os_str().as_bytes());

@@ -61,7 +61,7 @@ impl<E: std::error::Error + 'static> Planner<'_, E> {
         let script_bytes = script
             .as_ref()
             .map_or(0, |script: &Script| script.content.len());
-        let seen = (state.variables.len() + state.args.len()).saturating_mul(24);
+        let seen = (state.variables.len() + state.args.len()).saturating_mul(96);
         self.spend((bytes + seen + created_by.len() + script_bytes + 512) as u64)?;
         let run = Run {
             args,
