@@ -13,9 +13,11 @@
 //! layers     the base image's
 //! ```
 
+use std::os::fd::{AsFd, BorrowedFd};
+
 use protocol::message::{Event, Request};
 use protocol::spec::RunSpec;
-use rustix::fs::{Mode, mkdirat, renameat};
+use rustix::fs::{AtFlags, FileType, Mode, mkdirat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
 use crate::container;
@@ -25,6 +27,7 @@ use crate::hold;
 use crate::init_layer::Places;
 use crate::layers::{self, SEALED, Stack, UPPER};
 use crate::network;
+use crate::paths::{self, Want};
 use crate::tasks::{Tasks, View};
 
 /// Serves the host's steps until it has enough.
@@ -121,10 +124,15 @@ impl Build {
         spec.sealed = self.spec.sealed;
         spec.upper_disk = true;
         self.runs = self.runs.saturating_add(1);
+        let stubs = match &self.stack {
+            Some(stack) => stubs(stack.root.as_fd(), &spec),
+            None => Vec::new(),
+        };
         self.stack = None;
         container::step(&spec, self.runs, std::iter::empty(), control)?;
         match layers::stack(&self.spec, Places::None) {
             Ok(stack) => {
+                remove(stack.root.as_fd(), &stubs);
                 self.stack = Some(stack);
                 Ok(())
             }
@@ -146,5 +154,44 @@ impl Build {
         self.spec.sealed = number.saturating_add(1);
         self.stack = Some(layers::stack(&self.spec, Places::None)?);
         Ok(())
+    }
+}
+
+/// What will have to be made to mount on for a step: paths, those above first.
+fn stubs(root: BorrowedFd<'_>, spec: &RunSpec) -> Vec<String> {
+    let of_shares = spec.mounts.iter().map(|mount| &mount.target);
+    let of_step = spec.step_mounts.iter().map(|mount| &mount.target);
+    let targets = of_shares.chain(of_step).chain(spec.tmpfs.keys());
+    let mut missing = Vec::new();
+    for target in targets {
+        let ends = target.match_indices('/').map(|(index, _)| index);
+        for end in ends.chain([target.len()]) {
+            let path = target.get(..end).unwrap_or_default();
+            if matches!(paths::open(root, path, Want::Directory), Err(Errno::NOENT)) {
+                missing.push(path.to_owned());
+            }
+        }
+    }
+    missing.sort();
+    missing.dedup();
+    missing
+}
+
+/// Removes what nothing was put into.
+fn remove(root: BorrowedFd<'_>, stubs: &[String]) {
+    for path in stubs.iter().rev() {
+        let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let Ok(above) = paths::open(root, above, Want::Directory) else {
+            continue;
+        };
+        let Ok(found) = statat(&above, name, AtFlags::SYMLINK_NOFOLLOW) else {
+            continue;
+        };
+        // A directory with something in it says no; that is as it should be.
+        let _ = match FileType::from_raw_mode(found.st_mode) {
+            FileType::Directory => unlinkat(&above, name, AtFlags::REMOVEDIR),
+            FileType::RegularFile if found.st_size == 0 => unlinkat(&above, name, AtFlags::empty()),
+            _ => Ok(()),
+        };
     }
 }

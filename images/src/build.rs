@@ -32,6 +32,8 @@ pub struct CachedStep {
     pub layer: Option<Layer>,
     /// The instruction, for people.
     pub text: String,
+    /// When it was made, as RFC 3339 has it.
+    pub created: String,
 }
 
 /// A record of the cache.
@@ -50,6 +52,7 @@ pub struct CacheRecord {
 struct Document {
     layer: Option<LayerDocument>,
     text: String,
+    created: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -109,6 +112,7 @@ impl Store {
                 size: layer.size,
             }),
             text: step.text.clone(),
+            created: step.created.clone(),
         };
         let bytes = json!(document).to_string();
         let path = self.step_path(key);
@@ -272,6 +276,7 @@ impl Store {
         Ok(Some(CachedStep {
             layer: document.layer.map(|layer| plain(layer.digest, layer.size)),
             text: document.text,
+            created: document.created,
         }))
     }
 

@@ -230,9 +230,14 @@ impl ImageConfig {
             diff_ids: diff_ids(document.rootfs().diff_ids())?,
             history: history(document.history().as_deref().unwrap_or_default())?,
         };
-        checked.check_counts()?;
-        checked.check_nul()?;
+        checked.check()?;
         Ok(checked)
+    }
+
+    /// Checks the numbers of entries, and that there is no NUL byte where a process would get it.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        self.check_counts()?;
+        self.check_nul()
     }
 
     fn check_counts(&self) -> Result<(), ConfigError> {

@@ -13,19 +13,41 @@
 //! bytes ── lines ── words ── instruction ─> Dockerfile ── stages ── expand ── steps ─> Plan
 //! ```
 
+mod arguments;
+mod change;
+mod copy;
 mod error;
+mod expand;
+mod flags;
+mod glob;
+mod health;
+mod history;
+mod instruction;
+mod lines;
+mod mount;
 mod plan;
+mod ports;
+mod run;
+mod signal;
+mod stages;
+mod state;
+mod steps;
+mod words;
 
+pub use change::change;
 pub use error::{DockerfileError, PlanError, Warning};
+pub use health::duration_ns;
 pub use plan::{
     Action, Base, BaseImage, BaseRequest, CacheSharing, Copy, CopyFrom, Destination, ImageSource,
     MakeDirectory, Mount, MountKind, Network, Plan, PlanOptions, PlannedStage, Run, Script, Source,
-    Step, Unpack, plan,
+    Step, Unpack,
 };
+pub use signal::signal_number;
 
 /// A Dockerfile whose syntax is right.
 #[derive(Debug, Clone)]
 pub struct Dockerfile {
+    file: instruction::File,
     warnings: Vec<Warning>,
 }
 
@@ -42,6 +64,27 @@ impl Dockerfile {
 /// # Errors
 /// What is wrong with it, and where; a limit that it is above.
 pub fn parse(bytes: &[u8]) -> Result<Dockerfile, DockerfileError> {
-    let _ = bytes;
-    Err(DockerfileError::of_file("no file can be read yet"))
+    let mut lines = lines::read(bytes)?;
+    lines.check_syntax()?;
+    let mut warnings = std::mem::take(&mut lines.warnings);
+    let file = instruction::file(lines, &mut warnings)?;
+    warnings.sort_by_key(|warning| warning.line);
+    Ok(Dockerfile { file, warnings })
 }
+
+/// What a build does.
+///
+/// `bases` is asked once for each image and platform that is needed, be it as a base or to copy from.
+///
+/// # Errors
+/// See [`PlanError`]. Stages that the target doesn't need are looked at for syntax and names only.
+pub fn plan<E: std::error::Error + 'static>(
+    dockerfile: &Dockerfile,
+    options: &PlanOptions,
+    bases: &mut dyn FnMut(&BaseRequest) -> Result<BaseImage, E>,
+) -> Result<Plan, PlanError<E>> {
+    stages::plan(&dockerfile.file, &dockerfile.warnings, options, bases)
+}
+
+#[cfg(test)]
+mod tests;

@@ -40,7 +40,7 @@ mod sample;
 pub mod store;
 pub mod timestamp;
 
-pub use archive::{Loaded, load, load_stream};
+pub use archive::{Loaded, import, load, load_stream, save};
 pub use commit::commit;
 pub use config::ImageConfig;
 pub use digest::Digest;
@@ -50,5 +50,5 @@ pub use layers::{LayerDisk, LayerDisks, LayerKey, PendingDisk};
 pub use manifest::Compression;
 pub use platform::Platform;
 pub use reference::Reference;
-pub use registry::{PullOptions, PullStatus, Pulled, pull};
+pub use registry::{PullStatus, Pulled, Pushed, RegistryOptions, pull, push};
 pub use store::Store;

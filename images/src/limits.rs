@@ -59,6 +59,22 @@ pub const REFERENCE_BYTES: usize = NAME_BYTES + 1 + TAG_BYTES + 1 + 71;
 
 /// Layers that are downloaded at once, as Docker does.
 pub const PARALLEL_DOWNLOADS: usize = 3;
+/// Layers that are uploaded at once, as Docker does.
+pub const PARALLEL_UPLOADS: usize = 5;
+/// Bytes of a blob that is sent with one request; of a larger one, what was sent is worth keeping when a
+/// connection breaks, which takes one request more.
+pub const WHOLE_UPLOAD_BYTES: u64 = 64 * KIB;
+/// Bytes of a chunk of an upload where the registry, or a proxy before it, refused a larger one. Most
+/// proxies take this much, and registries with a least size of a chunk have 5 MiB.
+pub const CHUNK_BYTES: u64 = 8 * MIB;
+/// How often an upload tells how far it is, and looks whether it should stop.
+pub const UPLOAD_TICK: Duration = Duration::from_millis(100);
+/// Time for a registry to bring a whole upload into its storage, which is a copy in some.
+pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// The longest time that a registry may make us wait by Retry-After. Limits that last longer are told.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+/// Repositories from which one blob is tried to be mounted.
+pub const MOUNT_SOURCES: usize = 3;
 /// Redirects of one request. A blob needs one, a mirror in front of it two.
 pub const REDIRECTS: usize = 5;
 /// Bytes of a token endpoint's reply. Tokens have some KiB; one with many scopes some 10.
@@ -113,6 +129,9 @@ pub const LOCK_POLL: Duration = Duration::from_millis(50);
 /// Age after which a partial download that nobody resumed is removed.
 pub const PARTIAL_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// Bytes of the store's record of compressed layers: about 25,000.
+pub const PACKED_BYTES: u64 = 4 * MIB;
+
 // -- layer disks
 
 /// Bytes of a layer's disk: a layer unpacked. The converter has its own, lower limit.
@@ -138,3 +157,43 @@ pub const ARCHIVE_EXTENSIONS: usize = 8;
 pub const LINK_HOPS: usize = 8;
 /// Images in one archive.
 pub const ARCHIVE_IMAGES: usize = 1_000;
+
+// -- Dockerfiles
+
+/// Bytes of a Dockerfile. Long ones have 50 KiB; here-documents are what makes them long.
+pub const DOCKERFILE_BYTES: usize = 1024 * 1024;
+/// Instructions of a Dockerfile, and of one stage with those that its base image brings. An image has at
+/// most [`HISTORY`] records, and stages that are not part of it have some more.
+pub const INSTRUCTIONS: usize = 4_096;
+/// Stages of a Dockerfile. Those that build for a dozen of platforms have some 60.
+pub const STAGES: usize = 256;
+/// Here-documents of one instruction.
+pub const HEREDOCS: usize = 64;
+/// Bytes of one here-document: more belongs into a file of its own.
+pub const HEREDOC_BYTES: usize = 512 * 1024;
+/// Bytes of one word with its variables replaced: what Linux gives a program as one argument or variable
+/// (MAX_ARG_STRLEN).
+pub const WORD_BYTES: usize = 128 * 1024;
+/// Bytes that replacing variables makes or compares in one build, so that a Dockerfile can't keep the
+/// reader busy for more than a second or so.
+pub const EXPANSION_WORK: u64 = 32 * MIB;
+/// `${a:-${b:-…}}` in each other.
+pub const EXPANSION_DEPTH: usize = 32;
+/// Bytes of all steps' configs, environments and here-documents together. A step that changes the
+/// environment has a copy of it, and usual ones have 1 KiB.
+pub const PLAN_BYTES: u64 = 256 * MIB;
+/// `--mount` flags of one RUN, and any other flag's repetitions.
+pub const FLAGS: usize = 256;
+
+// -- build contexts
+
+/// Bytes of a .dockerignore. Long ones have some KiB.
+pub const IGNORE_BYTES: u64 = 1024 * 1024;
+/// Patterns of a .dockerignore, and of `--exclude`: each of them is held against each file.
+pub const IGNORE_PATTERNS: usize = 10_000;
+/// Files, links and directories that one step takes. The Linux kernel's tree has 100,000.
+pub const CONTEXT_ENTRIES: usize = 4_000_000;
+/// Directories in each other, of a build context.
+pub const CONTEXT_DEPTH: usize = 1_000;
+/// Links that lead to links (the kernel's own limit, MAXSYMLINKS).
+pub const CONTEXT_LINKS: usize = 40;

@@ -23,15 +23,20 @@
 //! only here; rustls checks certificates; neither decompresses anything, as those features are off.
 
 mod auth;
+mod content;
 mod credentials;
 mod download;
 mod error;
+mod fetch;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod http;
+mod login;
+mod push;
 mod reach;
 mod session;
 mod tls;
+mod upload;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -46,10 +51,13 @@ use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::store::Store;
 
-pub use credentials::CredentialsError;
+pub use credentials::{CredentialsError, Keychain, Login, Place, Secret, key_of};
 pub use error::{Cause, RegistryError};
+pub use fetch::fetch;
+pub use login::{Registry, log_in};
+pub use push::{LayerPush, PushProgress, PushState, Pushed, push};
 
-use session::{Session, Wanted};
+use session::{Intent, Session, Wanted};
 
 /// How long to wait for a registry and how often to try. The default is right for users; tests are less
 /// patient.
@@ -79,9 +87,9 @@ impl Default for Patience {
     }
 }
 
-/// What a pull takes from its surroundings.
+/// What a talk with a registry takes from its surroundings.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PullOptions {
+pub struct RegistryOptions {
     /// Registries (`host[:port]`, as in references) that may speak plain HTTP. Those on this machine may
     /// in any case.
     pub insecure: Vec<String>,
@@ -95,7 +103,7 @@ pub struct PullOptions {
     pub patience: Patience,
 }
 
-impl Default for PullOptions {
+impl Default for RegistryOptions {
     /// Docker's places: `/etc/docker/certs.d` and `~/.docker/certs.d`.
     fn default() -> Self {
         let home = std::env::var_os("HOME")
@@ -175,24 +183,31 @@ pub fn pull(
     store: &Store,
     reference: &Reference,
     platform: &Platform,
-    options: &PullOptions,
+    options: &RegistryOptions,
     progress: &Progress<'_>,
 ) -> Result<Pulled, RegistryError> {
     let lease = store.lease()?;
-    let session = Session::new(reference, options)?;
+    let session = Session::new(reference, options, Intent::Pull)?;
     let found = find_manifest(&session, reference, platform)?;
     let config_bytes =
         download::document(&session, store, "the image config", &found.manifest.config)?;
     let config = ImageConfig::parse(&config_bytes)?;
     config.check_layers(found.manifest.layers.len())?;
     config.check_platform(platform)?;
-    store.put(&config_bytes)?;
 
     let by_digest = reference.with_digest(found.top);
     let names = match reference.digest() {
         Some(_) => vec![by_digest],
         None => vec![reference.clone(), by_digest],
     };
+    if let Some(image) = pushed_from_here(store, &names, &found)? {
+        return Ok(Pulled {
+            image,
+            status: PullStatus::UpToDate,
+            digest: found.top,
+        });
+    }
+    store.put(&config_bytes)?;
     // A damaged image is not up to date, whatever its digest.
     let before = names
         .first()
@@ -226,6 +241,36 @@ pub fn pull(
         status,
         digest: found.top,
     })
+}
+
+/// The image that all of `names` lead to here already, if it was pushed from here and is whole: its layers
+/// are plain here and compressed there, so that its manifest is another one.
+fn pushed_from_here(
+    store: &Store,
+    names: &[Reference],
+    found: &Found,
+) -> Result<Option<Image>, RegistryError> {
+    let id = found.manifest.config.digest;
+    let mut image = None;
+    for name in names {
+        match store.find(name) {
+            Ok(Some(named)) if named.id == id => image = Some(named),
+            // A damaged one is brought anew.
+            _ => return Ok(None),
+        }
+    }
+    let Some(image) = image else {
+        return Ok(None);
+    };
+    if image.manifest_digest == Digest::of(&found.bytes) {
+        return Ok(None);
+    }
+    for layer in &image.layers {
+        if !store.has_blob(&layer.blob, layer.size)? {
+            return Ok(None);
+        }
+    }
+    Ok(Some(image))
 }
 
 /// A platform's manifest, and how it was found.

@@ -10,6 +10,7 @@
 //!   ingest/<hex>               a partial download; whoever writes it holds its flock
 //!   ingest/load-*/             the members of an archive being loaded; the directory's flock is held
 //!   layers/                    layer disks, see `layers`
+//!   packed.json                what plain layers became when they were compressed for a registry
 //!   lock                       flock, exclusive: while index.json is read, changed and replaced
 //!   lease                      flock, shared: while someone needs blobs that no name may hold any more,
 //!                              or that have no name yet; exclusive: while unused ones are removed
@@ -26,6 +27,7 @@ mod blob;
 mod collect;
 pub(crate) mod files;
 mod index;
+mod packed;
 mod remove;
 mod spool;
 
@@ -282,6 +284,17 @@ impl Store {
                 Match::Name(_, id) | Match::Id(id) => id,
             };
             index.name_image(&id, target);
+            Ok(())
+        })
+    }
+
+    /// Keeps that a registry has the image under `name`, a digest, as `RepoDigests` shows it. The manifest
+    /// there may list layers compressed that are plain here.
+    pub(crate) fn name_pushed(&self, id: &Digest, name: &Reference) -> Result<(), StoreError> {
+        self.change(|index| {
+            if index.id_of(name) != Some(*id) {
+                index.name_image(id, name);
+            }
             Ok(())
         })
     }

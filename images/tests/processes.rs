@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bulkhead_images::layers::{Begin, LayerDisks, LayerKey};
 use bulkhead_images::store::{ContainerUse, Force};
-use bulkhead_images::{Digest, Platform, PullOptions, Reference, Store, load_stream, pull};
+use bulkhead_images::{Digest, Platform, Reference, RegistryOptions, Store, load_stream, pull};
 use libtest_mimic::{Arguments, Trial};
 use sample::{Sample, hex, sha};
 use serde_json::json;
@@ -90,9 +90,9 @@ fn child(arguments: &[&str]) -> Result<String, Failure> {
     match arguments {
         ["pull", root, name] => {
             let store = Store::open(Path::new(root))?;
-            let options = PullOptions {
+            let options = RegistryOptions {
                 certs_dirs: Vec::new(),
-                ..PullOptions::default()
+                ..RegistryOptions::default()
             };
             let pulled = pull(
                 &store,
@@ -543,5 +543,8 @@ fn a_helper_without_a_login_means_anonymous() {
     let script = "cat > /dev/null\necho credentials not found in native keychain\nexit 1";
     let (output, _) = pull_with_helper(&server, script);
     let error = text(&output.stderr);
-    assert!(error.contains("hint: log in with: docker login"), "{error}");
+    assert!(
+        error.contains("hint: log in with: bulkhead login"),
+        "{error}"
+    );
 }

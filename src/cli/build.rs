@@ -20,7 +20,7 @@ use super::options::{PullPolicy, RunOptions};
 use super::run::{self, DEFAULT_WINDOW, WithCode};
 use super::{names, output};
 use crate::doctor;
-use crate::sandbox::build::{Build, Built, Download, StepFailed, StepId, build};
+use crate::sandbox::build::{Build, BuildError, Built, Download, StepFailed, StepId, build};
 use crate::sandbox::clock::{now, rfc3339};
 use crate::sandbox::launch::Launch;
 use crate::sandbox::paths::{GuestFiles, Root};
@@ -156,12 +156,16 @@ fn compose(
     built: Built,
     options: &Options,
 ) -> Result<Image> {
-    let created = match options.epoch {
-        Some(epoch) => rfc3339(epoch),
-        None => now(),
-    };
+    // An image of nothing that has a date has been made now.
+    let created = built.config.created.clone();
+    let created = created.or_else(|| {
+        Timestamp::parse(&match options.epoch {
+            Some(epoch) => rfc3339(epoch),
+            None => now(),
+        })
+    });
     let config = ImageConfig {
-        created: Timestamp::parse(&created),
+        created,
         // They are about the base image.
         docker_version: String::new(),
         comment: String::new(),
@@ -181,18 +185,18 @@ fn told(error: &dockerfile::DockerfileError, input: &Input) -> anyhow::Error {
 
 /// What the user is told of a build that failed, and the exit code.
 fn failed(
-    error: anyhow::Error,
+    BuildError { error, step }: BuildError,
     plan: &Plan,
     progress: &Progress<'_>,
     input: &Input,
 ) -> anyhow::Error {
-    let step = error.downcast_ref::<StepFailed>();
-    let id = step.map(|step| step.id);
-    progress.failed(id);
-    if let Some(id) = id {
+    progress.failed(step);
+    if let Some(id) = step {
         show_lines(id, plan, input);
     }
-    let code = step.map_or(1, |step| step.code);
+    let code = error
+        .downcast_ref::<StepFailed>()
+        .map_or(1, |step| step.code);
     run::with_code(code, format!("failed to build: {error:#}"))
 }
 

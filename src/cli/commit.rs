@@ -1,7 +1,5 @@
 //! `bulkhead commit`: a container's changes as a layer on top of its image.
 
-mod changes;
-
 use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, Result};
@@ -66,7 +64,7 @@ pub fn run(args: &CommitArgs) -> Result<()> {
     let (folder, config) = containers::find(&root, &args.container)?;
     let base = store.resolve(&config.image_id)?;
     let own = of_container(&config, &base.config);
-    let changed = changes::apply(own, &args.change)?;
+    let changed = images::dockerfile::change(own, &args.change)?;
     let step = History {
         created: Timestamp::parse(&now()),
         author: args.author.clone(),

@@ -45,6 +45,9 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         if let Some(error) = cause.downcast_ref::<images::registry::RegistryError>() {
             return error.hint();
         }
+        if let Some(error) = cause.downcast_ref::<images::registry::CredentialsError>() {
+            return error.hint();
+        }
         if let Some(error) = cause.downcast_ref::<images::archive::ArchiveError>() {
             return error.hint();
         }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::output::{self, Column, List};
 use super::template::Template;
-use super::{images as image_list, ps};
+use super::{builder, images as image_list, ps};
 use crate::sandbox::containers;
 use crate::sandbox::paths::{self, Root};
 use crate::sandbox::state::{ContainerConfig, ContainerState};
@@ -98,11 +98,7 @@ pub fn run(args: &DfArgs) -> Result<()> {
         of_images(&images, &all),
         of_containers(&all),
         of_volumes(&volumes),
-        // There is none.
-        Usage {
-            kind: "Build Cache",
-            ..Usage::default()
-        },
+        of_build_cache(&root, &store)?,
         of_layer_disks(&disks, &all),
         of_templates(&root),
     ];
@@ -113,6 +109,34 @@ pub fn run(args: &DfArgs) -> Result<()> {
         only: None,
     };
     list.print(&usages.iter().map(Usage::row).collect::<Vec<_>>())
+}
+
+/// Steps that builds keep, and folders of their cache mounts.
+fn of_build_cache(root: &Root, store: &Store) -> Result<Usage> {
+    let records = store.cached_steps()?;
+    let in_images = builder::layers_of_images(store)?;
+    let mounts = paths::space_below(&root.build_mounts());
+    let mut usage = Usage {
+        kind: "Build Cache",
+        total: records.len(),
+        bytes: mounts,
+        reclaimable: mounts,
+        ..Usage::default()
+    };
+    let mut seen = HashSet::new();
+    for record in &records {
+        let Some(layer) = &record.step.layer else {
+            continue;
+        };
+        // What an image has, too, is the image's.
+        if builder::is_in(record, &in_images) {
+            usage.active += 1;
+        } else if seen.insert(layer.blob) {
+            usage.bytes = usage.bytes.saturating_add(layer.size);
+            usage.reclaimable = usage.reclaimable.saturating_add(layer.size);
+        }
+    }
+    Ok(usage)
 }
 
 const VOLUME_COLUMNS: [Column; 3] = [

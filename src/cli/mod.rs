@@ -4,6 +4,7 @@
 
 mod attach;
 mod build;
+mod builder;
 mod commit;
 pub mod complaint;
 mod cp;
@@ -19,10 +20,12 @@ mod flags;
 mod given;
 mod history;
 mod images;
+mod import;
 mod info;
 mod inspect;
 mod kill;
 mod load;
+mod login;
 mod logs;
 mod merge;
 mod mounts;
@@ -35,11 +38,14 @@ mod ports;
 mod prune;
 mod ps;
 mod pull;
+mod push;
 mod rename;
 mod restart;
 mod rm;
 mod rmi;
 pub mod run;
+mod save;
+mod search;
 mod start;
 mod stats;
 mod stop;
@@ -82,10 +88,22 @@ struct Cli {
 enum Verb {
     /// Download an image from a registry
     Pull(pull::PullArgs),
+    /// Upload an image to a registry
+    Push(push::PushArgs),
+    /// Log in to a registry
+    Login(login::LoginArgs),
+    /// Log out from a registry
+    Logout(login::LogoutArgs),
+    /// Refused: registries have no index to search
+    Search(search::SearchArgs),
     /// List images
     Images(images::ImagesArgs),
     /// Load images from an archive of docker save or an OCI layout
     Load(load::LoadArgs),
+    /// Write images as an archive
+    Save(save::SaveArgs),
+    /// Make an image of a file system in a tar
+    Import(import::ImportArgs),
     /// Give an image another name
     Tag(tag::TagArgs),
     /// Remove images
@@ -114,6 +132,9 @@ enum Verb {
     /// Manage images
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageVerb),
+    /// Manage what builds keep
+    #[command(subcommand, arg_required_else_help = true)]
+    Builder(builder::BuilderVerb),
     /// Manage volumes
     #[command(subcommand, arg_required_else_help = true)]
     Volume(volume::VolumeVerb),
@@ -131,11 +152,17 @@ struct NoArgs {}
 enum ImageVerb {
     /// Download an image from a registry
     Pull(pull::PullArgs),
+    /// Upload an image to a registry
+    Push(push::PushArgs),
     /// List images
     #[command(alias = "list")]
     Ls(images::ImagesArgs),
     /// Load images from an archive
     Load(load::LoadArgs),
+    /// Write images as an archive
+    Save(save::SaveArgs),
+    /// Make an image of a file system in a tar
+    Import(import::ImportArgs),
     /// Give an image another name
     Tag(tag::TagArgs),
     /// Remove images
@@ -269,6 +296,7 @@ pub fn command() -> clap::Command {
         .subcommand(flags::update_command())
         .subcommand(flags::build_command().display_order(2))
         .mut_subcommand("image", |group| group.subcommand(flags::build_command()))
+        .mut_subcommand("builder", |group| group.subcommand(flags::build_command()))
         .mut_subcommand("container", |group| {
             group
                 .subcommand(flags::run_command())
@@ -284,7 +312,9 @@ pub fn command() -> clap::Command {
 pub fn with_flags_of_run(matches: &ArgMatches, began: u64) -> Option<Result<u8>> {
     let (verb, matches) = match matches.subcommand()? {
         ("container", group) => group.subcommand()?,
-        ("image", group) if group.subcommand_name() == Some("build") => group.subcommand()?,
+        ("image" | "builder", group) if group.subcommand_name() == Some("build") => {
+            group.subcommand()?
+        }
         verb => verb,
     };
     match verb {
@@ -312,8 +342,14 @@ pub fn with_flags_of_run(matches: &ArgMatches, began: u64) -> Option<Result<u8>>
 pub fn other(matches: &ArgMatches) -> Result<u8> {
     match Cli::from_arg_matches(matches)?.verb {
         Verb::Pull(args) | Verb::Image(ImageVerb::Pull(args)) => pull::run(args)?,
+        Verb::Push(args) | Verb::Image(ImageVerb::Push(args)) => push::run(&args)?,
+        Verb::Login(args) => login::run(&args)?,
+        Verb::Logout(args) => login::log_out(&args)?,
         Verb::Images(args) | Verb::Image(ImageVerb::Ls(args)) => images::run(&args)?,
         Verb::Load(args) | Verb::Image(ImageVerb::Load(args)) => load::run(&args)?,
+        Verb::Save(args) | Verb::Image(ImageVerb::Save(args)) => save::run(&args)?,
+        Verb::Import(args) | Verb::Image(ImageVerb::Import(args)) => import::run(&args)?,
+        Verb::Search(args) => search::run(&args)?,
         Verb::Tag(args) | Verb::Image(ImageVerb::Tag(args)) => tag::run(&args)?,
         Verb::Rmi(args) | Verb::Image(ImageVerb::Rm(args)) => rmi::run(&args)?,
         Verb::Inspect(args) => inspect::run(&args, None)?,
@@ -331,6 +367,7 @@ pub fn other(matches: &ArgMatches) -> Result<u8> {
         Verb::Info(args) | Verb::System(SystemVerb::Info(args)) => info::run(&args)?,
         Verb::Files(verb) | Verb::Container(ContainerVerb::Files(verb)) => verb.run()?,
         Verb::Life(verb) | Verb::Container(ContainerVerb::Life(verb)) => return verb.run(),
+        Verb::Builder(verb) => builder::run(&verb)?,
         Verb::Volume(verb) => volume::run(&verb)?,
         Verb::Version(args) => version::run(&args)?,
         Verb::Doctor(NoArgs {}) => return doctor::run(),

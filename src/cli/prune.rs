@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::filter::Filters;
 use super::images::created_seconds;
-use super::{output, rmi};
+use super::{builder, output, rmi};
 use crate::sandbox::containers;
 use crate::sandbox::paths::{self, Root};
 use crate::sandbox::volumes::Volumes;
@@ -160,8 +160,14 @@ pub fn system(args: &SystemPruneArgs) -> Result<()> {
     volumes.print("Deleted Volumes:")?;
     let images = remove_images(&root, &filters, args.all)?;
     images.print("Deleted Images:")?;
-    let bytes = containers.bytes.saturating_add(volumes.bytes);
-    total(bytes.saturating_add(images.bytes))
+    // Labels are of images and containers: with one of them a cache has nothing to match.
+    let cache = match filters.has("label") || filters.has("label!") {
+        true => Pruned::default(),
+        false => builder::remove(&root, &filters, args.all, 0)?,
+    };
+    cache.print("Deleted build cache objects:")?;
+    let all = [containers.bytes, volumes.bytes, images.bytes, cache.bytes];
+    total(all.into_iter().fold(0, u64::saturating_add))
 }
 
 /// Removes anonymous volumes that no container has, or all such.
@@ -190,7 +196,12 @@ fn warning(all: bool, volumes: bool, filters: &[String]) -> String {
     if volumes {
         text.push_str("  - all anonymous volumes not used by at least one container\n");
     }
-    text.push_str(&format!("  - {images}\n"));
+    let cache = if all {
+        "all build cache"
+    } else {
+        "unused build cache"
+    };
+    text.push_str(&format!("  - {images}\n  - {cache}\n"));
     if !filters.is_empty() {
         text.push_str("\n  Items to be pruned will be filtered with:");
         for filter in filters {
@@ -203,7 +214,10 @@ fn warning(all: bool, volumes: bool, filters: &[String]) -> String {
 }
 
 /// Asks the user; what is not `y` is no.
-fn confirm(warning: &str) -> Result<bool> {
+///
+/// # Errors
+/// When standard output is closed.
+pub fn confirm(warning: &str) -> Result<bool> {
     let mut stdout = std::io::stdout().lock();
     write!(
         stdout,
@@ -225,13 +239,19 @@ fn is_yes(input: impl BufRead) -> bool {
 
 /// What was removed.
 #[derive(Debug, Default)]
-struct Pruned {
-    lines: Vec<String>,
-    bytes: u64,
+pub struct Pruned {
+    /// A line for each thing.
+    pub lines: Vec<String>,
+    /// Bytes that are free now.
+    pub bytes: u64,
 }
 
 impl Pruned {
-    fn print(&self, title: &str) -> Result<()> {
+    /// Prints the lines below a title, if there are any.
+    ///
+    /// # Errors
+    /// When standard output is closed.
+    pub fn print(&self, title: &str) -> Result<()> {
         if self.lines.is_empty() {
             return Ok(());
         }
@@ -243,7 +263,11 @@ impl Pruned {
     }
 }
 
-fn total(bytes: u64) -> Result<()> {
+/// Prints what a prune gave back.
+///
+/// # Errors
+/// When standard output is closed.
+pub fn total(bytes: u64) -> Result<()> {
     output::line(&format!("Total reclaimed space: {}", output::space(bytes)))
 }
 
@@ -325,7 +349,10 @@ fn lower(line: &str) -> String {
 }
 
 /// Bytes of the store that `act` gives back.
-fn space_of_images(root: &Root, act: impl FnOnce(&Store) -> Result<()>) -> Result<u64> {
+///
+/// # Errors
+/// Those of `act`.
+pub fn space_of_images(root: &Root, act: impl FnOnce(&Store) -> Result<()>) -> Result<u64> {
     let store = Store::open(&root.images())?;
     let before = paths::space_below(&root.images());
     act(&store)?;
@@ -355,11 +382,10 @@ mod tests {
     fn the_warning_names_what_goes() {
         assert_eq!(
             warning(false, false, &[]),
-            "WARNING! This will remove:\n  - all stopped containers\n  - all dangling images\n"
+            "WARNING! This will remove:\n  - all stopped containers\n  - all dangling images\n  - unused build cache\n"
         );
         let filtered = warning(true, true, &["label=a".to_owned()]);
-        let end =
-            "associated to them\n\n  Items to be pruned will be filtered with:\n  - label=a\n";
+        let end = "associated to them\n  - all build cache\n\n  Items to be pruned will be filtered with:\n  - label=a\n";
         assert!(filtered.ends_with(end), "{filtered}");
         assert_eq!(lower("Untagged: X:1"), "untagged: X:1");
     }

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use anyhow::{Result, bail};
 use images::registry::{LayerProgress, LayerState};
-use images::{Digest, Platform, PullOptions, PullStatus, Pulled, Reference, Store};
+use images::{Digest, Platform, PullStatus, Pulled, Reference, RegistryOptions, Store};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{output, variables};
@@ -32,15 +32,33 @@ pub struct PullArgs {
     /// Platform, where the image is for several: os[/arch[/variant]]
     #[arg(long)]
     platform: Option<String>,
+    #[command(flatten)]
+    registry: RegistryArgs,
+    /// Image: `NAME`, `NAME:TAG` or `NAME@DIGEST`
+    #[arg(value_name = "NAME[:TAG|@DIGEST]")]
+    name: String,
+}
+
+/// Flags that `pull`, `push` and `login` have in common.
+#[derive(Debug, clap::Args)]
+pub struct RegistryArgs {
     /// Allow plain HTTP to this registry (host or host:port); may be repeated
     #[arg(long, value_name = "HOST")]
     insecure_registry: Vec<String>,
     /// Trust this certificate authority (PEM), too; may be repeated
     #[arg(long, value_name = "FILE")]
     ca_file: Vec<std::path::PathBuf>,
-    /// Image: `NAME`, `NAME:TAG` or `NAME@DIGEST`
-    #[arg(value_name = "NAME[:TAG|@DIGEST]")]
-    name: String,
+}
+
+impl RegistryArgs {
+    /// What the environment says, and the flags besides.
+    #[must_use]
+    pub fn options(&self) -> RegistryOptions {
+        let mut options = options();
+        options.insecure.extend(self.insecure_registry.clone());
+        options.ca_files.extend(self.ca_file.clone());
+        options
+    }
 }
 
 /// Pulls one image.
@@ -57,15 +75,10 @@ pub fn run(args: PullArgs) -> Result<()> {
     };
     let reference = Reference::parse(&args.name)?;
     let store = Store::open(&Root::of_user()?.images())?;
-    let names_tag = reference
-        .tag()
-        .is_some_and(|tag| args.name.ends_with(&format!(":{tag}")));
-    if !args.quiet && reference.digest().is_none() && !names_tag {
+    if !args.quiet && Reference::parse_name(&args.name).is_some() {
         output::line("Using default tag: latest")?;
     }
-    let mut options = options();
-    options.insecure.extend(args.insecure_registry);
-    options.ca_files.extend(args.ca_file);
+    let options = args.registry.options();
     let pulled = pull_with(&store, &reference, &platform, args.quiet, &options)?;
     if !args.quiet {
         for line in outcome(&pulled, &reference) {
@@ -96,8 +109,8 @@ fn canonical(reference: &Reference) -> String {
     }
 }
 
-fn options() -> PullOptions {
-    let mut options = PullOptions::default();
+fn options() -> RegistryOptions {
+    let mut options = RegistryOptions::default();
     if let Ok(list) = std::env::var(INSECURE_VARIABLE) {
         options
             .insecure
@@ -133,7 +146,7 @@ fn pull_with(
     reference: &Reference,
     platform: &Platform,
     quiet: bool,
-    options: &PullOptions,
+    options: &RegistryOptions,
 ) -> Result<Pulled> {
     if !quiet {
         let version = match (reference.digest(), reference.tag()) {

@@ -7,8 +7,14 @@ use super::pull::{CA_VARIABLE, INSECURE_VARIABLE};
 use crate::sandbox::paths::{GUEST_VARIABLE, ROOT_VARIABLE};
 use crate::sandbox::template::TEMPLATES_VARIABLE;
 
+/// Where logins are.
+const DOCKER_CONFIG: (&str, &str) = (
+    "DOCKER_CONFIG",
+    "folder of config.json, with logins [default: ~/.docker]",
+);
+
 /// Name and meaning of each, those of `pull` first.
-const ALL: [(&str, &str); 5] = [
+const ALL: [(&str, &str); 6] = [
     (
         ROOT_VARIABLE,
         "folder of images and containers [default: ~/.local/share/bulkhead]",
@@ -21,6 +27,7 @@ const ALL: [(&str, &str); 5] = [
         CA_VARIABLE,
         "further certificate authorities: PEM files separated by colons",
     ),
+    DOCKER_CONFIG,
     (
         GUEST_VARIABLE,
         "folder of vmlinux and initramfs.cpio [default: the command's own]",
@@ -32,12 +39,24 @@ const ALL: [(&str, &str); 5] = [
 ];
 
 /// How many of them `pull` reads.
-const OF_PULL: usize = 3;
+const OF_PULL: usize = 4;
 
-/// The end of `pull --help`.
+/// The end of `pull --help` and `push --help`.
 #[must_use]
 pub fn of_pull() -> String {
     section(ALL.iter().take(OF_PULL))
+}
+
+/// The end of `login --help`.
+#[must_use]
+pub fn of_login() -> String {
+    section(ALL.iter().take(OF_PULL).skip(1))
+}
+
+/// The end of `logout --help`.
+#[must_use]
+pub fn of_logout() -> String {
+    section(std::iter::once(&DOCKER_CONFIG))
 }
 
 /// The end of `build --help`: it may pull, too.

@@ -1,12 +1,14 @@
 //! The command from outside, where no VM is needed: flags and what refuses them, exit codes, help,
 //! images in the store, doctor. Runs anywhere, with or without KVM; a file a topic.
 
+mod archives;
 mod flags;
 mod help;
 mod host;
 mod images;
 mod lists;
 mod objects;
+mod registry;
 
 use std::ffi::OsStr;
 use std::path::PathBuf;

@@ -13,7 +13,7 @@ use crate::{assert_none, list, metadata, root, text};
 const COMMAND: &str = "bulkhead";
 
 /// What decompresses. None is linked into the command, not even by others' doing: no byte of a
-/// layer is decompressed on the host.
+/// layer is decompressed on the host. Of [`PACKER`], the compressing half is used.
 const DECOMPRESSORS: &[&str] = &[
     "async-compression",
     "brotli",
@@ -33,6 +33,13 @@ const DECOMPRESSORS: &[&str] = &[
     "zstd",
     "zstd-safe",
 ];
+
+/// What compresses layers for a registry, and what that is made of. It could decompress, too: so one
+/// source alone may name it, and that says only this of it.
+const PACKER: &str = "flate2";
+const PACKER_IS_MADE_OF: &[&str] = &["flate2", "zlib-rs"];
+const PACKS: &str = "images/src/registry/push.rs";
+const PACKER_USES: &[&str] = &["flate2::read::GzEncoder", "flate2::Compression::default"];
 
 /// Readers of tar archives, and the only crate of the command's that has one: for the outer archive
 /// of `load`, whose members it stores as they are.
@@ -87,6 +94,13 @@ fn link_violations(graph: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
     let decompressors = DECOMPRESSORS
         .iter()
         .filter(|name| linked.contains(**name))
+        .filter(|name| {
+            let mut users = linked
+                .iter()
+                .filter(|user| graph.get(**user).is_some_and(|to| to.contains(**name)));
+            !PACKER_IS_MADE_OF.contains(name)
+                || !users.all(|user| matches!(*user, READER_OF_ARCHIVES | PACKER))
+        })
         .map(|name| format!("{COMMAND} links {name}, which decompresses"));
     let readers = linked
         .iter()
@@ -94,6 +108,20 @@ fn link_violations(graph: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
         .filter(|name| graph.get(**name).is_some_and(|to| to.contains(TAR)))
         .map(|name| format!("{name} -> {TAR}: only {READER_OF_ARCHIVES} reads archives"));
     decompressors.chain(readers).collect()
+}
+
+/// What a source says of [`PACKER`] besides what it may.
+fn packer_violations(path: &str, source: &str) -> Vec<String> {
+    let name = format!("{PACKER}::");
+    let uses = source.match_indices(&name).filter(|(at, _)| {
+        let here = &source[*at..];
+        path != PACKS || !PACKER_USES.iter().any(|allowed| here.starts_with(allowed))
+    });
+    uses.map(|(at, _)| {
+        let line = source[at..].lines().next().unwrap_or_default();
+        format!("{path}: {line}")
+    })
+    .collect()
 }
 
 fn reference_violations(path: &str, source: &str) -> Vec<String> {
@@ -115,6 +143,21 @@ fn nothing_in_the_command_decompresses() {
         "the name is the right one"
     );
     assert_none(&link_violations(&graph));
+}
+
+#[test]
+fn what_could_decompress_only_compresses() {
+    let mut users = 0;
+    for folder in ["src", "images/src", "vmm/src", "file-server/src"] {
+        for path in sources(&root().join(folder)) {
+            let source = fs::read_to_string(&path).expect("read");
+            let below = path.strip_prefix(root()).expect("a source");
+            let below = below.to_string_lossy();
+            users += usize::from(source.contains(&format!("{PACKER}::")));
+            assert_none(&packer_violations(&below, &source));
+        }
+    }
+    assert_eq!(users, 1, "the one use is seen");
 }
 
 #[test]
@@ -174,6 +217,14 @@ fn bad_samples_are_seen() {
             "bulkhead links flate2, which decompresses",
             "http -> tar: only bulkhead-images reads archives"
         ]
+    );
+    let packs = "let a = flate2::read::GzEncoder::new(b, flate2::Compression::default());";
+    assert!(packer_violations(PACKS, packs).is_empty());
+    assert_eq!(packer_violations("f", packs).len(), 2);
+    let unpacks = "use flate2::read::GzDecoder;";
+    assert_eq!(
+        packer_violations(PACKS, unpacks),
+        ["images/src/registry/push.rs: flate2::read::GzDecoder;"]
     );
     let source = "unsafe { std::slice::from_raw_parts(at, len) }";
     assert_eq!(reference_violations("f", source), ["f:1: from_raw_parts"]);

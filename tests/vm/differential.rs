@@ -4,7 +4,7 @@
 
 mod list;
 mod normal;
-mod oracle;
+pub(crate) mod oracle;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

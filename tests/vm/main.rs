@@ -6,6 +6,7 @@
 
 mod archives;
 mod bad_input;
+mod builds;
 mod confinement;
 mod containers;
 mod debian;
@@ -15,6 +16,7 @@ mod flags;
 mod guests;
 mod held;
 mod kills;
+mod lab;
 mod layers60;
 mod life;
 mod limits;
@@ -75,6 +77,7 @@ fn main() -> ExitCode {
         // The long ones first, so that no thread is left with one at the end; the first file's
         // share has what needs the large images.
         for (share, tests) in [
+            (1, lab::tests()),
             (0, layers60::tests()),
             (0, debian::tests()),
             (0, terminal::tests()),
@@ -106,6 +109,8 @@ fn main() -> ExitCode {
         }
         let differential = (0..).zip(differential::trials(&world));
         trials.extend(differential.filter_map(|(share, trial)| part.has(share).then_some(trial)));
+        let builds = (0..).zip(builds::trials(&world));
+        trials.extend(builds.filter_map(|(share, trial)| part.has(share).then_some(trial)));
     }
     if part.has_several_cpus() {
         trials.extend(self::trials(&world, smp::tests()));

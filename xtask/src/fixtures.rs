@@ -25,17 +25,20 @@ pub(crate) enum Recipe {
     Busybox,
     Debian,
     Layers60,
+    Python,
 }
 
 impl Recipe {
     /// All of them.
-    pub(crate) const ALL: &'static [Self] = &[Self::Busybox, Self::Debian, Self::Layers60];
+    pub(crate) const ALL: &'static [Self] =
+        &[Self::Busybox, Self::Debian, Self::Layers60, Self::Python];
 
     fn name(self) -> &'static str {
         match self {
             Self::Busybox => "busybox",
             Self::Debian => "debian",
             Self::Layers60 => "layers60",
+            Self::Python => "python",
         }
     }
 
@@ -44,6 +47,7 @@ impl Recipe {
             Self::Busybox => BUSYBOX,
             Self::Debian => DEBIAN,
             Self::Layers60 => LAYERS60,
+            Self::Python => PYTHON,
         }
     }
 }
@@ -53,6 +57,12 @@ const STATIC_BUSYBOX: Package = Package::static_file("busybox-static", "/bin/bus
 const BUSYBOX: &[Package] = &[STATIC_BUSYBOX];
 
 const DEBIAN: &[Package] = &[Package::file("mmdebstrap", &["/usr/bin/mmdebstrap"])];
+
+const PYTHON: &[Package] = &[
+    Package::file("mmdebstrap", &["/usr/bin/mmdebstrap"]),
+    // Makes the wheel.
+    Package::file("python3-minimal", &["/usr/bin/python3"]),
+];
 
 const LAYERS60: &[Package] = &[
     STATIC_BUSYBOX,

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::config::{History, ImageConfig};
 use crate::digest::Digest;
-use crate::dockerfile::{Dockerfile, DockerfileError, PlanError, Warning};
+use crate::dockerfile::Warning;
 use crate::platform::Platform;
 use crate::reference::Reference;
 
@@ -36,8 +36,6 @@ pub struct BaseRequest {
     pub reference: Reference,
     /// For what.
     pub platform: Platform,
-    /// The line that wants it, counted from 1.
-    pub line: usize,
 }
 
 /// What the caller found of an image.
@@ -69,7 +67,7 @@ pub struct Plan {
     pub global_args: Vec<(usize, String)>,
     /// The `m` of `Step n/m :`.
     pub step_count: usize,
-    /// What is worth a word, those of [`Dockerfile::warnings`] first.
+    /// What is worth a word, those of [`Dockerfile::warnings`](super::Dockerfile::warnings) first.
     pub warnings: Vec<Warning>,
 }
 
@@ -418,20 +416,4 @@ impl Serialize for CopyFrom {
             Self::Image(_) => "image",
         })
     }
-}
-
-/// What a build does.
-///
-/// `bases` is asked once for each image that is needed and platform, the target's own stages' base images
-/// and what is copied from.
-///
-/// # Errors
-/// See [`PlanError`]. Stages that the target doesn't need are looked at for names and syntax only.
-pub fn plan<E: std::error::Error + 'static>(
-    dockerfile: &Dockerfile,
-    options: &PlanOptions,
-    bases: &mut dyn FnMut(&BaseRequest) -> Result<BaseImage, E>,
-) -> Result<Plan, PlanError<E>> {
-    let _ = (dockerfile, options, bases);
-    Err(DockerfileError::of_file("no plan can be made yet").into())
 }

@@ -7,10 +7,11 @@
 
 use http_auth::ChallengeRef;
 use http_auth::parser::ChallengeParser;
-use reqwest::Url;
 use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
+use reqwest::{Method, Url};
 use serde::Deserialize;
 
+use super::content::Content;
 use super::credentials::Credentials;
 use super::error::RegistryError;
 use super::http::{Authorization, Http, Request, host_of};
@@ -81,22 +82,44 @@ impl Challenge {
 struct TokenReply {
     token: Option<String>,
     access_token: Option<String>,
+    /// What to log in with from now on, where it was asked for.
+    refresh_token: Option<String>,
 }
 
-/// Answers `challenge` for pulling `repository`, giving what to send from now on.
+/// What a login is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Purpose<'a> {
+    /// For these scopes, such as `repository:library/busybox:pull`.
+    Scopes(&'a [String]),
+    /// To see whether it is taken, and for a token to be kept instead of the password.
+    LogIn,
+}
+
+/// An answered challenge.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// To be sent from now on.
+    pub(super) authorization: Authorization,
+    /// An identity token, if the token server gave one.
+    pub(super) identity_token: Option<String>,
+}
+
+/// Answers `challenge`, giving what to send from now on.
 pub(super) fn answer(
     http: &Http,
     challenge: &Challenge,
-    repository: &str,
+    purpose: Purpose<'_>,
     credentials: Option<&Credentials>,
-) -> Result<Authorization, RegistryError> {
+) -> Result<Answer, RegistryError> {
     let host = host_of(http.base());
     match (challenge, credentials) {
-        (Challenge::Basic, Some(Credentials::Password(user, password))) => {
-            Ok(Authorization::Basic(user.clone(), password.clone()))
-        }
+        (Challenge::Basic, Some(Credentials::Password(user, password))) => Ok(Answer {
+            authorization: Authorization::Basic(user.clone(), password.clone()),
+            identity_token: None,
+        }),
         (Challenge::Basic, _) => {
-            let message = "no user name and password for it".to_owned();
+            // The words are Docker's.
+            let message = "no basic auth credentials".to_owned();
             Err(RegistryError::Unauthorized {
                 host,
                 message,
@@ -104,7 +127,6 @@ pub(super) fn answer(
             })
         }
         (Challenge::Bearer { realm, service }, credentials) => {
-            let scope = format!("repository:{repository}:pull");
             let url = Url::parse(realm)
                 .ok()
                 .filter(Url::has_host)
@@ -113,50 +135,21 @@ pub(super) fn answer(
                     challenge: printable(realm),
                 })?;
             http.check_target(&url)?;
-            token(http, url, service.as_deref(), &scope, credentials)
+            token(http, url, service.as_deref(), purpose, credentials)
         }
     }
 }
 
 fn token(
     http: &Http,
-    mut url: Url,
+    url: Url,
     service: Option<&str>,
-    scope: &str,
+    purpose: Purpose<'_>,
     credentials: Option<&Credentials>,
-) -> Result<Authorization, RegistryError> {
+) -> Result<Answer, RegistryError> {
     let host = host_of(&url);
     let what = "a token";
-    let mut fields = vec![("scope", scope)];
-    fields.extend(service.map(|service| ("service", service)));
-    let request = match credentials {
-        // OAuth2, the only way to use an identity token (distribution's oauth specification).
-        Some(Credentials::IdentityToken(token)) => {
-            fields.extend([
-                ("grant_type", "refresh_token"),
-                ("client_id", CLIENT_ID),
-                ("refresh_token", token),
-            ]);
-            Request {
-                form: Some(encoded(&fields)),
-                ..Request::get(what, url)
-            }
-        }
-        Some(Credentials::Password(user, password)) => {
-            url.query_pairs_mut()
-                .extend_pairs(&fields)
-                .append_pair("account", user);
-            Request {
-                authorization: Some(Authorization::Basic(user.clone(), password.clone())),
-                ..Request::get(what, url)
-            }
-        }
-        None => {
-            url.query_pairs_mut().extend_pairs(&fields);
-            Request::get(what, url)
-        }
-    };
-    let mut reply = http.send(request)?;
+    let mut reply = http.send(token_request(what, url, service, purpose, credentials))?;
     match reply.status() {
         200 => {}
         status @ (400 | 401 | 403) => {
@@ -189,15 +182,70 @@ fn token(
     };
     let parsed: TokenReply = json::parse(&body, TOKEN_BYTES).map_err(failed)?;
     let missing = || json::JsonError::Invalid("it holds no token".to_owned());
-    let token = parsed
-        .token
-        .or(parsed.access_token)
-        .filter(|token| !token.is_empty());
     // What isn't visible ASCII can't stand in a header.
-    let token = token.filter(|token| token.bytes().all(|byte| byte.is_ascii_graphic()));
-    token
-        .map(Authorization::Bearer)
-        .ok_or_else(|| failed(missing()))
+    let usable =
+        |token: &String| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+    let token = parsed.token.or(parsed.access_token).filter(usable);
+    Ok(Answer {
+        authorization: token
+            .map(Authorization::Bearer)
+            .ok_or_else(|| failed(missing()))?,
+        identity_token: parsed.refresh_token.filter(usable),
+    })
+}
+
+fn token_request<'a>(
+    what: &'a str,
+    mut url: Url,
+    service: Option<&str>,
+    purpose: Purpose<'_>,
+    credentials: Option<&Credentials>,
+) -> Request<'a> {
+    let scopes = match purpose {
+        Purpose::Scopes(scopes) => scopes,
+        Purpose::LogIn => &[],
+    };
+    let mut fields: Vec<(&str, &str)> = Vec::new();
+    fields.extend(service.map(|service| ("service", service)));
+    match credentials {
+        // OAuth2, the only way to use an identity token (distribution's oauth specification).
+        Some(Credentials::IdentityToken(token)) => {
+            // There, several scopes are one field.
+            let scope = scopes.join(" ");
+            let mut fields = fields;
+            if !scope.is_empty() {
+                fields.insert(0, ("scope", &scope));
+            }
+            fields.extend([
+                ("grant_type", "refresh_token"),
+                ("client_id", CLIENT_ID),
+                ("refresh_token", token),
+            ]);
+            Request {
+                content: Content::Form(encoded(&fields)),
+                ..Request::new(what, Method::POST, url)
+            }
+        }
+        credentials => {
+            let scopes = scopes.iter().map(|scope| ("scope", scope.as_str()));
+            let mut fields: Vec<(&str, &str)> = scopes.chain(fields).collect();
+            if matches!(purpose, Purpose::LogIn) {
+                fields.extend([("offline_token", "true"), ("client_id", CLIENT_ID)]);
+            }
+            let authorization = match credentials {
+                Some(Credentials::Password(user, password)) => {
+                    fields.push(("account", user));
+                    Some(Authorization::Basic(user.clone(), password.clone()))
+                }
+                _ => None,
+            };
+            url.query_pairs_mut().extend_pairs(&fields);
+            Request {
+                authorization,
+                ..Request::get(what, url)
+            }
+        }
+    }
 }
 
 fn encoded(fields: &[(&str, &str)]) -> String {

@@ -1,7 +1,9 @@
 //! The user's logins: Docker's config.json and its credential helpers.
 //!
-//! Used by `auth` when a registry asks who we are, and only then, so a pull that needs no login starts no
-//! helper. The file is the user's own; it is read, never written.
+//! Used by `session` when a registry asks who we are, and only then, so a pull that needs no login starts
+//! no helper. The file is the user's own; only `keep` writes it.
+
+mod keep;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -10,6 +12,8 @@ use docker_credential::{CredentialRetrievalError, DockerCredential};
 use thiserror::Error;
 
 use crate::limits::DOCKER_CONFIG_BYTES;
+
+pub use keep::{Keychain, Login, Place, Secret, key_of};
 
 /// The key of Docker Hub's login, for historical reasons.
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
@@ -48,6 +52,18 @@ pub enum CredentialsError {
         #[source]
         source: std::io::Error,
     },
+    /// config.json can't be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// There is no place for config.json.
+    #[error("neither DOCKER_CONFIG nor HOME names a folder for logins")]
+    NoHome,
     /// config.json is not what it should be.
     #[error("{} is not a config file of Docker's", .0.display())]
     Config(PathBuf),
@@ -78,12 +94,11 @@ impl CredentialsError {
                 "install docker-credential-NAME on PATH, or remove it from credsStore and credHelpers"
             }
             Self::HelperAnswer(_) | Self::HelperFailed { .. } => {
-                "run the helper by hand, or log in again with docker login"
+                "run the helper by hand, or log in again with bulkhead login"
             }
-            Self::Read { .. } => return None,
-            Self::Config(_) | Self::Decode(_) => {
-                "log in again with docker login, which rewrites the file"
-            }
+            Self::Read { .. } | Self::Write { .. } | Self::NoHome => return None,
+            Self::Config(_) => "repair the file, or remove it and log in again with bulkhead login",
+            Self::Decode(_) => "log in again with bulkhead login, which rewrites the entry",
         };
         Some(text.to_owned())
     }
@@ -113,11 +128,7 @@ pub(super) fn find(config: &Path, domain: &str) -> Result<Option<Credentials>, C
             });
         }
     }
-    let key = if domain == "docker.io" {
-        DOCKER_HUB_KEY
-    } else {
-        domain
-    };
+    let key = key_of(domain);
     let path = || config.to_owned();
     match docker_credential::get_credential_from_reader(bytes.as_slice(), key) {
         // An empty login is what `docker logout` and some helpers leave.

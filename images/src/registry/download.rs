@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use reqwest::header::CONTENT_RANGE;
 
@@ -138,7 +138,7 @@ impl Layer<'_> {
                 Ok(Attempt::BadRange) => {
                     writer.restart()?;
                     restarted = true;
-                    if !pauses.wait(self.stop) {
+                    if !pauses.wait(Duration::ZERO, self.stop) {
                         return Err(self.bad_range());
                     }
                 }
@@ -149,7 +149,7 @@ impl Layer<'_> {
                         pauses.reset();
                     }
                     self.tell(writer.offset(), LayerState::Retrying);
-                    if !pauses.wait(self.stop) {
+                    if !pauses.wait(error.retry_after(), self.stop) {
                         return Err(error);
                     }
                 }

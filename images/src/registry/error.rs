@@ -4,12 +4,14 @@
 //! server wrote gets in unescaped or unbounded.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use thiserror::Error;
 
 use crate::config::ConfigError;
 use crate::digest::Digest;
 use crate::json::JsonError;
+use crate::limits::RETRY_AFTER_MAX;
 use crate::manifest::ManifestError;
 use crate::store::StoreError;
 
@@ -28,7 +30,7 @@ impl Cause {
     }
 }
 
-/// A failed pull.
+/// A failed pull, push or login.
 #[derive(Debug, Error)]
 pub enum RegistryError {
     /// The repository isn't there, or not for everyone. The words are Docker's.
@@ -75,6 +77,8 @@ pub enum RegistryError {
         host: String,
         /// The registry's words, escaped; may be empty.
         message: String,
+        /// How long it asks us to wait, if it says.
+        retry_after: Option<Duration>,
     },
     /// A server error, or any reply that has no place in the protocol.
     #[error(
@@ -110,6 +114,82 @@ pub enum RegistryError {
         /// Why.
         #[source]
         source: Cause,
+    },
+    /// A connection that didn't stay while bytes were sent.
+    #[error("the connection to {host} broke while {what} was sent")]
+    SendBroken {
+        /// Which server.
+        host: String,
+        /// What was being sent.
+        what: String,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// Nothing of what we sent was taken for too long.
+    #[error("{host} stopped taking {what}")]
+    NotTaken {
+        /// Which server.
+        host: String,
+        /// What was being sent.
+        what: String,
+    },
+    /// A push without the right to it. The words are Docker's.
+    #[error("denied: {}", if message.is_empty() { "requested access to the resource is denied" } else { message })]
+    PushDenied {
+        /// The registry.
+        host: String,
+        /// The registry's words, escaped; may be empty.
+        message: String,
+    },
+    /// A user name and password that the registry doesn't take. The words are Docker's.
+    #[error("login attempt to {url} failed with status: {status}")]
+    LoginRefused {
+        /// What was asked for.
+        url: String,
+        /// Code and meaning.
+        status: String,
+    },
+    /// A user name and password that the registry's token server doesn't take. The words are Docker's.
+    #[error("Get \"{url}\": unauthorized: {message}")]
+    LoginDenied {
+        /// What was asked for.
+        url: String,
+        /// The server's words, escaped.
+        message: String,
+    },
+    /// An address that is none, or of another protocol.
+    #[error("{} is no address of HTTP", .0)]
+    Address(String),
+    /// An address that leads to nothing. The words are Docker's.
+    #[error("failed to GET {address} with status {status}")]
+    Fetch {
+        /// As typed, escaped.
+        address: String,
+        /// Code and meaning.
+        status: String,
+    },
+    /// A reply to an upload that has no place in the protocol.
+    #[error("{host} answered the upload of {what} with {answer}")]
+    UploadReply {
+        /// Which server.
+        host: String,
+        /// What was sent.
+        what: String,
+        /// What is wrong with the answer.
+        answer: &'static str,
+    },
+    /// The registry stored something under another digest than what it was sent has.
+    #[error("{host} stored {what} as {actual} where {expected} was sent")]
+    StoredDigest {
+        /// Which server.
+        host: String,
+        /// What was sent.
+        what: String,
+        /// Of what was sent.
+        expected: Digest,
+        /// The registry's answer, escaped.
+        actual: String,
     },
     /// A body that ended early.
     #[error("{host} sent {got} of the {expected} bytes of {what} and closed the connection")]
@@ -251,7 +331,7 @@ impl RegistryError {
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             Self::Denied { host, .. } => {
-                format!("check the name; if it is private, log in with: docker login {host}")
+                format!("check the name; if it is private, log in with: bulkhead login {host}")
             }
             Self::ManifestUnknown { .. } => "check the tag; without one it is latest".to_owned(),
             Self::Unauthorized {
@@ -259,11 +339,11 @@ impl RegistryError {
                 with_credentials: false,
                 ..
             } => {
-                format!("log in with: docker login {host}")
+                format!("log in with: bulkhead login {host}")
             }
             Self::Unauthorized { host, .. } => {
                 format!(
-                    "check the user name and password in Docker's config.json, or log in again: docker login {host}"
+                    "check the user name and password in Docker's config.json, or log in again: bulkhead login {host}"
                 )
             }
             Self::TooManyRequests { .. } => "wait, or log in for a higher limit".to_owned(),
@@ -276,6 +356,12 @@ impl RegistryError {
             }
             Self::Broken { .. } | Self::Short { .. } | Self::Stalled { .. } => {
                 "try again: what was downloaded so far is kept".to_owned()
+            }
+            Self::SendBroken { .. } | Self::NotTaken { .. } => {
+                "try again: layers that the registry has are not sent twice".to_owned()
+            }
+            Self::PushDenied { host, .. } => {
+                format!("check the name; to push under it, log in with: bulkhead login {host}")
             }
             Self::Certificate { host, .. } => format!(
                 "put the CA's certificate in /etc/docker/certs.d/{host}/ca.crt or ~/.docker/certs.d/{host}/ca.crt"
@@ -292,13 +378,30 @@ impl RegistryError {
         Some(text)
     }
 
+    /// How long the registry asked us to wait.
+    pub(super) fn retry_after(&self) -> Duration {
+        match self {
+            Self::TooManyRequests {
+                retry_after: Some(pause),
+                ..
+            } => *pause,
+            _ => Duration::ZERO,
+        }
+    }
+
     /// Whether the same request may well succeed a little later.
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. }
             | Self::Broken { .. }
             | Self::Short { .. }
-            | Self::Stalled { .. } => true,
+            | Self::Stalled { .. }
+            | Self::SendBroken { .. }
+            | Self::NotTaken { .. }
+            | Self::UploadReply { .. } => true,
+            Self::TooManyRequests { retry_after, .. } => {
+                retry_after.is_some_and(|pause| pause <= RETRY_AFTER_MAX)
+            }
             Self::Status { status, .. } => matches!(status, 408 | 500 | 502 | 503 | 504),
             _ => false,
         }

@@ -10,18 +10,21 @@
 //! can be checked; a registry on this machine is never asked through a proxy.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use reqwest::header::{self, HeaderMap, HeaderValue};
-use reqwest::{Client, Method, Response, Url, redirect};
+use reqwest::{Body, Client, Method, Response, StatusCode, Url, redirect};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use super::Patience;
+use super::content::{Content, Part};
 use super::error::{Cause, RegistryError};
 use super::reach::{GuardedResolver, Origin, Reach};
 use crate::escape::printable;
-use crate::limits::{CONNECT_TIMEOUT, REDIRECTS, STALL_BYTES};
+use crate::limits::{CONNECT_TIMEOUT, REDIRECTS, STALL_BYTES, UPLOAD_TICK};
 
 const USER_AGENT: &str = concat!("bulkhead/", env!("CARGO_PKG_VERSION"));
 
@@ -45,30 +48,41 @@ impl std::fmt::Debug for Authorization {
 }
 
 /// What is asked for.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Request<'a> {
     /// For messages.
     pub(super) what: &'a str,
+    pub(super) method: Method,
     pub(super) url: Url,
     pub(super) accept: Option<&'a str>,
     /// The first byte wanted, if not all are.
     pub(super) range_from: Option<u64>,
     /// Goes to the server of `url` only.
     pub(super) authorization: Option<Authorization>,
-    /// A form to POST; without one it is a GET.
-    pub(super) form: Option<String>,
+    pub(super) content: Content<'a>,
+    /// Which bytes of an upload the content is: from the first up to, without, the second.
+    pub(super) content_range: Option<(u64, u64)>,
+    /// Until the head of the reply, if not as long as for others.
+    pub(super) patience: Option<Duration>,
 }
 
 impl<'a> Request<'a> {
-    pub(super) fn get(what: &'a str, url: Url) -> Self {
+    pub(super) fn new(what: &'a str, method: Method, url: Url) -> Self {
         Self {
             what,
+            method,
             url,
             accept: None,
             range_from: None,
             authorization: None,
-            form: None,
+            content: Content::Nothing,
+            content_range: None,
+            patience: None,
         }
+    }
+
+    pub(super) fn get(what: &'a str, url: Url) -> Self {
+        Self::new(what, Method::GET, url)
     }
 }
 
@@ -143,12 +157,18 @@ impl Http {
     pub(super) fn send(&self, request: Request<'_>) -> Result<Reply<'_>, RegistryError> {
         let Request {
             what,
+            method,
             mut url,
             accept,
             range_from,
             mut authorization,
-            form,
+            content,
+            content_range,
+            patience,
         } = request;
+        let patience = patience.unwrap_or(self.patience.reply);
+        // A login is never sent on: the token server is where the registry said it is.
+        let may_be_sent_on = !matches!(content, Content::Form(_));
         let first = url.clone();
         for _ in 0..=REDIRECTS {
             let is_own = same_server(&url, &self.base);
@@ -159,17 +179,17 @@ impl Http {
                 self.check_target(&url)?;
             }
             let client = if is_own { &self.own } else { &self.other };
-            let method = if form.is_some() {
-                Method::POST
-            } else {
-                Method::GET
-            };
-            let mut builder = client.request(method, url.clone());
+            let mut builder = client.request(method.clone(), url.clone());
             if let Some(accept) = accept {
                 builder = builder.header(header::ACCEPT, accept);
             }
             if let Some(from) = range_from {
                 builder = builder.header(header::RANGE, format!("bytes={from}-"));
+            }
+            if let Some((from, to)) = content_range {
+                // Without the unit, as the distribution spec has it.
+                let range = format!("{from}-{}", to.saturating_sub(1));
+                builder = builder.header(header::CONTENT_RANGE, range);
             }
             builder = match &authorization {
                 Some(Authorization::Basic(user, password)) => {
@@ -178,22 +198,28 @@ impl Http {
                 Some(Authorization::Bearer(token)) => builder.bearer_auth(token),
                 None => builder,
             };
-            if let Some(form) = &form {
-                builder = builder
-                    .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-                    .body(form.clone());
-            }
-            let response = self.head(what, &url, builder)?;
+            let response = match &content {
+                Content::Part(part) => self.head_of_upload(what, &url, builder, part)?,
+                _ => self.head(
+                    what,
+                    &url,
+                    with_content(builder, &method, &content),
+                    patience,
+                )?,
+            };
             if is_own && let Some(address) = response.remote_addr() {
                 self.origin.learn(address.ip());
             }
             let location = response.headers().get(header::LOCATION);
             match location {
-                // A login is never sent on: the token server is where the registry said it is.
-                Some(location) if response.status().is_redirection() && form.is_none() => {
-                    url = self.redirected(&url, location)?;
+                Some(location)
+                    if response.status().is_redirection()
+                        && may_be_sent_on
+                        && keeps_method(response.status(), &method) =>
+                {
+                    url = self.location(&url, location)?;
                 }
-                _ => return Ok(Reply::new(self, what, &url, is_own, response)),
+                _ => return Ok(Reply::new(self, what, url, is_own, response)),
             }
         }
         Err(self.forbidden(&url, "there were too many redirects"))
@@ -204,11 +230,12 @@ impl Http {
         what: &str,
         url: &Url,
         builder: reqwest::RequestBuilder,
+        patience: Duration,
     ) -> Result<Response, RegistryError> {
         let host = host_of(url);
         match self
             .runtime
-            .block_on(async { timeout(self.patience.reply, builder.send()).await })
+            .block_on(async { timeout(patience, builder.send()).await })
         {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(connection_error(host, what, &error)),
@@ -219,7 +246,57 @@ impl Http {
         }
     }
 
-    fn redirected(&self, from: &Url, location: &HeaderValue) -> Result<Url, RegistryError> {
+    /// Sends a part of a file and waits for the head of the reply: as long as bytes go, and for the reply
+    /// when all went.
+    fn head_of_upload(
+        &self,
+        what: &str,
+        url: &Url,
+        builder: reqwest::RequestBuilder,
+        part: &Part<'_>,
+    ) -> Result<Response, RegistryError> {
+        let (body, sent) = part.stream();
+        let builder = builder
+            .header(header::CONTENT_TYPE, "application/octet-stream")
+            .body(Body::wrap(body));
+        let stalled = || RegistryError::NotTaken {
+            host: host_of(url),
+            what: what.to_owned(),
+        };
+        self.runtime.block_on(async {
+            let mut sending = std::pin::pin!(builder.send());
+            let (mut before, mut quiet) = (0, Duration::ZERO);
+            loop {
+                if let Ok(result) = timeout(UPLOAD_TICK, &mut sending).await {
+                    (part.watch)(load(&sent));
+                    return result.map_err(|error| upload_error(host_of(url), what, &error));
+                }
+                let now = load(&sent);
+                if !(part.watch)(now) {
+                    return Err(RegistryError::Stopped);
+                }
+                quiet = match now == before {
+                    true => quiet.saturating_add(UPLOAD_TICK),
+                    false => Duration::ZERO,
+                };
+                before = now;
+                let patience = match now == part.len() {
+                    true => self.patience.reply,
+                    false => self.patience.stall,
+                };
+                if quiet >= patience {
+                    return Err(stalled());
+                }
+            }
+        })
+    }
+
+    /// The address that a reply from `from` names: a redirect's, or where an upload goes on.
+    pub(super) fn location(
+        &self,
+        from: &Url,
+        location: &HeaderValue,
+    ) -> Result<Url, RegistryError> {
         let target = location
             .to_str()
             .ok()
@@ -271,7 +348,10 @@ pub(super) struct Reply<'a> {
     http: &'a Http,
     response: Response,
     what: String,
+    /// The server that answered, for messages.
     host: String,
+    /// The address that answered.
+    pub(super) url: Url,
     /// Whether the registry itself answered, not a server that it sent us to.
     pub(super) is_own: bool,
     /// Time spent waiting for the bytes in `brought`.
@@ -280,13 +360,14 @@ pub(super) struct Reply<'a> {
 }
 
 impl<'a> Reply<'a> {
-    fn new(http: &'a Http, what: &str, url: &Url, is_own: bool, response: Response) -> Self {
-        let (what, host) = (what.to_owned(), host_of(url));
+    fn new(http: &'a Http, what: &str, url: Url, is_own: bool, response: Response) -> Self {
+        let (what, host) = (what.to_owned(), host_of(&url));
         Self {
             http,
             response,
             what,
             host,
+            url,
             is_own,
             waited: Duration::ZERO,
             brought: 0,
@@ -295,6 +376,15 @@ impl<'a> Reply<'a> {
 
     pub(super) fn status(&self) -> u16 {
         self.response.status().as_u16()
+    }
+
+    /// The status as Go prints it: `401 Unauthorized`.
+    pub(super) fn status_text(&self) -> String {
+        let status = self.response.status();
+        let reason = status.canonical_reason().unwrap_or_default();
+        format!("{} {reason}", status.as_u16())
+            .trim_end()
+            .to_owned()
     }
 
     pub(super) fn headers(&self) -> &HeaderMap {
@@ -359,6 +449,52 @@ impl<'a> Reply<'a> {
     }
 }
 
+fn load(count: &Arc<AtomicU64>) -> u64 {
+    count.load(Ordering::Relaxed)
+}
+
+/// Puts all but a part of a file into a request.
+fn with_content(
+    builder: reqwest::RequestBuilder,
+    method: &Method,
+    content: &Content<'_>,
+) -> reqwest::RequestBuilder {
+    match content {
+        Content::Form(form) => builder
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(form.clone()),
+        Content::Document(media_type, bytes) => builder
+            .header(header::CONTENT_TYPE, *media_type)
+            .body(bytes.clone()),
+        // Some registries want a length where a method could have content (RFC 9110, 8.6).
+        Content::Nothing if *method == Method::POST || *method == Method::PUT => {
+            builder.header(header::CONTENT_LENGTH, "0")
+        }
+        Content::Nothing | Content::Part(_) => builder,
+    }
+}
+
+/// Whether a redirect with `status` asks for the same again (RFC 9110, 15.4); another would make a GET
+/// of an upload.
+fn keeps_method(status: StatusCode, method: &Method) -> bool {
+    let is_read = *method == Method::GET || *method == Method::HEAD;
+    is_read
+        || matches!(
+            status,
+            StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT
+        )
+}
+
+/// An error of a connection that bytes were sent over.
+fn upload_error(host: String, what: &str, error: &reqwest::Error) -> RegistryError {
+    match connection_error(host, what, error) {
+        RegistryError::Broken { host, what, source } => {
+            RegistryError::SendBroken { host, what, source }
+        }
+        other => other,
+    }
+}
+
 fn connection_error(host: String, what: &str, error: &reqwest::Error) -> RegistryError {
     let source = Cause::of(error);
     if is_certificate_error(error) {
@@ -396,7 +532,7 @@ fn is_certificate_error(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
-fn same_server(left: &Url, right: &Url) -> bool {
+pub(super) fn same_server(left: &Url, right: &Url) -> bool {
     left.scheme() == right.scheme()
         && left.host_str() == right.host_str()
         && left.port_or_known_default() == right.port_or_known_default()

@@ -1,21 +1,22 @@
 //! A conversation with one registry about one repository: scheme, login, retries, and what a status means.
 //!
-//! Used by `pull` and `download`. It asks for manifests and blobs by digest or tag and gives replies whose
-//! status is good; what is in them is the caller's business.
+//! Used by `pull` and `download`, which get replies whose status is good, and by `push`, `upload` and
+//! `login`, which get any that isn't the start of a login. What is in a reply is the caller's business.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::Url;
+use reqwest::header::RETRY_AFTER;
 use serde::Deserialize;
 
-use super::auth::{self, Challenge};
+use super::auth::{self, Challenge, Purpose};
 use super::credentials;
 use super::error::RegistryError;
-use super::http::{Authorization, Http, Reply, Request, host_of, is_loopback};
+use super::http::{Authorization, Http, Reply, Request, host_of, is_loopback, same_server};
 use super::tls::{self, Authorities};
-use super::{Patience, PullOptions};
+use super::{Patience, RegistryOptions};
 use crate::digest::Digest;
 use crate::escape::printable;
 use crate::json;
@@ -35,6 +36,27 @@ pub(super) enum Wanted<'a> {
     Blob(&'a Digest, u64),
 }
 
+/// What a session is for: which rights it asks for, and in whose words it is denied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Intent {
+    /// Reading the repository.
+    Pull,
+    /// Writing to it, and reading from these others of the registry.
+    Push(Vec<String>),
+}
+
+impl Intent {
+    /// The scopes of tokens (distribution's token specification).
+    fn scopes(&self, repository: &str) -> Vec<String> {
+        match self {
+            Self::Pull => vec![format!("repository:{repository}:pull")],
+            Self::Push(sources) => std::iter::once(format!("repository:{repository}:pull,push"))
+                .chain(sources.iter().map(|from| format!("repository:{from}:pull")))
+                .collect(),
+        }
+    }
+}
+
 /// Our login, and how often it changed, so that several threads answer one challenge once.
 #[derive(Debug, Default)]
 struct Login {
@@ -48,7 +70,8 @@ struct Login {
 pub(super) struct Session<'a> {
     http: Http,
     reference: &'a Reference,
-    options: &'a PullOptions,
+    options: &'a RegistryOptions,
+    intent: Intent,
     login: Mutex<Login>,
     /// Whether the registry ever answered. Before that, a refused connection is final: it is more likely
     /// a wrong name than a passing fault.
@@ -59,32 +82,14 @@ impl<'a> Session<'a> {
     /// Sets a session up. For a registry that may be plain HTTP this asks it which of the two it speaks.
     pub(super) fn new(
         reference: &'a Reference,
-        options: &'a PullOptions,
+        options: &'a RegistryOptions,
+        intent: Intent,
     ) -> Result<Self, RegistryError> {
-        let host = reference.host();
-        let base = |scheme: &str| {
-            Url::parse(&format!("{scheme}://{host}/")).map_err(|_| RegistryError::Forbidden {
-                host: host.to_owned(),
-                target: printable(host),
-                reason: "it is no valid host name",
-            })
-        };
-        let https = base("https")?;
-        let authorities = Authorities {
-            files: &options.ca_files,
-            directories: &options.certs_dirs,
-        };
-        let tls = tls::config(&authorities, host)?;
-        let may_be_plain =
-            is_loopback(&https) || options.insecure.iter().any(|insecure| insecure == host);
-        let mut http = Http::new(https.clone(), tls, options.patience)?;
-        if may_be_plain && !speaks_tls(&http, &https)? {
-            http.rebase(base("http")?);
-        }
         Ok(Self {
-            http,
+            http: connect(reference.host(), options)?,
             reference,
             options,
+            intent,
             login: Mutex::default(),
             answered: AtomicBool::new(false),
         })
@@ -109,14 +114,34 @@ impl<'a> Session<'a> {
         self.with_retries(|| self.get_once(what, wanted)?.read(limit))
     }
 
-    fn with_retries<T>(
+    /// An address below the registry's own. A reference's path and tag and a digest have no character
+    /// that means something in a URL.
+    pub(super) fn url(&self, path: &str) -> Url {
+        let mut url = self.http.base().clone();
+        url.set_path(path);
+        url
+    }
+
+    /// The address that a reply from `from` names.
+    pub(super) fn location(
+        &self,
+        from: &Url,
+        location: &reqwest::header::HeaderValue,
+    ) -> Result<Url, RegistryError> {
+        self.http.location(from, location)
+    }
+
+    /// Tries again after a pause while that may help.
+    pub(super) fn with_retries<T>(
         &self,
         mut attempt: impl FnMut() -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
         let mut pauses = Pauses::new(self.patience());
         loop {
             match attempt() {
-                Err(error) if self.may_retry(&error) && pauses.wait(&AtomicBool::new(false)) => {}
+                Err(error)
+                    if self.may_retry(&error)
+                        && pauses.wait(error.retry_after(), &AtomicBool::new(false)) => {}
                 result => return result,
             }
         }
@@ -136,46 +161,45 @@ impl<'a> Session<'a> {
         what: &str,
         wanted: Wanted<'_>,
     ) -> Result<Reply<'_>, RegistryError> {
-        let (generation, authorization) = self.login();
-        let reply = self.send(what, wanted, authorization)?;
-        if reply.status() != 401 || !reply.is_own {
-            return self.judge(what, wanted, reply);
-        }
-        let Some(challenge) = Challenge::parse(reply.headers()) else {
-            return self.judge(what, wanted, reply);
-        };
-        drop(reply);
-        let authorization = self.log_in(generation, &challenge)?;
-        let reply = self.send(what, wanted, Some(authorization))?;
-        self.judge(what, wanted, reply)
-    }
-
-    fn send(
-        &self,
-        what: &str,
-        wanted: Wanted<'_>,
-        authorization: Option<Authorization>,
-    ) -> Result<Reply<'_>, RegistryError> {
         let path = match wanted {
             Wanted::Manifest(name) => format!("v2/{}/manifests/{name}", self.reference.path()),
             Wanted::Blob(digest, _) => format!("v2/{}/blobs/{digest}", self.reference.path()),
         };
-        // A reference's path and tag and a digest have no character that means something in a URL.
-        let mut url = self.http.base().clone();
-        url.set_path(&path);
         let accepted = manifest::ACCEPTED.join(", ");
         let (accept, range_from) = match wanted {
             Wanted::Manifest(_) => (Some(accepted.as_str()), None),
             Wanted::Blob(_, from) => (None, (from > 0).then_some(from)),
         };
-        let reply = self.http.send(Request {
+        let reply = self.ask(Request {
             accept,
             range_from,
-            authorization,
-            ..Request::get(what, url)
+            ..Request::get(what, self.url(&path))
+        })?;
+        self.judge(what, wanted, reply)
+    }
+
+    /// Sends one request and gives the reply, logging in if the registry asks for it. A request to another
+    /// server, where the registry said that an upload goes on, bears no login.
+    pub(super) fn ask(&self, request: Request<'_>) -> Result<Reply<'_>, RegistryError> {
+        let is_own = same_server(&request.url, self.http.base());
+        let (generation, authorization) = self.login();
+        let reply = self.http.send(Request {
+            authorization: authorization.filter(|_| is_own),
+            ..request.clone()
         })?;
         self.answered.store(true, Ordering::Relaxed);
-        Ok(reply)
+        if reply.status() != 401 || !reply.is_own || !is_own {
+            return Ok(reply);
+        }
+        let Some(challenge) = Challenge::parse(reply.headers()) else {
+            return Ok(reply);
+        };
+        drop(reply);
+        let authorization = Some(self.log_in(generation, &challenge)?);
+        self.http.send(Request {
+            authorization,
+            ..request
+        })
     }
 
     fn login(&self) -> (u64, Option<Authorization>) {
@@ -210,8 +234,10 @@ impl<'a> Session<'a> {
             })?
             .flatten();
         login.with_credentials = found.is_some();
-        let authorization =
-            auth::answer(&self.http, challenge, self.reference.path(), found.as_ref())?;
+        let scopes = self.intent.scopes(self.reference.path());
+        let purpose = Purpose::Scopes(&scopes);
+        let answer = auth::answer(&self.http, challenge, purpose, found.as_ref())?;
+        let authorization = answer.authorization;
         login.generation = login.generation.saturating_add(1);
         login.authorization = Some(authorization.clone());
         Ok(authorization)
@@ -222,32 +248,49 @@ impl<'a> Session<'a> {
         &self,
         what: &str,
         wanted: Wanted<'_>,
-        mut reply: Reply<'r>,
+        reply: Reply<'r>,
     ) -> Result<Reply<'r>, RegistryError> {
-        let status = reply.status();
-        match (status, wanted) {
-            (200, _) => return Ok(reply),
-            (206 | 416, Wanted::Blob(_, from)) if from > 0 => return Ok(reply),
-            _ => {}
+        match (reply.status(), wanted) {
+            (200, _) => Ok(reply),
+            (206 | 416, Wanted::Blob(_, from)) if from > 0 => Ok(reply),
+            _ => Err(self.refusal(what, reply, Some(wanted))),
         }
+    }
+
+    /// The error that a reply is which didn't do what was asked, of `wanted` or something else.
+    pub(super) fn refusal(
+        &self,
+        what: &str,
+        mut reply: Reply<'_>,
+        wanted: Option<Wanted<'_>>,
+    ) -> RegistryError {
+        let status = reply.status();
         let host = reply.host().to_owned();
+        let retry_after = retry_after(&reply);
         let body = reply.read(ERROR_BYTES).unwrap_or_default();
         let (code, message) = (code(&body), message(&body));
-        if !reply.is_own {
-            return Err(RegistryError::Status {
-                host,
-                what: what.to_owned(),
-                status,
-                message,
-            });
-        }
-        let denied = |message| RegistryError::Denied {
-            repository: self.reference.familiar_repository(),
-            host: self.reference.domain().to_owned(),
+        let unexpected = |host, message| RegistryError::Status {
+            host,
+            what: what.to_owned(),
+            status,
             message,
         };
+        if !reply.is_own {
+            return unexpected(host, message);
+        }
+        let denied = |message| match self.intent {
+            Intent::Pull => RegistryError::Denied {
+                repository: self.reference.familiar_repository(),
+                host: self.reference.domain().to_owned(),
+                message,
+            },
+            Intent::Push(_) => RegistryError::PushDenied {
+                host: self.reference.domain().to_owned(),
+                message,
+            },
+        };
         let login = self.login.lock().unwrap_or_else(PoisonError::into_inner);
-        Err(match (status, wanted) {
+        match (status, wanted) {
             // A token that was granted but isn't enough: the repository is private or not there.
             (401, _) if matches!(login.authorization, Some(Authorization::Bearer(_))) => {
                 denied(message)
@@ -259,22 +302,53 @@ impl<'a> Session<'a> {
             },
             (403, _) => denied(message),
             (404, _) if code == "NAME_UNKNOWN" => denied(message),
-            (404, Wanted::Manifest(_)) => RegistryError::ManifestUnknown {
+            (404, Some(Wanted::Manifest(_))) => RegistryError::ManifestUnknown {
                 reference: self.reference.familiar(),
             },
-            (404, Wanted::Blob(..)) => RegistryError::BlobUnknown {
+            (404, Some(Wanted::Blob(..))) => RegistryError::BlobUnknown {
                 what: what.to_owned(),
                 host,
             },
-            (429, _) => RegistryError::TooManyRequests { host, message },
-            _ => RegistryError::Status {
+            (429, _) => RegistryError::TooManyRequests {
                 host,
-                what: what.to_owned(),
-                status,
                 message,
+                retry_after,
             },
-        })
+            _ => unexpected(host, message),
+        }
     }
+}
+
+/// Sets up the conversation with the registry at `host`. One that may be plain HTTP is asked which of the
+/// two it speaks.
+pub(super) fn connect(host: &str, options: &RegistryOptions) -> Result<Http, RegistryError> {
+    let base = |scheme: &str| {
+        Url::parse(&format!("{scheme}://{host}/")).map_err(|_| RegistryError::Forbidden {
+            host: host.to_owned(),
+            target: printable(host),
+            reason: "it is no valid host name",
+        })
+    };
+    let https = base("https")?;
+    let authorities = Authorities {
+        files: &options.ca_files,
+        directories: &options.certs_dirs,
+    };
+    let tls = tls::config(&authorities, host)?;
+    let may_be_plain =
+        is_loopback(&https) || options.insecure.iter().any(|insecure| insecure == host);
+    let mut http = Http::new(https.clone(), tls, options.patience)?;
+    if may_be_plain && !speaks_tls(&http, &https)? {
+        http.rebase(base("http")?);
+    }
+    Ok(http)
+}
+
+/// Seconds that a reply asks us to wait (RFC 9110, 10.2.3). Its other form, a date, is not used by
+/// registries.
+fn retry_after(reply: &Reply<'_>) -> Option<Duration> {
+    let value = reply.headers().get(RETRY_AFTER)?.to_str().ok()?;
+    value.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// Asks a registry on this machine, or one named as insecure, whether it speaks TLS. A certificate that
@@ -316,12 +390,13 @@ impl Pauses {
     }
 
     /// Sleeps before the next try; `false` where there is none, or `stop` was set meanwhile.
-    pub(super) fn wait(&mut self, stop: &AtomicBool) -> bool {
+    /// It is no shorter than `least`, what the registry asked for.
+    pub(super) fn wait(&mut self, least: Duration, stop: &AtomicBool) -> bool {
         if self.left == 0 {
             return false;
         }
         self.left -= 1;
-        let mut pause = self.next;
+        let mut pause = self.next.max(least);
         self.next = self.next.saturating_mul(2).min(BACKOFF_MAX);
         while !pause.is_zero() && !stop.load(Ordering::Relaxed) {
             let step = pause.min(SLEEP_STEP);
@@ -404,14 +479,14 @@ mod tests {
         let go_on = AtomicBool::new(false);
         assert_eq!(
             [
-                pauses.wait(&go_on),
-                pauses.wait(&go_on),
-                pauses.wait(&go_on)
+                pauses.wait(Duration::ZERO, &go_on),
+                pauses.wait(Duration::ZERO, &go_on),
+                pauses.wait(Duration::ZERO, &go_on)
             ],
             [true, true, false]
         );
         pauses.reset();
-        assert!(pauses.wait(&go_on));
-        assert!(!pauses.wait(&AtomicBool::new(true)));
+        assert!(pauses.wait(Duration::ZERO, &go_on));
+        assert!(!pauses.wait(Duration::ZERO, &AtomicBool::new(true)));
     }
 }

@@ -124,6 +124,11 @@ fn copy_to(path: &Path, source: &mut dyn Read, limit: u64) -> Result<(Digest, u6
 }
 
 impl Spooled {
+    /// Opens a member for reading.
+    pub(crate) fn open(&self) -> Result<File, StoreError> {
+        Ok(files::open_finished(&self.path)?)
+    }
+
     /// Reads a small member whole.
     pub(crate) fn read(&self, limit: u64) -> Result<Vec<u8>, StoreError> {
         if self.size > limit {

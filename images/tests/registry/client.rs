@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use bulkhead_images::registry::{LayerProgress, Patience, RegistryError};
-use bulkhead_images::{Platform, PullOptions, Pulled, Reference, Store, pull};
+use bulkhead_images::registry::{LayerProgress, LayerPush, Patience, RegistryError};
+use bulkhead_images::{
+    Platform, Pulled, Pushed, Reference, RegistryOptions, Store, load_stream, pull, push,
+};
 use serde_json::json;
 
 use crate::sample::{Sample, hex};
@@ -13,7 +15,7 @@ use crate::server::{Reply, Request, Server, site};
 pub(crate) struct Client {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) store: Store,
-    pub(crate) options: PullOptions,
+    pub(crate) options: RegistryOptions,
 }
 
 impl Client {
@@ -27,7 +29,7 @@ impl Client {
             backoff: Duration::from_millis(1),
             attempts: 4,
         };
-        let options = PullOptions {
+        let options = RegistryOptions {
             insecure: Vec::new(),
             ca_files: Vec::new(),
             certs_dirs: Vec::new(),
@@ -66,6 +68,27 @@ impl Client {
             &self.options,
             progress,
         )
+    }
+
+    /// Puts an image into the store.
+    pub(crate) fn load(&self, image: &Sample, name: &str) {
+        let archive = image.oci_archive(Some(name));
+        let platform = Platform::parse("linux/amd64").unwrap();
+        let loaded = load_stream(&self.store, archive.as_slice(), &platform).unwrap();
+        assert_eq!(loaded.len(), 1);
+    }
+
+    pub(crate) fn push(&self, name: &str) -> Result<Pushed, RegistryError> {
+        self.push_told(name, &|_| {})
+    }
+
+    pub(crate) fn push_told(
+        &self,
+        name: &str,
+        progress: &(dyn Fn(LayerPush) + Sync),
+    ) -> Result<Pushed, RegistryError> {
+        let reference = Reference::parse(name).unwrap();
+        push(&self.store, &reference, &self.options, progress)
     }
 
     /// A pull that must fail, and leave no image and no blob of a wrong digest.

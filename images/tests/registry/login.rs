@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bulkhead_images::registry::RegistryError;
+use bulkhead_images::registry::{Registry, RegistryError, Secret, log_in};
 use serde_json::json;
 
 use crate::client::{Client, except, is_blob, sample};
@@ -43,7 +43,7 @@ fn without_the_right_password_there_is_a_hint() {
     ));
     assert_eq!(
         error.hint().unwrap(),
-        format!("log in with: docker login {}", server.host())
+        format!("log in with: bulkhead login {}", server.host())
     );
     let wrong = Client::with_login(
         &server.host(),
@@ -137,7 +137,7 @@ fn an_identity_token_buys_a_token() {
         ("POST", "/token")
     );
     assert_eq!(
-        token.body,
+        String::from_utf8_lossy(&token.body),
         "scope=repository%3Ax%3Apull&service=the+service&grant_type=refresh_token&client_id=bulkhead&refresh_token=id+token"
     );
 }
@@ -254,4 +254,79 @@ fn challenges_that_lead_astray_are_refused() {
         Client::new().refused(&server.name("x")),
         RegistryError::Unauthorized { .. }
     ));
+}
+
+fn try_login(server: &Server, user: &str, password: &str) -> Result<Secret, RegistryError> {
+    let registry = Registry::parse(&server.host()).unwrap();
+    log_in(&registry, user, password, &Client::new().options)
+}
+
+#[test]
+fn a_login_is_tried_before_it_is_kept() {
+    let server = Server::start(|request| match request.header("authorization") {
+        Some("Basic bWU6c2VjcmV0") => Reply::ok("{}"),
+        _ => Reply::error(401, "UNAUTHORIZED").with("WWW-Authenticate", "Basic realm=\"x\""),
+    });
+    let kept = try_login(&server, "me", "secret").unwrap();
+    assert_eq!(kept, Secret::Password("secret".to_owned()));
+    let error = try_login(&server, "me", "wrong").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "login attempt to http://{}/v2/ failed with status: 401 Unauthorized",
+            server.host()
+        )
+    );
+    // One that takes anyone takes this one, too.
+    let open = Server::start(|_| Reply::ok("{}"));
+    assert!(try_login(&open, "me", "secret").is_ok());
+    // And one that is no registry takes nobody.
+    let other = Server::start(|_| Reply::error(404, "NOT_FOUND"));
+    let error = try_login(&other, "me", "secret").unwrap_err();
+    assert!(error.to_string().ends_with("404 Not Found"), "{error}");
+}
+
+#[test]
+fn a_token_server_may_give_something_to_keep_instead_of_the_password() {
+    // With a blank in it, it is nothing that could be sent.
+    let server =
+        with_version(|_| Reply::ok("{\"token\":\"good\",\"refresh_token\":\"an identity\"}"));
+    let kept = try_login(&server, "me", "secret").unwrap();
+    assert_eq!(kept, Secret::Password("secret".to_owned()));
+    let server = with_version(|_| Reply::ok("{\"token\":\"good\",\"refresh_token\":\"id\"}"));
+    let kept = try_login(&server, "me", "secret").unwrap();
+    assert_eq!(kept, Secret::IdentityToken("id".to_owned()));
+    let token = &server.requests_for("/token")[0];
+    assert_eq!(
+        token.path,
+        "/token?service=the+service&offline_token=true&client_id=bulkhead&account=me"
+    );
+    assert_eq!(token.header("authorization"), Some("Basic bWU6c2VjcmV0"));
+    let server = with_version(|_| {
+        let details = b"{\"details\":\"incorrect username or password\"}";
+        Reply::new(401, Body::Whole(details.to_vec()))
+    });
+    let error = try_login(&server, "me", "wrong").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "Get \"http://{}/v2/\": unauthorized: incorrect username or password",
+            server.host()
+        )
+    );
+}
+
+/// As [`bearer`], for a registry that answers at its root.
+fn with_version(grant: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Server {
+    Server::start(move |request| {
+        if request.path.starts_with("/token") {
+            return grant(request);
+        }
+        if request.header("authorization") == Some("Bearer good") {
+            return Reply::ok("{}");
+        }
+        let realm = format!("http://{}/token", request.header("host").unwrap());
+        let challenge = format!("Bearer realm=\"{realm}\",service=\"the service\"");
+        Reply::error(401, "UNAUTHORIZED").with("WWW-Authenticate", &challenge)
+    })
 }

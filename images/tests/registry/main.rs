@@ -1,9 +1,12 @@
-//! Pulls over HTTP from a registry in the test itself.
+//! Pulls and pushes over HTTP from and to a registry in the test itself.
 
 mod client;
 mod hostile;
+mod inbox;
 mod login;
 mod pull;
+mod push;
+mod push_faults;
 mod resume;
 #[path = "../../src/sample.rs"]
 #[allow(dead_code)]

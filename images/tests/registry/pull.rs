@@ -272,7 +272,7 @@ fn what_is_not_there_is_named() {
         error
             .hint()
             .unwrap()
-            .contains(&format!("docker login {}", server.host()))
+            .contains(&format!("bulkhead login {}", server.host()))
     );
     let server = unknown("DENIED", 403);
     assert!(matches!(

@@ -14,7 +14,9 @@ pub(crate) struct Request {
     pub(crate) method: String,
     pub(crate) path: String,
     headers: Vec<(String, String)>,
-    pub(crate) body: String,
+    pub(crate) body: Vec<u8>,
+    /// Whether the server hung up before it had read the body, and so before it replied.
+    pub(crate) is_cut: bool,
 }
 
 impl Request {
@@ -72,6 +74,12 @@ impl Reply {
         Self::new(307, Body::Whole(Vec::new())).with("Location", location)
     }
 
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = self.headers.iter();
+        let found = headers.find(|(key, _)| key == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
     pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
@@ -79,6 +87,26 @@ impl Reply {
 }
 
 type Handler = dyn Fn(&Request) -> Reply + Send + Sync;
+
+/// How the body of a request is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// All of it.
+    Whole,
+    /// So many bytes, and then the connection ends without a reply.
+    Cut(usize),
+    /// So many bytes, and then nothing until the client has had enough.
+    Stalled(usize),
+}
+
+type Reader = dyn Fn(&Request) -> Reading + Send + Sync;
+
+/// What a server does with requests.
+#[derive(Clone)]
+struct Behaviour {
+    reader: Arc<Reader>,
+    handler: Arc<Handler>,
+}
 
 /// A running server; dropping it stops it.
 pub(crate) struct Server {
@@ -90,41 +118,53 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(handler: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
-        Self::run(None, handler)
+        Self::run(None, |_| Reading::Whole, handler)
+    }
+
+    /// One that reads the bodies of requests as `reader` says of their heads.
+    pub(crate) fn start_reading(
+        reader: impl Fn(&Request) -> Reading + Send + Sync + 'static,
+        handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::run(None, reader, handler)
     }
 
     pub(crate) fn start_tls(
         tls: rustls::ServerConfig,
         handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        Self::run(Some(Arc::new(tls)), handler)
+        Self::run(Some(Arc::new(tls)), |_| Reading::Whole, handler)
     }
 
     fn run(
         tls: Option<Arc<rustls::ServerConfig>>,
+        reader: impl Fn(&Request) -> Reading + Send + Sync + 'static,
         handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
-        let handler: Arc<Handler> = Arc::new(handler);
+        let behaviour = Behaviour {
+            reader: Arc::new(reader),
+            handler: Arc::new(handler),
+        };
         let (shared_log, shared_stop) = (Arc::clone(&log), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if shared_stop.load(Ordering::SeqCst) {
                     return;
                 }
-                let (handler, log, tls) =
-                    (Arc::clone(&handler), Arc::clone(&shared_log), tls.clone());
+                let (behaviour, log, tls) =
+                    (behaviour.clone(), Arc::clone(&shared_log), tls.clone());
                 let stream = stream.unwrap();
                 std::thread::spawn(move || match tls {
-                    None => serve(stream, &*handler, &log),
+                    None => serve(stream, &behaviour, &log),
                     Some(tls) => {
                         let connection = rustls::ServerConnection::new(tls).unwrap();
                         serve(
                             rustls::StreamOwned::new(connection, stream),
-                            &*handler,
+                            &behaviour,
                             &log,
                         );
                     }
@@ -172,12 +212,19 @@ impl Drop for Server {
 }
 
 /// Clients go away whenever they like, so failed writes are no failures here.
-fn serve(mut stream: impl Read + Write, handler: &Handler, log: &Mutex<Vec<Request>>) {
-    let Some(request) = read_request(&mut stream) else {
+fn serve(mut stream: impl Read + Write, behaviour: &Behaviour, log: &Mutex<Vec<Request>>) {
+    let Some(request) = read_request(&mut stream, &*behaviour.reader) else {
         return;
     };
     log.lock().unwrap().push(request.clone());
-    let reply = handler(&request);
+    let reply = (behaviour.handler)(&request);
+    if request.is_cut {
+        if matches!((behaviour.reader)(&request), Reading::Stalled(_)) {
+            // Whoever sends has to notice; the connection is there for longer than that may take.
+            std::thread::sleep(std::time::Duration::from_secs(20));
+        }
+        return;
+    }
     let mut head = format!("HTTP/1.1 {} Status\r\nConnection: close\r\n", reply.status);
     for (name, value) in &reply.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
@@ -206,7 +253,7 @@ fn serve(mut stream: impl Read + Write, handler: &Handler, log: &Mutex<Vec<Reque
     let _ = stream.flush();
 }
 
-fn read_request(stream: &mut impl Read) -> Option<Request> {
+fn read_request(stream: &mut impl Read, reader: &Reader) -> Option<Request> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -229,14 +276,22 @@ fn read_request(stream: &mut impl Read) -> Option<Request> {
         method,
         path,
         headers,
-        body: String::new(),
+        body: Vec::new(),
+        is_cut: false,
     };
     let length: usize = request
         .header("content-length")
         .map_or(0, |length| length.parse().unwrap());
-    let mut body = vec![0; length];
+    let len = match reader(&request) {
+        Reading::Whole => length,
+        Reading::Cut(len) | Reading::Stalled(len) => {
+            request.is_cut = true;
+            len.min(length)
+        }
+    };
+    let mut body = vec![0; len];
     stream.read_exact(&mut body).ok()?;
-    request.body = String::from_utf8(body).ok()?;
+    request.body = body;
     Some(request)
 }
 

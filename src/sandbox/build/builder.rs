@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use images::{Layer, LayerKey, Store};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
-use protocol::message::{Event, ExitStatus, FailureKind, Request};
+use protocol::message::{Event, ExitStatus, Request};
 use protocol::spec::RunSpec;
 use protocol::task::{Gather, Outcome, Place, Task, TaskId};
 
@@ -304,14 +304,8 @@ impl<'a> Builder<'a> {
             match self.next(None)? {
                 Event::Started { .. } => {}
                 Event::Exited { status, .. } => return Ok(status),
-                Event::Failed { kind, message, .. } => {
-                    let message = super::super::printable(&message);
-                    return match kind {
-                        FailureKind::NotFound | FailureKind::NotExecutable => {
-                            Err(Refused(format!("exec: {message}")).into())
-                        }
-                        _ => Err(Refused(message).into()),
-                    };
+                Event::Failed { message, .. } => {
+                    return Err(Refused(super::super::printable(&message)).into());
                 }
                 other => bail!("the agent broke the protocol: unexpected {other:?}"),
             }

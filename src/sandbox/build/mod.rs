@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow};
 use images::context::Context as BuildContext;
 use images::dockerfile::Plan;
 use images::store::Lease;
@@ -32,7 +32,7 @@ use super::paths::{GuestFiles, Root};
 use builder::Machine;
 use stage::Stage;
 
-pub use builder::{GivenUp, Refused};
+pub use builder::GivenUp;
 pub use step::StepFailed;
 
 /// Stages at once: each is a VM.
@@ -119,6 +119,21 @@ pub struct Built {
     pub config: ImageConfig,
 }
 
+/// Why nothing was built.
+#[derive(Debug)]
+pub struct BuildError {
+    /// The first thing that went wrong: [`StepFailed`], [`Refused`] or what the host says.
+    pub error: anyhow::Error,
+    /// In which step.
+    pub step: Option<StepId>,
+}
+
+impl From<anyhow::Error> for BuildError {
+    fn from(error: anyhow::Error) -> Self {
+        Self { error, step: None }
+    }
+}
+
 /// How far a stage is.
 enum Progress {
     Waiting,
@@ -141,8 +156,8 @@ struct Shared<'a> {
 /// Runs the plan; the image that it makes is the caller's to compose.
 ///
 /// # Errors
-/// The first that a step made: [`StepFailed`], [`Refused`] or what the host says.
-pub fn build(build: &Build<'_>) -> Result<Built> {
+/// The first that a step made.
+pub fn build(build: &Build<'_>) -> Result<Built, BuildError> {
     let given_up = AtomicBool::new(false);
     let shared = Shared {
         build,
@@ -191,7 +206,7 @@ pub fn build(build: &Build<'_>) -> Result<Built> {
             );
         }
         let failures = results.into_iter().filter_map(Result::err);
-        failures.reduce(|first, other| match first.is::<GivenUp>() {
+        failures.reduce(|first, other| match first.error.is::<GivenUp>() {
             true => other,
             false => first,
         })
@@ -200,7 +215,7 @@ pub fn build(build: &Build<'_>) -> Result<Built> {
         return Err(failure);
     }
     let Some(target) = shared.stages.get(build.plan.target) else {
-        bail!("the plan has no target");
+        return Err(anyhow!("the plan has no target").into());
     };
     let target = lock(target);
     Ok(Built {
@@ -211,7 +226,7 @@ pub fn build(build: &Build<'_>) -> Result<Built> {
 
 impl Shared<'_> {
     /// Takes stages until there are none left.
-    fn work(&self) -> Result<()> {
+    fn work(&self) -> Result<(), BuildError> {
         while let Some(index) = self.next() {
             self.run_stage(index)?;
             let mut progress = lock(&self.progress);

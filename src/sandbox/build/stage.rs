@@ -3,22 +3,25 @@
 //! Called by [`super`]. A stage all of whose steps the cache knows has no VM, unless another one takes
 //! files of it.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 use images::build::CachedStep;
 use images::config::History;
-use images::dockerfile::{Action, Base, CopyFrom, MountKind, Plan, PlannedStage, Step};
+use images::dockerfile::{
+    Action, Base, CacheSharing, CopyFrom, MountKind, Plan, PlannedStage, Step,
+};
 use images::timestamp::Timestamp;
-use images::{Digest, ImageConfig, Layer, LayerKey};
+use images::{Digest, Image, ImageConfig, Layer, LayerKey};
 use nix::fcntl::{Flock, FlockArg};
 
-use super::super::clock::now;
+use super::super::clock::{now, rfc3339};
 use super::super::disks;
 use super::super::files::Share;
 use super::builder::Builder;
-use super::{Shared, StepId, Told, lock};
+use super::{BuildError, Shared, StepId, Told, lock};
 
 /// What a stage has come to.
 #[derive(Debug)]
@@ -67,8 +70,14 @@ impl<'a> Stage<'a> {
             .map_or(&planned.config, |step| &step.config);
         Ok(ImageConfig {
             history: self.history.clone(),
+            created: self.created().or_else(|| last.created.clone()),
             ..ImageConfig::clone(last)
         })
+    }
+
+    /// When the last step was made.
+    fn created(&self) -> Option<Timestamp> {
+        self.history.last().and_then(|step| step.created.clone())
     }
 
     /// What is below the next step, for the key of a cache.
@@ -87,7 +96,7 @@ impl<'a> Shared<'a> {
     ///
     /// # Errors
     /// The first that a step made.
-    pub(super) fn run_stage(&self, index: usize) -> Result<()> {
+    pub(super) fn run_stage(&self, index: usize) -> Result<(), BuildError> {
         let plan = self.build.plan;
         let planned = plan
             .stages
@@ -98,6 +107,7 @@ impl<'a> Shared<'a> {
         let mut stage = lock(stage);
         stage.layers = layers;
         stage.history = history;
+        stage.builder = self.inherited(planned);
         (self.build.tell)(Told::Stage(index));
         for (number, step) in planned.steps.iter().enumerate() {
             let id = StepId {
@@ -109,9 +119,13 @@ impl<'a> Shared<'a> {
                 .given_up
                 .load(std::sync::atomic::Ordering::Relaxed)
             {
-                return Err(super::GivenUp.into());
+                return Err(anyhow::Error::from(super::GivenUp).into());
             }
-            self.run_step(&mut stage, planned, step, id)?;
+            self.run_step(&mut stage, planned, step, id)
+                .map_err(|error| BuildError {
+                    error,
+                    step: Some(id),
+                })?;
         }
         let is_wanted = plan.stages.iter().any(|other| other.needs.contains(&index));
         if !is_wanted {
@@ -121,6 +135,21 @@ impl<'a> Shared<'a> {
         Ok(())
     }
 
+    /// The VM of the stage that this one begins with, if nobody else wants anything of it. The shares of
+    /// a VM are those that it has begun with, so that it does not do for other cache mounts.
+    fn inherited(&self, planned: &PlannedStage) -> Option<Builder<'a>> {
+        let Base::Stage(base) = planned.base else {
+            return None;
+        };
+        let stages = &self.build.plan.stages;
+        let wanted = stages.iter().filter(|stage| stage.needs.contains(&base));
+        let has_caches = !cache_mounts(planned).is_empty();
+        if wanted.count() != 1 || has_caches || base == self.build.plan.target {
+            return None;
+        }
+        lock(self.stages.get(base)?).builder.take()
+    }
+
     /// Layers and history that a stage begins with.
     fn base(&self, planned: &PlannedStage) -> Result<(Vec<Layer>, Vec<History>)> {
         Ok(match &planned.base {
@@ -128,7 +157,7 @@ impl<'a> Shared<'a> {
             Base::Image(source) => {
                 let image = self.build.images.get(&source.id);
                 let image = image.context("the base image is gone")?;
-                (image.layers.clone(), image.config.history.clone())
+                (image.layers.clone(), history_of(image))
             }
             Base::Stage(index) => {
                 let stage = self.stages.get(*index).context("there is no such stage")?;
@@ -148,13 +177,16 @@ impl<'a> Shared<'a> {
         let tell = self.build.tell;
         tell(Told::Begun(id));
         let mut history = step.history(None);
-        history.created = self.created();
+        // What changes no files is as old as the files, so that a build that makes nothing new makes
+        // the same image.
+        history.created = stage.created();
         if step.action == Action::None {
             stage.history.push(history);
             tell(Told::Done(id));
             return Ok(());
         }
         let inputs = self.inputs(step)?;
+        history = step.history(inputs.text.as_deref());
         let key = self.key(stage, step, &inputs)?;
         let store = self.build.store;
         let known = match self.build.no_cache {
@@ -176,11 +208,13 @@ impl<'a> Shared<'a> {
                 let made = CachedStep {
                     layer,
                     text: step.text.clone(),
+                    created: self.now(),
                 };
                 store.cache_step(&key, &made)?;
                 made
             }
         };
+        history.created = Timestamp::parse(&made.created);
         history.empty_layer = made.layer.is_none();
         stage.layers.extend(made.layer);
         stage.history.push(history);
@@ -189,11 +223,11 @@ impl<'a> Shared<'a> {
     }
 
     /// When what is made now was made.
-    fn created(&self) -> Option<Timestamp> {
-        Timestamp::parse(&match self.build.epoch {
-            Some(epoch) => super::super::clock::rfc3339(epoch),
+    fn now(&self) -> String {
+        match self.build.epoch {
+            Some(epoch) => rfc3339(epoch),
             None => now(),
-        })
+        }
     }
 
     /// Starts the stage's VM if it has none.
@@ -234,32 +268,13 @@ impl<'a> Shared<'a> {
     /// The folders of all cache mounts of a stage, which its VM has from the start.
     fn lock_caches(&self, planned: &PlannedStage) -> Result<Vec<CacheMount>> {
         let mut caches: Vec<CacheMount> = Vec::new();
-        let runs = planned.steps.iter().filter_map(|step| match &step.action {
-            Action::Run(run) => Some(run),
-            _ => None,
-        });
-        let mut ids: Vec<(&str, images::dockerfile::CacheSharing)> = Vec::new();
-        for mount in runs.flat_map(|run| &run.mounts) {
-            if let MountKind::Cache { id, sharing, .. } = &mount.kind
-                && ids.iter().all(|(other, _)| other != id)
-            {
-                ids.push((id, *sharing));
-            }
-        }
-        // In one order, so that two builds don't wait for each other.
-        ids.sort_by_key(|(id, _)| *id);
-        for (id, sharing) in ids {
+        for (id, sharing) in cache_mounts(planned) {
             caches.push(self.lock_cache(id, sharing)?);
         }
         Ok(caches)
     }
 
-    fn lock_cache(
-        &self,
-        id: &str,
-        sharing: images::dockerfile::CacheSharing,
-    ) -> Result<CacheMount> {
-        use images::dockerfile::CacheSharing;
+    fn lock_cache(&self, id: &str, sharing: CacheSharing) -> Result<CacheMount> {
         use std::os::unix::fs::DirBuilderExt;
         let mut number = 0_u32;
         loop {
@@ -331,6 +346,43 @@ impl<'a> Shared<'a> {
         }
         stage.builder.as_mut().context("the builder is gone")
     }
+}
+
+/// Names of the cache mounts of a stage, in one order for all, so that two builds don't wait for each
+/// other.
+fn cache_mounts(planned: &PlannedStage) -> BTreeMap<&str, CacheSharing> {
+    let mut caches = BTreeMap::new();
+    for step in &planned.steps {
+        let Action::Run(run) = &step.action else {
+            continue;
+        };
+        for mount in &run.mounts {
+            if let MountKind::Cache { id, sharing, .. } = &mount.kind {
+                caches.entry(id.as_str()).or_insert(*sharing);
+            }
+        }
+    }
+    caches
+}
+
+/// An image's history, with a record for each layer: some tools write none.
+fn history_of(image: &Image) -> Vec<History> {
+    let mut history = image.config.history.clone();
+    let known = history.iter().filter(|step| !step.empty_layer).count();
+    let missing = image.layers.len().saturating_sub(known);
+    history.extend((0..missing).map(|_| History {
+        created: image.config.created.clone(),
+        author: String::new(),
+        created_by: String::new(),
+        comment: String::new(),
+        empty_layer: false,
+    }));
+    if let Some(last) = history.last_mut()
+        && last.created.is_none()
+    {
+        last.created.clone_from(&image.config.created);
+    }
+    history
 }
 
 /// The name of a cache mount's folder: whatever a Dockerfile calls it.

@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 
 use anyhow::{Context, Result, bail};
 use images::Digest;
-use images::context::{Selected, Wanted};
+use images::context::{Selected, Wanted, sources_text};
 use images::dockerfile::{
     Action, Copy, CopyFrom, Mount, MountKind, Network, Run, Source, Step, Unpack,
 };
@@ -36,8 +36,6 @@ pub struct StepFailed {
     pub text: String,
     /// For the shell.
     pub code: u8,
-    /// Which step.
-    pub id: StepId,
 }
 
 /// What a step takes from outside of its stage.
@@ -49,6 +47,8 @@ pub(super) struct Inputs {
     downloads: Vec<Download>,
     /// What all of it is, for the key.
     digests: Vec<String>,
+    /// What stands for the files of the build context in the history.
+    pub(super) text: Option<String>,
 }
 
 impl<'a> Shared<'a> {
@@ -116,7 +116,9 @@ impl<'a> Shared<'a> {
                     parents,
                     exclude,
                 })?;
-                inputs.digests.push(context.digest(&selected)?.to_string());
+                let digest = context.digest(&selected)?;
+                inputs.digests.push(digest.to_string());
+                inputs.text = Some(sources_text(&selected, &digest));
                 inputs.selected.push(selected);
             }
             CopyFrom::Stage(_) | CopyFrom::Image(_) => {
@@ -283,7 +285,7 @@ impl<'a> Shared<'a> {
         };
         match status.docker_code() {
             0 => Ok(()),
-            code => Err(StepFailed { text, code, id }.into()),
+            code => Err(StepFailed { text, code }.into()),
         }
     }
 

@@ -60,3 +60,12 @@ pub fn debian() -> Result<PathBuf> {
 pub fn layers60() -> Result<PathBuf> {
     path(Recipe::Layers60, "layers60.tar")
 }
+
+/// python:3.
+///
+/// # Errors
+///
+/// See [`path`].
+pub fn python() -> Result<PathBuf> {
+    path(Recipe::Python, "python.tar")
+}

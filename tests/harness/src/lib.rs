@@ -23,6 +23,7 @@ pub mod sandbox;
 pub mod small_disk;
 pub mod terminal;
 mod transcript;
+pub mod tree;
 
 pub use docker::Docker;
 pub use invocation::{Invocation, Output, Running};

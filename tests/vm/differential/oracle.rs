@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use fixtures::Recipe;
 use harness::{Docker, images};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::Answer;
 use super::list::{Case, Line};
 
 /// Names the folder of earlier answers.
@@ -23,9 +23,9 @@ const KNOWN_VARIABLE: &str = "BULKHEAD_ORACLE";
 const OUT_VARIABLE: &str = "BULKHEAD_TEST_OUT";
 
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct Kept<T> {
     question: String,
-    answers: Vec<Answer>,
+    answers: T,
 }
 
 /// Everything that the answers to `case` depend on.
@@ -34,18 +34,26 @@ struct Kept {
 ///
 /// There is no engine, or no image.
 pub(super) fn question(case: &Case) -> Result<String> {
+    let lines: Vec<String> = case.lines.iter().map(asked).collect();
+    question_of(&lines.join(" | "))
+}
+
+/// Everything that an answer to `text` depends on.
+///
+/// # Errors
+///
+/// As [`question`].
+pub(crate) fn question_of(text: &str) -> Result<String> {
     let archive = images::path(Recipe::Busybox, "busybox.tar")?;
     // The folder's own name has a hash of what the images are made of.
     let archive = fs::canonicalize(&archive).context("find the images")?;
     let folder = archive.parent().unwrap_or(Path::new("/"));
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("read the release")?;
-    let lines: Vec<String> = case.lines.iter().map(asked).collect();
     Ok(format!(
-        "{} | {} | {} | {}",
+        "{} | {} | {} | {text}",
         Docker::version()?,
         kernel.trim(),
         folder.file_name().unwrap_or_default().display(),
-        lines.join(" | "),
     ))
 }
 
@@ -66,10 +74,10 @@ fn asked(line: &Line) -> String {
 }
 
 /// Earlier answers to the same question.
-pub(super) fn known(name: &str, question: &str) -> Option<Vec<Answer>> {
+pub(crate) fn known<T: DeserializeOwned>(name: &str, question: &str) -> Option<T> {
     let folder = env::var_os(KNOWN_VARIABLE)?;
     let text = fs::read(file(folder.as_ref(), name)).ok()?;
-    let kept: Kept = serde_json::from_slice(&text).ok()?;
+    let kept: Kept<T> = serde_json::from_slice(&text).ok()?;
     (kept.question == question).then_some(kept.answers)
 }
 
@@ -78,7 +86,7 @@ pub(super) fn known(name: &str, question: &str) -> Option<Vec<Answer>> {
 /// # Errors
 ///
 /// It can't be written.
-pub(super) fn keep(name: &str, question: String, answers: Vec<Answer>) -> Result<()> {
+pub(crate) fn keep<T: Serialize>(name: &str, question: String, answers: T) -> Result<()> {
     let Some(out) = env::var_os(OUT_VARIABLE) else {
         return Ok(());
     };

@@ -1,0 +1,250 @@
+//! Pushes that go well: what arrives, what is not sent, and what is remembered.
+
+use std::sync::Mutex;
+
+use bulkhead_images::registry::{LayerPush, PushState};
+use bulkhead_images::{Digest, Reference};
+use serde_json::{Value, json};
+
+use crate::client::{Client, sample};
+use crate::inbox::Inbox;
+use crate::sample::{MANIFEST, Sample, sha};
+use crate::server::Server;
+
+/// A registry that takes everything.
+pub(crate) fn taking() -> (Server, Inbox) {
+    let inbox = Inbox::default();
+    let taken = inbox.clone();
+    (Server::start(move |request| taken.reply(request)), inbox)
+}
+
+/// An image whose layers are packed already, as far as anyone can tell.
+pub(crate) fn packed(layers: &[&[u8]]) -> Sample {
+    let diff_ids: Vec<String> = (0..layers.len())
+        .map(|index| sha(format!("content {index}").as_bytes()))
+        .collect();
+    Sample::of_config(
+        json!({"architecture": "amd64", "os": "linux", "config": {},
+               "rootfs": {"type": "layers", "diff_ids": diff_ids}}),
+        layers,
+    )
+}
+
+fn manifest(inbox: &Inbox, repository: &str, tag: &str) -> (Vec<u8>, Value) {
+    let bytes = inbox.manifest(repository, tag).expect("a manifest");
+    let value = serde_json::from_slice(&bytes).unwrap();
+    (bytes, value)
+}
+
+fn reference(name: &str) -> Reference {
+    Reference::parse(name).unwrap()
+}
+
+#[test]
+fn plain_layers_arrive_compressed_and_the_second_time_nothing_is_sent() {
+    let (server, inbox) = taking();
+    let client = Client::new();
+    let name = server.name("team/x:1");
+    client.load(&sample(), &name);
+    let pushed = client.push(&name).unwrap();
+    let (bytes, document) = manifest(&inbox, "team/x", "1");
+    assert_eq!(pushed.digest, Digest::of(&bytes));
+    assert_eq!(pushed.size, bytes.len() as u64);
+    assert_eq!(document["mediaType"], MANIFEST);
+    let layers = document["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 2);
+    for layer in layers {
+        assert_eq!(
+            layer["mediaType"],
+            "application/vnd.oci.image.layer.v1.tar+gzip"
+        );
+        let blob = inbox
+            .blob("team/x", layer["digest"].as_str().unwrap())
+            .unwrap();
+        // RFC 1952, 2.3.1; no name and no time, so that it is the same each time.
+        assert_eq!(blob[..8], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0]);
+        assert_eq!(layer["size"], blob.len());
+    }
+    assert_eq!(
+        document["config"]["digest"].as_str(),
+        Some(sha(&sample().config).as_str())
+    );
+    // It is known under what the registry has, and a pull of that brings nothing.
+    let by_digest = reference(&name).with_digest(pushed.digest);
+    let image = client.store.find(&by_digest).unwrap().unwrap();
+    assert_eq!(image.repo_digests, [by_digest]);
+    let pulled = client.pull(&name).unwrap();
+    assert_eq!(pulled.status, bulkhead_images::PullStatus::UpToDate);
+
+    let before = server.requests().len();
+    assert_eq!(client.push(&name).unwrap(), pushed);
+    let methods: Vec<String> = server.requests()[before..]
+        .iter()
+        .filter(|request| !request.path.ends_with("/v2/"))
+        .map(|request| request.method.clone())
+        .collect();
+    assert_eq!(methods, ["HEAD", "HEAD", "HEAD", "PUT"]);
+
+    // Another store makes the same of it.
+    let other = Client::new();
+    other.load(&sample(), &name);
+    assert_eq!(other.push(&name).unwrap(), pushed);
+    assert_eq!(inbox.count("team/x"), 3);
+    // Nothing is left behind here.
+    assert_eq!((client.partials(), other.partials()), (0, 0));
+}
+
+#[test]
+fn a_pulled_image_goes_on_byte_for_byte() {
+    let (server, inbox) = taking();
+    let plain = sample();
+    let from = Server::start(crate::server::site(&plain));
+    let client = Client::new();
+    client.pull(&from.name("x:1")).unwrap();
+    let name = server.name("y:1");
+    client
+        .store
+        .tag(&from.name("x:1"), &reference(&name))
+        .unwrap();
+    client.push(&name).unwrap();
+    // Its layers are plain, but that is how its author has them.
+    assert_eq!(inbox.manifest("y", "1").unwrap(), plain.manifest);
+    let packed = packed(&[b"one", b"two"]);
+    client.load(&packed, &server.name("z:1"));
+    let pushed = client.push(&server.name("z:1")).unwrap();
+    assert_eq!(inbox.manifest("z", "1").unwrap(), packed.manifest);
+    assert_eq!(pushed.digest, Digest::of(&packed.manifest));
+}
+
+#[test]
+fn a_docker_manifest_stays_one() {
+    let (server, inbox) = taking();
+    let mut image = sample();
+    let text = String::from_utf8(image.manifest.clone()).unwrap();
+    let docker = text
+        .replace(
+            MANIFEST,
+            "application/vnd.docker.distribution.manifest.v2+json",
+        )
+        .replace(
+            crate::sample::CONFIG,
+            "application/vnd.docker.container.image.v1+json",
+        )
+        .replace(
+            crate::sample::LAYER,
+            "application/vnd.docker.image.rootfs.diff.tar",
+        );
+    image.manifest = docker.into_bytes();
+    let client = Client::new();
+    let name = server.name("x:1");
+    client.load(&image, &name);
+    client.push(&name).unwrap();
+    let (_, document) = manifest(&inbox, "x", "1");
+    assert_eq!(
+        document["mediaType"],
+        "application/vnd.docker.distribution.manifest.v2+json"
+    );
+    for layer in document["layers"].as_array().unwrap() {
+        assert_eq!(
+            layer["mediaType"],
+            "application/vnd.docker.image.rootfs.diff.tar.gzip"
+        );
+    }
+}
+
+#[test]
+fn a_layer_of_another_repository_is_mounted() {
+    let (server, inbox) = taking();
+    let client = Client::new();
+    let (first, second) = (server.name("a/x:1"), server.name("b/y:1"));
+    client.load(&sample(), &first);
+    client.push(&first).unwrap();
+    client.store.tag(&first, &reference(&second)).unwrap();
+    let states = Mutex::new(Vec::new());
+    let before = server.requests().len();
+    client
+        .push_told(&second, &|layer: LayerPush| {
+            states.lock().unwrap().push(layer.state);
+        })
+        .unwrap();
+    let states = states.into_inner().unwrap();
+    let mounted = PushState::Mounted("a/x".to_owned());
+    assert_eq!(states.iter().filter(|state| **state == mounted).count(), 2);
+    let uploads = server.requests()[before..]
+        .iter()
+        .filter(|request| request.method == "PATCH" || request.method == "PUT")
+        .count();
+    // The config and the manifest.
+    assert_eq!(uploads, 2);
+    assert_eq!(inbox.count("b/y"), 3);
+    assert_eq!(inbox.manifest("a/x", "1"), inbox.manifest("b/y", "1"));
+
+    // What is not there any more is sent.
+    let third = server.name("c/z:1");
+    client.store.tag(&first, &reference(&third)).unwrap();
+    let (empty, inbox) = taking();
+    let moved = empty.name("c/z:1");
+    client.store.tag(&first, &reference(&moved)).unwrap();
+    client.push(&moved).unwrap();
+    assert_eq!(inbox.count("c/z"), 3);
+}
+
+#[test]
+fn states_are_told_in_order_and_the_topmost_layer_first() {
+    let (server, _) = taking();
+    let client = Client::new();
+    let layers: Vec<Vec<u8>> = (0..8_u8).map(|index| vec![index; 100]).collect();
+    let layers: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();
+    let name = server.name("x:1");
+    client.load(&Sample::new(&layers), &name);
+    let told = Mutex::new(Vec::new());
+    client
+        .push_told(&name, &|layer| told.lock().unwrap().push(layer))
+        .unwrap();
+    let told = told.into_inner().unwrap();
+    let prepared: Vec<Digest> = told
+        .iter()
+        .filter(|layer| layer.state == PushState::Preparing)
+        .map(|layer| layer.diff_id)
+        .collect();
+    let expected: Vec<Digest> = layers.iter().rev().map(|layer| Digest::of(layer)).collect();
+    assert_eq!(prepared, expected);
+    let of = |index: usize| -> Vec<&PushState> {
+        let mut states: Vec<&PushState> = told
+            .iter()
+            .filter(|layer| layer.diff_id == expected[index])
+            .map(|layer| &layer.state)
+            .collect();
+        states.dedup();
+        states
+    };
+    use PushState::*;
+    assert_eq!(of(0), [&Preparing, &Packing, &Pushing, &Pushed]);
+    assert_eq!(of(7), [&Preparing, &Waiting, &Packing, &Pushing, &Pushed]);
+}
+
+#[test]
+fn an_image_that_is_not_there_asks_nobody() {
+    let (server, _) = taking();
+    let error = Client::new().push(&server.name("x:1")).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("No such image: {}", server.name("x:1"))
+    );
+    assert!(server.requests().is_empty());
+}
+
+#[test]
+fn a_damaged_layer_is_not_pushed() {
+    let (server, inbox) = taking();
+    let client = Client::new();
+    let image = sample();
+    let name = server.name("x:1");
+    client.load(&image, &name);
+    let path = client.path(&format!("blobs/sha256/{}", &sha(&image.layers[0])[7..]));
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, b"the first lay3r").unwrap();
+    let error = client.push(&name).unwrap_err();
+    assert!(error.to_string().ends_with("is damaged"), "{error}");
+    assert_eq!(inbox.manifest("x", "1"), None);
+}
