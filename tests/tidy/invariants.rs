@@ -48,7 +48,12 @@ const READER_OF_ARCHIVES: &str = "bulkhead-images";
 
 /// Where the command may use its own reader and writer of archives: the two ends of `cp`. No layer
 /// comes there.
-const COPIES: &[&str] = &["src/cli/cp", "src/sandbox/receive"];
+/// A step of a build writes archives of single files and reads none.
+const COPIES: &[&str] = &[
+    "src/cli/cp",
+    "src/sandbox/receive",
+    "src/sandbox/build/step",
+];
 const OWN_TAR: &str = "tarball::";
 
 /// What makes a Rust reference of an address: a guest changes its memory at any time, which no

@@ -1,3 +1,5 @@
+//! Layers of steps, the cache and its limits, and images that are composed of them.
+
 use super::*;
 use crate::config::History;
 use crate::store::Collected;

@@ -10,7 +10,7 @@ mod fragment;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -333,7 +333,16 @@ fn combine(parts: &[(String, String)]) -> String {
 pub(crate) fn sha256(path: &Path) -> Result<String> {
     let mut file = File::open(path).with_context(|| format!("open {}", path.display()))?;
     let mut hash = Sha256::new();
-    io::copy(&mut file, &mut hash).with_context(|| format!("read {}", path.display()))?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let len = file
+            .read(&mut buffer)
+            .with_context(|| format!("read {}", path.display()))?;
+        match buffer.get(..len) {
+            None | Some([]) => break,
+            Some(bytes) => hash.update(bytes),
+        }
+    }
     Ok(hex(&hash.finalize()))
 }
 
