@@ -1,26 +1,45 @@
 //! Build contexts: a folder of the user's, without what .dockerignore takes away, as a step needs it.
 //!
 //! Called by `bulkhead build`. The folder is the user's, what is in it need not be: everything is
-//! opened beneath it (openat2(2), `RESOLVE_BENEATH`), links stay links, and one that leads out of the
-//! folder is an error where its target is asked for. It knows no Dockerfile and no VM; what it
-//! hands out is a digest, for a cache's key, and a tar.
+//! opened beneath it (openat2(2), `RESOLVE_BENEATH`) and without following links, which are read here
+//! where a source is one; a link that leads out of the folder is an error then, and anywhere else it
+//! is copied as it is. It knows no Dockerfile and no VM: it hands out a digest, for a cache's key,
+//! and a tar.
+//!
+//! ```text
+//! patterns ── select (tree, ignore) ─> Selected ── content ─> digest, tar
+//! ```
 
+use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Mutex;
 
+use protocol::pattern::PatternError;
 use thiserror::Error;
 
 use crate::digest::Digest;
 
-/// Why something of a context can't be had.
+mod content;
+mod ignore;
+mod select;
+mod tree;
+
+pub use content::sources_text;
+pub use ignore::Ignore;
+pub use select::{ContextEntry, Selected, Wanted};
+
+use tree::{Stamp, Tree};
+
+/// Why something of a context can't be had. Paths in it are escaped.
 #[derive(Debug, Error)]
 pub enum ContextError {
     /// The operating system says so.
-    #[error("{operation} {path}: {source}")]
+    #[error("{operation} {path}")]
     Io {
         /// What was done.
         operation: &'static str,
-        /// With which path, escaped.
+        /// With which path.
         path: String,
         /// Its error.
         #[source]
@@ -33,38 +52,34 @@ pub enum ContextError {
     NotFound {
         /// `COPY` or `ADD`.
         instruction: String,
-        /// The source, escaped.
+        /// The source.
         path: String,
     },
-    /// A pattern that no file matches. The words are Docker's.
-    #[error("{instruction} failed: no source files were specified")]
-    NoSources {
+    /// Patterns that no file matches. The words are Docker's.
+    #[error("{0} failed: no source files were specified")]
+    NoSources(String),
+    /// A link, or a path with dots, that leads out. The words are Docker's.
+    #[error("{instruction} failed: forbidden path outside the build context: {path}")]
+    Outside {
         /// `COPY` or `ADD`.
         instruction: String,
-    },
-    /// A link, or a path with dots, that leads out. The words are Docker's.
-    #[error("forbidden path outside the build context: {path}")]
-    Outside {
-        /// The source, escaped.
+        /// The source.
         path: String,
     },
-    /// A file became another one while it was read.
-    #[error("{path} changed while it was read")]
-    Changed {
-        /// Which file, escaped.
-        path: String,
-    },
-    /// What is not copied.
-    #[error("archive/tar: sockets not supported: {path}")]
-    Socket {
-        /// Which file, escaped.
-        path: String,
-    },
+    /// A file became another one, or went, while it was looked at.
+    #[error("{0} changed while it was read")]
+    Changed(String),
+    /// A device or a socket, which no image has from a context.
+    #[error("{0} is neither a file nor a directory, link or pipe")]
+    Kind(String),
     /// A pattern with an error in it.
+    #[error("a pattern of .dockerignore or of a copy")]
+    Pattern(#[source] PatternError),
+    /// What .dockerignore can't have.
     #[error("{0}")]
-    Pattern(#[from] protocol::pattern::PatternError),
+    Ignore(String),
     /// A named limit was exceeded.
-    #[error("the build context has more than {limit} {what}")]
+    #[error("there are more than {limit} {what}")]
     Limit {
         /// What is limited, with its unit.
         what: &'static str,
@@ -73,66 +88,20 @@ pub enum ContextError {
     },
 }
 
-/// The patterns of a .dockerignore.
-#[derive(Debug, Clone, Default)]
-pub struct Ignore {}
-
-impl Ignore {
-    /// Reads a .dockerignore's bytes.
-    ///
-    /// # Errors
-    /// A pattern with an error in it, or too many.
-    pub fn parse(bytes: &[u8]) -> Result<Self, ContextError> {
-        let _ = bytes;
-        Ok(Self {})
-    }
-
-    /// Reads the one that is meant: `<Dockerfile>.dockerignore` next to the Dockerfile, else
-    /// `.dockerignore` in the folder; with neither of them nothing is ignored.
-    ///
-    /// # Errors
-    /// As [`Self::parse`], and a file that can't be read.
-    pub fn of(folder: &Path, dockerfile: Option<&Path>) -> Result<Self, ContextError> {
-        let _ = (folder, dockerfile);
-        Ok(Self {})
+impl From<PatternError> for ContextError {
+    fn from(error: PatternError) -> Self {
+        Self::Pattern(error)
     }
 }
 
 /// A folder whose files are copied into images.
 #[derive(Debug)]
-pub struct Context {}
-
-/// What a copy takes.
-#[derive(Debug)]
-pub struct Wanted<'a> {
-    /// `COPY` or `ADD`, for errors.
-    pub instruction: &'a str,
-    /// Patterns of Go's `filepath.Match`, relative to the folder, also with a slash at their beginning.
-    pub patterns: &'a [&'a str],
-    /// `--parents`: entries keep their folders.
-    pub parents: bool,
-    /// `--exclude`.
-    pub exclude: &'a [String],
-}
-
-/// What was found, one for each match of a pattern.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Selected {
-    /// Beneath the folder, links followed.
-    pub path: PathBuf,
-    /// Whether it is a directory, of which the content is copied.
-    pub is_directory: bool,
-    /// What the archive has of it.
-    pub entries: Vec<ContextEntry>,
-}
-
-/// A file, link or directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ContextEntry {
-    /// Its name in the archive, bytes with slashes.
-    pub name: PathBuf,
-    /// Beneath the folder.
-    pub path: PathBuf,
+pub struct Context {
+    /// None of a context without files.
+    tree: Option<Tree>,
+    ignore: Ignore,
+    /// Digests of files that were read already.
+    digests: Mutex<BTreeMap<Stamp, Digest>>,
 }
 
 impl Context {
@@ -141,14 +110,21 @@ impl Context {
     /// # Errors
     /// It is not there, or no folder.
     pub fn open(folder: &Path, ignore: Ignore) -> Result<Self, ContextError> {
-        let _ = (folder, ignore);
-        Ok(Self {})
+        Ok(Self {
+            tree: Some(Tree::open(folder)?),
+            ignore,
+            digests: Mutex::default(),
+        })
     }
 
     /// A context without files: of a Dockerfile from standard input.
     #[must_use]
     pub fn empty() -> Self {
-        Self {}
+        Self {
+            tree: None,
+            ignore: Ignore::default(),
+            digests: Mutex::default(),
+        }
     }
 
     /// Finds what is to be copied, in the order of the patterns and of names.
@@ -156,27 +132,31 @@ impl Context {
     /// # Errors
     /// See [`ContextError`].
     pub fn resolve(&self, wanted: &Wanted<'_>) -> Result<Vec<Selected>, ContextError> {
-        let _ = wanted;
-        Ok(Vec::new())
+        select::select(self.tree.as_ref(), &self.ignore, wanted)
     }
 
     /// A digest of names, kinds, modes, link targets and content; times and owners don't matter, since
     /// owners are root in the image.
     ///
     /// # Errors
-    /// See [`ContextError`].
+    /// A file can't be read, or is no more what it was.
     pub fn digest(&self, selected: &[Selected]) -> Result<Digest, ContextError> {
-        let _ = selected;
-        Ok(Digest::of(b""))
+        match &self.tree {
+            Some(tree) => content::digest(tree, selected, &self.digests),
+            None => Ok(Digest::of(b"")),
+        }
     }
 
     /// Writes a tar of it: a directory's content below the root of the archive, any other by its own name
     /// (with `parents` all by their path). Owners are root, times are kept, hard links are files of their own.
     ///
     /// # Errors
-    /// See [`ContextError`]; what was written until then is no whole archive.
+    /// A file can't be read, or is no more what it was; or `to` can't be written. What was written until
+    /// then is no whole archive.
     pub fn archive(&self, selected: &[Selected], to: &mut dyn Write) -> Result<(), ContextError> {
-        let _ = (selected, to);
-        Ok(())
+        content::archive(self.tree.as_ref(), selected, to)
     }
 }
+
+#[cfg(test)]
+mod tests;

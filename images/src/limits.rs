@@ -184,3 +184,16 @@ pub const EXPANSION_DEPTH: usize = 32;
 pub const PLAN_BYTES: u64 = 256 * MIB;
 /// `--mount` flags of one RUN, and any other flag's repetitions.
 pub const FLAGS: usize = 256;
+
+// -- build contexts
+
+/// Bytes of a .dockerignore. Long ones have some KiB.
+pub const IGNORE_BYTES: u64 = 1024 * 1024;
+/// Patterns of a .dockerignore, and of `--exclude`: each of them is held against each file.
+pub const IGNORE_PATTERNS: usize = 10_000;
+/// Files, links and directories that one step takes. The Linux kernel's tree has 100,000.
+pub const CONTEXT_ENTRIES: usize = 4_000_000;
+/// Directories in each other, of a build context.
+pub const CONTEXT_DEPTH: usize = 1_000;
+/// Links that lead to links (the kernel's own limit, MAXSYMLINKS).
+pub const CONTEXT_LINKS: usize = 40;

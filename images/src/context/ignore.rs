@@ -1,0 +1,171 @@
+//! .dockerignore: which files of a context are as if not there.
+//!
+//! Syntax and meaning are moby/patternmatcher's: patterns match parents, too, the last one that matches
+//! decides, and one with `!` takes back. Used by `select`, also for `--exclude`.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use protocol::pattern::Pattern;
+
+use super::ContextError;
+use crate::limits::{IGNORE_BYTES, IGNORE_PATTERNS};
+
+/// Patterns of a .dockerignore.
+#[derive(Debug, Clone, Default)]
+pub struct Ignore {
+    patterns: Vec<(Pattern, IsException)>,
+}
+
+/// Whether a pattern takes files back.
+type IsException = bool;
+
+/// Which patterns matched a directory.
+pub(super) type Matched = Vec<bool>;
+
+impl Ignore {
+    /// Reads a .dockerignore's bytes.
+    ///
+    /// # Errors
+    /// A pattern with an error in it, or too many.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ContextError> {
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+        let text = std::str::from_utf8(bytes)
+            .map_err(|_| ContextError::Ignore(".dockerignore is not UTF-8".to_owned()))?;
+        // A comment begins its line.
+        Self::of_patterns(text.lines().filter(|line| !line.starts_with('#')))
+    }
+
+    /// Patterns one by one.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub(super) fn of_patterns<'a>(
+        texts: impl Iterator<Item = &'a str>,
+    ) -> Result<Self, ContextError> {
+        let mut patterns = Vec::new();
+        for text in texts {
+            let text = text.trim();
+            let (text, is_exception) = match text.strip_prefix('!') {
+                Some(rest) => (rest.trim(), true),
+                None => (text, false),
+            };
+            if text.is_empty() && is_exception {
+                let message = "illegal exclusion pattern: \"!\"".to_owned();
+                return Err(ContextError::Ignore(message));
+            }
+            if text.is_empty() {
+                continue;
+            }
+            if patterns.len() == IGNORE_PATTERNS {
+                return Err(ContextError::Limit {
+                    what: "patterns of files that are ignored",
+                    limit: IGNORE_PATTERNS as u64,
+                });
+            }
+            let text = clean(text);
+            let text = match text.strip_prefix('/') {
+                Some(rest) if !rest.is_empty() => rest,
+                _ => &text,
+            };
+            // What is no pattern for Go's function is none here.
+            Pattern::shallow(text)?;
+            patterns.push((Pattern::deep(text)?, is_exception));
+        }
+        Ok(Self { patterns })
+    }
+
+    /// Reads the file that is meant: `<Dockerfile>.dockerignore` next to the Dockerfile, else
+    /// `.dockerignore` in the folder; with neither of them nothing is ignored.
+    ///
+    /// # Errors
+    /// As [`Self::parse`], and a file that can't be read.
+    pub fn of(folder: &Path, dockerfile: Option<&Path>) -> Result<Self, ContextError> {
+        let own = dockerfile.map(|path| {
+            let mut path = path.as_os_str().to_owned();
+            path.push(".dockerignore");
+            PathBuf::from(path)
+        });
+        let common = folder.join(".dockerignore");
+        for path in own.into_iter().chain([common]) {
+            let failed = |source| ContextError::Io {
+                operation: "read",
+                path: super::tree::shown(&path),
+                source,
+            };
+            let file = match File::open(&path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(failed(error)),
+            };
+            let mut bytes = Vec::new();
+            let mut limited = file.take(IGNORE_BYTES + 1);
+            limited.read_to_end(&mut bytes).map_err(failed)?;
+            if bytes.len() as u64 > IGNORE_BYTES {
+                return Err(ContextError::Limit {
+                    what: "bytes in .dockerignore",
+                    limit: IGNORE_BYTES,
+                });
+            }
+            return Self::parse(&bytes);
+        }
+        Ok(Self::default())
+    }
+
+    /// Whether it has patterns that take files back.
+    pub(super) fn has_exceptions(&self) -> bool {
+        self.patterns.iter().any(|(_, is_exception)| *is_exception)
+    }
+
+    /// Whether a path, relative to the folder and not empty, is ignored; `above` is what this said of the
+    /// directory that it is in, and empty in the folder itself.
+    pub(super) fn is_ignored(&self, path: &[u8], above: &Matched) -> (bool, Matched) {
+        let mut is_ignored = false;
+        let mut matched = vec![false; self.patterns.len()];
+        for (index, ((pattern, is_exception), matched)) in
+            self.patterns.iter().zip(&mut matched).enumerate()
+        {
+            *matched = above.get(index).copied().unwrap_or(false)
+                // Where it would change nothing it is not asked.
+                || (is_ignored == *is_exception && pattern.matches(path));
+            if *matched {
+                is_ignored = !is_exception;
+            }
+        }
+        (is_ignored, matched)
+    }
+}
+
+/// A path as Go's `filepath.Clean` makes it.
+pub(super) fn clean(path: &str) -> String {
+    let is_absolute = path.starts_with('/');
+    let mut names: Vec<&str> = Vec::new();
+    for name in path.split('/') {
+        match name {
+            "" | "." => {}
+            ".." if names.last().is_some_and(|last| *last != "..") => drop(names.pop()),
+            ".." if is_absolute => {}
+            name => names.push(name),
+        }
+    }
+    match (is_absolute, names.join("/")) {
+        (true, names) => format!("/{names}"),
+        (false, names) if names.is_empty() => ".".to_owned(),
+        (false, names) => names,
+    }
+}
+
+/// What is said of a path of whose directory it is not known.
+pub(super) fn is_ignored_with_parents(ignore: &Ignore, path: &[u8]) -> (bool, Matched) {
+    let mut said = (false, Matched::new());
+    for (at, byte) in path.iter().enumerate() {
+        if *byte == b'/' {
+            said = ignore.is_ignored(path.get(..at).unwrap_or_default(), &said.1);
+        }
+    }
+    match path.is_empty() {
+        true => said,
+        false => ignore.is_ignored(path, &said.1),
+    }
+}
