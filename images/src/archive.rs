@@ -1,6 +1,7 @@
-//! `load`: images from an archive or a directory into the store.
+//! Images from archives and into them: `load`, `save` and `import`.
 //!
-//! Called by the command. Three forms are known: what `docker save` writes (old and new), an OCI layout
+//! Called by the command. `save` and `import` say what they do in their own files; this is `load`, from an
+//! archive or a directory into the store. Three forms are known: what `docker save` writes (old and new), an OCI layout
 //! in a tar, and an OCI layout in a directory. Layers stay opaque here too: only the outer archive is
 //! read, and each member is copied as it is.
 //!
@@ -19,7 +20,9 @@
 
 mod directory;
 mod docker;
+mod import;
 mod layout;
+mod save;
 mod stream;
 mod table;
 
@@ -38,10 +41,12 @@ use crate::platform::Platform;
 use crate::reference::{Reference, ReferenceError};
 use crate::store::{FileError, Spool, Spooled, Store, StoreError};
 
+pub use import::import;
+pub use save::save;
 pub use stream::{Member, MemberKind, TarError, read as read_members};
 pub use table::{Table, TableError};
 
-/// A failed load.
+/// A failed load, save or import.
 #[derive(Debug, Error)]
 pub enum ArchiveError {
     /// The file or directory can't be opened.
@@ -53,6 +58,15 @@ pub enum ArchiveError {
     /// The outer archive is compressed.
     #[error("the archive is compressed with {0}")]
     Compressed(&'static str),
+    /// The tar that is to become a layer is compressed.
+    #[error("the archive is compressed with {0}")]
+    CompressedLayer(&'static str),
+    /// What is to become a layer doesn't begin as a tar does.
+    #[error("the archive is no tar")]
+    NotATar,
+    /// The output can't be written.
+    #[error("cannot write the archive")]
+    Write(#[source] std::io::Error),
     /// Neither form.
     #[error("the archive holds neither a manifest.json nor an index.json, so it is no image")]
     NotAnImage,
@@ -151,14 +165,18 @@ impl ArchiveError {
     /// What the user can do about it, if anything.
     pub fn hint(&self) -> Option<String> {
         let text = match self {
-            Self::Compressed(kind) => {
+            Self::Compressed(kind) | Self::CompressedLayer(kind) => {
                 let command = match *kind {
                     "gzip" => "gunzip -c",
                     "zstd" => "zstd -dc",
                     "bzip2" => "bunzip2 -c",
                     _ => "xz -dc",
                 };
-                format!("decompress it on the way: {command} FILE | bulkhead load")
+                let then = match self {
+                    Self::Compressed(_) => "load",
+                    _ => "import -",
+                };
+                format!("decompress it on the way: {command} FILE | bulkhead {then}")
             }
             Self::NotAnImage => {
                 "load takes what docker save, podman save, skopeo and buildah write".to_owned()
@@ -281,12 +299,20 @@ fn refuse_compressed<R: Read>(mut source: R) -> Result<Chain<Cursor<Vec<u8>>, R>
         .take(6)
         .read_to_end(&mut magic)
         .map_err(ArchiveError::Read)?;
-    match magic.as_slice() {
-        [0x1f, 0x8b, ..] => Err(ArchiveError::Compressed("gzip")),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Err(ArchiveError::Compressed("zstd")),
-        [b'B', b'Z', b'h', ..] => Err(ArchiveError::Compressed("bzip2")),
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => Err(ArchiveError::Compressed("xz")),
-        _ => Ok(Cursor::new(magic).chain(source)),
+    match compression_of(&magic) {
+        Some(kind) => Err(ArchiveError::Compressed(kind)),
+        None => Ok(Cursor::new(magic).chain(source)),
+    }
+}
+
+/// What a file that begins so is compressed with, if anything that is known.
+fn compression_of(head: &[u8]) -> Option<&'static str> {
+    match head {
+        [0x1f, 0x8b, ..] => Some("gzip"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("zstd"),
+        [b'B', b'Z', b'h', ..] => Some("bzip2"),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some("xz"),
+        _ => None,
     }
 }
 

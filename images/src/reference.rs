@@ -101,6 +101,15 @@ impl Reference {
         })
     }
 
+    /// Parses what a user typed where that is a name alone, without a tag and a digest. The tag `latest`
+    /// is filled in; where a name alone means more, it is the name that counts.
+    pub fn parse_name(text: &str) -> Option<Self> {
+        let name = Self::parse(text).ok()?;
+        // Only behind a name alone a tag can be put.
+        Self::parse(&format!("{text}:{DEFAULT_TAG}")).ok()?;
+        Some(name)
+    }
+
     /// The registry as named, for example `docker.io` or `localhost:5000`.
     pub fn domain(&self) -> &str {
         &self.domain
@@ -283,6 +292,27 @@ mod tests {
         assert_eq!(reference.familiar(), familiar, "{text}");
         assert_eq!(Reference::parse(canonical).unwrap(), reference, "{text}");
         assert_eq!(Reference::parse(familiar).unwrap(), reference, "{text}");
+    }
+
+    #[test]
+    fn names_alone_are_told_from_others() {
+        for text in ["a", "a/b", "h:5000/a", "localhost/a"] {
+            assert_eq!(
+                Reference::parse_name(text),
+                Reference::parse(text).ok(),
+                "{text}"
+            );
+        }
+        for text in [
+            "a:1",
+            "h:5000/a:1",
+            "A",
+            "",
+            &format!("a@sha256:{HEX}"),
+            HEX,
+        ] {
+            assert_eq!(Reference::parse_name(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod content;
 mod credentials;
 mod download;
 mod error;
+mod fetch;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod http;
@@ -52,6 +53,7 @@ use crate::store::Store;
 
 pub use credentials::{CredentialsError, Keychain, Login, Place, Secret, key_of};
 pub use error::{Cause, RegistryError};
+pub use fetch::fetch;
 pub use login::{Registry, log_in};
 pub use push::{LayerPush, PushProgress, PushState, Pushed, push};
 

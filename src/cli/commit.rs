@@ -93,6 +93,14 @@ pub fn run(args: &CommitArgs) -> Result<()> {
     output::line(&image)
 }
 
+/// `config` with the instructions of `--change`.
+///
+/// # Errors
+/// An instruction that is none or can't be used so.
+pub fn changed(config: ImageConfig, changes: &[String]) -> Result<ImageConfig> {
+    changes::apply(config, changes)
+}
+
 /// Freezes a container unless it is so already, which then is not ours to thaw.
 fn pause(access: &mut Access, folder: &Folder) -> Result<bool> {
     if folder.true_state()?.status == Status::Paused {

@@ -20,6 +20,7 @@ mod flags;
 mod given;
 mod history;
 mod images;
+mod import;
 mod info;
 mod inspect;
 mod kill;
@@ -43,6 +44,8 @@ mod restart;
 mod rm;
 mod rmi;
 pub mod run;
+mod save;
+mod search;
 mod start;
 mod stats;
 mod stop;
@@ -91,10 +94,16 @@ enum Verb {
     Login(login::LoginArgs),
     /// Log out from a registry
     Logout(login::LogoutArgs),
+    /// Refused: registries have no index to search
+    Search(search::SearchArgs),
     /// List images
     Images(images::ImagesArgs),
     /// Load images from an archive of docker save or an OCI layout
     Load(load::LoadArgs),
+    /// Write images as an archive
+    Save(save::SaveArgs),
+    /// Make an image of a file system in a tar
+    Import(import::ImportArgs),
     /// Give an image another name
     Tag(tag::TagArgs),
     /// Remove images
@@ -150,6 +159,10 @@ enum ImageVerb {
     Ls(images::ImagesArgs),
     /// Load images from an archive
     Load(load::LoadArgs),
+    /// Write images as an archive
+    Save(save::SaveArgs),
+    /// Make an image of a file system in a tar
+    Import(import::ImportArgs),
     /// Give an image another name
     Tag(tag::TagArgs),
     /// Remove images
@@ -334,6 +347,9 @@ pub fn other(matches: &ArgMatches) -> Result<u8> {
         Verb::Logout(args) => login::log_out(&args)?,
         Verb::Images(args) | Verb::Image(ImageVerb::Ls(args)) => images::run(&args)?,
         Verb::Load(args) | Verb::Image(ImageVerb::Load(args)) => load::run(&args)?,
+        Verb::Save(args) | Verb::Image(ImageVerb::Save(args)) => save::run(&args)?,
+        Verb::Import(args) | Verb::Image(ImageVerb::Import(args)) => import::run(&args)?,
+        Verb::Search(args) => search::run(&args)?,
         Verb::Tag(args) | Verb::Image(ImageVerb::Tag(args)) => tag::run(&args)?,
         Verb::Rmi(args) | Verb::Image(ImageVerb::Rm(args)) => rmi::run(&args)?,
         Verb::Inspect(args) => inspect::run(&args, None)?,

@@ -75,10 +75,7 @@ pub fn run(args: PullArgs) -> Result<()> {
     };
     let reference = Reference::parse(&args.name)?;
     let store = Store::open(&Root::of_user()?.images())?;
-    let names_tag = reference
-        .tag()
-        .is_some_and(|tag| args.name.ends_with(&format!(":{tag}")));
-    if !args.quiet && reference.digest().is_none() && !names_tag {
+    if !args.quiet && Reference::parse_name(&args.name).is_some() {
         output::line("Using default tag: latest")?;
     }
     let options = args.registry.options();

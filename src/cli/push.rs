@@ -46,10 +46,7 @@ pub fn run(args: &PushArgs) -> Result<()> {
     }
     let platform = args.platform.as_deref().map(Platform::parse).transpose()?;
     let reference = Reference::parse(&args.name)?;
-    let names_tag = reference
-        .tag()
-        .is_some_and(|tag| args.name.ends_with(&format!(":{tag}")));
-    let is_name_only = !names_tag && reference.digest().is_none();
+    let is_name_only = Reference::parse_name(&args.name).is_some();
     if args.all_tags && !is_name_only {
         bail!("tag can't be used with --all-tags/-a");
     }

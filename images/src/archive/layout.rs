@@ -16,7 +16,8 @@ use crate::store::{Lease, Spooled, Store};
 
 /// The member that lists the images.
 pub(super) const INDEX: &str = "index.json";
-const LAYOUT: &str = "oci-layout";
+/// The member that says which version the layout has.
+pub(super) const MARKER: &str = "oci-layout";
 const LAYOUT_BYTES: u64 = 4096;
 
 /// Annotations that hold a name: containerd's and Docker's whole one, and OCI's, which may be a tag alone.
@@ -44,11 +45,11 @@ pub(super) fn import(
     find: &mut Find<'_>,
     platform: &Platform,
 ) -> Result<Vec<Loaded>, ArchiveError> {
-    let layout = find(LAYOUT, LAYOUT_BYTES)?
+    let layout = find(MARKER, LAYOUT_BYTES)?
         .ok_or(ArchiveError::NotAnImage)?
         .read(LAYOUT_BYTES)?;
     let json_error = |source| ArchiveError::Json {
-        name: LAYOUT,
+        name: MARKER,
         source,
     };
     let layout: LayoutDocument = json::parse(&layout, LAYOUT_BYTES).map_err(json_error)?;

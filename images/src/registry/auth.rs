@@ -118,7 +118,8 @@ pub(super) fn answer(
             identity_token: None,
         }),
         (Challenge::Basic, _) => {
-            let message = "no user name and password for it".to_owned();
+            // The words are Docker's.
+            let message = "no basic auth credentials".to_owned();
             Err(RegistryError::Unauthorized {
                 host,
                 message,

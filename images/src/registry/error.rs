@@ -158,6 +158,17 @@ pub enum RegistryError {
         /// The server's words, escaped.
         message: String,
     },
+    /// An address that is none, or of another protocol.
+    #[error("{} is no address of HTTP", .0)]
+    Address(String),
+    /// An address that leads to nothing. The words are Docker's.
+    #[error("failed to GET {address} with status {status}")]
+    Fetch {
+        /// As typed, escaped.
+        address: String,
+        /// Code and meaning.
+        status: String,
+    },
     /// A reply to an upload that has no place in the protocol.
     #[error("{host} answered the upload of {what} with {answer}")]
     UploadReply {

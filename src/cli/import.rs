@@ -1,0 +1,110 @@
+//! `bulkhead import`: a file system in a tar as an image of one layer.
+
+use std::fs::File;
+use std::io::{IsTerminal, Read};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use images::config::History;
+use images::timestamp::Timestamp;
+use images::{Image, ImageConfig, Platform, Reference, Store, registry};
+
+use super::{commit, output, pull};
+use crate::sandbox::clock::now;
+use crate::sandbox::events;
+use crate::sandbox::paths::Root;
+
+/// Flags of `import`.
+#[derive(Debug, clap::Args)]
+pub struct ImportArgs {
+    /// Apply a Dockerfile's instruction to the image: CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK,
+    /// LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME, WORKDIR
+    #[arg(short, long, value_name = "list", allow_hyphen_values = true)]
+    change: Vec<String>,
+    /// What the image's history says of it
+    #[arg(short, long, value_name = "string", default_value = "")]
+    message: String,
+    /// Platform that the image is for: os[/arch[/variant]]
+    #[arg(long, value_name = "string")]
+    platform: Option<String>,
+    #[command(flatten)]
+    registry: pull::RegistryArgs,
+    /// A tar: a file, an address or `-` for standard input
+    #[arg(value_name = "file|URL|-")]
+    source: String,
+    /// Name of the image
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    name: Option<String>,
+}
+
+/// Makes the image and prints its id.
+///
+/// # Errors
+/// The tar is compressed, none, or can't be had; a name or a change that is none; a disk that is full.
+pub fn run(args: &ImportArgs) -> Result<()> {
+    let names = match args.name.as_deref() {
+        None | Some("") => Vec::new(),
+        Some(name) => vec![Reference::parse(name)?],
+    };
+    if names.iter().any(|name| name.digest().is_some()) {
+        bail!("cannot import digest reference");
+    }
+    let platform = match &args.platform {
+        Some(text) => Platform::parse(text)?,
+        None => Platform::host(),
+    };
+    let config = commit::changed(ImageConfig::empty(platform), &args.change)?;
+    let root = Root::of_user()?;
+    let store = Store::open(&root.images())?;
+    let is_address = ["http://", "https://"]
+        .iter()
+        .any(|scheme| args.source.starts_with(scheme));
+    let message = match (args.message.as_str(), is_address) {
+        ("", true) => format!("Imported from {}", args.source),
+        // A file's name is nobody else's business, as in Docker.
+        ("", false) => "Imported from -".to_owned(),
+        (message, _) => message.to_owned(),
+    };
+    let make = |source: &mut dyn Read| import(&store, source, config, message, &names);
+    let image = if is_address {
+        registry::fetch(&args.source, &args.registry.options(), make)??
+    } else if args.source == "-" {
+        if std::io::stdin().is_terminal() {
+            bail!("refusing to read an archive from a terminal; redirect standard input");
+        }
+        make(&mut std::io::stdin().lock())?
+    } else {
+        let path = Path::new(&args.source);
+        let file = File::open(path).with_context(|| format!("open {}", path.display()));
+        make(&mut file?)?
+    };
+    let id = image.id.to_string();
+    for name in &names {
+        events::of_image(root.path(), "tag", &id, &name.familiar());
+    }
+    events::of_image(root.path(), "import", &id, &id);
+    output::line(&id)
+}
+
+fn import(
+    store: &Store,
+    source: &mut dyn Read,
+    config: ImageConfig,
+    message: String,
+    names: &[Reference],
+) -> Result<Image> {
+    let created = Timestamp::parse(&now());
+    let config = ImageConfig {
+        created: created.clone(),
+        comment: message.clone(),
+        ..config
+    };
+    let step = History {
+        created,
+        author: String::new(),
+        created_by: String::new(),
+        comment: message,
+        empty_layer: false,
+    };
+    Ok(images::import(store, source, config, step, names)?)
+}
