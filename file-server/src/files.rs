@@ -156,7 +156,7 @@ impl Files {
                 }
                 Ok(Reply::None)
             }
-            O::GetAttributes { .. } => self.attributes(&*node()?),
+            O::GetAttributes => self.attributes(&*node()?),
             O::SetAttributes(change) => self.set_attributes(&*node()?, &change),
             O::ReadLink => {
                 let target = readlinkat(&node()?.place, "", Vec::new())?;

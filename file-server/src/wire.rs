@@ -95,8 +95,6 @@ pub const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 pub const OPEN_KILL_SUIDGID: u32 = 1 << 0;
 /// `FUSE_FSYNC_FDATASYNC`.
 pub const FSYNC_DATA: u32 = 1 << 0;
-/// `FUSE_GETATTR_FH`.
-pub const GETATTR_FH: u32 = 1 << 0;
 /// `FUSE_ATTR_SUBMOUNT`.
 pub const ATTR_SUBMOUNT: u32 = 1 << 0;
 
@@ -189,9 +187,7 @@ pub enum Operation<'a> {
     },
     /// Pairs of node and look-ups, 16 bytes each.
     BatchForget(&'a [u8]),
-    GetAttributes {
-        handle: Option<u64>,
-    },
+    GetAttributes,
     SetAttributes(SetAttributes),
     ReadLink,
     Symlink {
@@ -363,14 +359,8 @@ fn operation<'a>(
         2 => O::Forget {
             lookups: reader.u64().ok_or(short)?,
         },
-        3 => {
-            let flags = reader.u32().ok_or(short)?;
-            reader.skip(4).ok_or(short)?;
-            let handle = reader.u64().ok_or(short)?;
-            O::GetAttributes {
-                handle: (flags & GETATTR_FH != 0).then_some(handle),
-            }
-        }
+        // Flags and a handle: the node says as much.
+        3 => reader.skip(16).map(|()| O::GetAttributes).ok_or(short)?,
         4 => O::SetAttributes(set_attributes(reader).ok_or(short)?),
         5 => O::ReadLink,
         6 => {

@@ -105,21 +105,32 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Freezes or thaws every process of the group, and waits until that is so. One that is in the
-    /// middle of a system call which can't be interrupted is given up on.
-    pub fn freeze(&self, frozen: bool) {
-        let digit = if frozen { "1" } else { "0" };
-        if write(self.as_fd(), "cgroup.freeze", digit).is_err() {
-            return;
-        }
-        let wanted = format!("frozen {digit}");
+    /// Freezes or thaws every process of the group, and waits until that is so.
+    ///
+    /// # Errors
+    /// When one can't be frozen, as it is in the middle of a system call which can't be interrupted:
+    /// all of them are thawed then.
+    pub fn freeze(&self, frozen: bool) -> Result<(), Failure> {
+        let digit = u64::from(frozen);
+        write(self.as_fd(), "cgroup.freeze", &digit.to_string())?;
         for _ in 0..FREEZE_LOOKS {
-            let events = read(self.as_fd(), "cgroup.events").unwrap_or_default();
-            if events.lines().any(|line| line == wanted) {
-                return;
+            if counter(
+                &read(self.as_fd(), "cgroup.events").unwrap_or_default(),
+                "frozen",
+            ) == digit
+            {
+                return Ok(());
             }
             std::thread::sleep(FREEZE_LOOK);
         }
+        if !frozen {
+            // Those that it can thaw, it has.
+            return Ok(());
+        }
+        write(self.as_fd(), "cgroup.freeze", "0")?;
+        Err(Failure::other(
+            "a process is in a system call that can't be interrupted",
+        ))
     }
 
     /// Kills every process of the group and of those below it, frozen ones too.
@@ -220,9 +231,16 @@ fn write(group: BorrowedFd<'_>, file: &str, value: &str) -> Result<(), Failure> 
 /// What reading says.
 pub fn read(group: BorrowedFd<'_>, file: &str) -> Result<String, Errno> {
     let fd = openat(group, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    // The kernel gives a page at a time.
     let mut bytes = vec![0; MAX_FILE];
-    let len = rustix::io::read(&fd, &mut *bytes)?;
-    bytes.truncate(len);
+    let mut filled = 0;
+    while let Some(room) = bytes.get_mut(filled..).filter(|room| !room.is_empty()) {
+        match rustix::io::read(&fd, room)? {
+            0 => break,
+            len => filled += len,
+        }
+    }
+    bytes.truncate(filled);
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

@@ -350,8 +350,10 @@ impl<'a> Container<'a> {
                 }
             }
             Request::Freeze(frozen) => {
-                self.cgroup.freeze(frozen);
-                control.send(&Event::Frozen(frozen))?;
+                control.send(&match self.cgroup.freeze(frozen) {
+                    Ok(()) => Event::Frozen(frozen),
+                    Err(failure) => Event::NotFrozen(failure.message),
+                })?;
             }
             Request::Update(resources) => {
                 let updated = self.cgroup.update(&resources);
@@ -437,7 +439,7 @@ impl<'a> Container<'a> {
         let _ = self.cgroup.kill();
         for process in self.processes.values_mut() {
             process.abandon_streams();
-            while process.end().is_none() {
+            while !process.has_ended() {
                 let mut fds = [PollFd::from_borrowed_fd(process.pidfd(), PollFlags::IN)];
                 let _ = poll(&mut fds, None);
                 process.advance(Part::Exit);

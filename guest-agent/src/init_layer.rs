@@ -22,6 +22,7 @@ use rustix::io::Errno;
 
 use crate::failure::{Context, Failure};
 use crate::mount::Detached;
+use crate::unpack::is_reserved;
 
 /// xattr of a directory that its layer's archive only implied.
 const IMPLIED: &CStr = c"trusted.bulkhead.implied";
@@ -189,11 +190,7 @@ impl Attributes {
             let Ok(name) = CStr::from_bytes_with_nul(name) else {
                 continue;
             };
-            let ours = [&b"trusted.overlay."[..], b"trusted.bulkhead."];
-            if ours
-                .iter()
-                .any(|prefix| name.to_bytes().starts_with(prefix))
-            {
+            if is_reserved(name.to_bytes()) {
                 continue;
             }
             let mut value = vec![0_u8; MAX_XATTR];

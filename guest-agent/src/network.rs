@@ -26,6 +26,7 @@ const INTERFACE: &str = "eth0";
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_NEWNEIGH: u16 = 28;
 const NLMSG_ERROR: u16 = 2;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
@@ -47,6 +48,10 @@ const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
 /// There is nobody on the link who could have the address, too.
 const IFA_F_NODAD: u8 = 2;
+
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
+const NUD_PERMANENT: u16 = 0x80;
 
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
@@ -80,6 +85,9 @@ pub fn up(spec: &NetworkSpec) -> Result<(), Failure> {
             .context(|| format!("give {INTERFACE} the address {address}/{prefix}"))?;
     }
     for gateway in &spec.gateways {
+        route
+            .ask(neighbour(index, *gateway, spec.gateway_mac))
+            .context(|| format!("give {gateway} its Ethernet address"))?;
         route
             .ask(default_route(index, *gateway))
             .context(|| format!("route by {gateway}"))?;
@@ -214,6 +222,24 @@ fn address(index: u32, address: IpAddr, prefix: u8) -> Request {
     }
 }
 
+/// `struct ndmsg`: family, padding, interface, state, flags, type.
+fn neighbour(index: u32, address: IpAddr, mac: [u8; 6]) -> Request {
+    let message = |family| {
+        let fixed = [
+            &[family, 0, 0, 0][..],
+            &index.to_ne_bytes(),
+            &NUD_PERMANENT.to_ne_bytes(),
+            &[0, RTN_UNICAST],
+        ];
+        Request::new(RTM_NEWNEIGH, NLM_F_CREATE, &fixed)
+    };
+    let request = match address {
+        IpAddr::V4(v4) => message(AF_INET).with(NDA_DST, &v4.octets()),
+        IpAddr::V6(v6) => message(AF_INET6).with(NDA_DST, &v6.octets()),
+    };
+    request.with(NDA_LLADDR, &mac)
+}
+
 /// `struct rtmsg`.
 fn default_route(index: u32, gateway: IpAddr) -> Request {
     let message = |family| {
@@ -265,6 +291,23 @@ mod tests {
         );
         let whole = u32::try_from(bytes.len()).unwrap();
         assert_eq!(bytes[..4], whole.to_ne_bytes());
+    }
+
+    #[test]
+    fn a_neighbour_is_an_address_and_an_ethernet_address_for_good() {
+        let mac = [2, 0x42, 0xac, 0x11, 0, 1];
+        let bytes = neighbour(3, "172.17.0.1".parse().unwrap(), mac).finish();
+        let mut want = Vec::new();
+        want.extend(48_u32.to_ne_bytes());
+        want.extend(28_u16.to_ne_bytes());
+        want.extend(0x405_u16.to_ne_bytes());
+        want.extend([0; 8]);
+        want.extend([2, 0, 0, 0, 3, 0, 0, 0, 0x80, 0, 0, 1]);
+        want.extend([8, 0, 1, 0, 172, 17, 0, 1]);
+        want.extend([10, 0, 2, 0, 2, 0x42, 0xac, 0x11, 0, 1, 0, 0]);
+        assert_eq!(bytes, want);
+        let v6 = neighbour(3, "fe80::1".parse().unwrap(), mac).finish();
+        assert_eq!((v6[HEADER], v6.len()), (AF_INET6, 60));
     }
 
     #[test]

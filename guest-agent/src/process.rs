@@ -141,6 +141,12 @@ impl Process {
         self.outputs.clear();
     }
 
+    /// Whether it has ended, delivered or not.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.status.is_some()
+    }
+
     /// How it went, once it has ended and its output is delivered. Output that others still hold
     /// open is complete when there is none left at that moment; [`Self::into_lingering`] has the
     /// rest.

@@ -67,6 +67,9 @@ pub enum ArchiveError {
     /// The output can't be written.
     #[error("cannot write the archive")]
     Write(#[source] std::io::Error),
+    /// What is to be saved is no name.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
     /// Neither form.
     #[error("the archive holds neither a manifest.json nor an index.json, so it is no image")]
     NotAnImage,

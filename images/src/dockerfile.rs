@@ -13,27 +13,36 @@
 //! bytes ── lines ── words ── instruction ─> Dockerfile ── stages ── expand ── steps ─> Plan
 //! ```
 
+mod arguments;
+mod change;
+mod copy;
 mod error;
 mod expand;
 mod flags;
 mod glob;
 mod health;
+mod history;
 mod instruction;
 mod lines;
 mod mount;
 mod plan;
 mod ports;
+mod run;
 mod signal;
 mod stages;
+mod state;
 mod steps;
 mod words;
 
+pub use change::change;
 pub use error::{DockerfileError, PlanError, Warning};
+pub use health::duration_ns;
 pub use plan::{
     Action, Base, BaseImage, BaseRequest, CacheSharing, Copy, CopyFrom, Destination, ImageSource,
     MakeDirectory, Mount, MountKind, Network, Plan, PlanOptions, PlannedStage, Run, Script, Source,
     Step, Unpack,
 };
+pub use signal::signal_number;
 
 /// A Dockerfile whose syntax is right.
 #[derive(Debug, Clone)]

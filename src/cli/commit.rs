@@ -1,6 +1,6 @@
 //! `bulkhead commit`: a container's changes as a layer on top of its image.
 
-mod changes;
+use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, Result};
 use images::config::{Healthcheck, History};
@@ -10,7 +10,7 @@ use protocol::task::Task;
 
 use super::merge::DEFAULT_PATH;
 use super::{output, values};
-use crate::sandbox::access::Access;
+use crate::sandbox::access::{Access, Limited, with_files};
 use crate::sandbox::clock::now;
 use crate::sandbox::inspect::signal_name;
 use crate::sandbox::paths::Root;
@@ -64,7 +64,7 @@ pub fn run(args: &CommitArgs) -> Result<()> {
     let (folder, config) = containers::find(&root, &args.container)?;
     let base = store.resolve(&config.image_id)?;
     let own = of_container(&config, &base.config);
-    let changed = changes::apply(own, &args.change)?;
+    let changed = images::dockerfile::change(own, &args.change)?;
     let step = History {
         created: Timestamp::parse(&now()),
         author: args.author.clone(),
@@ -77,14 +77,18 @@ pub fn run(args: &CommitArgs) -> Result<()> {
         comment: args.message.clone(),
         ..changed
     };
-    let mut access = Access::open(&root, &folder, &config)?;
-    let paused = args.pause && access.is_running() && pause(&mut access, &folder)?;
-    let image = layer(&mut access, &store, &base.id, changed, step, &names);
-    if paused {
-        access.freeze(false).context("let the container go on")?;
-    }
-    let image = image?.to_string();
-    access.close()?;
+    let image = with_files(&root, &folder, &config, |access| {
+        // Should this command be killed, it goes on when the connection is gone.
+        let paused = args.pause && access.is_running() && pause(access, &folder)?;
+        let image = layer(access, &store, &base.id, changed, step, &names);
+        if paused {
+            access
+                .hold_still(false)
+                .context("let the container go on")?;
+        }
+        image
+    })?
+    .to_string();
     let details = [
         ("comment", args.message.clone()),
         ("imageID", image.clone()),
@@ -93,20 +97,12 @@ pub fn run(args: &CommitArgs) -> Result<()> {
     output::line(&image)
 }
 
-/// `config` with the instructions of `--change`.
-///
-/// # Errors
-/// An instruction that is none or can't be used so.
-pub fn changed(config: ImageConfig, changes: &[String]) -> Result<ImageConfig> {
-    changes::apply(config, changes)
-}
-
 /// Freezes a container unless it is so already, which then is not ours to thaw.
 fn pause(access: &mut Access, folder: &Folder) -> Result<bool> {
     if folder.true_state()?.status == Status::Paused {
         return Ok(false);
     }
-    access.freeze(true).context("pause the container")?;
+    access.hold_still(true).context("pause the container")?;
     Ok(true)
 }
 
@@ -118,7 +114,7 @@ fn layer(
     step: History,
     names: &[Reference],
 ) -> Result<Digest> {
-    let mut stream = access.begin(Task::Layer { latest: None })?;
+    let mut stream = access.begin_reading(Task::Layer { latest: None })?;
     let mut whole = Whole {
         stream: &mut stream,
         access,
@@ -129,7 +125,7 @@ fn layer(
 
 /// A layer's bytes, which end well only when the agent says that it sent all of them.
 struct Whole<'a> {
-    stream: &'a mut std::os::unix::net::UnixStream,
+    stream: &'a mut Limited<UnixStream>,
     access: &'a mut Access,
 }
 

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use protocol::task::{Outcome, PathStat, Task};
 
 use super::output;
-use crate::sandbox::access::Access;
+use crate::sandbox::access::{self, Access};
 use crate::sandbox::containers;
 use crate::sandbox::paths::Root;
 use crate::sandbox::receive::{self, Owners};
@@ -186,10 +186,14 @@ fn stat(access: &mut Access, path: &str, follow: bool) -> Result<Option<PathStat
     }
 }
 
-fn open(container: &str) -> Result<(Access, ContainerConfig)> {
+/// Does `work` with the files of a container.
+fn with_files<T>(
+    container: &str,
+    work: impl FnOnce(&mut Access, &ContainerConfig) -> Result<T>,
+) -> Result<T> {
     let root = Root::of_user()?;
     let (folder, config) = containers::find(&root, container)?;
-    Ok((Access::open(&root, &folder, &config)?, config))
+    access::with_files(&root, &folder, &config, |access| work(access, &config))
 }
 
 /// Out of a container.
@@ -199,23 +203,34 @@ fn out(args: &CpArgs, container: &str, source: &str, target: &str) -> Result<()>
         bail!("refusing to write an archive to a terminal; redirect standard output");
     }
     let target = (!to_stdout).then(|| Target::find(target)).transpose()?;
-    let (mut access, _) = open(container)?;
+    with_files(container, |access, _| {
+        take_out(access, args, container, source, target.as_ref())
+    })
+}
+
+fn take_out(
+    access: &mut Access,
+    args: &CpArgs,
+    container: &str,
+    source: &str,
+    target: Option<&Target>,
+) -> Result<()> {
     let source = in_container(source);
-    let Some(there) = stat(&mut access, &source, args.follow_link)? else {
+    let Some(there) = stat(access, &source, args.follow_link)? else {
         bail!("Could not find the file {source} in container {container}");
     };
     let top = match parts(&source).1 {
         base if there.is_dir() && base == "/" => CONTENT.to_owned(),
         base => base,
     };
-    let plan = match &target {
+    let plan = match target {
         Some(target) => Some((
             target,
             plan(&source, there.is_dir(), &target.path, target.there)?,
         )),
         None => None,
     };
-    let stream = access.begin(Task::Archive {
+    let stream = access.begin_reading(Task::Archive {
         path: source,
         follow: args.follow_link,
         name: top.clone(),
@@ -263,7 +278,7 @@ fn out(args: &CpArgs, container: &str, source: &str, target: &str) -> Result<()>
             say(args, counted.bytes, &target.path);
         }
     }
-    access.close()
+    Ok(())
 }
 
 /// Into a container.
@@ -272,18 +287,30 @@ fn into(args: &CpArgs, container: &str, source: &str, target: &str) -> Result<()
         "-" => None,
         path => Some(Source::find(path, args.follow_link)?),
     };
-    let (mut access, config) = open(container)?;
+    with_files(container, |access, config| {
+        put_in(access, config, args, container, local.as_ref(), target)
+    })
+}
+
+fn put_in(
+    access: &mut Access,
+    config: &ContainerConfig,
+    args: &CpArgs,
+    container: &str,
+    local: Option<&Source>,
+    target: &str,
+) -> Result<()> {
     if config.launch.run.read_only_root {
         bail!("container rootfs is marked read-only");
     }
     let mut path = in_container(target);
-    let mut there = stat(&mut access, &path, false)?;
+    let mut there = stat(access, &path, false)?;
     if let Some(link) = there.take_if(|there| there.is_link()) {
         path = through(&path, &link.link);
-        there = stat(&mut access, &path, true)?;
+        there = stat(access, &path, true)?;
     }
     let there = there.map_or(There::Nothing, |there| There::of(there.is_dir()));
-    let plan = match &local {
+    let plan = match local {
         Some(local) => plan(&local.shown, local.is_dir, &path, there)?,
         None if there != There::Directory => {
             bail!("destination \"{container}:{target}\" must be a directory")
@@ -293,7 +320,7 @@ fn into(args: &CpArgs, container: &str, source: &str, target: &str) -> Result<()
             name: None,
         },
     };
-    if stat(&mut access, &plan.folder, true)?.is_none_or(|there| !there.is_dir()) {
+    if stat(access, &plan.folder, true)?.is_none_or(|there| !there.is_dir()) {
         bail!(
             "Could not find the file {} in container {container}",
             plan.folder
@@ -309,7 +336,7 @@ fn into(args: &CpArgs, container: &str, source: &str, target: &str) -> Result<()
         inner: stream,
         bytes: 0,
     };
-    let sent = match &local {
+    let sent = match local {
         Some(local) => {
             let name = plan.name.as_deref().unwrap_or(CONTENT);
             local::write(&local.path, name.as_bytes(), BufWriter::new(&mut counted))
@@ -327,7 +354,7 @@ fn into(args: &CpArgs, container: &str, source: &str, target: &str) -> Result<()
     access.end()?;
     sent?;
     say(args, counted.bytes, &format!("{container}:{path}"));
-    access.close()
+    Ok(())
 }
 
 fn say(args: &CpArgs, bytes: u64, to: &str) {

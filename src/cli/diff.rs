@@ -2,16 +2,19 @@
 
 use std::io::Read;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use protocol::task::{ChangeDecoder, Task};
 
 use super::output;
-use crate::sandbox::access::Access;
+use crate::sandbox::access::{Access, with_files};
 use crate::sandbox::containers;
 use crate::sandbox::paths::Root;
 
 /// Bytes read at once.
 const READ_LEN: usize = 64 << 10;
+
+/// Changes of one container: more files than any image has.
+const CHANGES_MAX: u64 = 4_000_000;
 
 /// Names of a container.
 #[derive(Debug, clap::Args)]
@@ -28,9 +31,13 @@ pub struct DiffArgs {
 pub fn run(args: &DiffArgs) -> Result<()> {
     let root = Root::of_user()?;
     let (folder, config) = containers::find(&root, &args.container)?;
-    let mut access = Access::open(&root, &folder, &config)?;
-    let mut stream = access.begin(Task::Changes)?;
+    with_files(&root, &folder, &config, changes)
+}
+
+fn changes(access: &mut Access) -> Result<()> {
+    let mut stream = access.begin_reading(Task::Changes)?;
     let mut decoder = ChangeDecoder::new();
+    let mut count = 0;
     let mut buffer = vec![0; READ_LEN];
     loop {
         let len = stream.read(&mut buffer).context("read the changes")?;
@@ -39,10 +46,13 @@ pub fn run(args: &DiffArgs) -> Result<()> {
         }
         decoder.push(buffer.get(..len).unwrap_or_default());
         while let Some(change) = decoder.decode()? {
+            count += 1;
+            if count > CHANGES_MAX {
+                bail!("the guest told more than {CHANGES_MAX} changes");
+            }
             let path = String::from_utf8_lossy(&change.path);
             output::line(&format!("{} {path}", char::from(change.kind)))?;
         }
     }
-    access.end()?;
-    access.close()
+    access.end().map(drop)
 }

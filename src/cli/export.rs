@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use protocol::task::Task;
 
-use crate::sandbox::access::Access;
+use crate::sandbox::access::with_files;
 use crate::sandbox::containers;
 use crate::sandbox::paths::Root;
 
@@ -30,12 +30,12 @@ pub fn run(args: &ExportArgs) -> Result<()> {
     let mut output = Output::open(args.output.as_deref())?;
     let root = Root::of_user()?;
     let (folder, config) = containers::find(&root, &args.container)?;
-    let mut access = Access::open(&root, &folder, &config)?;
-    let mut stream = access.begin(Task::Export)?;
-    // Errors of writing are told as they are: a reader that goes away is no failure.
-    std::io::copy(&mut stream, &mut output)?;
-    access.end()?;
-    access.close()?;
+    with_files(&root, &folder, &config, |access| {
+        let mut stream = access.begin_reading(Task::Export)?;
+        // Errors of writing are told as they are: a reader that goes away is no failure.
+        std::io::copy(&mut stream, &mut output)?;
+        access.end()
+    })?;
     output.finish()
 }
 

@@ -9,7 +9,7 @@ use images::config::History;
 use images::timestamp::Timestamp;
 use images::{Image, ImageConfig, Platform, Reference, Store, registry};
 
-use super::{commit, output, pull};
+use super::{output, pull};
 use crate::sandbox::clock::now;
 use crate::sandbox::events;
 use crate::sandbox::paths::Root;
@@ -53,7 +53,7 @@ pub fn run(args: &ImportArgs) -> Result<()> {
         Some(text) => Platform::parse(text)?,
         None => Platform::host(),
     };
-    let config = commit::changed(ImageConfig::empty(platform), &args.change)?;
+    let config = images::dockerfile::change(ImageConfig::empty(platform), &args.change)?;
     let root = Root::of_user()?;
     let store = Store::open(&root.images())?;
     let is_address = ["http://", "https://"]

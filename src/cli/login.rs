@@ -1,6 +1,6 @@
 //! `bulkhead login` and `logout`: who one is at a registry, kept where Docker keeps it.
 
-use std::io::{BufRead, IsTerminal, Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 
 use anyhow::{Context, Result, bail};
@@ -171,8 +171,7 @@ fn ask(
     let password = match password {
         Some(password) => password,
         None => {
-            prompt("Password: ")?;
-            let password = hidden_line();
+            let password = hidden_line("Password: ");
             output::line("")?;
             password?
         }
@@ -189,19 +188,25 @@ fn prompt(text: &str) -> Result<()> {
     Ok(stdout.flush()?)
 }
 
+/// What is typed up to the end of the line, or to an interrupt, which is part of it.
 fn line() -> Result<String> {
-    let mut text = String::new();
-    std::io::stdin()
-        .lock()
-        .take(PASSWORD_BYTES)
-        .read_line(&mut text)
-        .context("read from the terminal")?;
-    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
+    let mut typed = Vec::new();
+    for byte in std::io::stdin().lock().take(PASSWORD_BYTES).bytes() {
+        match byte.context("read from the terminal")? {
+            b'\n' => break,
+            byte => typed.push(byte),
+        }
+        if typed.last() == Some(&CONTROL_C) {
+            break;
+        }
+    }
+    let text = String::from_utf8(typed).context("read from the terminal")?;
+    Ok(text.trim_end_matches('\r').to_owned())
 }
 
-/// A line that the terminal does not show. An interrupt ends it as an ordinary character would, so that
+/// Asks for a line that the terminal does not show, not even what is typed at once. An interrupt ends it as an ordinary character would, so that
 /// the terminal shows again what is typed before we go.
-fn hidden_line() -> Result<String> {
+fn hidden_line(question: &str) -> Result<String> {
     let stdin = std::io::stdin();
     let before = tcgetattr(stdin.as_fd()).context("ask the terminal for its mode")?;
     let mut hidden = before.clone();
@@ -216,7 +221,7 @@ fn hidden_line() -> Result<String> {
     }
     tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &hidden).context("hide what is typed")?;
     let restore = Restore(before);
-    let text = line();
+    let text = prompt(question).and_then(|()| line());
     drop(restore);
     let text = text?;
     if text.bytes().any(|byte| byte == CONTROL_C) {

@@ -81,23 +81,25 @@ pub fn run(args: &LogsArgs) -> Result<()> {
         timestamps: args.timestamps,
         details: args.details,
     };
-    for entry in last(&mut reader, lines(&args.tail), &is_wanted)? {
-        printer.print(&entry)?;
+    if let Some(count) = lines(&args.tail) {
+        for entry in last(&mut reader, count, &is_wanted)? {
+            printer.print(&entry)?;
+        }
     }
-    let Some(follow) = follow else {
-        return Ok(());
-    };
     loop {
         // In this order: what was written before the end is read after it was seen.
         let is_alive = is_alive(&folder);
         while let Some(entry) = reader.next()? {
-            if until.is_some_and(|until| entry.time > until) {
+            if follow.is_some() && until.is_some_and(|until| entry.time > until) {
                 return Ok(());
             }
             if is_wanted(&entry) {
                 printer.print(&entry)?;
             }
         }
+        let Some(follow) = &follow else {
+            return Ok(());
+        };
         if !is_alive || until.is_some_and(|until| Timestamp::now() > until) {
             return Ok(());
         }
@@ -118,7 +120,7 @@ fn lines(tail: &str) -> Option<usize> {
 /// The last so many entries of those that are wanted.
 fn last(
     reader: &mut Reader,
-    count: Option<usize>,
+    count: usize,
     is_wanted: &impl Fn(&Entry) -> bool,
 ) -> Result<Vec<Entry>> {
     let mut entries = VecDeque::new();
@@ -131,13 +133,11 @@ fn last(
         let is_end = |entry: &Entry| entry.text.ends_with('\n');
         ends += usize::from(is_end(&entry));
         entries.push_back(entry);
-        if let Some(count) = count {
-            let partial = usize::from(entries.back().is_some_and(|entry| !is_end(entry)));
-            while ends + partial > count {
-                match entries.pop_front() {
-                    Some(first) => ends -= usize::from(is_end(&first)),
-                    None => break,
-                }
+        let partial = usize::from(entries.back().is_some_and(|entry| !is_end(entry)));
+        while ends + partial > count {
+            match entries.pop_front() {
+                Some(first) => ends -= usize::from(is_end(&first)),
+                None => break,
             }
         }
     }

@@ -97,6 +97,8 @@ impl MountOptions {
             for mut mount in config.launch.mounts {
                 mount.read_only |= read_only;
                 mount.origin = Origin::Other;
+                // As in Docker, whose words of another container are not this one's.
+                mount.mode = String::new();
                 mounts.retain(|other| other.target != mount.target);
                 if !taken.contains(&mount.target) {
                     mounts.push(mount);

@@ -50,6 +50,9 @@ pub fn run(args: &PushArgs) -> Result<()> {
     if args.all_tags && !is_name_only {
         bail!("tag can't be used with --all-tags/-a");
     }
+    if reference.digest().is_some() {
+        bail!("cannot push a digest reference");
+    }
     let say = |text: &str| match args.quiet {
         true => Ok(()),
         false => output::line(text),
@@ -100,9 +103,6 @@ fn names(store: &Store, reference: &Reference, all: bool) -> Result<Vec<Referenc
         names.retain(|name| name.tag().is_some());
         names.sort();
         return Ok(names);
-    }
-    if reference.digest().is_some() {
-        bail!("cannot push a digest reference");
     }
     if !names.contains(reference) {
         bail!("tag does not exist: {}", reference.familiar());

@@ -123,6 +123,7 @@ fn take(folder: &Folder) -> Result<Taken> {
         if let Some(lock) = folder.try_lock()? {
             return Ok(Taken::Lock(lock));
         }
+        folder.wait_for_files()?;
         if let Some(link) = client::connect(folder)? {
             if folder.true_state()?.status == Status::Paused {
                 bail!("cannot start a paused container, try unpause instead");

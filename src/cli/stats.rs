@@ -1,20 +1,24 @@
 //! `bulkhead stats`: what running containers use, now and then again.
 
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use protocol::task::{Outcome, Task, Usage};
 use serde_json::{Map, Value, json};
 
 use super::output::{self, Column, List};
 use crate::sandbox::access::Access;
+use crate::sandbox::agent::AgentError;
 use crate::sandbox::containers;
 use crate::sandbox::paths::Root;
 use crate::sandbox::state::{ContainerConfig, Folder, SHORT_ID_LEN};
 
 /// Time between two looks: what is used per time is told from two.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// How long all guests together are waited for: longer than one that is well takes under load.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Empties the terminal and begins at its top.
 const CLEAR: &str = "\x1b[2J\x1b[H";
@@ -104,6 +108,8 @@ struct Watched {
     folder: Folder,
     config: ContainerConfig,
     access: Option<Access>,
+    /// Whether it has been asked and has not answered yet.
+    asked: bool,
     before: Option<Usage>,
     now: Option<Usage>,
 }
@@ -140,6 +146,7 @@ fn update(root: &Root, args: &StatsArgs, watched: &mut Vec<Watched>) -> Result<(
                 folder,
                 config,
                 access: None,
+                asked: false,
                 before: None,
                 now: None,
             },
@@ -148,28 +155,46 @@ fn update(root: &Root, args: &StatsArgs, watched: &mut Vec<Watched>) -> Result<(
     Ok(())
 }
 
-/// Looks at all of them. One that does not answer shows nothing.
+/// Looks at all of them, at the same time. One that does not answer shows nothing, and is not asked
+/// again before it has.
 fn look(watched: &mut [Watched]) {
-    for container in watched {
+    for container in &mut *watched {
         container.before = container.now.take();
-        if container.access.is_none() {
-            container.access = Access::running(&container.folder, &container.config).ok();
-        }
-        match container.access.as_mut().map(usage) {
-            Some(Ok(usage)) => container.now = Some(usage),
-            _ => container.access = None,
-        }
+        container.ask();
     }
-}
-
-fn usage(access: &mut Access) -> Result<Usage> {
-    match access.ask(Task::Usage)? {
-        Outcome::Usage(usage) => Ok(usage),
-        other => bail!("the agent broke the protocol: unexpected {other:?}"),
+    let deadline = Instant::now() + ANSWER_TIMEOUT;
+    for container in watched {
+        container.answer(deadline);
     }
 }
 
 impl Watched {
+    fn ask(&mut self) {
+        if self.access.is_none() {
+            self.asked = false;
+            self.access = Access::running(&self.folder, &self.config).ok();
+        }
+        if let Some(access) = &mut self.access
+            && !self.asked
+        {
+            self.asked = access.send(Task::Usage).is_ok();
+        }
+    }
+
+    fn answer(&mut self, deadline: Instant) {
+        let Some(access) = self.access.as_mut().filter(|_| self.asked) else {
+            return;
+        };
+        match access.end_until(Some(deadline)) {
+            Ok(Outcome::Usage(usage)) => {
+                self.now = Some(usage);
+                self.asked = false;
+            }
+            Err(error) if matches!(error.downcast_ref(), Some(AgentError::Timeout)) => {}
+            _ => self.access = None,
+        }
+    }
+
     fn row(&self, whole: bool) -> Map<String, Value> {
         let id = match whole {
             true => self.config.id.as_str(),
@@ -267,7 +292,6 @@ mod tests {
         let now = Usage {
             boottime_ns: 2_000_000_000,
             cpu_us: 2_000_000,
-            cpus: 2,
             memory_bytes: 1_234_567,
             memory_limit_bytes: 1 << 30,
             pids: 3,

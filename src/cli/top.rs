@@ -1,13 +1,15 @@
 //! `bulkhead top`: the processes of a running container, in the columns of `ps`.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use protocol::frame::Decoder;
 use protocol::task::{ProcessInfo, Task};
 
 use super::output;
-use crate::sandbox::access::Access;
+use crate::sandbox::access::{ANSWER_TIMEOUT, Access};
+use crate::sandbox::agent::AgentError;
 use crate::sandbox::containers;
 use crate::sandbox::launch::MIB;
 use crate::sandbox::paths::Root;
@@ -69,11 +71,20 @@ pub fn run(args: &TopArgs) -> Result<()> {
 
 fn processes(access: &mut Access) -> Result<Vec<ProcessInfo>> {
     let mut stream = access.begin(Task::Processes)?;
+    let about = || "read the processes";
+    stream
+        .set_read_timeout(Some(ANSWER_TIMEOUT))
+        .with_context(about)?;
     let mut decoder = Decoder::new();
     let mut processes = Vec::new();
     let mut buffer = vec![0; READ_LEN];
     loop {
-        let len = stream.read(&mut buffer).context("read the processes")?;
+        let len = match stream.read(&mut buffer) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                return Err(AgentError::Timeout).with_context(about);
+            }
+            read => read.with_context(about)?,
+        };
         if len == 0 {
             break;
         }
@@ -85,7 +96,7 @@ fn processes(access: &mut Access) -> Result<Vec<ProcessInfo>> {
             bail!("the guest told more than {PROCESSES_MAX} processes");
         }
     }
-    access.end()?;
+    access.end_until(Some(Instant::now() + ANSWER_TIMEOUT))?;
     Ok(processes)
 }
 

@@ -1,11 +1,12 @@
 //! `bulkhead wait`: exit codes of containers, when they have ended.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::each::each;
+use crate::sandbox::client::{self, Answer};
+use crate::sandbox::containers;
 use crate::sandbox::state::EXIT_CODE_KILLED;
 use crate::sandbox::wire::{ToCommand, ToSupervisor};
-use crate::sandbox::{client, containers};
 
 /// Names of containers.
 #[derive(Debug, clap::Args)]
@@ -22,12 +23,15 @@ pub struct WaitArgs {
 pub fn run(args: &WaitArgs) -> Result<()> {
     each(&args.containers, |root, name| {
         let (folder, _) = containers::find(root, name)?;
-        let code = match client::ask(&folder, &ToSupervisor::Wait)? {
-            Some(ToCommand::Exited { code, .. }) => code,
-            _ => match folder.true_state() {
+        let code = match client::ask_whom(&folder, &ToSupervisor::Wait)? {
+            Answer::Told(ToCommand::Exited { code, .. }) => code,
+            answer => match folder.true_state() {
+                Ok(state) => state.exit_code,
+                Err(error) if folder.path().exists() => return Err(error),
+                // It ended, and was gone, before anybody was asked.
+                Err(_) if answer == Answer::Nobody => bail!("No such container: {name}"),
                 // As whoever is attached is told of what `rm --force` takes away.
-                Err(_) if !folder.path().exists() => EXIT_CODE_KILLED,
-                state => state?.exit_code,
+                Err(_) => EXIT_CODE_KILLED,
             },
         };
         Ok(code.to_string())

@@ -7,6 +7,7 @@
 //! Everything that comes back is a guest's: whoever reads a stream checks what is in it.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -15,12 +16,13 @@ use anyhow::{Context, Result, bail};
 use protocol::message::{Event, Request};
 use protocol::task::{Outcome, Task, TaskId};
 
+use super::agent::AgentError;
 use super::client;
 use super::disks;
 use super::paths::{GuestFiles, Root};
 use super::state::{ContainerConfig, Folder, Lock};
 use super::vm::{RunningVm, VmRequest, stream_pair};
-use super::wire::{Link, ToCommand, ToSupervisor};
+use super::wire::{ENDED, Link, ToCommand, ToSupervisor};
 
 /// From the VM's first instruction to the agent's hello, and from there to the files being there.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -28,8 +30,37 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// From the request to power off to the agent's goodbye: it flushes what was changed.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// From a question that takes no stream, or from one piece of a list to the next, to the answer of a
+/// guest that is busy but well.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Times that a container may begin or end between two looks at it.
 const TRIES: usize = 10;
+
+/// What becomes of whoever is at the files of a container that goes.
+const REMOVED: &str = "the container was removed meanwhile";
+
+/// Does `work` with the files of a container that runs or is stopped.
+///
+/// # Errors
+/// As [`Access::open`], `work` and [`Access::close`]; that the container was removed, if it was.
+pub fn with_files<T>(
+    root: &Root,
+    folder: &Folder,
+    config: &ContainerConfig,
+    work: impl FnOnce(&mut Access) -> Result<T>,
+) -> Result<T> {
+    let open = Access::open(root, folder, config);
+    let done = open.and_then(|mut access| {
+        let done = work(&mut access)?;
+        access.close()?;
+        Ok(done)
+    });
+    done.map_err(|error| match folder.path().exists() {
+        true => error,
+        false => anyhow::anyhow!("{REMOVED}"),
+    })
+}
 
 /// What the agent says it can't do.
 #[derive(Debug, thiserror::Error)]
@@ -46,15 +77,17 @@ pub enum Access {
 }
 
 impl Access {
-    /// Gets to a container that runs or is stopped.
+    /// Gets to a container that runs or is stopped. Who is at the files of one that is stopped is
+    /// waited for.
     ///
     /// # Errors
-    /// When its VM can't be started, or somebody else is at its files and does not come to an end.
-    pub fn open(root: &Root, folder: &Folder, config: &ContainerConfig) -> Result<Self> {
+    /// When its VM can't be started.
+    fn open(root: &Root, folder: &Folder, config: &ContainerConfig) -> Result<Self> {
         for _ in 0..TRIES {
             if let Some(lock) = folder.try_lock()? {
                 return Held::start(root, folder, config, lock).map(|held| Self::Held(held.into()));
             }
+            folder.wait_for_files()?;
             if let Some(link) = client::connect(folder)? {
                 return Ok(Self::Running(link));
             }
@@ -79,6 +112,14 @@ impl Access {
         matches!(self, Self::Running(_))
     }
 
+    /// As [`Self::begin`], to read what the guest sends: not more than [`BYTES_MAX`].
+    ///
+    /// # Errors
+    /// When the VM or the supervisor is gone.
+    pub fn begin_reading(&mut self, task: Task) -> Result<Limited<UnixStream>> {
+        self.begin(task).map(Limited::new)
+    }
+
     /// Begins a task; [`Self::end`] waits until it is done.
     ///
     /// # Errors
@@ -101,16 +142,24 @@ impl Access {
     /// # Errors
     /// [`Refused`] with what the agent says; anything else when the VM died.
     pub fn end(&mut self) -> Result<Outcome> {
+        self.end_until(None)
+    }
+
+    /// As [`Self::end`], but no longer than until `deadline`.
+    ///
+    /// # Errors
+    /// [`AgentError::Timeout`] when that is reached; the task is still under way then.
+    pub fn end_until(&mut self, deadline: Option<Instant>) -> Result<Outcome> {
         let outcome = match self {
-            Self::Running(link) => match link.wait()? {
+            Self::Running(link) => match link.wait_until(deadline)? {
                 Some(ToCommand::TaskEnded(outcome)) => outcome,
                 Some(ToCommand::Refused(message) | ToCommand::Failed { message, .. }) => {
                     bail!(message)
                 }
                 Some(other) => bail!("the supervisor answers {other:?}"),
-                None => bail!("the container has ended"),
+                None => bail!(ENDED),
             },
-            Self::Held(held) => held.end()?,
+            Self::Held(held) => held.end(deadline)?,
         };
         match outcome {
             Outcome::Failed { message, .. } => Err(Refused(super::printable(&message)).into()),
@@ -118,35 +167,44 @@ impl Access {
         }
     }
 
-    /// Does a task that takes no stream.
+    /// Does a task that takes no stream, and should take no time.
     ///
     /// # Errors
-    /// As [`Self::end`].
+    /// As [`Self::end_until`], after [`ANSWER_TIMEOUT`].
     pub fn ask(&mut self, task: Task) -> Result<Outcome> {
+        self.send(task)?;
+        self.end_until(Some(Instant::now() + ANSWER_TIMEOUT))
+    }
+
+    /// Begins a task that takes no stream.
+    ///
+    /// # Errors
+    /// When the VM or the supervisor is gone.
+    pub fn send(&mut self, task: Task) -> Result<()> {
         match self {
             Self::Running(link) => {
                 let task = Box::new(task);
                 let stream = false;
-                link.send(&ToSupervisor::Task { task, stream }, &[])?;
+                link.send(&ToSupervisor::Task { task, stream }, &[])
             }
-            Self::Held(held) => held.begin(task, None)?,
+            Self::Held(held) => held.begin(task, None),
         }
-        self.end()
     }
 
-    /// Freezes or thaws the container's processes. One that is stopped has none.
+    /// Freezes the container's processes for as long as this lives, or thaws them before. One that is
+    /// stopped has none.
     ///
     /// # Errors
-    /// When it is so already, or ends.
-    pub fn freeze(&mut self, frozen: bool) -> Result<()> {
+    /// When it is frozen already, or ends.
+    pub fn hold_still(&mut self, frozen: bool) -> Result<()> {
         let Self::Running(link) = self else {
             return Ok(());
         };
-        link.send(&ToSupervisor::Freeze(frozen), &[])?;
+        link.send(&ToSupervisor::HoldStill(frozen), &[])?;
         match link.wait()? {
             Some(ToCommand::Done) => Ok(()),
             Some(ToCommand::Refused(message)) => bail!(message),
-            _ => bail!("the container has ended"),
+            _ => bail!(ENDED),
         }
     }
 
@@ -154,11 +212,39 @@ impl Access {
     ///
     /// # Errors
     /// When its VM does not end in good order: what was changed may be lost.
-    pub fn close(self) -> Result<()> {
+    fn close(self) -> Result<()> {
         match self {
             Self::Running(_) => Ok(()),
             Self::Held(held) => held.close(),
         }
+    }
+}
+
+/// Bytes that are taken from a guest for one task: more than any container's disk has, with what an
+/// archive adds.
+pub const BYTES_MAX: u64 = 2 << 40;
+
+/// A stream from a guest that may not go on for ever.
+#[derive(Debug)]
+pub struct Limited<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R> Limited<R> {
+    fn new(inner: R) -> Self {
+        let left = BYTES_MAX;
+        Self { inner, left }
+    }
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let len = self.inner.read(buffer)?;
+        self.left = self.left.checked_sub(len as u64).ok_or_else(|| {
+            std::io::Error::other(format!("the guest sent more than {BYTES_MAX} bytes"))
+        })?;
+        Ok(len)
     }
 }
 
@@ -174,7 +260,12 @@ pub struct Held {
 
 impl Held {
     fn start(root: &Root, folder: &Folder, config: &ContainerConfig, lock: Lock) -> Result<Self> {
-        lock.sign()?;
+        lock.sign_for_files(None)?;
+        let state = folder.state()?;
+        if state.status.is_alive() {
+            // Its supervisor was killed, and nobody has looked since.
+            folder.set_state(&state.killed())?;
+        }
         let launch = &config.launch;
         let mut log = folder.open_log()?;
         let (layers, disks) = disks::of_container(root, folder, launch)?;
@@ -192,6 +283,11 @@ impl Held {
             log: log.try_clone().context("share the VM's log")?,
         };
         let mut vm = RunningVm::spawn(root, &GuestFiles::find()?, request)?;
+        // Who removes the container ends this VM, or has done so by now.
+        lock.sign_for_files(Some(vm.pid()))?;
+        if !folder.path().exists() {
+            bail!("{REMOVED}");
+        }
         match until_held(&mut vm, Request::Hold(Box::new(run))) {
             Ok(()) => Ok(Self {
                 vm,
@@ -221,10 +317,11 @@ impl Held {
         Ok(self.vm.agent.send(&Request::Task { id, task, port })?)
     }
 
-    fn end(&mut self) -> Result<Outcome> {
-        match self.vm.agent.next(None) {
+    fn end(&mut self, deadline: Option<Instant>) -> Result<Outcome> {
+        match self.vm.agent.next(deadline) {
             Ok(Event::TaskEnded { outcome, .. }) => Ok(outcome),
             Ok(other) => bail!("the agent broke the protocol: unexpected {other:?}"),
+            Err(AgentError::Timeout) => Err(AgentError::Timeout.into()),
             Err(error) => {
                 let console = super::log_tail(&mut self.log);
                 bail!("{error}{console}")
@@ -263,5 +360,22 @@ fn until_held(vm: &mut RunningVm, hold: Request) -> Result<()> {
             }
             other => bail!("the agent broke the protocol: unexpected {other:?}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_sends_without_end_is_cut_off() {
+        let mut limited = Limited {
+            inner: std::io::repeat(b'x'),
+            left: 1000,
+        };
+        let mut bytes = Vec::new();
+        let error = limited.read_to_end(&mut bytes).unwrap_err();
+        assert!(error.to_string().starts_with("the guest sent more than "));
+        assert!(bytes.len() <= 1000);
     }
 }

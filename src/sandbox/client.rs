@@ -99,6 +99,8 @@ pub fn connect(folder: &Folder) -> Result<Option<Link>> {
         match connected {
             Ok(stream) => return Ok(Some(Link::new(stream))),
             Err(_) => match folder.is_locked() {
+                // By a command that is at the files of one that is stopped.
+                Ok(true) if folder.is_looked_into().unwrap_or(false) => return Ok(None),
                 // Between a command that starts it and its supervisor, or at its end.
                 Ok(true) => {}
                 Ok(false) => return Ok(None),
@@ -113,28 +115,50 @@ pub fn connect(folder: &Folder) -> Result<Option<Link>> {
     }
 }
 
+/// What becomes of a question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// The supervisor's.
+    Told(ToCommand),
+    /// The supervisor was killed while it was asked.
+    Died,
+    /// There was none.
+    Nobody,
+}
+
 /// Asks a supervisor for one thing and waits for its answer. `None` when there is no supervisor, or
 /// it went away meanwhile, and the container with it.
 ///
 /// # Errors
 /// As [`connect`].
 pub fn ask(folder: &Folder, message: &ToSupervisor) -> Result<Option<ToCommand>> {
+    Ok(match ask_whom(folder, message)? {
+        Answer::Told(answer) => Some(answer),
+        Answer::Died | Answer::Nobody => None,
+    })
+}
+
+/// As [`ask`], for whom it matters why there is no answer.
+///
+/// # Errors
+/// As [`connect`].
+pub fn ask_whom(folder: &Folder, message: &ToSupervisor) -> Result<Answer> {
     let deadline = Instant::now() + HANDOVER_TIME;
     while let Some(mut link) = connect(folder)? {
         let sent = link.send(message, &[]).is_ok();
         if let Some(answer) = link.wait().unwrap_or(None).filter(|_| sent) {
-            return Ok(Some(answer));
+            return Ok(Answer::Told(answer));
         }
-        // It was killed or has ended, or it hears nobody now.
+        // It was killed, or it hears nobody now: one that ends answers all who have connected.
         if !folder.path().exists() || !folder.is_locked()? {
-            break;
+            return Ok(Answer::Died);
         }
         if Instant::now() > deadline {
             bail!("the container's supervisor does not answer");
         }
         std::thread::sleep(RETRY);
     }
-    Ok(None)
+    Ok(Answer::Nobody)
 }
 
 #[cfg(test)]
@@ -166,15 +190,16 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let folder = Folder::at(temp.path().join("c"));
         std::fs::create_dir(folder.path()).unwrap();
-        assert_eq!(ask(&folder, &ToSupervisor::Wait).unwrap(), None);
+        let ask = |folder| ask_whom(folder, &ToSupervisor::Wait).unwrap();
+        assert_eq!(ask(&folder), Answer::Nobody);
         let listener = Listener::bind(&folder).unwrap();
         let answer = std::thread::scope(|scope| {
-            let asking = scope.spawn(|| ask(&folder, &ToSupervisor::Wait).unwrap());
+            let asking = scope.spawn(|| ask(&folder));
             while listener.accept().is_none() {
                 std::thread::sleep(RETRY);
             }
             asking.join().unwrap()
         });
-        assert_eq!(answer, None);
+        assert_eq!(answer, Answer::Died);
     }
 }

@@ -10,14 +10,14 @@ use images::store::ContainerUse;
 use nix::sys::signal::{Signal, kill};
 
 use super::events;
+use super::lock;
 use super::paths::{self, Root};
-use super::state::{ContainerConfig, Folder, ID_LEN, Lock, NEW, OLD, Status};
+use super::state::{
+    ContainerConfig, EXIT_CODE_KILLED, Folder, Holder, ID_LEN, Lock, NEW, OLD, Status,
+};
 
 /// Time between two tries to get the lock of a container whose supervisor was killed.
 const LOCK_POLL: Duration = Duration::from_millis(5);
-
-/// Exit code of a process whose VM was killed.
-const KILLED: u8 = 128 + 9;
 
 /// Adds a container under a name that no other has. The lock is for its supervisor; one that is not
 /// `begun` at once waits to be started.
@@ -88,7 +88,8 @@ pub fn update(root: &Root, wanted: &str, change: impl FnOnce(&mut ContainerConfi
     folder.set_config(&config)
 }
 
-/// Removes a container that does not run; with `force` also one that does, by killing its VM.
+/// Removes a container that does not run; with `force` also one that does, by killing its VM. Whoever
+/// is at the files of one that is stopped is waited for, or with `force` ended.
 ///
 /// # Errors
 /// Docker's sentence when it runs and `force` is not given.
@@ -100,7 +101,7 @@ pub fn remove(folder: &Folder, config: &ContainerConfig, force: bool) -> Result<
                 if killed.is_some() {
                     let signal = [("signal", libc::SIGKILL.to_string())];
                     events::of_container(folder, config, "kill", &signal);
-                    let code = [("exitCode", KILLED.to_string())];
+                    let code = [("exitCode", EXIT_CODE_KILLED.to_string())];
                     events::of_container(folder, config, "die", &code);
                 }
                 folder.remove()?;
@@ -111,6 +112,19 @@ pub fn remove(folder: &Folder, config: &ContainerConfig, force: bool) -> Result<
             // It was of `--rm` and has just ended.
             Err(_) if !folder.path().exists() => return Ok(()),
             Err(error) => return Err(error),
+        }
+        let looked_into = match folder.is_looked_into() {
+            Err(_) if !folder.path().exists() => return Ok(()),
+            looked_into => looked_into?,
+        };
+        if looked_into && force {
+            remove_beneath_command(folder)?;
+            events::of_container(folder, config, "destroy", &[]);
+            return Ok(());
+        }
+        if looked_into {
+            folder.wait_for_files()?;
+            continue;
         }
         if !force {
             let name = &config.name;
@@ -129,11 +143,11 @@ pub fn remove(folder: &Folder, config: &ContainerConfig, force: bool) -> Result<
             }
         }
         // There may be none yet: then the command is about to start it.
-        let supervisor = match folder.supervisor() {
+        let holder = match folder.holder() {
             Err(_) if !folder.path().exists() => return Ok(()),
-            supervisor => supervisor?,
+            holder => holder?,
         };
-        if let Some(supervisor) = supervisor
+        if let Holder::Supervisor(supervisor) = holder
             && killed != Some(supervisor)
         {
             // The VM dies with its supervisor.
@@ -142,6 +156,21 @@ pub fn remove(folder: &Folder, config: &ContainerConfig, force: bool) -> Result<
         }
         std::thread::sleep(LOCK_POLL);
     }
+}
+
+/// Removes a container while a command is at its files, which then finds that it is gone.
+fn remove_beneath_command(folder: &Folder) -> Result<()> {
+    let lock = folder.open_lock()?;
+    folder.remove_after(|| {
+        // Now nobody takes the lock any more; who has it is told by its VM's end.
+        let held = lock::is_held(&lock).unwrap_or(false);
+        match Holder::read(&lock) {
+            Ok(Holder::Files { vm: Some(pid) } | Holder::Supervisor(pid)) if held => {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+            _ => {}
+        }
+    })
 }
 
 /// Every container that has a readable configuration, newest first. One of `--rm` whose supervisor
@@ -416,7 +445,7 @@ pub(crate) mod tests {
         let (folder, _lock) = create(&root, &config('a', "a", false), true).unwrap();
         let state = folder.true_state().unwrap();
         assert_eq!(state.status, ContainerState::created().status);
-        assert_eq!(folder.supervisor().unwrap(), None);
+        assert_eq!(folder.holder().unwrap(), Holder::Unsigned);
     }
 
     #[test]

@@ -342,11 +342,15 @@ impl Receiver<'_> {
                 if len == 0 {
                     return Err(TarError::Corrupt("it is truncated".to_owned()).into());
                 }
-                to.write_all_at(chunk.get(..len).unwrap_or_default(), at)
-                    .map_err(failed)?;
-                at = at.saturating_add(len as u64);
+                let data = chunk.get(..len).unwrap_or_default();
+                let next = at.saturating_add(len as u64);
+                // The file is new: what is all zeros is a hole.
+                if data.iter().any(|byte| *byte != 0) {
+                    to.write_all_at(data, at).map_err(failed)?;
+                    end = next;
+                }
+                at = next;
                 left = left.saturating_sub(len as u64);
-                end = at;
             }
         }
         if end < entry.size {

@@ -7,14 +7,14 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::signal::SigSet;
 use protocol::spec::ProcessSpec;
 
 use super::attach::{self, Attachment, Ended, SupervisorDied};
 use super::paths::Root;
-use super::state::{Folder, Lock, Phases};
+use super::state::{EXIT_CODE_KILLED, Folder, Lock, Phases};
 use super::supervisor::{SUPERVISOR_VERB, SupervisorConfig};
 use super::wire::{Link, StreamSet, ToCommand, ToSupervisor};
 
@@ -129,6 +129,7 @@ pub fn run_detached(
     match link.wait()? {
         Some(ToCommand::Failed { code, message }) => Ok(Some((code, message))),
         Some(_) => Ok(None),
+        None if is_removed_soon(folder.path()) => bail!("the container was removed meanwhile"),
         None => Err(SupervisorDied.into()),
     }
 }
@@ -169,7 +170,7 @@ fn serve(folder: &Folder, attachment: Attachment, signals: SigSet) -> Result<End
         // As Docker tells it to whoever is attached to what `rm --force` takes away.
         Err(error) if error.is::<SupervisorDied>() && is_removed_soon(folder.path()) => {
             Ok(Ended::Exited {
-                code: CODE_KILLED,
+                code: EXIT_CODE_KILLED,
                 trouble: None,
             })
         }
@@ -220,9 +221,6 @@ fn spawn(
         .context("start the supervisor")?;
     Ok(link)
 }
-
-/// Exit code of a process that got SIGKILL.
-const CODE_KILLED: u8 = 128 + 9;
 
 /// `rm --force` kills the supervisor and then removes the folder.
 const REMOVAL_TIME: Duration = Duration::from_secs(2);

@@ -17,27 +17,31 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
-use nix::unistd::Pid;
+use anyhow::{Context, Result};
+use nix::fcntl::{FallocateFlags, fallocate};
 use serde::{Deserialize, Serialize};
 
 use super::given::Given;
 use super::health::Health;
 use super::launch::Launch;
+use super::lock;
 use super::network::NetworkState;
 use super::paths::{self, Root};
+
+pub use super::lock::{Holder, Lock};
 
 /// Longest state file in bytes that is read: a configuration with all of its environment.
 const STATE_BYTES_MAX: u64 = 4 << 20;
 
 /// Bytes of the VM's log that are there also when the disk is full.
 const LOG_BYTES_RESERVED: libc::off_t = 16 << 10;
+
+/// Time between two looks at whether somebody is still at a container's files.
+const FILES_POLL: Duration = Duration::from_millis(20);
 
 /// Length of an id in hex digits, and of its short form.
 pub const ID_LEN: usize = 64;
@@ -152,9 +156,6 @@ pub struct ContainerState {
     /// How often its policy started it again.
     #[serde(default)]
     pub restart_count: u32,
-    /// Whether the last end was somebody's wish.
-    #[serde(default)]
-    pub stopped_by_hand: bool,
     /// Whether a command is at starting it, or did.
     #[serde(default)]
     pub was_begun: bool,
@@ -177,7 +178,6 @@ impl ContainerState {
             exits: vmm::ExitCounts::default(),
             health: None,
             restart_count: 0,
-            stopped_by_hand: false,
             was_begun: false,
         }
     }
@@ -344,16 +344,7 @@ impl Folder {
     /// # Errors
     /// When the lock file can't be opened.
     pub fn try_lock(&self) -> Result<Option<Lock>> {
-        let (path, file) = self.open_lock()?;
-        match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK))) {
-            Ok(_) => {}
-            Err(Errno::EAGAIN | Errno::EACCES) => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("lock {}", path.display())),
-        }
-        // Whoever held it before does not any more.
-        file.set_len(0)
-            .with_context(|| format!("write {}", path.display()))?;
-        Ok(Some(Lock(file)))
+        Lock::take(self.open_lock()?)
     }
 
     /// Whether a supervisor lives. Asks without taking the lock, so that it is in nobody's way.
@@ -361,42 +352,51 @@ impl Folder {
     /// # Errors
     /// When the lock file can't be read.
     pub fn is_locked(&self) -> Result<bool> {
-        let (path, file) = self.open_lock()?;
-        let mut found = whole_file(libc::F_WRLCK);
-        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut found))
-            .with_context(|| format!("ask for the lock of {}", path.display()))?;
-        Ok(i32::from(found.l_type) != libc::F_UNLCK)
+        lock::is_held(&self.open_lock()?)
     }
 
-    fn open_lock(&self) -> Result<(PathBuf, File)> {
+    /// Opens the file of the lock.
+    ///
+    /// # Errors
+    /// When it can't be opened.
+    pub fn open_lock(&self) -> Result<File> {
         let path = self.0.join("lock");
-        let file = OpenOptions::new()
+        OpenOptions::new()
             .create(true)
             .truncate(false)
             .read(true)
             .write(true)
             .mode(0o600)
             .open(&path)
-            .with_context(|| format!("open {}", path.display()))?;
-        Ok((path, file))
+            .with_context(|| format!("open {}", path.display()))
     }
 
-    /// Process id of the supervisor that holds the lock; `None` while a command holds it that has
-    /// not handed it over yet.
+    /// What the one says that holds the lock, as long as somebody does.
     ///
     /// # Errors
     /// When the lock file can't be read.
-    pub fn supervisor(&self) -> Result<Option<Pid>> {
-        let path = self.0.join("lock");
-        let text =
-            std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-        match text.trim() {
-            "" => Ok(None),
-            text => match text.parse() {
-                Ok(pid) if pid > 1 => Ok(Some(Pid::from_raw(pid))),
-                _ => bail!("{} names no supervisor", path.display()),
-            },
+    pub fn holder(&self) -> Result<Holder> {
+        Holder::read(&self.open_lock()?)
+    }
+
+    /// Whether a command is at the files of this container, which does not run then.
+    ///
+    /// # Errors
+    /// When the lock file can't be read.
+    pub fn is_looked_into(&self) -> Result<bool> {
+        let file = self.open_lock()?;
+        Ok(lock::is_held(&file)? && matches!(Holder::read(&file)?, Holder::Files { .. }))
+    }
+
+    /// Waits as long as a command is at its files.
+    ///
+    /// # Errors
+    /// When the lock file can't be read.
+    pub fn wait_for_files(&self) -> Result<()> {
+        while self.path().exists() && self.is_looked_into()? {
+            std::thread::sleep(FILES_POLL);
         }
+        Ok(())
     }
 
     /// What was asked for.
@@ -463,8 +463,19 @@ impl Folder {
     /// # Errors
     /// When a file can't be removed.
     pub fn remove(&self) -> Result<()> {
+        self.remove_after(|| {})
+    }
+
+    /// As [`Self::remove`], and does `act` when the name is gone and the files are still there.
+    ///
+    /// # Errors
+    /// As [`Self::remove`].
+    pub fn remove_after(&self, act: impl FnOnce()) -> Result<()> {
         let old = self.beside(OLD);
-        let removed = std::fs::rename(&self.0, &old).and_then(|()| std::fs::remove_dir_all(&old));
+        let removed = std::fs::rename(&self.0, &old).and_then(|()| {
+            act();
+            std::fs::remove_dir_all(&old)
+        });
         match removed {
             // Another did it, or does the rest.
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -499,46 +510,6 @@ impl Folder {
     }
 }
 
-/// The lock of a container's folder, held until it is dropped by everyone it was handed to.
-#[derive(Debug)]
-pub struct Lock(File);
-
-impl Lock {
-    /// The lock as a process got it that it was handed to.
-    #[must_use]
-    pub fn inherited(file: File) -> Self {
-        Self(file)
-    }
-
-    /// Names this process as its holder, for those who must end it.
-    ///
-    /// # Errors
-    /// When the disk is full.
-    pub fn sign(&self) -> Result<()> {
-        self.0
-            .write_all_at(std::process::id().to_string().as_bytes(), 0)
-            .context("write the lock of a container")
-    }
-}
-
-impl From<Lock> for OwnedFd {
-    fn from(lock: Lock) -> Self {
-        lock.0.into()
-    }
-}
-
-/// A lock on all of a file, as `fcntl` takes it.
-fn whole_file(kind: i32) -> libc::flock {
-    libc::flock {
-        // F_RDLCK, F_WRLCK and F_UNLCK are 0, 1 and 2.
-        l_type: i16::try_from(kind).unwrap_or(0),
-        l_whence: 0,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    }
-}
-
 /// What a container whose supervisor was killed reports: as if its process had got SIGKILL.
 pub const EXIT_CODE_KILLED: u8 = 137;
 
@@ -565,9 +536,9 @@ mod tests {
         let held = folder.try_lock().unwrap().unwrap();
         assert_eq!(folder.true_state().unwrap().status, Status::Running);
         assert!(folder.try_lock().unwrap().is_none());
-        assert_eq!(folder.supervisor().unwrap(), None);
+        assert_eq!(folder.holder().unwrap(), Holder::Unsigned);
         held.sign().unwrap();
-        assert_eq!(folder.supervisor().unwrap(), Some(Pid::this()));
+        assert!(matches!(folder.holder().unwrap(), Holder::Supervisor(_)));
         drop(held);
         let state = folder.true_state().unwrap();
         assert_eq!(

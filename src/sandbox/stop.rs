@@ -4,12 +4,17 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// From SIGKILL to the report of the process's end, as in Docker; then its VM is killed.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A process that runs on after SIGKILL: its guest does not do what it is told.
+#[derive(Debug, thiserror::Error)]
+#[error("the process did not end after SIGKILL")]
+pub struct Unkillable;
 
 /// How far a stop is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,12 +110,12 @@ impl Stop {
     ///
     /// # Errors
     /// When the process outlived SIGKILL: whatever the guest is at, its VM has to go.
-    pub fn is_due(&mut self, now: Instant) -> Result<bool> {
+    pub fn is_due(&mut self, now: Instant) -> Result<bool, Unkillable> {
         if self.deadline.is_none_or(|at| now < at) {
             return Ok(false);
         }
         if self.stage == Stage::Killed {
-            bail!("the process did not end after SIGKILL");
+            return Err(Unkillable);
         }
         self.kill(now);
         Ok(true)

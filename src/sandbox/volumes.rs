@@ -6,7 +6,7 @@
 //!                       volume.json   when and as what it was made
 //!                       copying       there while a container fills it from its image, and locked then
 //! ```
-//! A folder has its name only while it is whole: `.new-<name>` before, `.old-<name>` while it goes.
+//! A folder has its name only while it is whole: `.new-<name>` before, `.old-<random>` while it goes.
 //! Who makes, uses or removes a volume holds the lock of the folder of volumes, until its container is
 //! on record; which container uses which volume is read from their configurations. What is in `_data`
 //! is a guest's: it is listed, counted and removed here, never read.
@@ -19,11 +19,14 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 
 use super::containers;
 use super::paths::{self, Root};
+use super::removal::{self, remove_tree};
 use super::state::{ContainerConfig, NEW, OLD};
 
 /// Label of volumes that nobody named.
@@ -159,7 +162,7 @@ impl Volumes {
             let name = name.to_string_lossy();
             if name.starts_with(NEW) || name.starts_with(OLD) {
                 // What can't be removed is in nobody's way.
-                let _ = fs::remove_dir_all(entry.path());
+                let _ = remove_tree(&entry.path());
             } else if let Ok(Volume {
                 goes_with: Some(id),
                 ..
@@ -319,10 +322,18 @@ impl Volumes {
     }
 
     fn remove_folder(&self, name: &str) -> Result<()> {
-        let old = self.folder.join(format!("{OLD}{name}"));
-        fs::rename(self.folder.join(name), &old)
-            .and_then(|()| fs::remove_dir_all(&old))
-            .with_context(|| format!("remove volume {name}"))
+        let about = || format!("remove volume {name}");
+        let (path, old) = (
+            self.folder.join(name),
+            self.folder.join(format!("{OLD}{}", random_name()?)),
+        );
+        fs::rename(&path, &old).with_context(about)?;
+        if let Err(error) = removal::check(&old, Uid::effective()) {
+            // It is whole still.
+            fs::rename(&old, &path).with_context(about)?;
+            return Err(error).with_context(about);
+        }
+        remove_tree(&old).with_context(about)
     }
 
     /// Removes the anonymous volumes of a container that has gone, unless another has them.
@@ -430,7 +441,7 @@ pub fn check_name(name: &str) -> Result<()> {
         .bytes()
         .next()
         .is_some_and(|byte| byte.is_ascii_alphanumeric());
-    if !first || !name.bytes().all(good) || name.len() > 255 - OLD.len() {
+    if !first || !name.bytes().all(good) || name.len() > 255 - NEW.len() {
         bail!(
             "create {name}: \"{name}\" includes invalid characters for a local volume name, only \
              \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use \
@@ -457,10 +468,12 @@ pub enum Fill {
     Empty(Filling),
     /// Fill it again: the last one did not come to its end.
     Again(Filling),
+    /// Wait, and ask again: another container fills it.
+    Busy,
 }
 
 impl Fill {
-    /// Waits for another container that fills the volume of `mount`, and says what is to be done.
+    /// Says what is to be done with the volume of `mount`.
     ///
     /// # Errors
     /// When the volume can't be read or the marker be made.
@@ -480,16 +493,25 @@ impl Fill {
         if !is_left && !is_to_be_filled {
             return Ok(Self::No);
         }
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
+        let mut options = OpenOptions::new();
+        let opened = options
+            .create_new(!is_left)
             .write(true)
             .mode(0o600)
-            .open(&marker)
-            .with_context(about)?;
-        let lock = Flock::lock(file, FlockArg::LockExclusive)
-            .map_err(|(_, error)| error)
-            .with_context(about)?;
+            .open(&marker);
+        let file = match opened {
+            // Another container made it, or came to its end and removed it, since it was looked for.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound) =>
+            {
+                return Self::begin(mount);
+            }
+            opened => opened.with_context(about)?,
+        };
+        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Err((_, Errno::EWOULDBLOCK)) => return Ok(Self::Busy),
+            lock => lock.map_err(|(_, error)| error).with_context(about)?,
+        };
         // Whoever had it may have come to its end meanwhile, and removed the marker.
         let same = fs::metadata(&marker)
             .is_ok_and(|now| lock.metadata().is_ok_and(|ours| ours.ino() == now.ino()));
@@ -504,7 +526,8 @@ impl Fill {
             .with_context(about)?
             .next()
             .is_none();
-        if is_empty && !wants_content {
+        // Or another filled it between the first look and our marker.
+        if (is_empty && !wants_content) || (!is_empty && !is_left) {
             filling.done()?;
             return Ok(Self::No);
         }

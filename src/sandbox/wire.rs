@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -20,6 +21,8 @@ use protocol::spec::{ProcessSpec, Resources};
 use protocol::task::{Outcome, Task};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use super::agent::AgentError;
 
 /// Descriptors that one message may bring: stdin, stdout, stderr.
 const DESCRIPTORS_MAX: usize = 3;
@@ -64,6 +67,8 @@ pub enum ToSupervisor {
     Stop(StopRequest),
     /// Freeze or thaw it.
     Freeze(bool),
+    /// Freeze it for as long as this connection lasts, or thaw what this connection froze.
+    HoldStill(bool),
     /// Change the limits of what runs. Answered when that is so.
     Update(Box<NewLimits>),
     /// Do something beside the container's processes. Answered by `TaskEnded`.
@@ -126,6 +131,9 @@ pub enum ToCommand {
     /// It was not: one sentence.
     Refused(String),
 }
+
+/// What is said of a container to who asked for something too late.
+pub const ENDED: &str = "the container has ended";
 
 /// One end of a connection.
 #[derive(Debug)]
@@ -223,9 +231,23 @@ impl Link {
     /// # Errors
     /// As [`Self::receive`] and [`Self::next`].
     pub fn wait<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
+        self.wait_until(None)
+    }
+
+    /// As [`Self::wait`], but no longer than until `deadline`.
+    ///
+    /// # Errors
+    /// [`AgentError::Timeout`] when that is reached.
+    pub fn wait_until<T: DeserializeOwned>(
+        &mut self,
+        deadline: Option<Instant>,
+    ) -> Result<Option<T>> {
         loop {
             if let Some(message) = self.next()? {
                 return Ok(Some(message));
+            }
+            if deadline.is_some() && !super::poll::readable_until(self.stream.as_fd(), deadline)? {
+                return Err(AgentError::Timeout.into());
             }
             if !self.receive()? {
                 return Ok(None);
@@ -323,6 +345,17 @@ mod tests {
         command.send(&ToSupervisor::Wait, &fds).unwrap();
         let outcome = supervisor.receive().and_then(|_| supervisor.receive());
         assert!(outcome.is_err(), "{outcome:?}");
+    }
+
+    #[test]
+    fn an_answer_is_waited_for_no_longer_than_said() {
+        let (command, mut supervisor) = pair();
+        let at = Some(Instant::now());
+        let error = supervisor.wait_until::<ToSupervisor>(at).unwrap_err();
+        assert!(matches!(error.downcast_ref(), Some(AgentError::Timeout)));
+        command.send(&ToSupervisor::Wait, &[]).unwrap();
+        let message = supervisor.wait_until(at).unwrap();
+        assert_eq!(message, Some(ToSupervisor::Wait));
     }
 
     #[test]

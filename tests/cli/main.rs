@@ -2,12 +2,14 @@
 //! images in the store, doctor. Runs anywhere, with or without KVM; a file a topic.
 
 mod build;
+mod archives;
 mod flags;
 mod help;
 mod host;
 mod images;
 mod lists;
 mod objects;
+mod registry;
 
 use std::ffi::OsStr;
 use std::path::PathBuf;

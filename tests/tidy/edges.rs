@@ -16,6 +16,7 @@ const EDGES: &[(&str, &str)] = &[
     ("bulkhead", "bulkhead-protocol"),
     ("bulkhead", "bulkhead-tar"),
     ("bulkhead", "vmm"),
+    ("bulkhead-bench", "bulkhead-harness"),
     ("bulkhead-harness", "bulkhead-fixtures"),
     // Patterns and modes of a Dockerfile mean the same on both sides of a VM's border.
     ("bulkhead-images", "bulkhead-protocol"),

@@ -261,7 +261,8 @@ fn differences_of(theirs: &Answer, ours: &Answer) -> Vec<(Part, String)> {
             "code: {} on docker ({}), {} here",
             theirs.code, theirs.stderr, ours.code
         );
-        different.push((Part::Code, text));
+        // The rest follows.
+        return vec![(Part::Code, text)];
     }
     if theirs.files != ours.files {
         let mut lines = vec!["files:".to_owned()];

@@ -476,9 +476,9 @@ fn several_attach_to_one(world: &World) -> Result<()> {
         &["-i"],
         "while read x; do echo $x; done; exit 8",
     )?;
-    let mut first = vm.bulkhead(["attach", "--no-stdin", "many"]).spawn()?;
+    let first = vm.bulkhead(["attach", "--no-stdin", "many"]).spawn()?;
     let input = std::io::pipe().context("make a pipe")?;
-    let mut second = vm
+    let second = vm
         .bulkhead(["attach", "many"])
         .stdin_from(input.0)
         .spawn()?;
@@ -492,15 +492,25 @@ fn several_attach_to_one(world: &World) -> Result<()> {
             .all(|running| running.stdout_so_far().contains("line\n"));
         Ok(both.then_some(()))
     })?;
-    // Its input stays open for others.
+    // Its input stays open for others when one closes it, and for one that has none.
     drop(typed);
-    let out = vm
+    let third = vm
         .bulkhead(["attach", "many"])
         .stdin_from(std::fs::File::open("/dev/null")?)
         .spawn()?;
-    assert!(!first.has_ended()? && !second.has_ended()?);
+    let (input, mut typed) = std::io::pipe().context("make a pipe")?;
+    let fourth = vm.bulkhead(["attach", "many"]).stdin_from(input).spawn()?;
+    let all = [first, second, third, fourth];
+    until("another line", || {
+        use std::io::Write;
+        typed.write_all(b"other\n")?;
+        let all = all
+            .iter()
+            .all(|running| running.stdout_so_far().contains("other\n"));
+        Ok(all.then_some(()))
+    })?;
     text(&vm, &["kill", "many"])?;
-    for running in [first, second, out] {
+    for running in all {
         running.wait()?.code(137)?;
     }
     let out = vm.bulkhead(["attach", "many"]).output()?.code(1)?;

@@ -15,7 +15,9 @@ mod differential;
 mod environment;
 mod flags;
 mod guests;
+mod held;
 mod kills;
+mod lab;
 mod layers60;
 mod life;
 mod limits;
@@ -76,12 +78,14 @@ fn main() -> ExitCode {
         // The long ones first, so that no thread is left with one at the end; the first file's
         // share has what needs the large images.
         for (share, tests) in [
+            (1, lab::tests()),
             (0, layers60::tests()),
             (0, debian::tests()),
             (0, terminal::tests()),
             (0, streams::tests()),
             (0, kills::tests()),
             (1, life::tests()),
+            (0, held::tests()),
             (0, races::tests()),
             (1, lists::tests()),
             (1, archives::tests()),

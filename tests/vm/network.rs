@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use harness::Sandbox;
 
+use crate::life::{begin, process_of, status, text, until};
 use crate::world::World;
 
 crate::tests![
@@ -29,6 +30,8 @@ crate::tests![
     names_are_asked_where_resolv_conf_says,
     a_resolver_of_the_hosts_loopback_is_asked_through_the_gateway,
     a_mac_address_can_be_chosen,
+    passt_is_there_for_who_uses_the_network,
+    the_last_datagram_is_sent,
     without_passt_the_reason_is_told,
 ];
 
@@ -609,5 +612,98 @@ fn without_passt_the_reason_is_told(world: &World) -> Result<()> {
         .output()?;
     ensure!(out.stderr.contains("use --network none"), "{out}");
     out.refusal("passt is not installed")?;
+    Ok(())
+}
+
+/// The process ids of a container's passt.
+fn passts(supervisor: u32) -> Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let entry = entry?;
+        let Some(id) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        // It may have ended by now.
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        if let Some((front, back)) = stat.rsplit_once(") ")
+            && front.contains("(passt")
+            && back
+                .split(' ')
+                .nth(1)
+                .and_then(|parent| parent.parse().ok())
+                == Some(supervisor)
+        {
+            found.push(id);
+        }
+    }
+    Ok(found)
+}
+
+/// It is started by the first use, of each life, and no longer there than its container.
+fn passt_is_there_for_who_uses_the_network(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let server = Server::at(host_address()?.into())?;
+    let page = format!("http://{}:{}/", host_address()?, server.port);
+    let fetch = ["exec", "cc", "wget", "-qO-", &page];
+    let script = "trap exit TERM; while :; do sleep 0.1; done";
+    begin(&vm, "cc", &[], script)?;
+    let mut lives = 0;
+    for end in ["stop", "restart", "kill -9 of the supervisor", "rm"] {
+        lives += 1;
+        let supervisor = process_of(&vm, "__supervisor")?;
+        assert_eq!(text(&vm, &["exec", "cc", "echo", "idle"])?, "idle\n");
+        assert_eq!(passts(supervisor.id)?, Vec::<u32>::new(), "{end}");
+        assert_eq!(text(&vm, &fetch)?, "from-host\n");
+        assert_eq!(text(&vm, &fetch)?, "from-host\n");
+        let found = passts(supervisor.id)?;
+        let [passt] = found[..] else {
+            bail!("{found:?}");
+        };
+        match end {
+            "stop" => text(&vm, &["stop", "cc"]).map(drop)?,
+            "restart" => text(&vm, &["restart", "cc"]).map(drop)?,
+            "rm" => text(&vm, &["rm", "-f", "cc"]).map(drop)?,
+            _ => supervisor.kill()?,
+        }
+        until("the end of passt", || {
+            let stat = std::fs::read_to_string(format!("/proc/{passt}/stat"));
+            Ok(stat
+                .map_or(true, |stat| stat.contains(") Z "))
+                .then_some(()))
+        })?;
+        if !matches!(end, "restart" | "rm") {
+            until("its end", || {
+                Ok(status(&vm, "cc")?.starts_with("exited").then_some(()))
+            })?;
+            text(&vm, &["start", "cc"])?;
+        }
+    }
+    assert_eq!(server.visitors(), 2 * lives);
+    Ok(())
+}
+
+/// Its process ends when it has left the guest's UDP: nobody waits for passt to be there, or to answer
+/// who the gateway is.
+fn the_last_datagram_is_sent(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let host = host_address()?;
+    let socket = UdpSocket::bind((host, 0))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let port = socket.local_addr()?.port();
+    let script = format!(
+        "tftp -g -l /got -r last {host} {port} & \
+         until grep -q '^Udp: [0-9]* [0-9]* [0-9]* [1-9]' /proc/net/snmp; do :; done"
+    );
+    for _ in 0..3 {
+        vm.run(["busybox", "sh", "-c", &script])?.code(0)?;
+        let mut bytes = [0; 512];
+        let (len, _) = socket.recv_from(&mut bytes).context("no datagram came")?;
+        // A request to read (RFC 1350).
+        assert!(bytes[..len].starts_with(b"\0\x01last\0"), "{len} bytes");
+    }
     Ok(())
 }

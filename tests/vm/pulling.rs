@@ -25,6 +25,8 @@ crate::tests![
     a_killed_run_that_pulled_is_resumed,
     a_full_disk_is_told,
     progress_is_shown_on_a_terminal_and_elsewhere_in_lines,
+    a_commit_is_pushed_and_runs_elsewhere,
+    an_import_runs,
 ];
 
 /// `oci-archive:` and where the image is.
@@ -307,5 +309,63 @@ fn progress_is_shown_on_a_terminal_and_elsewhere_in_lines(_: &World) -> Result<(
     vm.bulkhead(["rmi", &name]).output()?.code(0)?;
     let out = vm.bulkhead(["pull", &name]).output()?.code(0)?;
     assert!(out.stderr.contains(": Pull complete\n"), "{out}");
+    Ok(())
+}
+
+fn a_commit_is_pushed_and_runs_elsewhere(world: &World) -> Result<()> {
+    let registry = Registry::start(Access::Password)?;
+    let name = registry.name("team/made:1");
+    let vm = world.own()?;
+    let script = "echo made >/made; head -c 3000000 /dev/urandom >/noise; md5sum </noise >/sum";
+    vm.bulkhead(["run", "--name", "maker", "busybox", "sh", "-c", script])
+        .output()?
+        .code(0)?;
+    vm.bulkhead(["commit", "maker", &name]).output()?.code(0)?;
+    let log_in = |vm: &Sandbox| -> Result<()> {
+        let server = registry.address();
+        vm.bulkhead(["login", "-u", USER, "--password-stdin", &server])
+            .stdin(PASSWORD)
+            .output()?
+            .code(0)?;
+        Ok(())
+    };
+    vm.bulkhead(["push", &name]).output()?.code(1)?;
+    log_in(&vm)?;
+    let first = vm.bulkhead(["push", &name]).output()?.only_stdout()?;
+    assert_eq!(first.matches(": Pushed\n").count(), 2, "{first}");
+    let second = vm.bulkhead(["push", &name]).output()?.only_stdout()?;
+    assert_eq!(
+        second.matches(": Layer already exists\n").count(),
+        2,
+        "{second}"
+    );
+    assert_eq!(first.lines().last(), second.lines().last());
+    // What is unpacked there is what was packed here.
+    let other = Sandbox::empty()?;
+    log_in(&other)?;
+    let script = "cat /made; md5sum </noise | diff - /sum && echo same";
+    let out = other.run([name.as_str(), "sh", "-c", script])?.code(0)?;
+    assert_eq!(out.stdout, "made\nsame\n", "{out}");
+    // The image that was pushed runs on, with its layers as they were.
+    assert_eq!(
+        vm.run([name.as_str(), "cat", "/made"])?.only_stdout()?,
+        "made\n"
+    );
+    Ok(())
+}
+
+fn an_import_runs(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    vm.bulkhead(["run", "--name", "source", "busybox", "touch", "/mark"])
+        .output()?
+        .code(0)?;
+    let script = "bulkhead export source | bulkhead import -c 'CMD [\"ls\", \"/mark\"]' - flat";
+    vm.shell(script).output()?.code(0)?;
+    assert_eq!(vm.run(["flat"])?.only_stdout()?, "/mark\n");
+    // Through an archive, too.
+    vm.shell("bulkhead save flat | cat >flat.tar; bulkhead rmi flat >/dev/null; bulkhead load -qi flat.tar")
+        .output()?
+        .code(0)?;
+    assert_eq!(vm.run(["flat"])?.only_stdout()?, "/mark\n");
     Ok(())
 }

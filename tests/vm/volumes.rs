@@ -24,6 +24,8 @@ crate::tests![
     only_what_nobody_named_goes_with_a_container,
     volumes_are_listed_and_removed,
     what_can_not_be_had_is_refused,
+    a_source_that_vanishes_is_seen_at_the_next_start,
+    a_user_removes_whatever_the_guest_made,
     a_user_owns_what_the_guest_makes,
     a_process_finds_an_ordinary_file_system,
     thousands_of_files_are_made_and_found,
@@ -282,6 +284,20 @@ fn mounts_of_another_container(world: &World) -> Result<()> {
     let script = "cat /x/file /y/file; touch /x/new /y/new";
     let out = sh(&vm, &["--volumes-from", "owner:ro"], script)?.code(1)?;
     assert_eq!(out.stdout, "1\n2\n");
+    let words = [
+        "create",
+        "--name",
+        "ro",
+        "--volumes-from",
+        "owner:ro",
+        "busybox",
+    ];
+    bulkhead(&vm, &words)?.code(0)?;
+    let format = "{{range .Mounts}}{{.Destination}}:{{.Mode}}:{{.RW}} {{end}}";
+    for (name, rw) in [("owner", true), ("ro", false)] {
+        let shown = bulkhead(&vm, &["inspect", "-f", format, name])?.only_stdout()?;
+        assert_eq!(shown, format!("/x::{rw} /y::{rw} \n"));
+    }
     let out = sh(&vm, &["--volumes-from", "nobody"], "true")?.code(125)?;
     assert!(out.stderr.contains("No such container: nobody"), "{out}");
     Ok(())
@@ -358,6 +374,67 @@ fn what_can_not_be_had_is_refused(world: &World) -> Result<()> {
     }
     drop(listener);
     fs::remove_file(&socket)?;
+    before.no_leftovers(&vm)
+}
+
+fn a_source_that_vanishes_is_seen_at_the_next_start(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let share = folder(&vm, "share")?;
+    let source = format!("{}/../share", share.display());
+    let (made, must) = (
+        format!("{source}:/x"),
+        format!("type=bind,source={source},target=/x"),
+    );
+    for (name, flag, value) in [("made", "-v", &made), ("must", "--mount", &must)] {
+        bulkhead(&vm, &["create", "--name", name, flag, value, "busybox"])?.code(0)?;
+        let format = "{{range .Mounts}}{{.Source}}{{end}}";
+        let shown = bulkhead(&vm, &["inspect", "-f", format, name])?.only_stdout()?;
+        assert_eq!(shown, format!("{}\n", share.display()));
+    }
+    fs::remove_dir(&share)?;
+    let out = bulkhead(&vm, &["start", "must"])?.code(1)?;
+    assert!(
+        out.stderr.contains("bind source path does not exist"),
+        "{out}"
+    );
+    bulkhead(&vm, &["start", "-a", "made"])?.code(0)?;
+    assert!(share.is_dir());
+    bulkhead(&vm, &["start", "-a", "must"])?.code(0)?;
+    Ok(())
+}
+
+/// Folders that nobody may read, and far more of them in each other than files may be open.
+fn a_user_removes_whatever_the_guest_made(world: &World) -> Result<()> {
+    tenant::needs_root()?;
+    let vm = world.own()?;
+    let before = vm.snapshot()?;
+    tenant::give(&vm)?;
+    let user = format!("setpriv --reuid={0} --regid={0} --clear-groups", tenant::ID);
+    let script = "bulkhead volume create data && cd $BULKHEAD_ROOT/volumes/data/_data && \
+                  perl -e 'for (1..3000) { mkdir \"d\"; chdir \"d\" or die }' && \
+                  mkdir -p a/b none && touch a/file a/b/file none/file && \
+                  chmod 555 a/b && chmod 0 none a && cd / && ulimit -n 100 && \
+                  bulkhead volume rm data && ls -A $BULKHEAD_ROOT/volumes";
+    let quoted = script.replace('\'', "'\\''");
+    let out = vm
+        .shell(&format!("exec {user} sh -c '{quoted}'"))
+        .output()?;
+    assert_eq!(out.only_stdout()?, "data\ndata\n");
+    // What is somebody else's keeps the whole volume.
+    let data = vm.root().join("volumes/kept/_data");
+    let create = format!("exec {user} bulkhead volume create kept");
+    vm.shell(&create).output()?.code(0)?;
+    fs::create_dir_all(data.join("theirs"))?;
+    fs::write(data.join("theirs/file"), "")?;
+    fs::write(data.join("file"), "")?;
+    let remove = format!("exec {user} bulkhead volume rm kept");
+    let out = vm.shell(&remove).output()?.code(1)?;
+    assert!(
+        out.stderr.contains("belongs to user 0 and is not empty"),
+        "{out}"
+    );
+    assert!(data.join("file").exists() && data.join("theirs/file").exists());
+    bulkhead(&vm, &["volume", "rm", "kept"])?.code(0)?;
     before.no_leftovers(&vm)
 }
 

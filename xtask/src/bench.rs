@@ -16,7 +16,9 @@ use crate::{cargo, lab};
 /// What the command is measured next to.
 const PEERS: &[Package] = &[
     Package::file("crun", &["/usr/bin/crun"]),
+    Package::file("docker-registry", &["/usr/bin/docker-registry"]),
     Package::file("podman", &["/usr/bin/podman"]),
+    Package::file("skopeo", &["/usr/bin/skopeo"]),
 ];
 
 const RECIPES: &[Recipe] = &[Recipe::Busybox, Recipe::Debian];

@@ -126,6 +126,9 @@ pub enum Event {
     },
     /// Every process of the container is frozen, or thawed.
     Frozen(bool),
+    /// A request to freeze could not be carried out: why, in one sentence. What could be frozen is
+    /// thawed again.
+    NotFrozen(String),
     /// The limits are replaced, or why not, in one sentence.
     Updated(Option<String>),
     /// Progress of a conversion: bytes of the compressed layer read so far.

@@ -114,6 +114,9 @@ pub struct NetworkSpec {
     pub addresses: Vec<(IpAddr, u8)>,
     /// Default routes.
     pub gateways: Vec<IpAddr>,
+    /// Ethernet address of all gateways: nobody has to be asked for it, so that the first packet may
+    /// be the last.
+    pub gateway_mac: [u8; 6],
 }
 
 /// A folder or file of the host in the container.

@@ -299,8 +299,6 @@ pub struct Usage {
     pub boottime_ns: u64,
     /// CPU time used in microseconds.
     pub cpu_us: u64,
-    /// CPUs of the VM.
-    pub cpus: u32,
     /// Memory in bytes, without page cache that was not used of late.
     pub memory_bytes: u64,
     /// Its limit in bytes: the group's, or the memory of the VM.

@@ -20,6 +20,7 @@ use tarball::{Entry, EntryKind, TarReader, shown};
 
 use crate::failure::{Context, Failure};
 use crate::paths::{self, Want};
+use crate::unpack::is_reserved;
 use crate::user;
 
 /// Entries of one archive.
@@ -252,7 +253,9 @@ impl<'a> Extraction<'a> {
     fn set_attributes(&self, made: BorrowedFd<'_>, entry: &Entry) -> Result<(), Errno> {
         let (uid, gid) = self.owner(entry);
         fchown(made, uid, gid)?;
-        for xattr in &entry.xattrs {
+        // Those that overlayfs or the agent would take for their own are nobody else's to set.
+        let xattrs = entry.xattrs.iter();
+        for xattr in xattrs.filter(|xattr| !is_reserved(&xattr.name)) {
             match fsetxattr(made, &*xattr.name, &xattr.value, XattrFlags::empty()) {
                 // As Docker: what the file system does not know is left out.
                 Ok(()) | Err(Errno::NOTSUP | Errno::PERM | Errno::INVAL) => {}

@@ -88,6 +88,7 @@ impl Tasks {
             let failure = Failure::other(format!(
                 "task {id} exists, or there are {MAX_TASKS} already"
             ));
+            hang_up(port);
             return Some(ended(id, failed(&failure)));
         }
         match begin(task, port, view) {
@@ -95,7 +96,10 @@ impl Tasks {
                 self.0.insert(id, running);
                 None
             }
-            Err(failure) => Some(ended(id, failed(&failure))),
+            Err(failure) => {
+                hang_up(port);
+                Some(ended(id, failed(&failure)))
+            }
         }
     }
 
@@ -193,8 +197,11 @@ fn begin(task: &Task, port: Option<u32>, view: View<'_>) -> Result<Running, Fail
             main: view.main.is_some().then_some(main),
             cgroup: view.cgroup.is_some().then_some(cgroup),
         };
-        let outcome = inside
-            .work(task, port)
+        // Before anything can go wrong: the host waits for the stream's end.
+        let outcome = port
+            .map(connect)
+            .transpose()
+            .and_then(|stream| inside.work(task, stream))
             .unwrap_or_else(|failure| failed(&failure));
         if let Ok(bytes) = frame::encode(&outcome) {
             let _ = rustix::io::write(&theirs, &bytes);
@@ -221,7 +228,7 @@ struct Inside<'a> {
 }
 
 impl Inside<'_> {
-    fn work(self, task: &Task, port: Option<u32>) -> Result<Outcome, Failure> {
+    fn work(self, task: &Task, stream: Option<File>) -> Result<Outcome, Failure> {
         let files = MAX_FILES.into();
         let limit = Rlimit {
             current: files,
@@ -242,25 +249,25 @@ impl Inside<'_> {
                     Ok(found) => found,
                     Err(errno) => return not_found(errno, path),
                 };
-                archive::of_one(found, name.as_bytes(), stream(port)?)?;
+                archive::of_one(found, name.as_bytes(), connected(stream)?)?;
                 Ok(Outcome::Done)
             }
             Task::Export => {
                 let root = self.without_mounts()?;
-                archive::of_root(root.as_fd(), stream(port)?)?;
+                archive::of_root(root.as_fd(), connected(stream)?)?;
                 Ok(Outcome::Done)
             }
             Task::Layer { latest } => {
-                archive::of_changes(self.changes.as_fd(), *latest, stream(port)?)?;
+                archive::of_changes(self.changes.as_fd(), *latest, connected(stream)?)?;
                 Ok(Outcome::Done)
             }
             Task::Gather(gather) => {
-                gather::from(self.root.as_fd(), gather, stream(port)?)?;
+                gather::from(self.root.as_fd(), gather, connected(stream)?)?;
                 Ok(Outcome::Done)
             }
             Task::Place(place) => {
                 let disk = self.disk.as_ref().map(AsFd::as_fd);
-                put::into(self.root.as_fd(), disk, place, stream(port)?)?;
+                put::into(self.root.as_fd(), disk, place, connected(stream)?)?;
                 Ok(Outcome::Done)
             }
             Task::MakeDirectory { path, owner } => {
@@ -269,18 +276,18 @@ impl Inside<'_> {
             }
             Task::Extract { path, owner } => {
                 let root = self.with_mounts()?;
-                let from = stream(port)?;
+                let from = connected(stream)?;
                 extract::into(root.as_fd(), path, owner.as_deref(), from)?;
                 Ok(Outcome::Done)
             }
             Task::Changes => {
                 namespaces::own_mounts().context(|| "make a mount namespace".into())?;
                 let before = layers::unchanged(self.spec)?;
-                changes::list(self.changes.as_fd(), before.as_fd(), stream(port)?)?;
+                changes::list(self.changes.as_fd(), before.as_fd(), connected(stream)?)?;
                 Ok(Outcome::Done)
             }
             Task::Processes => {
-                processes::list(self.root.as_fd(), stream(port)?)?;
+                processes::list(self.root.as_fd(), connected(stream)?)?;
                 Ok(Outcome::Done)
             }
             Task::Usage => match &self.cgroup {
@@ -330,9 +337,13 @@ fn not_found(errno: Errno, path: &str) -> Result<Outcome, Failure> {
     }
 }
 
-/// The task's stream, which waits for the host.
-fn stream(port: Option<u32>) -> Result<File, Failure> {
-    let port = port.ok_or_else(|| Failure::other("the task has no stream"))?;
+/// The stream that a task needs.
+fn connected(stream: Option<File>) -> Result<File, Failure> {
+    stream.ok_or_else(|| Failure::other("the task has no stream"))
+}
+
+/// A task's stream, which waits for the host.
+fn connect(port: u32) -> Result<File, Failure> {
     let about = || format!("connect stream port {port}");
     let socket = vsock::connect(port)
         .and_then(vsock::Connecting::finish)
@@ -340,6 +351,11 @@ fn stream(port: Option<u32>) -> Result<File, Failure> {
     let flags = fcntl_getfl(&socket).context(about)?;
     fcntl_setfl(&socket, flags - OFlags::NONBLOCK).context(about)?;
     Ok(socket.into())
+}
+
+/// Ends the stream of a task that could not be begun.
+fn hang_up(port: Option<u32>) {
+    drop(port.map(connect));
 }
 
 #[cfg(test)]

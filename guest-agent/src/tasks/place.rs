@@ -13,14 +13,13 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use rustix::path::Arg;
-use tarball::Xattr;
+use tarball::{XATTRS_MAX, Xattr};
+
+use crate::unpack::is_reserved;
 
 /// Longest xattr value that a tar can hold, and longest list of names (`XATTR_LIST_MAX`), in bytes.
 const MAX_XATTR: usize = 65_535;
 const MAX_XATTR_LIST: usize = 64 << 10;
-
-/// Attributes that say something to overlayfs or to the agent, and nothing to anyone else.
-const RESERVED: [&[u8]; 2] = [b"trusted.overlay.", b"trusted.bulkhead."];
 
 /// overlayfs's mark of a directory that hides what is below it in lower layers.
 const OPAQUE: &CStr = c"trusted.overlay.opaque";
@@ -136,7 +135,7 @@ pub fn link(place: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
 /// Extended attributes of what is open for reading, but for those that only this VM understands.
 ///
 /// # Errors
-/// What reading them says.
+/// What reading them says; `E2BIG` for more than an archive can hold.
 pub fn xattrs(fd: BorrowedFd<'_>) -> Result<Vec<Xattr>, Errno> {
     let mut none: [u8; 0] = [];
     let len = match flistxattr(fd, &mut none) {
@@ -152,11 +151,11 @@ pub fn xattrs(fd: BorrowedFd<'_>) -> Result<Vec<Xattr>, Errno> {
         let Ok(name) = CStr::from_bytes_with_nul(name) else {
             continue;
         };
-        if RESERVED
-            .iter()
-            .any(|prefix| name.to_bytes().starts_with(prefix))
-        {
+        if is_reserved(name.to_bytes()) {
             continue;
+        }
+        if xattrs.len() == XATTRS_MAX {
+            return Err(Errno::TOOBIG);
         }
         let mut value = vec![0; MAX_XATTR];
         match fgetxattr(fd, name, &mut *value) {

@@ -80,7 +80,11 @@ fn put(
 ) -> Result<(), Failure> {
     let mut tar = TarReader::new(from);
     let Some(mut entry) = tar.next_entry().map_err(bad)? else {
-        return Ok(());
+        // A directory with nothing in it.
+        return match is_directory {
+            true => make_directories(root, path, owner),
+            false => Ok(()),
+        };
     };
     let about = || format!("make {path}");
     let path = path.trim_end_matches('/');

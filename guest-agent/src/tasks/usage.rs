@@ -32,10 +32,6 @@ pub fn read(cgroup: BorrowedFd<'_>) -> Result<Usage, Failure> {
     Ok(Usage {
         boottime_ns: boottime_ns(),
         cpu_us: counter(&file("cpu.stat")?, "usage_usec"),
-        cpus: std::thread::available_parallelism()
-            .ok()
-            .and_then(|count| u32::try_from(count.get()).ok())
-            .unwrap_or(1),
         memory_bytes: memory.saturating_sub(inactive),
         // Without a limit it says "max".
         memory_limit_bytes: match number(&file("memory.max")?) {

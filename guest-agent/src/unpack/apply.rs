@@ -41,10 +41,6 @@ const ATTRIBUTES_BESIDE_TAIL: usize = BLOCK / 2 - 128;
 /// Bytes of an attribute's name (`XATTR_NAME_MAX`).
 const XATTR_NAME_MAX: usize = 255;
 
-/// Attributes that are not a layer's to set: overlayfs would take them for its own (Linux
-/// Documentation/filesystems/overlayfs.rst), and the agent for the converter's.
-const RESERVED: [&[u8]; 2] = [b"trusted.overlay.", b"trusted.bulkhead."];
-
 /// Namespaces of attributes that EROFS has. Others, such as NFS's, are dropped, as Docker does
 /// where the file system does not know them.
 const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
@@ -184,7 +180,7 @@ impl<R: Read> Layer<'_, '_, R> {
                 .iter()
                 .any(|space| xattr.name.starts_with(space) && xattr.name.len() > space.len())
                 || ACLS.contains(&xattr.name.as_slice());
-            known && !RESERVED.iter().any(|ours| xattr.name.starts_with(ours))
+            known && !is_reserved(&xattr.name)
         });
         for xattr in &xattrs {
             if xattr.name.len() > XATTR_NAME_MAX {
@@ -234,4 +230,11 @@ fn is_acl(value: &[u8]) -> bool {
         && entries
             .iter()
             .all(|[low, high, ..]| TAGS.contains(&u16::from_le_bytes([*low, *high])))
+}
+
+/// Whether an attribute is not an archive's to set: overlayfs would take it for its own (Linux
+/// Documentation/filesystems/overlayfs.rst), or the agent for the converter's.
+#[must_use]
+pub fn is_reserved(name: &[u8]) -> bool {
+    name.starts_with(b"trusted.overlay.") || name.starts_with(b"trusted.bulkhead.")
 }

@@ -45,6 +45,7 @@ use protocol::spec::ConvertSpec;
 #[cfg(any(test, feature = "fuzz"))]
 use protocol::spec::{Compression, ConvertLimits};
 
+pub use self::apply::is_reserved;
 pub use self::error::UnpackError;
 
 use self::compression::Digest;

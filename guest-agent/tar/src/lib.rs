@@ -12,5 +12,6 @@ mod sparse;
 mod writer;
 
 pub use error::{TarError, shown};
+pub use pax::XATTRS_MAX;
 pub use reader::{Entry, EntryKind, Piece, TarReader, Xattr};
 pub use writer::TarWriter;

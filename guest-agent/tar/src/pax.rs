@@ -9,7 +9,7 @@ use crate::error::{TarError, shown};
 use crate::reader::Xattr;
 
 /// Extended attributes of one entry: Linux's own file systems hold fewer.
-const XATTRS_MAX: usize = 128;
+pub const XATTRS_MAX: usize = 128;
 
 /// Bytes of one extended attribute's value. Linux takes one more (`XATTR_SIZE_MAX`), EROFS has 16
 /// bits for it.

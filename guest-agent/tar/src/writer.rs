@@ -7,6 +7,7 @@ use std::io::{Error, ErrorKind, Result, Write};
 use std::ops::Range;
 
 use crate::header::{DEVICE_MAJOR, DEVICE_MINOR, GID, MODE, MTIME, RECORD, SIZE, UID};
+use crate::pax::XATTRS_MAX;
 use crate::reader::{Entry, EntryKind};
 
 /// Fields of a header that hold names, as offsets.
@@ -90,6 +91,11 @@ impl<W: Write> TarWriter<W> {
         if matches!(entry.kind, EntryKind::CharDevice | EntryKind::BlockDevice) {
             put_octal(&mut header, DEVICE_MAJOR, entry.device.0.into());
             put_octal(&mut header, DEVICE_MINOR, entry.device.1.into());
+        }
+        if entry.xattrs.len() > XATTRS_MAX {
+            return Err(std::io::Error::other(format!(
+                "more than {XATTRS_MAX} extended attributes of one file"
+            )));
         }
         for xattr in &entry.xattrs {
             let key = [b"SCHILY.xattr.", &*xattr.name].concat();

@@ -25,7 +25,7 @@ use crate::digest::Digest;
 use crate::image::Image;
 use crate::limits::MANIFEST_BYTES;
 use crate::manifest::{Document, ManifestError, OCI_INDEX, parse};
-use crate::reference::Reference;
+use crate::reference::{Reference, ReferenceError};
 use crate::store::{Store, StoreError};
 
 /// Bytes that are written at once.
@@ -102,6 +102,11 @@ fn find(store: &Store, words: &[String]) -> Result<Vec<Wanted>, ArchiveError> {
     };
     for word in words {
         let mut found = false;
+        match Reference::parse(word) {
+            // It is an id.
+            Ok(_) | Err(ReferenceError::HexName(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
         if let Some(repository) = Reference::parse_name(word) {
             for image in store.list()?.images {
                 for name in image.tags.clone() {

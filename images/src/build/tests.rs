@@ -118,7 +118,7 @@ fn an_image_is_its_layers_and_its_config() {
         .to_vec();
     let name = Reference::parse("x:1").unwrap();
     let image = store
-        .compose(&lease, &layers, config.clone(), &[name.clone()])
+        .compose(&lease, &layers, config.clone(), std::slice::from_ref(&name))
         .unwrap();
     assert_eq!(image.layers, layers);
     assert_eq!(image.tags, [name]);

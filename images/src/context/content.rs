@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
@@ -48,6 +49,8 @@ pub(super) fn digest(
         } else {
             b"other"
         });
+        let root_mode = one.root.as_ref().map_or(0, |root| root.mode);
+        add(&root_mode.to_be_bytes());
         add(&(one.entries.len() as u64).to_be_bytes());
         for entry in &one.entries {
             add(entry.name.as_os_str().as_bytes());
@@ -143,7 +146,16 @@ pub(super) fn archive(
         source,
     };
     let mut writer = TarWriter::new(to);
-    for entry in selected.iter().flat_map(|one| &one.entries) {
+    // A directory begins with itself, so that whoever unpacks it knows what it was.
+    let entries = selected.iter().flat_map(|one| {
+        let root = one.root.iter().map(|found| ContextEntry {
+            name: PathBuf::from("."),
+            path: one.path.clone(),
+            found: found.clone(),
+        });
+        root.chain(one.entries.iter().cloned())
+    });
+    for entry in entries {
         let (kind, link) = match &entry.found.kind {
             Kind::File => (EntryKind::File, Vec::new()),
             Kind::Directory => (EntryKind::Directory, Vec::new()),
@@ -170,7 +182,9 @@ pub(super) fn archive(
         if kind == EntryKind::File
             && let Some(tree) = tree
         {
-            read(tree, entry, &mut |bytes| writer.data(bytes).map_err(failed))?;
+            read(tree, &entry, &mut |bytes| {
+                writer.data(bytes).map_err(failed)
+            })?;
         }
     }
     writer.finish().map_err(failed)?;

@@ -16,6 +16,9 @@ use crate::limits::{IGNORE_BYTES, IGNORE_PATTERNS};
 #[derive(Debug, Clone, Default)]
 pub struct Ignore {
     patterns: Vec<(Pattern, IsException)>,
+    /// What patterns that take files back begin with, up to a star at their end; none of one that has
+    /// wildcards before that, so that it may match anywhere.
+    exceptions: Vec<Option<String>>,
 }
 
 /// Whether a pattern takes files back.
@@ -45,6 +48,7 @@ impl Ignore {
         texts: impl Iterator<Item = &'a str>,
     ) -> Result<Self, ContextError> {
         let mut patterns = Vec::new();
+        let mut exceptions = Vec::new();
         for text in texts {
             let text = text.trim();
             let (text, is_exception) = match text.strip_prefix('!') {
@@ -72,8 +76,17 @@ impl Ignore {
             // What is no pattern for Go's function is none here.
             Pattern::shallow(text)?;
             patterns.push((Pattern::deep(text)?, is_exception));
+            if is_exception {
+                let start = text.strip_suffix("/**").or_else(|| text.strip_suffix("/*"));
+                let start = start.unwrap_or(text);
+                let is_plain = !Pattern::has_wildcards(start) && !start.contains('\\');
+                exceptions.push(is_plain.then(|| start.to_owned()));
+            }
         }
-        Ok(Self { patterns })
+        Ok(Self {
+            patterns,
+            exceptions,
+        })
     }
 
     /// Reads the file that is meant: `<Dockerfile>.dockerignore` next to the Dockerfile, else
@@ -113,9 +126,16 @@ impl Ignore {
         Ok(Self::default())
     }
 
-    /// Whether it has patterns that take files back.
-    pub(super) fn has_exceptions(&self) -> bool {
-        self.patterns.iter().any(|(_, is_exception)| *is_exception)
+    /// Whether something in a directory may be taken back though the directory is ignored.
+    pub(super) fn may_take_back(&self, directory: &[u8]) -> bool {
+        let is_in = |start: &String| {
+            let rest = start.as_bytes().strip_prefix(directory);
+            directory.is_empty()
+                || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        };
+        self.exceptions
+            .iter()
+            .any(|start| start.as_ref().is_none_or(is_in))
     }
 
     /// Whether a path, relative to the folder and not empty, is ignored; `above` is what this said of the

@@ -38,6 +38,8 @@ pub struct Selected {
     pub is_directory: bool,
     /// What the archive has of it, directories before what is in them.
     pub entries: Vec<ContextEntry>,
+    /// The directory itself, which the archive has as its root.
+    pub(super) root: Option<Found>,
 }
 
 /// A file, directory, link or pipe.
@@ -171,6 +173,7 @@ impl Selector<'_> {
                 path: PathBuf::new(),
                 is_directory: true,
                 entries: Vec::new(),
+                root: None,
             }));
         }
         let name = split(path).last();
@@ -183,9 +186,10 @@ impl Selector<'_> {
             path: PathBuf::from(OsString::from_vec(path.clone())),
             is_directory,
             entries: Vec::new(),
+            root: is_directory.then(|| found.clone()),
         };
         if is_directory {
-            if is_ignored && !self.ignore.has_exceptions() {
+            if is_ignored && !self.ignore.may_take_back(&path) {
                 return Ok(None);
             }
             selected.entries = self.walk(&path, ignored, None)?;
@@ -268,7 +272,7 @@ impl Selector<'_> {
                 continue;
             }
             let (is_ignored, ignored) = is_ignored_with_parents(self.ignore, &path);
-            if is_ignored && !self.ignore.has_exceptions() {
+            if is_ignored && !self.ignore.may_take_back(&path) {
                 continue;
             }
             let include = (!pattern.is_empty()).then_some(&include);
@@ -278,6 +282,7 @@ impl Selector<'_> {
                     path: PathBuf::from(OsString::from_vec(path)),
                     is_directory: true,
                     entries,
+                    root: None,
                 });
             }
         }
@@ -326,8 +331,8 @@ impl Selector<'_> {
             let is_left_out = is_ignored || is_excluded || !is_included;
             // A directory that is left out may have something in it that is not.
             let leads_on = |include: &Include| include.leads_on(depth, file.as_bytes());
-            let may_have_more = (!is_ignored || self.ignore.has_exceptions())
-                && (!is_excluded || self.exclude.has_exceptions())
+            let may_have_more = (!is_ignored || self.ignore.may_take_back(&path))
+                && (!is_excluded || self.exclude.may_take_back(&name))
                 && (is_included || include.is_some_and(leads_on));
             if is_left_out && !may_have_more {
                 continue;

@@ -107,6 +107,16 @@ fn what_is_ignored() {
             "!a.go\na.go\n!b.txt",
             "b.txt dir dir/a.go dir/b.txt dir/sub dir/sub/c.go dir/sub/d.md empty other other/e.md",
         ),
+        ("**\n!dir/sub/*", "dir dir/sub dir/sub/c.go dir/sub/d.md"),
+        (
+            "*\n!dir/sub/**\n!other",
+            "dir dir/sub dir/sub/c.go dir/sub/d.md other other/e.md",
+        ),
+        ("dir\nother\n!di", "a.go b.txt empty"),
+        (
+            "*\n!*/*",
+            "dir dir/a.go dir/b.txt dir/sub dir/sub/c.go dir/sub/d.md other other/e.md",
+        ),
         ("*\n! **/*.md", "dir dir/sub dir/sub/d.md other other/e.md"),
         (
             "\u{feff}**/sub\nempty",
@@ -483,6 +493,7 @@ fn an_archive_has_it_all() {
         found.push((name, entry.kind, String::from_utf8(entry.link).unwrap()));
     }
     let want = [
+        ("./", EntryKind::Directory, ""),
         ("big", EntryKind::File, ""),
         ("dir/", EntryKind::Directory, ""),
         ("dir/c", EntryKind::File, ""),

@@ -11,7 +11,7 @@ use std::iter::Peekable;
 use std::str::Chars;
 
 use super::glob::Glob;
-use crate::escape::quoted;
+use crate::escape::{printable, quoted};
 use crate::limits::{EXPANSION_DEPTH, EXPANSION_WORK, WORD_BYTES};
 
 /// Variables by name.
@@ -249,7 +249,7 @@ impl<'a> Lexer<'a> {
         let name = name(scan);
         let value = self.variables.and_then(|variables| variables.get(&name));
         let unsupported = |modifier: &str| {
-            let modifier = crate::escape::printable(modifier);
+            let modifier = printable(modifier);
             Err(format!("unsupported modifier ({modifier}) in substitution"))
         };
         let first = scan.chars.next();
@@ -291,7 +291,7 @@ impl<'a> Lexer<'a> {
             ('-', None) | ('+', Some(_)) => Ok(word),
             ('+', None) => Ok(String::new()),
             ('?', None) => Err(match (word.is_empty(), value) {
-                (false, _) => format!("{name}: {word}"),
+                (false, _) => format!("{name}: {}", printable(&word)),
                 (true, None) => format!("{name}: is not allowed to be unset"),
                 (true, Some(_)) => format!("{name}: is not allowed to be empty"),
             }),
@@ -380,7 +380,7 @@ impl<'a> Lexer<'a> {
 
 fn pattern_of(text: &str) -> Result<Glob, String> {
     Glob::parse(text).map_err(|error| {
-        let text = crate::escape::printable(text);
+        let text = printable(text);
         format!("invalid pattern ({text}) in substitution: {error}")
     })
 }

@@ -30,7 +30,10 @@ impl Glob {
                 '?' => None,
                 '\\' => match chars.next() {
                     Some(c @ ('}' | '/' | '*' | '?' | '\\')) => Some(c),
-                    Some(c) => return Err(format!("invalid escape '\\{c}'")),
+                    Some(c) => {
+                        let c = crate::escape::printable(&c.to_string());
+                        return Err(format!("invalid escape '\\{c}'"));
+                    }
                     None => return Err("invalid escape at its end".to_owned()),
                 },
                 c => Some(c),

@@ -91,7 +91,7 @@ pub(super) fn parse(command: &Command<'_>) -> Result<Healthcheck, Fault> {
 }
 
 fn interval(name: &str, text: &str) -> Result<u64, Fault> {
-    let nanos = duration(text).ok_or_else(|| {
+    let nanos = duration_ns(text).ok_or_else(|| {
         let shown = printable(text);
         Fault::new(format!("time: invalid duration \"{shown}\"")).word(text)
     })?;
@@ -102,8 +102,9 @@ fn interval(name: &str, text: &str) -> Result<u64, Fault> {
     }
 }
 
-/// `1m30s`, `1.5h`, `-2s`, `0`: nanoseconds.
-fn duration(text: &str) -> Option<i64> {
+/// `1m30s`, `1.5h`, `-2s`, `0`: a length of time as Go writes it, in nanoseconds; none of anything else.
+#[must_use]
+pub fn duration_ns(text: &str) -> Option<i64> {
     let (sign, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (-1, rest),
         None => (1, text.strip_prefix('+').unwrap_or(text)),

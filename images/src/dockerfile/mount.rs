@@ -144,6 +144,11 @@ fn fields(text: &str) -> Option<Vec<(String, Option<String>)>> {
 }
 
 impl MountLine {
+    /// `from=`, in which no variable can be.
+    pub(crate) fn from(&self) -> Option<&str> {
+        self.value("from")
+    }
+
     fn value(&self, name: &str) -> Option<&str> {
         let (_, value) = self.fields.iter().rev().find(|(other, _)| other == name)?;
         value.as_deref()

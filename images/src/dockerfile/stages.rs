@@ -7,47 +7,28 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::arguments::predefined;
 use super::error::{DockerfileError, Fault, PlanError, Warning};
-use super::expand::{Lexer, Variables};
+use super::expand::Variables;
 use super::instruction::{self, File, Instruction, Stage};
 use super::lines::{self, Line};
+use super::mount::MountLine;
 use super::plan::{
     Action, Base, BaseImage, BaseRequest, CopyFrom, ImageSource, MountKind, Plan, PlanOptions,
     PlannedStage, Step,
 };
+use super::state::{PATH, State, config_bytes, empty, variables_bytes};
 use crate::config::ImageConfig;
 use crate::escape::{printable, quoted};
 use crate::limits::{EXPANSION_WORK, HISTORY, INSTRUCTIONS, PLAN_BYTES};
 use crate::platform::Platform;
 use crate::reference::Reference;
 
-/// What Docker's images without a PATH have.
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Build arguments that no ARG has to declare.
-const PROXIES: [&str; 5] = [
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "FTP_PROXY",
-    "NO_PROXY",
-    "ALL_PROXY",
-];
+/// Stages that are planned for what base images' ONBUILD says, for that of others, and so on.
+const TRIGGER_DEPTH: usize = 16;
 
 /// The caller's answer to who wants an image.
 type Bases<'a, E> = &'a mut dyn FnMut(&BaseRequest) -> Result<BaseImage, E>;
-
-/// Where a stage is when the next instruction comes.
-#[derive(Debug, Clone)]
-pub(super) struct State {
-    pub(super) config: Arc<ImageConfig>,
-    /// Variables of the environment and ARGs, by what they are now.
-    pub(super) variables: Variables,
-    /// ARGs in the order of their declaration.
-    pub(super) args: Vec<String>,
-    /// This stage has had a CMD.
-    pub(super) has_cmd: bool,
-    pub(super) platform: Platform,
-}
 
 /// A stage that is planned, and how it ended.
 struct Planned {
@@ -71,6 +52,8 @@ pub(super) struct Planner<'a, E> {
     from: Vec<(String, Option<Platform>)>,
     planned: BTreeMap<usize, Planned>,
     target: usize,
+    /// See [`TRIGGER_DEPTH`].
+    depth: usize,
 }
 
 /// What went wrong, before or after it has a place.
@@ -127,19 +110,7 @@ pub(super) fn plan<E: std::error::Error + 'static>(
     bases: Bases<'_, E>,
 ) -> Result<Plan, PlanError<E>> {
     let target = target(file, options.target.as_deref())?;
-    let mut planner = Planner {
-        file,
-        options,
-        bases,
-        globals: predefined(options),
-        work: Cell::new(EXPANSION_WORK),
-        bytes: 0,
-        consumed: BTreeSet::new(),
-        images: BTreeMap::new(),
-        from: Vec::new(),
-        planned: BTreeMap::new(),
-        target,
-    };
+    let mut planner = Planner::new(file, options, target, bases);
     planner.global_args()?;
     planner.expand_from()?;
     planner.stage(target)?;
@@ -176,77 +147,31 @@ fn target(file: &File, name: Option<&str>) -> Result<usize, DockerfileError> {
     })
 }
 
-/// The arguments that are there without an ARG before the first FROM.
-fn predefined(options: &PlanOptions) -> Variables {
-    let (build, target) = (Platform::host(), &options.platform);
-    let stage = options.target.as_deref().filter(|name| !name.is_empty());
-    let all = [
-        ("BUILDPLATFORM", build.to_string()),
-        ("BUILDOS", build.os().to_owned()),
-        ("BUILDARCH", build.architecture().to_owned()),
-        (
-            "BUILDVARIANT",
-            build.variant().unwrap_or_default().to_owned(),
-        ),
-        ("TARGETPLATFORM", target.to_string()),
-        ("TARGETOS", target.os().to_owned()),
-        ("TARGETARCH", target.architecture().to_owned()),
-        (
-            "TARGETVARIANT",
-            target.variant().unwrap_or_default().to_owned(),
-        ),
-        ("TARGETSTAGE", stage.unwrap_or("default").to_owned()),
-    ];
-    let given = |name: &str| options.build_args.get(name).cloned().flatten();
-    all.into_iter()
-        .map(|(name, value)| (name.to_owned(), given(name).unwrap_or(value)))
-        .filter(|(_, value)| !value.is_empty())
-        .collect()
-}
-
-fn is_predefined(name: &str) -> bool {
-    let platform = name
-        .strip_prefix("BUILD")
-        .or_else(|| name.strip_prefix("TARGET"));
-    PROXIES.iter().any(|proxy| proxy.eq_ignore_ascii_case(name))
-        || platform
-            .is_some_and(|rest| ["PLATFORM", "OS", "ARCH", "VARIANT", "STAGE"].contains(&rest))
+impl<'a, E: std::error::Error + 'static> Planner<'a, E> {
+    pub(super) fn new(
+        file: &'a File,
+        options: &'a PlanOptions,
+        target: usize,
+        bases: Bases<'a, E>,
+    ) -> Self {
+        Self {
+            file,
+            options,
+            bases,
+            globals: predefined(options),
+            work: Cell::new(EXPANSION_WORK),
+            bytes: 0,
+            consumed: BTreeSet::new(),
+            images: BTreeMap::new(),
+            from: Vec::new(),
+            planned: BTreeMap::new(),
+            target,
+            depth: 0,
+        }
+    }
 }
 
 impl<E: std::error::Error + 'static> Planner<'_, E> {
-    /// A word of an instruction before the first FROM, or of FROM.
-    fn global(&self, text: &str) -> Result<String, String> {
-        Lexer::new(self.file.escape, &self.globals, &self.work).word(text)
-    }
-
-    fn global_args(&mut self) -> Result<(), PlanError<E>> {
-        let file = self.file;
-        for (line, args) in &file.global_args {
-            for (name, default) in args {
-                let given = self.given(name);
-                let value = match (given, default) {
-                    (Some(given), _) => Some(given),
-                    (None, Some(text)) => Some(
-                        self.global(text)
-                            .map_err(|error| Fault::new(error).word(text).at(line, &file.source))?,
-                    ),
-                    (None, None) => None,
-                };
-                if let Some(value) = value {
-                    self.globals.insert(name.clone(), value);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A build argument's value; it counts as consumed.
-    pub(super) fn given(&mut self, name: &str) -> Option<String> {
-        let given = self.options.build_args.get(name)?;
-        self.consumed.insert(name.to_owned());
-        given.clone()
-    }
-
     fn expand_from(&mut self) -> Result<(), PlanError<E>> {
         let file = self.file;
         for stage in &file.stages {
@@ -287,11 +212,65 @@ impl<E: std::error::Error + 'static> Planner<'_, E> {
         }
     }
 
-    /// Plans a stage and what it needs, unless it is already.
+    /// Plans a stage and what it needs, unless it is already. What its triggers need is found on the way.
     fn stage(&mut self, index: usize) -> Result<(), PlanError<E>> {
-        if self.planned.contains_key(&index) {
-            return Ok(());
+        if self.depth == TRIGGER_DEPTH {
+            let message =
+                format!("triggers of base images lead to others more than {TRIGGER_DEPTH} deep");
+            return Err(DockerfileError::of_file(&message).into());
         }
+        self.depth += 1;
+        let mut open = vec![(index, self.needs(index).into_iter())];
+        while let Some((top, needs)) = open.last_mut() {
+            let top = *top;
+            match needs.find(|needed| !self.planned.contains_key(needed)) {
+                Some(needed) => open.push((needed, self.needs(needed).into_iter())),
+                None => {
+                    if !self.planned.contains_key(&top) {
+                        self.one_stage(top)?;
+                    }
+                    open.pop();
+                }
+            }
+        }
+        self.depth -= 1;
+        Ok(())
+    }
+
+    /// Stages before this one that its own instructions name, whatever is wrong with the others.
+    fn needs(&self, index: usize) -> BTreeSet<usize> {
+        let mut needs = BTreeSet::new();
+        if let Some((base, _)) = self.from.get(index) {
+            needs.extend(self.named_before(index, base));
+        }
+        let instructions = self.file.stages.get(index).map(|stage| &stage.instructions);
+        for (_, instruction) in instructions.into_iter().flatten() {
+            let names: Vec<&str> = match instruction {
+                Instruction::Copy(copy) => copy.from.as_deref().into_iter().collect(),
+                Instruction::Run(run) => run.mounts.iter().filter_map(MountLine::from).collect(),
+                _ => Vec::new(),
+            };
+            for name in names {
+                let number = || name.parse().ok().filter(|number| *number < index);
+                needs.extend(
+                    self.named_before(index, &name.to_lowercase())
+                        .or_else(number),
+                );
+            }
+        }
+        needs
+    }
+
+    /// The last stage before this one that has a name.
+    fn named_before(&self, index: usize, name: &str) -> Option<usize> {
+        let before = self.file.stages.get(..index).unwrap_or_default();
+        before
+            .iter()
+            .rposition(|stage| stage.name.as_deref() == Some(name))
+    }
+
+    /// Plans a stage.
+    fn one_stage(&mut self, index: usize) -> Result<(), PlanError<E>> {
         let file = self.file;
         let Some((stage, (base, platform))) =
             file.stages.get(index).zip(self.from.get(index).cloned())
@@ -319,6 +298,7 @@ impl<E: std::error::Error + 'static> Planner<'_, E> {
             needs: Vec::new(),
         };
         self.spend(config_bytes(&state.config))?;
+        self.spend(variables_bytes(&state.variables))?;
         if triggers.len().saturating_add(stage.instructions.len()) > INSTRUCTIONS {
             let message = format!("a stage has more than {INSTRUCTIONS} instructions");
             return Err(Fault::new(message).at(&stage.line, &file.source).into());
@@ -387,11 +367,7 @@ impl<E: std::error::Error + 'static> Planner<'_, E> {
         base: &str,
         platform: Option<Platform>,
     ) -> Result<(Base, State), PlanError<E>> {
-        let before = self.file.stages.get(..index).unwrap_or_default();
-        if let Some(from) = before
-            .iter()
-            .rposition(|other| other.name.as_deref() == Some(base))
-        {
+        if let Some(from) = self.named_before(index, base) {
             self.stage(from)?;
             if let Some(planned) = self.planned.get(&from) {
                 let state = State {
@@ -412,20 +388,11 @@ impl<E: std::error::Error + 'static> Planner<'_, E> {
                 (Base::Image(image), config)
             }
         };
-        let variables = config.env.iter().filter_map(|text| text.split_once('='));
-        let state = State {
-            variables: variables
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect(),
-            args: Vec::new(),
-            has_cmd: false,
-            platform,
-            config: Arc::new(ImageConfig {
-                created: None,
-                ..config
-            }),
+        let config = ImageConfig {
+            created: None,
+            ..config
         };
-        Ok((base, state))
+        Ok((base, State::of(config, platform)))
     }
 
     /// An image, asked for once.
@@ -454,6 +421,7 @@ impl<E: std::error::Error + 'static> Planner<'_, E> {
                     line,
                     source,
                 })?;
+                self.spend(config_bytes(&found.config))?;
                 self.images.insert(key, found.clone());
                 found
             }
@@ -476,10 +444,8 @@ impl<E: std::error::Error + 'static> Planner<'_, E> {
         let lower = name.to_lowercase();
         let is_it = |stage: &Stage| stage.name.as_deref() == Some(&*lower);
         let stages = &self.file.stages;
-        let before = stages.get(..index).unwrap_or_default();
-        let found = before
-            .iter()
-            .rposition(is_it)
+        let found = self
+            .named_before(index, &lower)
             .or_else(|| stages.iter().position(is_it));
         let found = match (found, name.parse::<i64>()) {
             (Some(found), _) => found,
@@ -548,39 +514,6 @@ impl<E: std::error::Error + 'static> Planner<'_, E> {
             ))),
             false => Ok(()),
         }
-    }
-
-    fn unconsumed(&self) -> Option<Warning> {
-        let names = self.options.build_args.keys();
-        let left: Vec<String> = names
-            .filter(|name| !self.consumed.contains(*name) && !is_predefined(name))
-            .map(|name| printable(name))
-            .collect();
-        (!left.is_empty()).then(|| Warning {
-            line: 0,
-            text: format!(
-                "One or more build-args [{}] were not consumed",
-                left.join(" ")
-            ),
-        })
-    }
-
-    /// Proxies among the build arguments that are no ARG of the stage, in both of their cases.
-    pub(super) fn proxies(&self, state: &State) -> Vec<String> {
-        let mut proxies = Vec::new();
-        for name in PROXIES {
-            let lower = name.to_ascii_lowercase();
-            let given = |name: &str| self.options.build_args.get(name).cloned().flatten();
-            let Some(value) = given(&lower).or_else(|| given(name)) else {
-                continue;
-            };
-            for name in [name, &lower] {
-                if !state.variables.contains_key(name) {
-                    proxies.push(format!("{name}={value}"));
-                }
-            }
-        }
-        proxies
     }
 
     /// Gives stages their places, and steps their numbers.
@@ -669,61 +602,4 @@ fn read_trigger(trigger: &str, stage: &Stage) -> Result<(Line, Instruction), Fau
         }
         instruction => Ok((line, instruction)),
     }
-}
-
-/// The config of what is built on nothing.
-fn empty(platform: Platform) -> ImageConfig {
-    ImageConfig {
-        platform,
-        created: None,
-        author: String::new(),
-        comment: String::new(),
-        docker_version: String::new(),
-        user: String::new(),
-        env: vec![PATH.to_owned()],
-        entrypoint: None,
-        cmd: None,
-        working_dir: "/".to_owned(),
-        volumes: Vec::new(),
-        exposed_ports: Vec::new(),
-        labels: BTreeMap::new(),
-        stop_signal: String::new(),
-        healthcheck: None,
-        shell: None,
-        on_build: Vec::new(),
-        diff_ids: Vec::new(),
-        history: Vec::new(),
-    }
-}
-
-/// About how many bytes a config has.
-pub(super) fn config_bytes(config: &ImageConfig) -> u64 {
-    let list = |list: &[String]| -> usize { list.iter().map(|text| text.len() + 24).sum() };
-    let option = |option: &Option<Vec<String>>| option.as_deref().map_or(0, list);
-    let labels = config
-        .labels
-        .iter()
-        .map(|(name, value)| name.len() + value.len() + 48);
-    let history = config
-        .history
-        .iter()
-        .map(|step| step.author.len() + step.created_by.len() + step.comment.len() + 120);
-    let bytes = list(&config.env)
-        + option(&config.entrypoint)
-        + option(&config.cmd)
-        + option(&config.shell)
-        + list(&config.volumes)
-        + list(&config.exposed_ports)
-        + list(&config.on_build)
-        + labels.sum::<usize>()
-        + history.sum::<usize>()
-        + config
-            .healthcheck
-            .as_ref()
-            .map_or(0, |check| list(&check.test))
-        + config.author.len()
-        + config.user.len()
-        + config.working_dir.len()
-        + 512;
-    bytes as u64
 }

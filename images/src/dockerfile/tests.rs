@@ -10,6 +10,7 @@ use crate::config::ImageConfig;
 use crate::digest::Digest;
 use crate::platform::Platform;
 
+mod changing;
 mod copying;
 mod expanding;
 mod instructions;

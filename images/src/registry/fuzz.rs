@@ -5,7 +5,7 @@
 use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 
 use super::auth::Challenge;
-use super::{download, session};
+use super::{download, session, upload};
 
 /// How a challenge asks to be answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,4 +37,9 @@ pub fn message(body: &[u8]) -> String {
 /// First byte and, if given, total length of a Content-Range.
 pub fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
     download::parse_content_range(value)
+}
+
+/// How many bytes a registry says it has of an upload, less one.
+pub fn upload_range(value: &str) -> Option<u64> {
+    upload::parse_upload_range(value)
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bulkhead_images::registry::RegistryError;
+use bulkhead_images::registry::{RegistryError, fetch};
 use serde_json::json;
 
 use crate::client::{Client, big, except, is_blob, sample};
@@ -255,4 +255,42 @@ fn addresses_in_a_manifest_are_never_asked() {
     });
     Client::new().refused(&server.name("x"));
     assert!(trap.requests().is_empty());
+}
+
+/// What a download brings, as far as it comes.
+fn fetched(address: &str) -> Result<std::io::Result<Vec<u8>>, RegistryError> {
+    let mut options = Client::new().options;
+    options.patience.stall = Duration::from_millis(300);
+    fetch(address, &options, |reader| {
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(reader, &mut bytes).map(|_| bytes)
+    })
+}
+
+#[test]
+fn a_download_is_whole_or_an_error() {
+    let content = big(300_000);
+    let whole = content.clone();
+    let server = Server::start(move |_| Reply::ok(whole.clone()));
+    let got = fetched(&format!("http://{}/a.tar?b=c#d", server.host()));
+    assert_eq!(got.unwrap().unwrap(), content);
+    assert_eq!(server.requests()[0].path, "/a.tar?b=c");
+    for body in [
+        Body::Cut(1000, b"some".to_vec()),
+        Body::Stalled(1000, b"some".to_vec()),
+    ] {
+        let server = Server::start(move |_| Reply::new(200, body.clone()));
+        let got = fetched(&format!("http://{}/", server.host()));
+        assert!(got.unwrap().is_err());
+    }
+    let server = Server::start(|_| Reply::redirect("http://169.254.169.254/"));
+    let error = fetched(&format!("http://{}/", server.host())).unwrap_err();
+    assert!(matches!(error, RegistryError::Forbidden { .. }), "{error}");
+    for address in ["", "http://", "ftp://127.0.0.1/", "file:///etc/passwd", "x"] {
+        let error = fetched(address).unwrap_err();
+        assert!(
+            matches!(error, RegistryError::Address(_)),
+            "{address}: {error}"
+        );
+    }
 }

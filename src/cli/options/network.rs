@@ -229,6 +229,10 @@ mod tests {
             ),
             (&["--mac-address", "x"], "invalid MAC address"),
             (&["--mac-address", "01:00:00:00:00:09"], "multicast"),
+            (
+                &["--mac-address", "02:42:AC:11:00:01"],
+                "02:42:AC:11:00:01: it is the gateway's",
+            ),
         ] {
             let error = format!("{:#}", network(args).unwrap_err());
             assert!(error.contains(want), "{args:?}: {error}");

@@ -106,6 +106,10 @@ pub fn volume(text: &str) -> Result<Wanted> {
     } else {
         MountKind::Volume
     };
+    let source = match kind {
+        MountKind::Bind => clean(&source)?,
+        MountKind::Volume => source,
+    };
     let has = |word: &str| words.contains(&word);
     if kind == MountKind::Bind && has("nocopy") {
         bail!(
@@ -366,6 +370,7 @@ fn attachment(keys: Keys) -> Result<Attachment> {
                 invalid()
             );
         }
+        source = clean(&source)?;
     } else if source.is_empty() && keys.read_only {
         bail!(
             "{}: must not set ReadOnly mode when using anonymous volumes",

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
 
+use crate::sandbox::network::GATEWAY_MAC;
+
 /// What stands for the host's address in `--add-host`.
 pub const HOST_GATEWAY: &str = "host-gateway";
 
@@ -67,7 +69,7 @@ pub fn search_domain(text: &str) -> Result<String> {
 /// `--mac-address`: six bytes in hexadecimal, with colons or dashes.
 ///
 /// # Errors
-/// In Docker's words; a multicast address is no interface's.
+/// In Docker's words; a multicast address is no interface's, and one is taken.
 pub fn mac_address(text: &str) -> Result<[u8; 6]> {
     let bytes: Vec<u8> = text
         .split([':', '-'])
@@ -84,6 +86,9 @@ pub fn mac_address(text: &str) -> Result<[u8; 6]> {
     let [first, ..] = mac;
     if first & 1 != 0 || mac == [0; 6] {
         bail!("invalid MAC address: {text}: it is a multicast address or zero");
+    }
+    if mac == GATEWAY_MAC {
+        bail!("invalid MAC address: {text}: it is the gateway's");
     }
     Ok(mac)
 }

@@ -5,21 +5,6 @@ use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-/// Units of a length of time, in nanoseconds.
-const UNITS: [(&str, i128); 8] = [
-    ("ns", 1),
-    ("us", 1_000),
-    ("µs", 1_000),
-    ("μs", 1_000),
-    ("ms", 1_000_000),
-    ("s", 1_000_000_000),
-    ("m", 60_000_000_000),
-    ("h", 3_600_000_000_000),
-];
-
-/// Fraction digits that count.
-const DIGITS_MAX: usize = 18;
-
 /// `1m30s`, `1.5h`, `-2s`, `0`: a length of time as Go writes it.
 ///
 /// # Errors
@@ -29,43 +14,7 @@ pub fn duration(text: &str) -> Result<SignedDuration> {
 }
 
 fn parse(text: &str) -> Option<SignedDuration> {
-    let (sign, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (-1, rest),
-        None => (1, text.strip_prefix('+').unwrap_or(text)),
-    };
-    if rest == "0" {
-        return Some(SignedDuration::ZERO);
-    }
-    if rest.is_empty() {
-        return None;
-    }
-    let mut total: i128 = 0;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, tail) = rest.split_at(end);
-        let unit_end = tail
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(unit_end);
-        let (_, unit) = UNITS.iter().find(|(name, _)| *name == unit)?;
-        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-        if whole.is_empty() && fraction.is_empty() {
-            return None;
-        }
-        let digits = |text: &str| match text {
-            "" => Some(0),
-            _ => text.parse::<u64>().ok().map(i128::from),
-        };
-        let fraction = fraction.get(..DIGITS_MAX).unwrap_or(fraction);
-        let ten = 10_i128.pow(u32::try_from(fraction.len()).ok()?);
-        total = total
-            .checked_add(digits(whole)?.checked_mul(*unit)?)?
-            .checked_add(digits(fraction)?.checked_mul(*unit)? / ten)?;
-        rest = tail;
-    }
-    // Go counts in signed 64 bits.
-    let nanos = i64::try_from(sign * total).ok()?;
-    Some(SignedDuration::from_nanos(nanos))
+    images::dockerfile::duration_ns(text).map(SignedDuration::from_nanos)
 }
 
 /// A moment as `--since` and `--until` take it: RFC 3339 or its beginning, seconds since 1970, or how

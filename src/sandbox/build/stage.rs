@@ -186,6 +186,7 @@ impl<'a> Shared<'a> {
             return Ok(());
         }
         let inputs = self.inputs(step)?;
+        history = step.history(inputs.text.as_deref());
         let key = self.key(stage, step, &inputs)?;
         let store = self.build.store;
         let known = match self.build.no_cache {

@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 
 use anyhow::{Context, Result, bail};
 use images::Digest;
-use images::context::{Selected, Wanted};
+use images::context::{Selected, Wanted, sources_text};
 use images::dockerfile::{
     Action, Copy, CopyFrom, Mount, MountKind, Network, Run, Source, Step, Unpack,
 };
@@ -47,6 +47,8 @@ pub(super) struct Inputs {
     downloads: Vec<Download>,
     /// What all of it is, for the key.
     digests: Vec<String>,
+    /// What stands for the files of the build context in the history.
+    pub(super) text: Option<String>,
 }
 
 impl<'a> Shared<'a> {
@@ -114,7 +116,9 @@ impl<'a> Shared<'a> {
                     parents,
                     exclude,
                 })?;
-                inputs.digests.push(context.digest(&selected)?.to_string());
+                let digest = context.digest(&selected)?;
+                inputs.digests.push(digest.to_string());
+                inputs.text = Some(sources_text(&selected, &digest));
                 inputs.selected.push(selected);
             }
             CopyFrom::Stage(_) | CopyFrom::Image(_) => {
@@ -169,10 +173,12 @@ impl<'a> Shared<'a> {
 
     fn copy(&self, stage: &mut Stage<'a>, copy: &Copy, id: StepId, inputs: &Inputs) -> Result<()> {
         let builder = stage.builder.as_mut().context("the builder is gone")?;
+        let mut selected = inputs.selected.iter().flatten();
+        let has_directory = selected.any(|selected| selected.is_directory);
         let place = |unpack: bool| Place {
             target: PlaceTarget::Root {
                 path: copy.destination.path.clone(),
-                is_directory: copy.destination.is_directory || copy.parents,
+                is_directory: copy.destination.is_directory || copy.parents || has_directory,
             },
             owner: copy.owner.clone(),
             mode: copy.mode.clone(),

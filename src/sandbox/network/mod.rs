@@ -47,7 +47,8 @@ pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 pub const PREFIX_V6: u8 = 64;
 /// Docker's way to make an Ethernet address of an IPv4 address.
 const CONTAINER_MAC: [u8; 6] = [2, 0x42, 172, 17, 0, 2];
-const GATEWAY_MAC: [u8; 6] = [2, 0x42, 172, 17, 0, 1];
+/// The host's side of it.
+pub const GATEWAY_MAC: [u8; 6] = [2, 0x42, 172, 17, 0, 1];
 
 /// How often other random ports are tried when some were taken just before passt bound them.
 const ATTEMPTS: u32 = 8;
@@ -167,10 +168,11 @@ impl Network {
     pub fn start(root: &Root, config: &NetworkConfig) -> Result<Self> {
         let host = host::Routes::read();
         let endpoint = endpoint(config.mac(), &host);
-        // Two containers that start at once would find the same port free.
+        // Two containers that start at once would find the same port free. This lock is for ports
+        // alone, so that nobody else waits for passt.
         let _alone = match config.ports.is_empty() {
             true => None,
-            false => Some(super::paths::lock(&root.containers())?),
+            false => Some(super::paths::lock(root.path())?),
         };
         let mut attempt = 1;
         let (passt, socket, ports) = loop {
@@ -294,5 +296,6 @@ fn spec(endpoint: &Endpoint) -> NetworkSpec {
         mac: endpoint.mac,
         addresses,
         gateways,
+        gateway_mac: GATEWAY_MAC,
     }
 }

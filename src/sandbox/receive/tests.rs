@@ -325,3 +325,26 @@ fn an_archive_without_an_end_is_given_up() {
         "the guest sent more than 10000 entries"
     );
 }
+
+#[test]
+fn zeros_become_holes() {
+    const LEN: usize = 4 << 20;
+    let place = Place::new();
+    let content = format!("begin{}end", "\0".repeat(LEN));
+    place
+        .receive(Some("name"), &[dir("top/"), file("top/file", &content)])
+        .unwrap();
+    let file = place.path("name/file");
+    assert_eq!(fs::read(&file).unwrap(), content.as_bytes());
+    let on_disk = file.metadata().unwrap().blocks() * 512;
+    assert!(on_disk < LEN as u64 / 2, "{on_disk} bytes");
+    let zeros = "\0".repeat(LEN);
+    place
+        .receive(
+            Some("zeros"),
+            &[dir("top/"), self::file("top/file", &zeros)],
+        )
+        .unwrap();
+    let file = place.path("zeros/file").metadata().unwrap();
+    assert_eq!((file.len(), file.blocks()), (LEN as u64, 0));
+}

@@ -48,6 +48,8 @@ pub(super) enum Role {
 struct Client {
     link: Link,
     role: Role,
+    /// Whether it has asked for anything.
+    heard: bool,
 }
 
 /// All of them.
@@ -73,8 +75,12 @@ impl Clients {
     fn add(&mut self, link: Link) -> ClientId {
         let id = self.next;
         self.next += 1;
-        let role = Role::None;
-        self.all.insert(id, Client { link, role });
+        let client = Client {
+            link,
+            role: Role::None,
+            heard: false,
+        };
+        self.all.insert(id, client);
         id
     }
 
@@ -85,13 +91,25 @@ impl Clients {
         std::iter::once((None, self.listener.as_fd())).chain(each)
     }
 
-    /// Takes one that connects.
-    pub(super) fn accept(&mut self) {
-        if let Some(stream) = self.listener.accept()
-            && self.all.len() < CLIENTS_MAX
-        {
+    /// Takes one that connects; `false` when nobody does.
+    pub(super) fn accept(&mut self) -> bool {
+        let Some(stream) = self.listener.accept() else {
+            return false;
+        };
+        if self.all.len() < CLIENTS_MAX {
             self.add(Link::new(stream));
         }
+        true
+    }
+
+    /// Takes all that have connected.
+    pub(super) fn accept_all(&mut self) {
+        while self.accept() {}
+    }
+
+    /// Whether one has connected and not said yet what it wants.
+    pub(super) fn has_unheard(&self) -> bool {
+        self.all.values().any(|client| !client.heard)
     }
 
     /// Waits for the first message of a command that has sent it already.
@@ -100,7 +118,10 @@ impl Clients {
     /// When it is none.
     pub(super) fn first_message(&mut self, id: ClientId) -> Result<Option<ToSupervisor>> {
         match self.all.get_mut(&id) {
-            Some(client) => client.link.wait(),
+            Some(client) => {
+                client.heard = true;
+                client.link.wait()
+            }
             None => Ok(None),
         }
     }
@@ -122,6 +143,7 @@ impl Clients {
                 }
             }
         }
+        client.heard |= !messages.is_empty();
         if !open {
             self.all.remove(&id);
         }
@@ -148,6 +170,11 @@ impl Clients {
             Some(client) => client.link.take_one(),
             None => anyhow::bail!("the command is gone"),
         }
+    }
+
+    /// Whether it is connected.
+    pub(super) fn has(&self, id: ClientId) -> bool {
+        self.all.contains_key(&id)
     }
 
     /// What a command waits for; one that is gone waits for nothing.

@@ -24,14 +24,15 @@ use super::super::disks;
 use super::super::logs::{self, LogWriter};
 use super::super::network::Network;
 use super::super::paths::GuestFiles;
-use super::super::state::Status;
+use super::super::state::{EXIT_CODE_KILLED, Status};
+use super::super::stop::Unkillable;
 use super::super::streams::{CommandStreams, Deliveries, Streams, VmStreams};
 use super::super::vm::{RunningVm, VmRequest};
 use super::super::vmm_process::VmReport;
 use super::super::volumes::Filling;
 use super::super::wire::ToCommand;
 use super::clients::{ClientId, Role};
-use super::{Supervisor, failed, mounts};
+use super::{Supervisor, failed};
 
 /// The container's own process.
 pub(super) const MAIN: ProcessId = 0;
@@ -67,7 +68,7 @@ pub(super) struct Running {
     /// Whether its output is delivered.
     delivered: bool,
     /// Requests to freeze or thaw that the agent has not answered.
-    freezes: u32,
+    pub(super) freezes: u32,
     /// Volumes that take the image's content, until the process starts.
     fillings: Vec<Filling>,
 }
@@ -102,13 +103,23 @@ impl Supervisor {
         // It may have been changed since the last life.
         self.config = self.config_now();
         let mut log = self.folder.open_log()?;
-        self.spawn(&log)?;
+        if !self.spawn(&log)? {
+            bail!("the container was stopped while it waited for a volume");
+        }
         let served = self.serve();
         let Some(running) = self.running.take() else {
             bail!("the VM is gone");
         };
         self.end_processes(&running);
         match served {
+            // What ends its VM ends its process, too, and no policy minds.
+            Err(error) if error.is::<Unkillable>() => {
+                self.unplug(running.vm);
+                Ok(ToCommand::Exited {
+                    code: EXIT_CODE_KILLED,
+                    trouble: None,
+                })
+            }
             Err(error) => Err(running.vm.post_mortem(&error, &mut log)),
             Ok(Some(failed)) => {
                 self.unplug(running.vm);
@@ -140,7 +151,7 @@ impl Supervisor {
             };
             let killed = match exec.is_started {
                 true => ToCommand::Exited {
-                    code: super::super::state::EXIT_CODE_KILLED,
+                    code: EXIT_CODE_KILLED,
                     trouble: None,
                 },
                 false => self.not_running(),
@@ -151,7 +162,8 @@ impl Supervisor {
         }
     }
 
-    fn spawn(&mut self, log: &File) -> Result<()> {
+    /// Starts the VM; `false` when somebody wants the container to end before there is one.
+    fn spawn(&mut self, log: &File) -> Result<bool> {
         let guest = GuestFiles::find()?;
         let launch = self.config.launch.clone();
         let (layers, disks) = disks::of_container(&self.root, &self.folder, &launch)?;
@@ -165,6 +177,9 @@ impl Supervisor {
             stderr: run.process.terminal.is_none().then_some(stderr),
         };
         run.process.stdio = ports;
+        let Some(mounts) = self.prepare_mounts(&launch.mounts, &mut run)? else {
+            return Ok(false);
+        };
         self.network = launch
             .network
             .map(|config| Network::start(&self.root, &config))
@@ -172,7 +187,6 @@ impl Supervisor {
         run.network = self.network.as_ref().map(|network| network.spec.clone());
         self.state.network = self.network.as_ref().map(|network| network.state.clone());
         let card = self.network.as_ref().map(Network::card).transpose()?;
-        let mounts = mounts::prepare(&launch.mounts, &mut run)?;
         self.state.phases.vmm_spawn = monotonic_ns();
         let mut vm = RunningVm::spawn(
             &self.root,
@@ -222,7 +236,7 @@ impl Supervisor {
         for (client, streams) in std::mem::take(&mut self.attaching) {
             self.attach(client, streams);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Serves the container until its process has ended and its output is delivered; `Some` when it
@@ -346,6 +360,10 @@ impl Supervisor {
                 self.journal(if frozen { "pause" } else { "unpause" }, &[]);
                 self.clients
                     .answer_those(|role| matches!(role, Role::Frozen), &ToCommand::Done);
+            }
+            Event::NotFrozen(ref why) => {
+                running.freezes = running.freezes.checked_sub(1).with_context(unexpected)?;
+                self.note_not_frozen(why);
             }
             Event::Updated(ref trouble) => self.note_updated(trouble.as_deref())?,
             Event::TaskEnded { id, outcome } => self.note_task(id, outcome),
@@ -533,24 +551,6 @@ impl Supervisor {
             self.journal(&format!("{action}: {words}"), &id);
         }
         Ok(process)
-    }
-
-    pub(super) fn freeze(&mut self, client: ClientId, frozen: bool) -> Option<ToCommand> {
-        let id = &self.config.id;
-        let sentence = match (self.state.status, frozen) {
-            (Status::Running, true) | (Status::Paused, false) => {
-                self.clients.set_role(client, Role::Frozen);
-                self.send(Request::Freeze(frozen));
-                return None;
-            }
-            (Status::Paused, true) => format!("container {id} is already paused"),
-            (_, false) => format!("Container {id} is not paused"),
-            (Status::Restarting, true) => {
-                format!("Container {id} is restarting, wait until the container is running")
-            }
-            _ => return Some(self.not_running()),
-        };
-        Some(ToCommand::Refused(sentence))
     }
 
     /// Sends a request to the agent, now or when it is there. That its VM is gone is noticed by who

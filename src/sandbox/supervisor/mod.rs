@@ -11,6 +11,7 @@
 #![allow(unsafe_code)] // takes ownership of inherited descriptors by number
 
 mod clients;
+mod freezing;
 mod journal;
 mod life;
 mod mounts;
@@ -42,13 +43,16 @@ use super::stop::Stop;
 use super::streams::CommandStreams;
 use super::vm::RunningVm;
 use super::volumes;
-use super::wire::{StopRequest, ToCommand, ToSupervisor};
+use super::wire::{ENDED, StopRequest, ToCommand, ToSupervisor};
 use clients::{ClientId, Clients, Role};
 use life::Running;
 use probes::Monitor;
 
 /// Name of the hidden verb.
 pub const SUPERVISOR_VERB: &str = "__supervisor";
+
+/// From a connection to its first message, which comes at once.
+const LATE_TIME: Duration = Duration::from_secs(1);
 
 /// What the command tells the supervisor when it starts it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -114,7 +118,7 @@ fn failed(error: &anyhow::Error) -> ToCommand {
 
 /// What a command is told that asked for something too late.
 fn has_ended() -> ToCommand {
-    ToCommand::Refused("the container has ended".to_owned())
+    ToCommand::Refused(ENDED.to_owned())
 }
 
 struct Supervisor {
@@ -135,6 +139,8 @@ struct Supervisor {
     attaching: Vec<(ClientId, CommandStreams)>,
     /// Changes that the agent has not answered yet.
     updates: update::Updates,
+    /// The command that holds it still: it goes on when that command is gone.
+    holder: Option<ClientId>,
     /// Whether somebody wanted it to end, so that no policy starts it again.
     by_hand: bool,
     /// Whether it is to be started again at once.
@@ -168,6 +174,7 @@ impl Supervisor {
             monitor: None,
             attaching: Vec::new(),
             updates: update::Updates::new(),
+            holder: None,
             by_hand: false,
             again: false,
             dying: None,
@@ -193,6 +200,7 @@ impl Supervisor {
             self.running = None;
             self.refuse_updates();
             self.end_tasks();
+            self.holder = None;
             self.network = None;
             self.monitor = None;
             self.stop.reset();
@@ -212,7 +220,6 @@ impl Supervisor {
             self.phases.command = monotonic_ns();
         };
         self.note_end(&message);
-        self.state.stopped_by_hand = self.by_hand;
         let kept = if self.auto_remove() {
             let config = self.config_now();
             let removed = self.folder.remove();
@@ -234,6 +241,7 @@ impl Supervisor {
         // Who is told may remove the container or start it again.
         drop(lock);
         self.tell_the_end(&message);
+        self.hear_the_late(&message);
         // The kernel takes its time to tear a VM down, for which nobody has to wait but this process.
         drop(self.dying);
         Ok(())
@@ -265,6 +273,24 @@ impl Supervisor {
             _ => has_ended(),
         };
         clients.answer_those(|role| matches!(role, Role::StartedAgain), &again);
+    }
+
+    /// Answers those who wait for the end, and connected before nobody could any more, but were not
+    /// heard yet. Whoever wants another thing finds by the connection's end that it is too late.
+    fn hear_the_late(&mut self, message: &ToCommand) {
+        let until = Instant::now() + LATE_TIME;
+        self.clients.accept_all();
+        while self.clients.has_unheard() && Instant::now() < until {
+            let Ok(ready) = self.wait(Some(until)) else {
+                return;
+            };
+            for client in ready.into_iter().flatten() {
+                if self.clients.read(client).contains(&ToSupervisor::Wait) {
+                    self.clients.set_role(client, Role::Ended);
+                }
+            }
+            self.tell_the_end(message);
+        }
     }
 
     /// Notes the end of a life in the state.
@@ -339,7 +365,7 @@ impl Supervisor {
         }
         for client in ready {
             match client {
-                None => self.clients.accept(),
+                None => drop(self.clients.accept()),
                 Some(client) => {
                     for message in self.clients.read(client) {
                         self.handle(client, message);
@@ -347,6 +373,7 @@ impl Supervisor {
                 }
             }
         }
+        self.let_go();
         while let Some(process) = self
             .running
             .as_ref()
@@ -439,6 +466,7 @@ impl Supervisor {
                 None
             }
             ToSupervisor::Freeze(frozen) => self.freeze(client, frozen),
+            ToSupervisor::HoldStill(frozen) => self.hold_still(client, frozen),
             ToSupervisor::Update(limits) => self.update(client, *limits),
             ToSupervisor::Task { task, stream } => {
                 let stream = stream.then(|| self.clients.take_one(client)).transpose();

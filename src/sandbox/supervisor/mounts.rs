@@ -2,12 +2,14 @@
 //! Called by [`super::life`].
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use protocol::spec::{CopyUp, RunSpec};
 
 use super::super::files::Share;
 use super::super::volumes::{Fill, Filling, Mount, MountKind};
+use super::Supervisor;
 
 /// What a life has of its mounts.
 pub(super) struct Prepared {
@@ -17,8 +19,32 @@ pub(super) struct Prepared {
     pub(super) fillings: Vec<Filling>,
 }
 
-/// Takes the volumes that are to be filled, and says so in `run`.
-pub(super) fn prepare(mounts: &[Mount], run: &mut RunSpec) -> Result<Prepared> {
+/// Time between two looks at a volume that another container fills.
+const FILL_POLL: Duration = Duration::from_millis(50);
+
+impl Supervisor {
+    /// Takes the volumes that are to be filled, and says so in `run`. While another container fills
+    /// one of them, commands are served. `None` when one wants this container to end.
+    pub(super) fn prepare_mounts(
+        &mut self,
+        mounts: &[Mount],
+        run: &mut RunSpec,
+    ) -> Result<Option<Prepared>> {
+        mounts.iter().try_for_each(Mount::check_source)?;
+        loop {
+            if let Some(prepared) = prepare(mounts, run)? {
+                return Ok(Some(prepared));
+            }
+            self.turn(Some(Instant::now() + FILL_POLL))?;
+            if self.by_hand || self.again {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// `None` when another container fills one of the volumes: none is taken then.
+fn prepare(mounts: &[Mount], run: &mut RunSpec) -> Result<Option<Prepared>> {
     let mut fillings = Vec::new();
     for (_, index) in fillers(mounts) {
         let (Some(mount), Some(spec)) = (mounts.get(index), run.mounts.get_mut(index)) else {
@@ -28,6 +54,7 @@ pub(super) fn prepare(mounts: &[Mount], run: &mut RunSpec) -> Result<Prepared> {
             Fill::No => (CopyUp::No, None),
             Fill::Empty(filling) => (CopyUp::IfEmpty, Some(filling)),
             Fill::Again(filling) => (CopyUp::Again, Some(filling)),
+            Fill::Busy => return Ok(None),
         };
         spec.copy_up = copy_up;
         fillings.extend(filling);
@@ -45,7 +72,7 @@ pub(super) fn prepare(mounts: &[Mount], run: &mut RunSpec) -> Result<Prepared> {
             shares.push(share);
         }
     }
-    Ok(Prepared { shares, fillings })
+    Ok(Some(Prepared { shares, fillings }))
 }
 
 /// Which mount fills each volume: the first that may. A volume is taken once, however often it is

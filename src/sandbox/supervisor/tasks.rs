@@ -10,7 +10,7 @@ use protocol::task::{Outcome, Task, TaskId};
 use super::super::state::Status;
 use super::super::wire::ToCommand;
 use super::clients::{ClientId, Role};
-use super::{Supervisor, failed};
+use super::{Supervisor, failed, has_ended};
 
 impl Supervisor {
     /// Begins a task for a command; an answer when it can't be.
@@ -59,9 +59,7 @@ impl Supervisor {
 
     /// The VM is gone, and what was asked of it is not done.
     pub(super) fn end_tasks(&mut self) {
-        self.clients.answer_those(
-            |role| matches!(role, Role::Task(_)),
-            &ToCommand::Refused("the container has ended".to_owned()),
-        );
+        self.clients
+            .answer_those(|role| matches!(role, Role::Task(_)), &has_ended());
     }
 }

@@ -73,8 +73,7 @@ impl Supervisor {
     /// The VM is gone: nobody answers any more.
     pub(super) fn refuse_updates(&mut self) {
         for (client, _) in std::mem::take(&mut self.updates) {
-            let answer = ToCommand::Refused("the container has ended".to_owned());
-            self.clients.tell(client, &answer);
+            self.clients.tell(client, &super::has_ended());
         }
     }
 }

@@ -156,6 +156,48 @@ fn paths_of_the_host_are_checked() {
 }
 
 #[test]
+fn paths_of_the_host_are_looked_at_before_each_start() {
+    let (temp, root) = root();
+    let volumes = Volumes::lock(&root).unwrap();
+    let source = temp.path().join("source");
+    for (origin, is_made) in [
+        (Origin::Bind, true),
+        (Origin::Other, true),
+        (Origin::Mount, false),
+    ] {
+        fs::create_dir_all(&source).unwrap();
+        let wanted = wanted(MountKind::Bind, &source.display().to_string());
+        let mut mount = volumes.resolve(&[wanted], None).unwrap().remove(0);
+        mount.origin = origin;
+        mount.check_source().unwrap();
+        fs::remove_dir(&source).unwrap();
+        assert_eq!(mount.check_source().is_ok(), is_made, "{origin:?}");
+        assert_eq!(source.is_dir(), is_made, "{origin:?}");
+    }
+    let _listener = std::os::unix::net::UnixListener::bind(&source).unwrap();
+    let other = wanted(MountKind::Bind, "/");
+    let mut mount = volumes.resolve(&[other], None).unwrap().remove(0);
+    mount.source = source;
+    let error = mount.check_source().unwrap_err().to_string();
+    assert!(error.contains("it is a socket"), "{error}");
+}
+
+#[test]
+fn what_can_not_be_removed_is_whole_and_what_was_left_goes() {
+    let (_temp, root) = root();
+    let volumes = Volumes::lock(&root).unwrap();
+    volumes.create("data", &no_labels()).unwrap();
+    // What a killed command left of another, in the way of nobody.
+    let old = root.volumes().join(".old-data");
+    fs::create_dir_all(old.join("_data/a/b")).unwrap();
+    volumes.remove("data").unwrap();
+    assert_eq!(files(&root), [".old-data"]);
+    drop(volumes);
+    drop(Volumes::lock(&root).unwrap());
+    assert_eq!(files(&root), Vec::<String>::new());
+}
+
+#[test]
 fn an_empty_volume_is_filled_once() {
     let (_temp, root) = root();
     let volumes = Volumes::lock(&root).unwrap();
@@ -172,10 +214,8 @@ fn an_empty_volume_is_filled_once() {
     let Fill::Again(filling) = Fill::begin(&mount).unwrap() else {
         panic!("it is not whole");
     };
-    let other = mount.clone();
-    let waits = std::thread::spawn(move || matches!(Fill::begin(&other).unwrap(), Fill::No));
+    assert!(matches!(Fill::begin(&mount).unwrap(), Fill::Busy));
     filling.done().unwrap();
-    assert!(waits.join().unwrap());
     assert!(matches!(Fill::begin(&mount).unwrap(), Fill::No));
 }
 

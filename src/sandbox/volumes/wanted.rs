@@ -83,24 +83,44 @@ impl Wanted {
 
 fn bind(wanted: &Wanted) -> Result<Mount> {
     let path = Path::new(&wanted.source);
+    check_source(path, wanted.origin)?;
+    Ok(wanted.mount(String::new(), path.to_owned()))
+}
+
+impl Mount {
+    /// Looks whether a path of the host is there and can be shared, as before each start. One of `-v`
+    /// that is missing is made.
+    ///
+    /// # Errors
+    /// Docker's sentence for one of `--mount` that is missing; a kind of file that can't cross.
+    pub fn check_source(&self) -> Result<()> {
+        match self.kind {
+            MountKind::Bind => check_source(&self.source, self.origin),
+            MountKind::Volume => Ok(()),
+        }
+    }
+}
+
+fn check_source(path: &Path, origin: Origin) -> Result<()> {
     let kind = match fs::metadata(path) {
         Ok(metadata) => metadata.file_type(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            if wanted.origin != Origin::Bind {
+            if origin == Origin::Mount {
                 bail!(
                     "invalid mount config for type \"bind\": bind source path does not exist: {}",
-                    wanted.source
+                    path.display()
                 );
             }
             fs::create_dir_all(path).with_context(|| {
-                format!("error while creating mount source path '{}'", wanted.source)
+                format!(
+                    "error while creating mount source path '{}'",
+                    path.display()
+                )
             })?;
-            fs::metadata(path)
-                .with_context(|| format!("look at {}", wanted.source))?
-                .file_type()
+            return Ok(());
         }
         Err(error) => {
-            return Err(error).with_context(|| format!("look at mount source {}", wanted.source));
+            return Err(error).with_context(|| format!("look at mount source {}", path.display()));
         }
     };
     let is = if kind.is_socket() {
@@ -110,10 +130,10 @@ fn bind(wanted: &Wanted) -> Result<Mount> {
     } else if kind.is_char_device() || kind.is_block_device() {
         "a device of the host"
     } else {
-        return Ok(wanted.mount(String::new(), path.to_owned()));
+        return Ok(());
     };
     bail!(
         "bind source {} is not supported: it is {is}, out of a VM's reach",
-        wanted.source
+        path.display()
     )
 }

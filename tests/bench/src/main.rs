@@ -9,6 +9,7 @@ mod host;
 mod life;
 mod memory;
 mod peers;
+mod registry;
 mod shares;
 mod start;
 mod stdio;
@@ -77,6 +78,11 @@ fn main() -> Result<()> {
         && wanted("disk")
     {
         disk::measure(&host, debian, &mut table)?;
+    }
+    if let Some(debian) = &args.debian
+        && wanted("registry")
+    {
+        registry::measure(&host, debian, &mut table)?;
     }
     table.print();
     Ok(())

@@ -1,5 +1,5 @@
-//! What the host makes of a registry's words besides documents: challenges, error bodies, content
-//! ranges. What it repeats is short and fit for a terminal; a range is one within the whole.
+//! What the host makes of a registry's words besides documents: challenges, error bodies, ranges of
+//! content and of uploads. What it repeats is short and fit for a terminal; a range is one within the whole.
 //!
 //! ```text
 //! input: a header's value on each line, an empty line, a body
@@ -8,7 +8,7 @@
 
 use bulkhead_fuzz::words::assert_text_printable;
 use images::limits::{CHALLENGE_BYTES, MESSAGE_CHARS};
-use images::registry::fuzz::{Answer, challenge, content_range, message};
+use images::registry::fuzz::{Answer, challenge, content_range, message, upload_range};
 use libfuzzer_sys::fuzz_target;
 
 /// An escaped character has at most this many (`\u{10ffff}`).
@@ -25,6 +25,10 @@ fuzz_target!(|bytes: &[u8]| {
         let range = std::str::from_utf8(value).ok().and_then(content_range);
         if let Some((first, Some(total))) = range {
             assert!(first < total);
+        }
+        let last = std::str::from_utf8(value).ok().and_then(upload_range);
+        if let Some(last) = last {
+            assert_eq!(upload_range(&format!("0-{last}")), Some(last));
         }
     }
     let said = message(body.strip_prefix(b"\n\n").unwrap_or(body));

@@ -151,6 +151,10 @@ fn words_mean_what_they_do_in_docker() {
         ("nosuch", "No such image: nosuch"),
         ("a:2", "No such image: a:2"),
         (
+            "Upper",
+            "invalid reference format: repository name must be lowercase",
+        ),
+        (
             "a@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
             "No such image: a@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
         ),

@@ -181,7 +181,7 @@ fn history_is_as_the_classic_builder_writes_it() {
         ("COPY a b /c/", "/bin/sh -c #(nop) COPY a b in /c/ "),
         (
             "WORKDIR /w\nADD --chown=u:g --chmod=640 a c",
-            "/bin/sh -c #(nop) ADD --chown=u:g --chmod=640 a in /w/c ",
+            "/bin/sh -c #(nop) ADD --chown=u:g --chmod=640 a in c ",
         ),
     ] {
         assert_eq!(last(text).history(None).created_by, want, "{text}");
@@ -410,4 +410,33 @@ fn what_a_config_may_hold_is_limited() {
         error.unwrap_err().to_string(),
         "the image has 1025 history records, above the limit of 1024"
     );
+}
+
+#[test]
+fn what_is_much_takes_no_time() {
+    let error = |text: &str| {
+        let plan = plan(&read(text), &options(), &mut |_| Ok::<_, Refused>(base()));
+        plan.unwrap_err().to_string()
+    };
+    let names: Vec<String> = (0..50_000).map(|number| format!("a{number}")).collect();
+    assert_eq!(
+        error(&format!("FROM a\nARG {}", names.join(" "))),
+        "a stage has more than 10000 arguments"
+    );
+    let pairs: Vec<String> = names.iter().map(|name| format!("{name}=1")).collect();
+    assert_eq!(
+        error(&format!("FROM a\nENV {}", pairs.join(" "))),
+        "the image config has 50002 entries in Env, above the limit of 10000"
+    );
+    let ports = "1-60000 ".repeat(10_000);
+    assert!(error(&format!("FROM a\nEXPOSE {ports}")).ends_with("steps to replace variables"));
+    let text = format!(
+        "FROM a\nSHELL [\"{}\"]\n{}",
+        "x".repeat(500_000),
+        "COPY a b\n".repeat(1000)
+    );
+    assert!(error(&text).contains("the steps take more than"));
+    let arguments = names[..10_000].join(" ");
+    let text = format!("FROM a\nARG {arguments}\n{}", "RUN x\n".repeat(4000));
+    assert!(error(&text).contains("the steps take more than"));
 }

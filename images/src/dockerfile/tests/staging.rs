@@ -256,3 +256,43 @@ fn triggers_are_a_strangers() {
     let error = plan_on(&many, "FROM a").unwrap_err().to_string();
     assert_eq!(error, "a stage has more than 4096 instructions");
 }
+
+#[test]
+fn stages_on_stages_are_no_recursion() {
+    let mut text = String::from("FROM a AS s0\n");
+    for index in 1..256 {
+        text += &format!(
+            "FROM s{} AS s{index}\nCOPY --from=s{} a b\n",
+            index - 1,
+            index - 1
+        );
+    }
+    let plan = planned(&text);
+    assert_eq!(plan.stages.len(), 256);
+    assert_eq!(plan.stages[255].needs, [254]);
+    // What triggers need is found one in the other.
+    let mut text = String::from("FROM plain AS s0\n");
+    for index in 1..40 {
+        text += &format!("FROM i{index} AS s{index}\n");
+    }
+    let on_build = plan_with_triggers(&text);
+    assert_eq!(
+        on_build.unwrap_err().to_string(),
+        "triggers of base images lead to others more than 16 deep"
+    );
+}
+
+/// Every image `i7` has a trigger that copies from the stage before the seventh.
+fn plan_with_triggers(text: &str) -> Result<Plan, PlanError<Refused>> {
+    plan(&read(text), &options(), &mut |request: &BaseRequest| {
+        let name = request.reference.familiar();
+        let mut image = base();
+        if let Some(number) = name
+            .strip_prefix('i')
+            .and_then(|rest| rest.split(':').next()?.parse::<usize>().ok())
+        {
+            image.config.on_build = vec![format!("COPY --from={} a b", number - 1)];
+        }
+        Ok(image)
+    })
+}

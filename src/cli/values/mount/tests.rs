@@ -11,6 +11,14 @@ fn volumes_are_read_as_docker_does() {
     for (text, kind, source, target, read_only, copy_up) in [
         ("/a:/b", MountKind::Bind, "/a", "/b", false, false),
         ("/a:/b:ro", MountKind::Bind, "/a", "/b", true, false),
+        (
+            "/x/../a/./c//:/b",
+            MountKind::Bind,
+            "/a/c",
+            "/b",
+            false,
+            false,
+        ),
         ("/a:/b:rw,z", MountKind::Bind, "/a", "/b", false, false),
         (
             "/a:/b:ro,Z,rprivate,cached",
@@ -109,6 +117,10 @@ fn mounts_are_read_as_docker_does() {
     assert!(volume.copy_up);
     assert!(!shared("source=data,target=/b,volume-nocopy").copy_up);
     assert_eq!(shared("type=volume,target=/b").source, "");
+    assert_eq!(
+        shared("type=bind,src=/a/../b/,dst=/c").source,
+        "/b".to_owned()
+    );
     let quoted = shared("type=bind,\"source=/a,b\",target=/c");
     assert_eq!(quoted.source, "/a,b");
     assert_eq!(

@@ -1,0 +1,174 @@
+//! The lock of a container's folder: who has it says so in the file.
+//!
+//! ```text
+//! (nothing)          a command that is about to hand it to a supervisor, or has just taken it
+//! <pid>              the container's supervisor
+//! <pid> files <vm>   a command that is at the files of a container that is stopped, and its VM
+//! ```
+//! An open file description lock (fcntl(2)), so that it goes with the last process that has it.
+//! Called by [`super::state`] and by those who read a [`Holder`].
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::unistd::Pid;
+
+/// Longest text in bytes: two numbers and a word.
+const TEXT_BYTES_MAX: usize = 64;
+
+/// The word behind a command's number.
+const FILES: &str = "files";
+
+/// The lock of a container's folder, held until it is dropped by everyone it was handed to.
+#[derive(Debug)]
+pub struct Lock(File);
+
+/// Who holds a container's lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// A command that has not handed it over yet.
+    Unsigned,
+    /// The supervisor.
+    Supervisor(Pid),
+    /// A command that is at the files of a container that is stopped.
+    Files {
+        /// Its VM, once there is one.
+        vm: Option<Pid>,
+    },
+}
+
+impl Lock {
+    /// Takes the lock in `file`, or `None` when another holds it.
+    ///
+    /// # Errors
+    /// When the kernel can't lock, or the file can't be written.
+    pub fn take(file: File) -> Result<Option<Self>> {
+        match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK))) {
+            Ok(_) => {}
+            Err(Errno::EAGAIN | Errno::EACCES) => return Ok(None),
+            Err(error) => return Err(error).context("lock a container"),
+        }
+        // Whoever held it before does not any more.
+        file.set_len(0).context("write the lock of a container")?;
+        Ok(Some(Self(file)))
+    }
+
+    /// The lock as a process got it that it was handed to.
+    #[must_use]
+    pub fn inherited(file: File) -> Self {
+        Self(file)
+    }
+
+    /// Names this process as the container's supervisor, for those who must end it.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn sign(&self) -> Result<()> {
+        self.write(&std::process::id().to_string())
+    }
+
+    /// Says that this process is at the container's files, and by which VM.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn sign_for_files(&self, vm: Option<u32>) -> Result<()> {
+        let vm = vm.map(|pid| format!(" {pid}")).unwrap_or_default();
+        self.write(&format!("{} {FILES}{vm}", std::process::id()))
+    }
+
+    fn write(&self, text: &str) -> Result<()> {
+        self.0
+            .write_all_at(text.as_bytes(), 0)
+            .context("write the lock of a container")
+    }
+}
+
+impl From<Lock> for OwnedFd {
+    fn from(lock: Lock) -> Self {
+        lock.0.into()
+    }
+}
+
+impl Holder {
+    /// Who says in `file` that it holds the lock.
+    ///
+    /// # Errors
+    /// When the file can't be read, or says something else.
+    pub fn read(file: &File) -> Result<Self> {
+        let mut bytes = [0; TEXT_BYTES_MAX];
+        let len = file
+            .read_at(&mut bytes, 0)
+            .context("read the lock of a container")?;
+        let text = String::from_utf8_lossy(bytes.get(..len).unwrap_or_default());
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let pid = |word: &str| match word.parse() {
+            Ok(pid) if pid > 1 => Ok(Pid::from_raw(pid)),
+            _ => bail!("the lock of a container says {text:?}"),
+        };
+        match words.as_slice() {
+            [] => Ok(Self::Unsigned),
+            [supervisor] => Ok(Self::Supervisor(pid(supervisor)?)),
+            [_, word] if *word == FILES => Ok(Self::Files { vm: None }),
+            [_, word, vm] if *word == FILES => Ok(Self::Files { vm: Some(pid(vm)?) }),
+            _ => bail!("the lock of a container says {text:?}"),
+        }
+    }
+}
+
+/// Whether anybody holds the lock in `file`. Asks without taking it, so that it is in nobody's way.
+///
+/// # Errors
+/// When the kernel can't tell.
+pub fn is_held(file: &File) -> Result<bool> {
+    let mut found = whole_file(libc::F_WRLCK);
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut found)).context("ask for the lock of a container")?;
+    Ok(i32::from(found.l_type) != libc::F_UNLCK)
+}
+
+/// A lock on all of a file, as `fcntl` takes it.
+fn whole_file(kind: i32) -> libc::flock {
+    libc::flock {
+        // F_RDLCK, F_WRLCK and F_UNLCK are 0, 1 and 2.
+        l_type: i16::try_from(kind).unwrap_or(0),
+        l_whence: 0,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_holder_says_what_it_is() {
+        let file = tempfile::tempfile().unwrap();
+        assert!(!is_held(&file).unwrap());
+        let lock = Lock::take(file.try_clone().unwrap()).unwrap().unwrap();
+        let holder = || Holder::read(&file).unwrap();
+        assert_eq!(holder(), Holder::Unsigned);
+        lock.sign_for_files(None).unwrap();
+        assert_eq!(holder(), Holder::Files { vm: None });
+        lock.sign_for_files(Some(77)).unwrap();
+        let vm = Some(Pid::from_raw(77));
+        assert_eq!(holder(), Holder::Files { vm });
+        let lock = Lock::take(OwnedFd::from(lock).into()).unwrap().unwrap();
+        assert_eq!(holder(), Holder::Unsigned);
+        lock.sign().unwrap();
+        assert_eq!(holder(), Holder::Supervisor(Pid::this()));
+    }
+
+    #[test]
+    fn what_names_nobody_is_an_error() {
+        for text in ["x", "1", "-5", "77 vm", "77 files 0", "77 files 78 79"] {
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(text.as_bytes(), 0).unwrap();
+            Holder::read(&file).unwrap_err();
+        }
+    }
+}
