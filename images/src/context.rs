@@ -69,8 +69,8 @@ pub enum ContextError {
     /// A file became another one, or went, while it was looked at.
     #[error("{0} changed while it was read")]
     Changed(String),
-    /// A device or a socket, which no image has from a context.
-    #[error("{0} is neither a file nor a directory, link or pipe")]
+    /// A device or a socket, which no image has from a context, or a .dockerignore that is no file.
+    #[error("{0} is no kind of file that can be taken")]
     Kind(String),
     /// A pattern with an error in it.
     #[error("a pattern of .dockerignore or of a copy")]

@@ -4,12 +4,15 @@
 //! decides, and one with `!` takes back. Used by `select`, also for `--exclude`.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use protocol::pattern::Pattern;
 
 use super::ContextError;
+use super::tree::{Kind, Place, Tree, shown};
 use crate::limits::{IGNORE_BYTES, IGNORE_PATTERNS};
 
 /// Patterns of a .dockerignore.
@@ -100,30 +103,26 @@ impl Ignore {
             path.push(".dockerignore");
             PathBuf::from(path)
         });
-        let common = folder.join(".dockerignore");
-        for path in own.into_iter().chain([common]) {
-            let failed = |source| ContextError::Io {
-                operation: "read",
-                path: super::tree::shown(&path),
-                source,
-            };
-            let file = match File::open(&path) {
-                Ok(file) => file,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(failed(error)),
-            };
-            let mut bytes = Vec::new();
-            let mut limited = file.take(IGNORE_BYTES + 1);
-            limited.read_to_end(&mut bytes).map_err(failed)?;
-            if bytes.len() as u64 > IGNORE_BYTES {
-                return Err(ContextError::Limit {
-                    what: "bytes in .dockerignore",
-                    limit: IGNORE_BYTES,
-                });
-            }
-            return Self::parse(&bytes);
+        if let Some(path) = own
+            && let Some(file) = open_beside(&path)?
+        {
+            return Self::parse(&read(&file, &path)?);
         }
-        Ok(Self::default())
+        // What is in the folder may be a stranger's: no link leads out of it.
+        let tree = Tree::open(folder)?;
+        let name = ".dockerignore";
+        match tree.follow(name.as_bytes())? {
+            Place::Nothing => Ok(Self::default()),
+            Place::Outside => Err(ContextError::Outside {
+                instruction: "the reading of patterns".to_owned(),
+                path: name.to_owned(),
+            }),
+            Place::Path(path, found) if found.kind == Kind::File => {
+                let file = tree.file(&path, &found.stamp)?;
+                Self::parse(&read(&file, Path::new(name))?)
+            }
+            Place::Path(..) => Err(ContextError::Kind(name.to_owned())),
+        }
     }
 
     /// Whether something in a directory may be taken back though the directory is ignored.
@@ -154,6 +153,47 @@ impl Ignore {
             }
         }
         (is_ignored, matched)
+    }
+}
+
+/// Opens a file that need not be there.
+fn open_beside(path: &Path) -> Result<Option<File>, ContextError> {
+    let failed = |source| ContextError::Io {
+        operation: "open",
+        path: shown(path),
+        source,
+    };
+    let opened = File::options()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    match file.metadata().map_err(failed)?.is_file() {
+        true => Ok(Some(file)),
+        false => Err(ContextError::Kind(shown(path))),
+    }
+}
+
+fn read(file: &File, path: &Path) -> Result<Vec<u8>, ContextError> {
+    let mut bytes = Vec::new();
+    let mut limited = file.take(IGNORE_BYTES + 1);
+    limited
+        .read_to_end(&mut bytes)
+        .map_err(|source| ContextError::Io {
+            operation: "read",
+            path: shown(path),
+            source,
+        })?;
+    match bytes.len() as u64 > IGNORE_BYTES {
+        true => Err(ContextError::Limit {
+            what: "bytes in .dockerignore",
+            limit: IGNORE_BYTES,
+        }),
+        false => Ok(bytes),
     }
 }
 

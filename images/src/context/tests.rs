@@ -174,6 +174,35 @@ fn the_dockerfiles_own_ignore_file_comes_first() {
 }
 
 #[test]
+fn an_ignore_file_is_a_file_in_the_folder() {
+    let error = |files: &[&str]| {
+        let folder = folder(files);
+        Ignore::of(folder.path(), Some(&folder.path().join("D")))
+            .unwrap_err()
+            .to_string()
+    };
+    let outside =
+        "the reading of patterns failed: forbidden path outside the build context: .dockerignore";
+    assert_eq!(error(&[".dockerignore -> /etc/passwd"]), outside);
+    assert_eq!(error(&[".dockerignore -> ../x"]), outside);
+    assert_eq!(
+        error(&[".dockerignore/"]),
+        ".dockerignore is no kind of file that can be taken"
+    );
+    assert!(error(&["D.dockerignore/"]).ends_with("is no kind of file that can be taken"));
+    let folder = folder(&["patterns", "a", ".dockerignore -> patterns"]);
+    fs::write(folder.path().join("patterns"), "a").unwrap();
+    let ignore = Ignore::of(folder.path(), None).unwrap();
+    let context = Context::open(folder.path(), ignore).unwrap();
+    assert!(context.resolve(&wanted(&["a"])).is_err());
+    // A pipe would be waited for.
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("D.dockerignore");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(Ignore::of(folder.path(), Some(&folder.path().join("D"))).is_err());
+}
+
+#[test]
 fn sources_and_their_names() {
     let folder = folder(&[
         "a.go",
@@ -509,7 +538,7 @@ fn an_archive_has_it_all() {
     let error = context.resolve(&wanted(&["socket"])).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "socket is neither a file nor a directory, link or pipe"
+        "socket is no kind of file that can be taken"
     );
 }
 
