@@ -1,8 +1,8 @@
 //! The command from outside, where no VM is needed: flags and what refuses them, exit codes, help,
 //! images in the store, doctor. Runs anywhere, with or without KVM; a file a topic.
 
-mod build;
 mod archives;
+mod build;
 mod flags;
 mod help;
 mod host;

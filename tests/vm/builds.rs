@@ -10,8 +10,8 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use anyhow::{Context, Result, bail};
+use harness::Invocation;
 use harness::tree::{self, Tree};
-use harness::{Docker, Invocation};
 use libtest_mimic::{Failed, Trial};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -34,7 +34,7 @@ const LISTS: [(&str, &str); 10] = [
     ("buildkit", include_str!("builds/buildkit.txt")),
 ];
 
-/// Name of what is built.
+/// Name of what the engine builds.
 const NAME: &str = "built:1";
 
 /// Files that an engine makes for itself in whatever it runs.
@@ -54,7 +54,8 @@ pub(crate) fn trials(world: &Arc<World>) -> Vec<Trial> {
     let mut trials = Vec::new();
     for (list, text) in LISTS {
         let own = std::env::var_os("BULKHEAD_LISTS_XXX"); // XXX
-        let own = own.map(|dir| fs::read_to_string(Path::new(&dir).join(format!("{list}.txt"))).unwrap()); // XXX
+        let own =
+            own.map(|dir| fs::read_to_string(Path::new(&dir).join(format!("{list}.txt"))).unwrap()); // XXX
         let text = own.as_deref().unwrap_or(text); // XXX
         let cases = match list::parse(list, text) {
             Ok(cases) => cases,
@@ -79,9 +80,7 @@ fn compare(world: &World, case: &Case) -> Result<()> {
         Some(_) => None,
         None => Some(asked(world, case)?),
     };
-    let own = world.own()?;
-    let ours = builds(&own.work(), case, |words| own.bulkhead(words))
-        .with_context(|| "build it with bulkhead".to_owned())?;
+    let ours = on_bulkhead(world, case).context("build it with bulkhead")?;
     if let Some(expected) = &case.expected {
         // What Debian's engine is too old for.
         let last = ours.last().context("there is no build")?;
@@ -131,10 +130,30 @@ fn expected_of(case: &Case, expected: &[String], ours: &Answer) -> Result<()> {
             ),
         };
         if !holds {
-            bail!("{line}: does not hold of {ours:#?}");
+            let path = line.split(' ').nth(1).unwrap_or_default();
+            bail!(
+                "{line}: does not hold: {:?}, config {}, code {}, {}",
+                ours.files.get(path),
+                ours.config,
+                ours.code,
+                ours.stderr
+            );
         }
     }
     Ok(())
+}
+
+fn on_bulkhead(world: &World, case: &Case) -> Result<Vec<Answer>> {
+    let vm = world.builds()?;
+    let name = case.name.replace("::", "-");
+    let work = vm.work().join(&name);
+    fs::create_dir(&work).context("create a folder")?;
+    let answers = builds(&work, &name, case, |words| {
+        vm.bulkhead(words).current_dir(&work)
+    })?;
+    vm.bulkhead(["rmi", "--force", &name]).output()?;
+    fs::remove_dir_all(&work).context("remove a folder")?;
+    Ok(answers)
 }
 
 /// What the engine says, now or in an earlier run.
@@ -155,25 +174,24 @@ fn on_docker(world: &World, case: &Case) -> Result<Vec<Answer>> {
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
     let work = tempfile::tempdir_in(docker.work()).context("create a folder")?;
-    let answers = builds(work.path(), case, |words| on(&docker, words, work.path()));
+    let answers = builds(work.path(), NAME, case, |words| {
+        docker.docker(words).current_dir(work.path())
+    });
     docker.docker(["rmi", "--force", NAME]).output()?;
     answers
-}
-
-fn on(docker: &Docker, words: &[&str], work: &Path) -> Invocation {
-    docker.docker(words).current_dir(work)
 }
 
 /// Does the builds of an entry, one after the other.
 fn builds(
     work: &Path,
+    name: &str,
     case: &Case,
     engine: impl Fn(&[&str]) -> Invocation,
 ) -> Result<Vec<Answer>> {
     let mut answers: Vec<Answer> = Vec::new();
     let mut stamps = Tree::new();
     for number in 0..case.builds.len() {
-        let mut answer = build(work, case, number, &engine)?;
+        let mut answer = build(work, name, case, number, &engine)?;
         let now = answer.files.iter().filter(|(path, _)| is_stamp(path));
         let now: Tree = now
             .map(|(path, line)| (path.clone(), line.clone()))
@@ -198,6 +216,7 @@ fn is_stamp(path: &str) -> bool {
 /// Builds with an engine and looks at what came out.
 fn build(
     work: &Path,
+    name: &str,
     case: &Case,
     number: usize,
     engine: &impl Fn(&[&str]) -> Invocation,
@@ -208,7 +227,7 @@ fn build(
     }
     case.write(number, &context)?;
     let build = case.builds.get(number).context("there is no such build")?;
-    let mut words = vec!["build", "-t", NAME];
+    let mut words = vec!["build", "-t", name];
     words.extend(build.arguments.iter().map(String::as_str));
     words.push("context");
     let mut invocation = engine(&words);
@@ -227,7 +246,7 @@ fn build(
     }
     let archive = work.join("built.tar");
     let archive_text = archive.to_str().context("a path")?;
-    engine(&["save", "-o", archive_text, NAME])
+    engine(&["save", "-o", archive_text, name])
         .output()?
         .code(0)?;
     (answer.files, answer.config) = tree::of_archive(&archive)?;

@@ -46,6 +46,11 @@ const TOOLS: &[Package] = &[
 const PEERS: &[Package] = &[
     Package::file("docker-registry", &["/usr/bin/docker-registry"]),
     Package::file("docker.io", &["/usr/bin/dockerd", "/usr/sbin/dockerd"]),
+    Package::file("buildah", &["/usr/bin/buildah"]),
+    Package::file("podman", &["/usr/bin/podman"]),
+    Package::file("skopeo", &["/usr/bin/skopeo"]),
+    Package::file("umoci", &["/usr/bin/umoci"]),
+    Package::file("git", &["/usr/bin/git", "/usr/local/bin/git"]),
 ];
 
 /// Run all tests: unit tests, VM tests where KVM works, a short run of each fuzz target

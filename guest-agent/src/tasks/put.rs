@@ -122,7 +122,9 @@ fn put(
         match archive.take() {
             Some(compression) => {
                 let inner = unpacked::decoded(compression, &mut data)?;
+                extraction.replace_kinds = true;
                 extraction.all(TarReader::new(inner))?;
+                extraction.replace_kinds = false;
             }
             None => extraction.put(&entry, &mut data)?,
         }
