@@ -11,7 +11,9 @@
 //! ```text
 //! pull(reference) ── registry ─┐                    ┌─ blobs/sha256/<hex>   layers, configs, manifests
 //!                              ├─> Store ── index ──┤
-//! load(archive)  ── archive ───┘                    └─ layers/<diff>-<blob> disks made by converter VMs
+//! load(archive)  ── archive ───┘       │            └─ layers/<diff>-<blob> disks made by converter VMs
+//! push(reference) <─ registry ─────────┤
+//! save(images)   <── archive ──────────┘
 //! ```
 //!
 //! The public functions block; the async runtime of the HTTP client stays inside `registry`. They must

@@ -1,7 +1,7 @@
-//! Pulling images from registries (OCI distribution spec 1.1).
+//! Pulling images from registries and pushing them there (OCI distribution spec 1.1), and logging in.
 //!
-//! Called by the command. It brings manifests, configs and layers into the store; it never looks into a
-//! layer, and has no say in where the store puts things.
+//! Called by the command. It brings manifests, configs and layers into the store, and from there to a
+//! registry (see `push`); it never looks into a layer, and has no say in where the store puts things.
 //!
 //! ```text
 //! pull ── session ── get manifest ─ index? ─ pick platform ─ get manifest ── get config ── layers ── record
@@ -30,6 +30,7 @@ mod error;
 mod fetch;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
+mod gzip;
 mod http;
 mod login;
 mod push;

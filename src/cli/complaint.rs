@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::Command;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use super::{command, output};
+use super::{command, output, verbs};
 use crate::doctor;
 
 /// Exit code of what goes wrong before or around a container, and of unknown flags.
@@ -111,13 +111,14 @@ fn refusal(error: &clap::Error, verb: &Command, path: &str) -> (String, u8) {
         ErrorKind::UnknownArgument
         | ErrorKind::MissingRequiredArgument
         | ErrorKind::TooFewValues => (format!("'{path}' {}", words_wanted(verb)), CODE_FAILURE),
-        ErrorKind::InvalidSubcommand | ErrorKind::MissingSubcommand => (
-            format!(
-                "unknown command: {path} {}",
-                text(ContextKind::InvalidSubcommand)
-            ),
-            CODE_FAILURE,
-        ),
+        ErrorKind::InvalidSubcommand | ErrorKind::MissingSubcommand => {
+            let name = text(ContextKind::InvalidSubcommand);
+            let message = match verbs::refusal(&name).filter(|_| path == "bulkhead") {
+                Some(why) => format!("{name} is not supported: {why}"),
+                None => format!("unknown command: {path} {name}"),
+            };
+            (message, CODE_FAILURE)
+        }
         ErrorKind::InvalidValue if text(ContextKind::InvalidValue).is_empty() => {
             // `--name <string>` is what was meant.
             let flag = arg.split_whitespace().next().unwrap_or(&arg);
@@ -231,6 +232,11 @@ mod tests {
                 1,
             ),
             (&["foo"], "unknown command: bulkhead foo", 1),
+            (
+                &["swarm", "init"],
+                "swarm is not supported: there is no swarm: each host is its own",
+                1,
+            ),
             (&["image", "foo"], "unknown command: bulkhead image foo", 1),
         ] {
             assert_eq!(refused(words), (want.to_owned(), code), "{words:?}");

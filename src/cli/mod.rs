@@ -7,6 +7,7 @@ mod build;
 mod builder;
 mod commit;
 pub mod complaint;
+mod completion;
 mod cp;
 mod df;
 mod diff;
@@ -18,6 +19,7 @@ mod export;
 mod filter;
 mod flags;
 mod given;
+mod guide;
 mod history;
 mod images;
 mod import;
@@ -56,6 +58,7 @@ mod top;
 mod update;
 mod values;
 mod variables;
+mod verbs;
 mod version;
 mod volume;
 mod wait;
@@ -132,6 +135,14 @@ enum Verb {
     /// Manage images
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageVerb),
+    /// Print what makes a shell complete our words
+    Completion(completion::CompletionArgs),
+    /// Write man pages
+    #[command(name = "__man", hide = true)]
+    Man(completion::ManArgs),
+    /// Print the table of the guide
+    #[command(name = "__guide", hide = true)]
+    Guide,
     /// Manage what builds keep
     #[command(subcommand, arg_required_else_help = true)]
     Builder(builder::BuilderVerb),
@@ -367,6 +378,9 @@ pub fn other(matches: &ArgMatches) -> Result<u8> {
         Verb::Info(args) | Verb::System(SystemVerb::Info(args)) => info::run(&args)?,
         Verb::Files(verb) | Verb::Container(ContainerVerb::Files(verb)) => verb.run()?,
         Verb::Life(verb) | Verb::Container(ContainerVerb::Life(verb)) => return verb.run(),
+        Verb::Completion(args) => completion::run(&args),
+        Verb::Man(args) => completion::man(&args)?,
+        Verb::Guide => print!("{}", guide::table()),
         Verb::Builder(verb) => builder::run(&verb)?,
         Verb::Volume(verb) => volume::run(&verb)?,
         Verb::Version(args) => version::run(&args)?,

@@ -116,10 +116,14 @@ enum Taken {
 }
 
 fn take(folder: &Folder) -> Result<Taken> {
+    take_if_there(folder).map_err(|error| match folder.path().exists() {
+        true => error,
+        false => failure("the container was removed meanwhile".to_owned()),
+    })
+}
+
+fn take_if_there(folder: &Folder) -> Result<Taken> {
     loop {
-        if !folder.path().exists() {
-            bail!("the container was removed");
-        }
         if let Some(lock) = folder.try_lock()? {
             return Ok(Taken::Lock(lock));
         }

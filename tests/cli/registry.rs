@@ -129,6 +129,19 @@ fn a_push_says_what_docker_says_and_others_find_the_image() {
 }
 
 #[test]
+fn at_a_terminal_layers_have_a_line_each() {
+    let registry = registry(Access::Open);
+    let name = registry.name("demo:1");
+    let user = with_name(&name);
+    let mut shown = terminal(&user, &["push", &name]);
+    shown.wait_for("The push refers to").expect("a line");
+    shown.wait_for(": Pushed").expect("its end");
+    shown.wait_for("1: digest: sha256:").expect("a digest");
+    let (code, text) = shown.wait().expect("its end");
+    assert_eq!(code, 0, "{text}");
+}
+
+#[test]
 fn every_tag_of_a_repository_is_pushed() {
     let registry = registry(Access::Open);
     let user = with_name(&registry.name("a:1"));

@@ -38,8 +38,8 @@ const DECOMPRESSORS: &[&str] = &[
 /// source alone may name it, and that says only this of it.
 const PACKER: &str = "flate2";
 const PACKER_IS_MADE_OF: &[&str] = &["flate2", "zlib-rs"];
-const PACKS: &str = "images/src/registry/push.rs";
-const PACKER_USES: &[&str] = &["flate2::read::GzEncoder", "flate2::Compression::default"];
+const PACKS: &str = "images/src/registry/gzip.rs";
+const PACKER_USES: &[&str] = &["flate2::{Compress, Compression, Crc, FlushCompress};"];
 
 /// Readers of tar archives, and the only crate of the command's that has one: for the outer archive
 /// of `load`, whose members it stores as they are.
@@ -218,13 +218,13 @@ fn bad_samples_are_seen() {
             "http -> tar: only bulkhead-images reads archives"
         ]
     );
-    let packs = "let a = flate2::read::GzEncoder::new(b, flate2::Compression::default());";
+    let packs = "use flate2::{Compress, Compression, Crc, FlushCompress};";
     assert!(packer_violations(PACKS, packs).is_empty());
-    assert_eq!(packer_violations("f", packs).len(), 2);
+    assert_eq!(packer_violations("f", packs).len(), 1);
     let unpacks = "use flate2::read::GzDecoder;";
     assert_eq!(
         packer_violations(PACKS, unpacks),
-        ["images/src/registry/push.rs: flate2::read::GzDecoder;"]
+        ["images/src/registry/gzip.rs: flate2::read::GzDecoder;"]
     );
     let source = "unsafe { std::slice::from_raw_parts(at, len) }";
     assert_eq!(reference_violations("f", source), ["f:1: from_raw_parts"]);

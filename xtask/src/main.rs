@@ -10,6 +10,8 @@ mod demo;
 mod elf;
 mod fixtures;
 mod fuzz;
+mod guide;
+mod install;
 mod kernel;
 mod lab;
 mod packages;
@@ -40,6 +42,9 @@ enum Verb {
     Demo,
     Fixtures(fixtures::FixturesArgs),
     Fuzz(fuzz::FuzzArgs),
+    /// Write the table of docs/guide/docker.md
+    Guide,
+    Install(install::InstallArgs),
     Kernel(kernel::KernelArgs),
     Lab(lab::LabArgs),
     Test(test::TestArgs),
@@ -71,6 +76,8 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Demo => demo::main().map(|()| ExitCode::SUCCESS),
         Verb::Fixtures(arguments) => fixtures::main(&arguments).map(|()| ExitCode::SUCCESS),
         Verb::Fuzz(arguments) => fuzz::main(&arguments),
+        Verb::Guide => guide::main().map(|()| ExitCode::SUCCESS),
+        Verb::Install(arguments) => install::main(&arguments).map(|()| ExitCode::SUCCESS),
         Verb::Kernel(arguments) => kernel::main(&arguments).map(|()| ExitCode::SUCCESS),
         Verb::Lab(arguments) => lab::main(&arguments),
         Verb::Test(arguments) => test::main(&arguments),

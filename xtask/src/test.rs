@@ -36,9 +36,11 @@ const FAILURES_MAX: u32 = 3;
 /// A fuzz target's share of a test run.
 const FUZZ_SECONDS: u32 = 5;
 
-/// What unit tests of the unpacker compare with.
+/// What tests without VMs compare with: those of the unpacker, and pushes of the command.
 const TOOLS: &[Package] = &[
+    Package::file("docker-registry", &["/usr/bin/docker-registry"]),
     Package::file("erofs-utils", &["/usr/bin/fsck.erofs"]),
+    Package::file("skopeo", &["/usr/bin/skopeo"]),
     Package::file("tar", &["/bin/tar", "/usr/bin/tar"]),
 ];
 

@@ -24,6 +24,33 @@ pub enum PatternError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
     parts: Vec<Part>,
+    /// What most patterns are, for which nothing has to run.
+    plain: Plain,
+}
+
+/// A pattern without wildcards, or with none but folders before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Plain {
+    /// `name`: this path.
+    Path(String),
+    /// `**/name`: this path in any folder.
+    InFolder(String),
+    /// Neither.
+    No,
+}
+
+impl Plain {
+    fn of(parts: &[Part]) -> Self {
+        let (rest, make): (_, fn(String) -> Self) = match parts {
+            [Part::Fork, Part::Folders, rest @ ..] => (rest, Self::InFolder),
+            parts => (parts, Self::Path),
+        };
+        let chars = rest.iter().map(|part| match part {
+            Part::Char(c) => Some(*c),
+            _ => None,
+        });
+        chars.collect::<Option<String>>().map_or(Self::No, make)
+    }
 }
 
 /// What matches a piece of a name.
@@ -124,6 +151,14 @@ impl Pattern {
     /// Whether it matches all of a path with slashes. What is no UTF-8 in it is matched by `*` and `?`.
     #[must_use]
     pub fn matches(&self, path: &[u8]) -> bool {
+        match &self.plain {
+            Plain::Path(own) => return path == own.as_bytes(),
+            Plain::InFolder(own) => {
+                let folder = path.strip_suffix(own.as_bytes());
+                return folder.is_some_and(|folder| folder.is_empty() || folder.ends_with(b"/"));
+            }
+            Plain::No => {}
+        }
         let states = || States {
             active: Vec::new(),
             is_active: vec![false; self.parts.len() + 1],
@@ -213,7 +248,10 @@ impl Pattern {
                 c => parts.push(Part::Char(c)),
             }
         }
-        Ok(Self { parts })
+        Ok(Self {
+            plain: Plain::of(&parts),
+            parts,
+        })
     }
 }
 
@@ -351,6 +389,12 @@ mod tests {
                 ("abc.def", "abcdef", false),
                 ("abc?def", "abc/def", false),
                 ("a(b)|c+{d}$", "a(b)|c+{d}$", true),
+                ("**/b/c", "b/c", true),
+                ("**/b/c", "a/b/c", true),
+                ("**/b/c", "ab/c", false),
+                ("**/b/c", "b/c/d", false),
+                ("**/\\*", "a/*", true),
+                ("**/\\*", "a/b", false),
                 ("foo/*", "foo/bar/baz", false),
             ],
         );

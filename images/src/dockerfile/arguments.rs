@@ -22,9 +22,10 @@ const PROXIES: [&str; 5] = [
 ];
 
 /// The arguments that are there without an ARG before the first FROM.
-pub(super) fn predefined(options: &PlanOptions) -> Variables {
+pub(super) fn predefined(options: &PlanOptions, last_stage: Option<&str>) -> Variables {
     let (build, target) = (Platform::host(), &options.platform);
     let stage = options.target.as_deref().filter(|name| !name.is_empty());
+    let stage = stage.or(last_stage);
     let all = [
         ("BUILDPLATFORM", build.to_string()),
         ("BUILDOS", build.os().to_owned()),

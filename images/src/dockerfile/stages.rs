@@ -154,11 +154,12 @@ impl<'a, E: std::error::Error + 'static> Planner<'a, E> {
         target: usize,
         bases: Bases<'a, E>,
     ) -> Self {
+        let last = file.stages.last().and_then(|stage| stage.name.as_deref());
         Self {
             file,
             options,
             bases,
-            globals: predefined(options),
+            globals: predefined(options, last),
             work: Cell::new(EXPANSION_WORK),
             bytes: 0,
             consumed: BTreeSet::new(),

@@ -6,6 +6,8 @@
 //! Redirects are followed by hand, since each has to pass the same checks: at most [`REDIRECTS`], never
 //! from HTTPS to HTTP, never with user info in the address, never to somewhere more private than the
 //! registry (see `reach`), and without `Authorization` from the first step away from the registry.
+//! What is sent goes along with a redirect only where that asks for the same again (307, 308); a part of a
+//! file is sent as long as the server takes a piece of it in the stall time.
 //! Where the user's environment names a proxy, the proxy looks names up, so that only literal addresses
 //! can be checked; a registry on this machine is never asked through a proxy.
 
@@ -199,7 +201,7 @@ impl Http {
                 None => builder,
             };
             let response = match &content {
-                Content::Part(part) => self.head_of_upload(what, &url, builder, part)?,
+                Content::Part(part) => self.head_of_upload(what, &url, builder, part, patience)?,
                 _ => self.head(
                     what,
                     &url,
@@ -254,6 +256,7 @@ impl Http {
         url: &Url,
         builder: reqwest::RequestBuilder,
         part: &Part<'_>,
+        patience: Duration,
     ) -> Result<Response, RegistryError> {
         let (body, sent) = part.stream();
         let builder = builder
@@ -280,11 +283,11 @@ impl Http {
                     false => Duration::ZERO,
                 };
                 before = now;
-                let patience = match now == part.len() {
-                    true => self.patience.reply,
+                let limit = match now == part.len() {
+                    true => patience,
                     false => self.patience.stall,
                 };
-                if quiet >= patience {
+                if quiet >= limit {
                     return Err(stalled());
                 }
             }

@@ -20,7 +20,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use flate2::read::GzEncoder;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
@@ -28,6 +27,7 @@ use sha2::{Digest as _, Sha256};
 use super::RegistryOptions;
 use super::content::Content;
 use super::error::RegistryError;
+use super::gzip::Gzip;
 use super::http::Request;
 use super::session::{Intent, Session};
 use super::upload::{Begun, Upload, check_stored};
@@ -338,8 +338,7 @@ impl Pushing<'_> {
             layer,
             pushing: self,
         };
-        let level = flate2::Compression::default();
-        let packed = spool.copy(&mut GzEncoder::new(&mut source, level), LAYER_BYTES);
+        let packed = spool.copy(&mut Gzip::new(&mut source), LAYER_BYTES);
         if self.stop.load(Ordering::Relaxed) {
             return Err(RegistryError::Stopped);
         }

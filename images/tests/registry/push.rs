@@ -248,3 +248,42 @@ fn a_damaged_layer_is_not_pushed() {
     assert!(error.to_string().ends_with("is damaged"), "{error}");
     assert_eq!(inbox.manifest("x", "1"), None);
 }
+
+/// Layers of several sizes around those of the pieces that are compressed one by one.
+#[test]
+fn what_was_compressed_is_what_was_there() {
+    let (server, inbox) = taking();
+    let client = Client::new();
+    let noise = |size: usize| -> Vec<u8> {
+        let mut state = 1_u32;
+        std::iter::repeat_with(|| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state.to_be_bytes()[0]
+        })
+        .take(size)
+        .collect()
+    };
+    let layers = [
+        b"x".to_vec(),
+        crate::client::big(1 << 20),
+        crate::client::big((1 << 20) - 1),
+        noise((5 << 20) + 1),
+        [noise(700_000), crate::client::big(2_000_000)].concat(),
+    ];
+    let slices: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();
+    let name = server.name("x:1");
+    client.load(&Sample::new(&slices), &name);
+    client.push(&name).unwrap();
+    let (_, document) = manifest(&inbox, "x", "1");
+    for (descriptor, layer) in document["layers"].as_array().unwrap().iter().zip(&layers) {
+        let digest = descriptor["digest"].as_str().unwrap();
+        let blob = inbox.blob("x", digest).unwrap();
+        let mut content = Vec::new();
+        // One member, and nothing behind it.
+        let mut gzip = flate2::bufread::GzDecoder::new(blob.as_slice());
+        std::io::Read::read_to_end(&mut gzip, &mut content).unwrap();
+        assert!(content == *layer, "{} bytes", layer.len());
+        assert!(gzip.into_inner().is_empty());
+        assert!(blob.len() < layer.len() + layer.len() / 100 + 100);
+    }
+}

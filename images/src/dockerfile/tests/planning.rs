@@ -264,6 +264,11 @@ fn arguments_have_their_scopes() {
         ),
         ("FROM a\nENV X=[$TARGETPLATFORM]", &[], "[]"),
         (
+            "FROM a AS last\nARG TARGETSTAGE\nENV X=$TARGETSTAGE",
+            &[],
+            "last",
+        ),
+        (
             "FROM a\nARG TARGETSTAGE\nENV X=$TARGETSTAGE",
             &[],
             "default",
