@@ -187,13 +187,20 @@ impl<'a> Shared<'a> {
         };
         let paths = paths(copy);
         if !paths.is_empty() {
-            let place = place(copy.unpack != Unpack::Never);
             match self.source(&copy.from)? {
                 None => {
                     let selected = inputs.selected.first().map_or(&[][..], Vec::as_slice);
-                    builder.place(place, &mut |to| {
-                        Ok(self.build.context.archive(selected, to)?)
-                    })?;
+                    // What is in a directory is never unpacked, so that each source goes by itself.
+                    let parts: Vec<&[Selected]> = match copy.unpack {
+                        Unpack::Never => vec![selected],
+                        _ => selected.chunks(1).collect(),
+                    };
+                    for part in parts {
+                        let is_file = !part.iter().any(|selected| selected.is_directory);
+                        let place = place(is_file && copy.unpack != Unpack::Never);
+                        builder
+                            .place(place, &mut |to| Ok(self.build.context.archive(part, to)?))?;
+                    }
                 }
                 Some(source) => {
                     let gather = Gather {
@@ -203,7 +210,7 @@ impl<'a> Shared<'a> {
                     };
                     let mut source = lock(&source);
                     let lender = self.lender(&mut source, id.stage)?;
-                    builder.copy_from(lender, gather, place)?;
+                    builder.copy_from(lender, gather, place(false))?;
                 }
             }
         }

@@ -6,7 +6,7 @@
 //! --- base64 PATH [MODE]        as that, its bytes encoded
 //! --- archive PATH              a tar, packed as its name ends; its members follow, one a line:
 //!                               `file NAME MODE UID:GID CONTENT`, `dir NAME MODE UID:GID`,
-//!                               `link NAME TARGET`, `hard NAME TARGET`
+//!                               `link NAME TARGET`, `hard NAME MODE UID:GID TARGET`
 //! --- dir PATH [MODE]           an empty folder
 //! --- link PATH TARGET          a symbolic link
 //! --- remove PATH               what an earlier build had

@@ -58,7 +58,7 @@ fn member(tar: &mut tar::Builder<Vec<u8>>, line: &str) -> Result<()> {
             set_name(&mut header, name)?;
         }
         ["link", name, target] => link(&mut header, tar::EntryType::Symlink, name, target)?,
-        ["hard", name, target] => link(&mut header, tar::EntryType::Link, name, target)?,
+        ["hard", name, _, _, target] => link(&mut header, tar::EntryType::Link, name, target)?,
         _ => bail!("no member"),
     }
     header.set_cksum();
