@@ -162,7 +162,7 @@ impl<'a> Shared<'a> {
                 let builder = stage.builder.as_mut().context("the builder is gone")?;
                 builder.ask(Task::MakeDirectory {
                     path: make.path.clone(),
-                    owner: Some(make.owner.clone()).filter(|owner| !owner.is_empty()),
+                    owner: Some(owner(&make.owner)).filter(|owner| !owner.is_empty()),
                 })?;
                 Ok(())
             }
@@ -180,7 +180,7 @@ impl<'a> Shared<'a> {
                 path: copy.destination.path.clone(),
                 is_directory: copy.destination.is_directory || copy.parents || has_directory,
             },
-            owner: copy.owner.clone(),
+            owner: copy.owner.as_deref().map(owner),
             mode: copy.mode.clone(),
             unpack,
             replace_links: copy.link,
@@ -449,6 +449,14 @@ impl<'a> Shared<'a> {
     }
 }
 
+/// Whom files are given to: a number without a group is the group's, too.
+fn owner(text: &str) -> String {
+    match text.parse::<u32>() {
+        Ok(number) => format!("{number}:{number}"),
+        Err(_) => text.to_owned(),
+    }
+}
+
 /// The sources of a copy that are paths.
 fn paths(copy: &Copy) -> Vec<&str> {
     let paths = copy.sources.iter().filter_map(|source| match source {
@@ -527,6 +535,12 @@ mod tests {
             assert!(pattern.matches(path.as_bytes()), "{path}");
             assert!(!pattern.matches(format!("{path}x").as_bytes()), "{path}");
         }
+    }
+
+    #[test]
+    fn a_number_is_user_and_group() {
+        let owners = ["7", "7:8", "app", "7:app", ""].map(owner);
+        assert_eq!(owners, ["7:7", "7:8", "app", "7:app", ""]);
     }
 
     #[test]
