@@ -40,7 +40,6 @@ const FUZZ_SECONDS: u32 = 5;
 const TOOLS: &[Package] = &[
     Package::file("docker-registry", &["/usr/bin/docker-registry"]),
     Package::file("erofs-utils", &["/usr/bin/fsck.erofs"]),
-    Package::file("skopeo", &["/usr/bin/skopeo"]),
     Package::file("tar", &["/bin/tar", "/usr/bin/tar"]),
 ];
 
@@ -48,10 +47,6 @@ const TOOLS: &[Package] = &[
 const PEERS: &[Package] = &[
     Package::file("docker-registry", &["/usr/bin/docker-registry"]),
     Package::file("docker.io", &["/usr/bin/dockerd", "/usr/sbin/dockerd"]),
-    Package::file("buildah", &["/usr/bin/buildah"]),
-    Package::file("podman", &["/usr/bin/podman"]),
-    Package::file("skopeo", &["/usr/bin/skopeo"]),
-    Package::file("umoci", &["/usr/bin/umoci"]),
     Package::file("git", &["/usr/bin/git", "/usr/local/bin/git"]),
 ];
 
