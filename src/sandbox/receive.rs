@@ -1,6 +1,7 @@
-//! Files that a guest sent, put on the host's disk: `cp` out of a container.
+//! Files of an archive, put on the host's disk: what a guest sent for `cp` out of a container, and the
+//! build context on standard input.
 //!
-//! Called by the verb, as the user who typed it. The archive is a hostile guest's. Every place is
+//! Called by the verbs, as the user who typed them. The archive is a hostile guest's or stranger's. Every place is
 //! opened beneath the destination without following any link (openat2(2), `RESOLVE_BENEATH` and
 //! `RESOLVE_NO_SYMLINKS`), so that neither names nor links in the archive lead out of it, whatever
 //! their order; what is written is always a file that was just made. No device is made, no extended
@@ -48,13 +49,13 @@ const SET_IDS: u16 = 0o6000;
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiveError {
     /// The archive is damaged.
-    #[error("the guest sent a bad archive: {0}")]
+    #[error("a bad archive: {0}")]
     Tar(#[from] TarError),
     /// A name that no honest guest sends.
-    #[error("the guest sent a bad archive: {0}")]
+    #[error("a bad archive: {0}")]
     Name(String),
     /// A named limit was exceeded.
-    #[error("the guest sent more than {limit} {what}")]
+    #[error("an archive with more than {limit} {what}")]
     Limit {
         /// What is limited, with its unit.
         what: &'static str,
@@ -94,7 +95,8 @@ pub struct LeftOut {
 }
 
 /// Reads `archive` and makes what is in it: everything below its entry `top` goes below `name` in
-/// `target`, without a name right into it.
+/// `target`, without a name right into it. Without a `top` that is all there is, and directories that
+/// the archive does not have are made.
 ///
 /// # Errors
 /// See [`ReceiveError`].
@@ -165,6 +167,9 @@ struct Receiver<'a> {
 impl Receiver<'_> {
     fn put(&mut self, entry: &Entry, tar: &mut TarReader<impl Read>) -> Result<(), ReceiveError> {
         let path = self.place(&entry.path)?;
+        if self.top.is_empty() {
+            self.make_directories(&path)?;
+        }
         let Some((name, dir)) = self.open_dir(&path)? else {
             // The target itself is the user's.
             return Ok(());
@@ -254,6 +259,10 @@ impl Receiver<'_> {
         if parts.iter().any(|part| part.len() > NAME_MAX) {
             return bad("a name that is too long");
         }
+        if self.top.is_empty() {
+            let names = parts.into_iter().filter(|part| *part != b".");
+            return Ok(names.collect::<Vec<_>>().join(&b'/'));
+        }
         let Some((first, rest)) = parts.split_first() else {
             return bad("a path without a name");
         };
@@ -284,6 +293,28 @@ impl Receiver<'_> {
             },
         })?;
         Ok(Some((OsStr::from_bytes(name.unwrap_or_default()), opened)))
+    }
+
+    /// Makes the directories above a path that the archive does not have.
+    fn make_directories(&self, path: &[u8]) -> Result<(), ReceiveError> {
+        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        for (end, _) in ends {
+            let above = path.get(..end).unwrap_or_default();
+            let Some((name, dir)) = self.open_dir(above)? else {
+                continue;
+            };
+            match mkdirat(&dir, name, Mode::from_bits_truncate(0o755)) {
+                // Whatever it is: it is opened without following links.
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(errno) => {
+                    return Err(ReceiveError::Io {
+                        path: shown(above),
+                        source: errno.into(),
+                    });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Removes what is in the place of an entry, unless both are directories.

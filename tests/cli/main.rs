@@ -2,6 +2,7 @@
 //! images in the store, doctor. Runs anywhere, with or without KVM; a file a topic.
 
 mod archives;
+mod build;
 mod flags;
 mod help;
 mod host;

@@ -3,14 +3,15 @@
 //! Each entry of the list is a test; what the engine answered is kept for later runs.
 
 mod list;
+mod packing;
 
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use anyhow::{Context, Result, bail};
+use harness::Invocation;
 use harness::tree::{self, Tree};
-use harness::{Docker, Invocation};
 use libtest_mimic::{Failed, Trial};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -19,10 +20,21 @@ use crate::differential::oracle;
 use crate::world::World;
 use list::{Case, Part};
 
-/// Every Dockerfile.
-const LIST: &str = include_str!("builds/list.txt");
+/// Every Dockerfile: a list a topic.
+const LISTS: [(&str, &str); 10] = [
+    ("run", include_str!("builds/run.txt")),
+    ("copy", include_str!("builds/copy.txt")),
+    ("add", include_str!("builds/add.txt")),
+    ("config", include_str!("builds/config.txt")),
+    ("variables", include_str!("builds/variables.txt")),
+    ("syntax", include_str!("builds/syntax.txt")),
+    ("stages", include_str!("builds/stages.txt")),
+    ("ignore", include_str!("builds/ignore.txt")),
+    ("cache", include_str!("builds/cache.txt")),
+    ("buildkit", include_str!("builds/buildkit.txt")),
+];
 
-/// Name of what is built.
+/// Name of what the engine builds.
 const NAME: &str = "built:1";
 
 /// Files that an engine makes for itself in whatever it runs.
@@ -39,55 +51,53 @@ struct Answer {
 
 /// A test for each entry.
 pub(crate) fn trials(world: &Arc<World>) -> Vec<Trial> {
-    let cases = match list::parse(LIST) {
-        Ok(cases) => cases,
-        Err(error) => {
-            let broken = move || Err(Failed::from(format!("{error:#}")));
-            return vec![Trial::test("builds::list", broken)];
-        }
-    };
-    cases
-        .into_iter()
-        .map(|case| {
+    let mut trials = Vec::new();
+    for (list, text) in LISTS {
+        let cases = match list::parse(list, text) {
+            Ok(cases) => cases,
+            Err(error) => {
+                let broken = move || Err(Failed::from(format!("{error:#}")));
+                trials.push(Trial::test(format!("builds::{list}"), broken));
+                continue;
+            }
+        };
+        trials.extend(cases.into_iter().map(|case| {
             let world = Arc::clone(world);
             Trial::test(format!("builds::{}", case.name), move || {
                 compare(&world, &case).map_err(|error| Failed::from(format!("{error:#}")))
             })
-        })
-        .collect()
+        }));
+    }
+    trials
 }
 
 fn compare(world: &World, case: &Case) -> Result<()> {
-    let own = world.own()?;
-    let ours = build(&own.work(), case, |words| own.bulkhead(words))
-        .with_context(|| "build it with bulkhead".to_owned())?;
     let theirs = match &case.expected {
-        // What Debian's engine is too old for.
-        Some(expected) => {
-            return expected_of(case, expected, &ours);
-        }
-        None => {
-            let name = format!("build-{}", case.name);
-            let question = oracle::question_of(&case.text)?;
-            match oracle::known(&name, &question) {
-                Some(answer) => answer,
-                None => {
-                    let answer = on_docker(world, case).context("build it with docker")?;
-                    oracle::keep(&name, question, &answer)?;
-                    answer
-                }
-            }
-        }
+        Some(_) => None,
+        None => Some(asked(world, case)?),
     };
+    let ours = on_bulkhead(world, case).context("build it with bulkhead")?;
+    if let Some(expected) = &case.expected {
+        // What Debian's engine is too old for.
+        let last = ours.last().context("there is no build")?;
+        return expected_of(case, expected, last);
+    }
+    let theirs = theirs.context("the engine was not asked")?;
     let different = differences(&theirs, &ours);
-    let parts: Vec<Part> = different.iter().map(|(part, _)| *part).collect();
+    let mut parts: Vec<Part> = Vec::new();
+    for (part, _) in &different {
+        if !parts.contains(part) {
+            parts.push(*part);
+        }
+    }
     if parts != case.differs {
         let texts: Vec<&str> = different.iter().map(|(_, text)| text.as_str()).collect();
+        let said: Vec<&str> = ours.iter().map(|answer| answer.stderr.as_str()).collect();
         bail!(
             "expected to differ in {:?}, differs in {parts:?}\n{}\nbulkhead said: {}",
             case.differs,
             texts.join("\n"),
-            ours.stderr
+            said.join("\n")
         );
     }
     Ok(())
@@ -116,43 +126,108 @@ fn expected_of(case: &Case, expected: &[String], ours: &Answer) -> Result<()> {
             ),
         };
         if !holds {
-            bail!("{line}: does not hold of {ours:#?}");
+            let path = line.split(' ').nth(1).unwrap_or_default();
+            bail!(
+                "{line}: does not hold: {:?}, config {}, code {}, {}",
+                ours.files.get(path),
+                ours.config,
+                ours.code,
+                ours.stderr
+            );
         }
     }
     Ok(())
 }
 
-fn on_docker(world: &World, case: &Case) -> Result<Answer> {
+fn on_bulkhead(world: &World, case: &Case) -> Result<Vec<Answer>> {
+    let vm = world.builds()?;
+    let name = case.name.replace("::", "-");
+    let work = vm.work().join(&name);
+    fs::create_dir(&work).context("create a folder")?;
+    let answers = builds(&work, &name, case, |words| {
+        vm.bulkhead(words).current_dir(&work)
+    })?;
+    vm.bulkhead(["rmi", "--force", &name]).output()?;
+    fs::remove_dir_all(&work).context("remove a folder")?;
+    Ok(answers)
+}
+
+/// What the engine says, now or in an earlier run.
+fn asked(world: &World, case: &Case) -> Result<Vec<Answer>> {
+    let name = format!("build-{}", case.name.replace("::", "-"));
+    let question = oracle::question_of_any_kernel(&case.text)?;
+    if let Some(answers) = oracle::known(&name, &question) {
+        return Ok(answers);
+    }
+    let answers = on_docker(world, case).context("build it with docker")?;
+    oracle::keep(&name, question, &answers)?;
+    Ok(answers)
+}
+
+fn on_docker(world: &World, case: &Case) -> Result<Vec<Answer>> {
     let docker = world
         .docker()?
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
     let work = tempfile::tempdir_in(docker.work()).context("create a folder")?;
-    let answer = build(work.path(), case, |words| on(&docker, words, work.path()));
+    let answers = builds(work.path(), NAME, case, |words| {
+        docker.docker(words).current_dir(work.path())
+    });
     docker.docker(["rmi", "--force", NAME]).output()?;
-    answer
+    answers
 }
 
-fn on(docker: &Docker, words: &[&str], work: &Path) -> Invocation {
-    docker.docker(words).current_dir(work)
+/// Does the builds of an entry, one after the other.
+fn builds(
+    work: &Path,
+    name: &str,
+    case: &Case,
+    engine: impl Fn(&[&str]) -> Invocation,
+) -> Result<Vec<Answer>> {
+    let mut answers: Vec<Answer> = Vec::new();
+    let mut stamps = Tree::new();
+    for number in 0..case.builds.len() {
+        let mut answer = build(work, name, case, number, &engine)?;
+        let now = answer.files.iter().filter(|(path, _)| is_stamp(path));
+        let now: Tree = now
+            .map(|(path, line)| (path.clone(), line.clone()))
+            .collect();
+        for (path, line) in &now {
+            let is_last = stamps.get(path) == Some(line);
+            let text = if is_last { "as before" } else { "new" };
+            answer.files.insert(path.clone(), text.to_owned());
+        }
+        stamps = now;
+        answers.push(answer);
+    }
+    Ok(answers)
+}
+
+/// Whether a file says only when its step was run.
+fn is_stamp(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    name.starts_with("stamp")
 }
 
 /// Builds with an engine and looks at what came out.
-fn build<'a>(
+fn build(
     work: &Path,
+    name: &str,
     case: &Case,
-    engine: impl Fn(&[&str]) -> Invocation + 'a,
+    number: usize,
+    engine: &impl Fn(&[&str]) -> Invocation,
 ) -> Result<Answer> {
     let context = work.join("context");
     if context.exists() {
         fs::remove_dir_all(&context).context("remove the last context")?;
     }
-    case.write(&context)?;
-    let mut words = vec!["build", "-t", NAME];
-    words.extend(case.arguments.iter().map(String::as_str));
+    case.write(number, &context)?;
+    let build = case.builds.get(number).context("there is no such build")?;
+    let mut words = vec!["build", "-t", name];
+    words.extend(build.arguments.iter().map(String::as_str));
     words.push("context");
     let mut invocation = engine(&words);
-    for (name, value) in &case.variables {
+    for (name, value) in &build.variables {
         invocation = invocation.env(name, value);
     }
     let out = invocation.output()?;
@@ -167,7 +242,7 @@ fn build<'a>(
     }
     let archive = work.join("built.tar");
     let archive_text = archive.to_str().context("a path")?;
-    engine(&["save", "-o", archive_text, NAME])
+    engine(&["save", "-o", archive_text, name])
         .output()?
         .code(0)?;
     (answer.files, answer.config) = tree::of_archive(&archive)?;
@@ -178,15 +253,31 @@ fn build<'a>(
     Ok(answer)
 }
 
+/// What differs, and how: of the first build that does.
+fn differences(theirs: &[Answer], ours: &[Answer]) -> Vec<(Part, String)> {
+    let pairs = (1..).zip(theirs.iter().zip(ours));
+    let mut of_builds = pairs.map(|(number, (theirs, ours))| {
+        let mut different = differences_of(theirs, ours);
+        for (_, text) in &mut different {
+            *text = format!("build {number}: {text}");
+        }
+        different
+    });
+    of_builds
+        .find(|different| !different.is_empty())
+        .unwrap_or_default()
+}
+
 /// What differs, and how.
-fn differences(theirs: &Answer, ours: &Answer) -> Vec<(Part, String)> {
+fn differences_of(theirs: &Answer, ours: &Answer) -> Vec<(Part, String)> {
     let mut different = Vec::new();
     if theirs.code != ours.code {
         let text = format!(
             "code: {} on docker ({}), {} here",
             theirs.code, theirs.stderr, ours.code
         );
-        different.push((Part::Code, text));
+        // The rest follows.
+        return vec![(Part::Code, text)];
     }
     if theirs.files != ours.files {
         let mut lines = vec!["files:".to_owned()];

@@ -6,6 +6,7 @@
 
 mod archives;
 mod bad_input;
+mod build;
 mod builds;
 mod confinement;
 mod containers;
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
             (0, races::tests()),
             (1, lists::tests()),
             (1, archives::tests()),
+            (1, build::tests()),
             (1, bad_input::tests()),
             (1, guests::tests()),
             (1, templates::tests()),

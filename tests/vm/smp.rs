@@ -2,11 +2,13 @@
 
 use anyhow::{Context, Result};
 
+use crate::build::stages_run_side_by_side_and_end_together;
 use crate::world::World;
 
 crate::tests![
     cpus_are_vcpus_and_a_quota,
     every_cpu_of_the_host_is_a_vcpu_that_works,
+    stages_run_side_by_side_and_end_together,
 ];
 
 fn cpus_are_vcpus_and_a_quota(world: &World) -> Result<()> {

@@ -10,6 +10,7 @@ use harness::{Docker, Sandbox, images};
 #[derive(Default)]
 pub(crate) struct World {
     busybox: Shared<Sandbox>,
+    builds: Shared<Sandbox>,
     debian: Shared<Sandbox>,
     layers60: Shared<Sandbox>,
     docker: Shared<Mutex<Docker>>,
@@ -32,6 +33,12 @@ impl World {
     /// A sandbox of the test's own with the same images, unpacked.
     pub(crate) fn own(&self) -> Result<Sandbox> {
         self.busybox()?.copied()
+    }
+
+    /// A sandbox with the same images, for all builds that are compared: each has a name of its own,
+    /// and finds in the cache what others made, as on the engine.
+    pub(crate) fn builds(&self) -> Result<&Sandbox> {
+        self.builds.get(|| self.own())
     }
 
     /// A sandbox with debian:12.

@@ -40,7 +40,6 @@ const FUZZ_SECONDS: u32 = 5;
 const TOOLS: &[Package] = &[
     Package::file("docker-registry", &["/usr/bin/docker-registry"]),
     Package::file("erofs-utils", &["/usr/bin/fsck.erofs"]),
-    Package::file("skopeo", &["/usr/bin/skopeo"]),
     Package::file("tar", &["/bin/tar", "/usr/bin/tar"]),
 ];
 
@@ -48,6 +47,7 @@ const TOOLS: &[Package] = &[
 const PEERS: &[Package] = &[
     Package::file("docker-registry", &["/usr/bin/docker-registry"]),
     Package::file("docker.io", &["/usr/bin/dockerd", "/usr/sbin/dockerd"]),
+    Package::file("git", &["/usr/bin/git", "/usr/local/bin/git"]),
 ];
 
 /// Run all tests: unit tests, VM tests where KVM works, a short run of each fuzz target

@@ -18,6 +18,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use tarball::{Entry, EntryKind, TarReader, shown};
 
+use super::place;
 use crate::failure::{Context, Failure};
 use crate::paths::{self, Want};
 use crate::unpack::is_reserved;
@@ -34,6 +35,9 @@ const BUFFER_LEN: usize = 128 << 10;
 
 /// Longest passwd or group file that is read in bytes.
 const USERS_MAX: usize = 8 << 20;
+
+/// Directories in each other that make room for something else: each is an open descriptor.
+const DEPTH_MAX: usize = 256;
 
 /// Unpacks `from` into the directory `path` of the container; everything in it belongs to `owner`,
 /// if there is one.
@@ -93,10 +97,33 @@ pub(super) struct Extraction<'a> {
     pub(super) mode: Option<&'a protocol::mode::Mode>,
     /// Whether a link makes room for a directory.
     pub(super) replace_links: bool,
+    /// Whether a directory makes room for what is none, and the other way round.
+    pub(super) replace_kinds: bool,
     entries: u64,
     /// Directories and the times that they are to have when everything is in them.
     times: Vec<(Vec<u8>, (i64, u32))>,
     times_bytes: usize,
+}
+
+/// Removes a file, or a directory with all in it.
+fn remove(
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    is_directory: bool,
+    depth_left: usize,
+) -> Result<(), Errno> {
+    if !is_directory {
+        return unlinkat(dir, name, AtFlags::empty());
+    }
+    let depth_left = depth_left.checked_sub(1).ok_or(Errno::NAMETOOLONG)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let inner = openat(dir, name, flags, Mode::empty())?;
+    for name in place::names(inner.as_fd())? {
+        let found = statat(&inner, &*name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let is_directory = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
+        remove(inner.as_fd(), &name, is_directory, depth_left)?;
+    }
+    unlinkat(dir, name, AtFlags::REMOVEDIR)
 }
 
 impl<'a> Extraction<'a> {
@@ -109,6 +136,7 @@ impl<'a> Extraction<'a> {
             owner,
             mode: None,
             replace_links: false,
+            replace_kinds: false,
             entries: 0,
             times: Vec::new(),
             times_bytes: 0,
@@ -221,6 +249,10 @@ impl<'a> Extraction<'a> {
         }
         let was_dir = FileType::from_raw_mode(there.st_mode) == FileType::Directory;
         let is_dir = kind == EntryKind::Directory;
+        if self.replace_kinds && was_dir != is_dir {
+            return remove(dir, name, was_dir, DEPTH_MAX)
+                .config(|| format!("replace {}", shown(path)));
+        }
         let (path, target) = (shown(path), shown(self.target));
         match (was_dir, is_dir) {
             (true, true) => Ok(()),

@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use protocol::task::{Place, PlaceTarget};
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat, mkdirat, openat, statat, unlinkat,
+    AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat, mkdirat, openat, readlinkat, statat,
+    unlinkat,
 };
 use rustix::io::Errno;
 use tarball::{Entry, EntryKind, TarReader};
@@ -18,6 +19,9 @@ use super::unpacked;
 use crate::failure::{Context, Failure};
 use crate::layers::SCRATCH;
 use crate::paths::{self, Want};
+
+/// Links that are followed for one name, as in the kernel.
+const LINKS_MAX: usize = 40;
 
 /// Puts what comes `from` the host into the root, or aside on the `disk`.
 ///
@@ -80,7 +84,11 @@ fn put(
 ) -> Result<(), Failure> {
     let mut tar = TarReader::new(from);
     let Some(mut entry) = tar.next_entry().map_err(bad)? else {
-        return Ok(());
+        // A directory with nothing in it.
+        return match is_directory {
+            true => make_directories(root, path, owner),
+            false => Ok(()),
+        };
     };
     let about = || format!("make {path}");
     let path = path.trim_end_matches('/');
@@ -92,9 +100,13 @@ fn put(
             Err(Errno::NOENT | Errno::NOTDIR) => true,
             Err(errno) => return Err(errno).config(about),
         };
-    let (above, name) = match path.rsplit_once('/') {
+    let followed = match has_place && !place.replace_links {
+        true => follow(root, path)?,
+        false => path.to_owned(),
+    };
+    let (above, name) = match followed.rsplit_once('/') {
         Some((above, name)) => (above, name),
-        None => ("", path),
+        None => ("", followed.as_str()),
     };
     let mut head = Vec::new();
     let mut archive = None;
@@ -116,10 +128,7 @@ fn put(
     loop {
         let mut data = head.as_slice().chain(Data(&mut tar));
         match archive.take() {
-            Some(compression) => {
-                let inner = unpacked::decoded(compression, &mut data)?;
-                extraction.all(TarReader::new(inner))?;
-            }
+            Some(packing) => unpack(root, target, unpacked::decoded(packing, &mut data)?)?,
             None => extraction.put(&entry, &mut data)?,
         }
         head.clear();
@@ -139,6 +148,47 @@ fn put(
     }
     extraction.set_times();
     Ok(())
+}
+
+/// Unpacks an archive that was added. As in Docker the directory is a root for what is in the archive,
+/// links and all, and what is in it has its own owners and modes.
+fn unpack(root: BorrowedFd<'_>, target: &str, archive: impl Read) -> Result<(), Failure> {
+    let target = paths::open(root, target, Want::Directory).config(|| format!("open {target}"))?;
+    let mut extraction = Extraction::new(target.as_fd(), b"", None);
+    extraction.replace_kinds = true;
+    extraction.all(TarReader::new(archive))?;
+    extraction.set_times();
+    Ok(())
+}
+
+/// The place of a file: where the links lead that are there by its name, whether there is something or
+/// not.
+fn follow(root: BorrowedFd<'_>, path: &str) -> Result<String, Failure> {
+    let about = || format!("make {path}");
+    let mut place = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        let (above, name) = place.rsplit_once('/').unwrap_or(("", &place));
+        let target = match paths::open(root, above, Want::Directory) {
+            Ok(above) => readlinkat(&above, name, Vec::new()),
+            Err(errno) => Err(errno),
+        };
+        let target = match target {
+            Ok(target) => target,
+            // There is nothing, or no link.
+            Err(Errno::NOENT | Errno::INVAL | Errno::NOTDIR) => return Ok(place),
+            Err(errno) => return Err(errno).config(about),
+        };
+        let Ok(target) = target.to_str() else {
+            return Err(Failure::bad_config(format!(
+                "{path} is a link to what is not UTF-8"
+            )));
+        };
+        place = match target.starts_with('/') {
+            true => target.to_owned(),
+            false => format!("{above}/{target}"),
+        };
+    }
+    Err(Errno::LOOP).config(about)
 }
 
 /// Whether an entry is a file that was named itself, and not one of a directory's.

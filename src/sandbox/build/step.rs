@@ -162,7 +162,7 @@ impl<'a> Shared<'a> {
                 let builder = stage.builder.as_mut().context("the builder is gone")?;
                 builder.ask(Task::MakeDirectory {
                     path: make.path.clone(),
-                    owner: Some(make.owner.clone()).filter(|owner| !owner.is_empty()),
+                    owner: Some(owner(&make.owner)).filter(|owner| !owner.is_empty()),
                 })?;
                 Ok(())
             }
@@ -173,25 +173,34 @@ impl<'a> Shared<'a> {
 
     fn copy(&self, stage: &mut Stage<'a>, copy: &Copy, id: StepId, inputs: &Inputs) -> Result<()> {
         let builder = stage.builder.as_mut().context("the builder is gone")?;
+        let mut selected = inputs.selected.iter().flatten();
+        let has_directory = selected.any(|selected| selected.is_directory);
         let place = |unpack: bool| Place {
             target: PlaceTarget::Root {
                 path: copy.destination.path.clone(),
-                is_directory: copy.destination.is_directory || copy.parents,
+                is_directory: copy.destination.is_directory || copy.parents || has_directory,
             },
-            owner: copy.owner.clone(),
+            owner: copy.owner.as_deref().map(owner),
             mode: copy.mode.clone(),
             unpack,
             replace_links: copy.link,
         };
         let paths = paths(copy);
         if !paths.is_empty() {
-            let place = place(copy.unpack != Unpack::Never);
             match self.source(&copy.from)? {
                 None => {
                     let selected = inputs.selected.first().map_or(&[][..], Vec::as_slice);
-                    builder.place(place, &mut |to| {
-                        Ok(self.build.context.archive(selected, to)?)
-                    })?;
+                    // What is in a directory is never unpacked, so that each source goes by itself.
+                    let parts: Vec<&[Selected]> = match copy.unpack {
+                        Unpack::Never => vec![selected],
+                        _ => selected.chunks(1).collect(),
+                    };
+                    for part in parts {
+                        let is_file = !part.iter().any(|selected| selected.is_directory);
+                        let place = place(is_file && copy.unpack != Unpack::Never);
+                        builder
+                            .place(place, &mut |to| Ok(self.build.context.archive(part, to)?))?;
+                    }
                 }
                 Some(source) => {
                     let gather = Gather {
@@ -201,7 +210,7 @@ impl<'a> Shared<'a> {
                     };
                     let mut source = lock(&source);
                     let lender = self.lender(&mut source, id.stage)?;
-                    builder.copy_from(lender, gather, place)?;
+                    builder.copy_from(lender, gather, place(false))?;
                 }
             }
         }
@@ -440,6 +449,14 @@ impl<'a> Shared<'a> {
     }
 }
 
+/// Whom files are given to: a number without a group is the group's, too.
+fn owner(text: &str) -> String {
+    match text.parse::<u32>() {
+        Ok(number) => format!("{number}:{number}"),
+        Err(_) => text.to_owned(),
+    }
+}
+
 /// The sources of a copy that are paths.
 fn paths(copy: &Copy) -> Vec<&str> {
     let paths = copy.sources.iter().filter_map(|source| match source {
@@ -518,6 +535,12 @@ mod tests {
             assert!(pattern.matches(path.as_bytes()), "{path}");
             assert!(!pattern.matches(format!("{path}x").as_bytes()), "{path}");
         }
+    }
+
+    #[test]
+    fn a_number_is_user_and_group() {
+        let owners = ["7", "7:8", "app", "7:app", ""].map(owner);
+        assert_eq!(owners, ["7:7", "7:8", "app", "7:app", ""]);
     }
 
     #[test]

@@ -36,6 +36,16 @@ impl Place {
         name: Option<&str>,
         entries: &[(Entry, &str)],
     ) -> Result<LeftOut, String> {
+        self.receive_top("top", owners, name, entries)
+    }
+
+    fn receive_top(
+        &self,
+        top: &str,
+        owners: Owners,
+        name: Option<&str>,
+        entries: &[(Entry, &str)],
+    ) -> Result<LeftOut, String> {
         let mut writer = TarWriter::new(Vec::new());
         for (entry, data) in entries {
             writer.entry(entry).unwrap();
@@ -43,7 +53,7 @@ impl Place {
         }
         let bytes = writer.finish().unwrap();
         let target = File::open(self.path("")).unwrap();
-        receive(&target, "top", name.map(OsStr::new), owners, &*bytes)
+        receive(&target, top, name.map(OsStr::new), owners, &*bytes)
             .map_err(|error| error.to_string())
     }
 
@@ -184,6 +194,31 @@ fn names_that_lead_elsewhere_are_refused() {
 }
 
 #[test]
+fn a_whole_archive_has_no_top() {
+    let place = Place::new();
+    let whole = |entries: &[(Entry, &str)]| place.receive_top("", Owners::Own, None, entries);
+    whole(&[
+        dir("./"),
+        file("./a", "a"),
+        file("deep/er/b", "b"),
+        dir("deep"),
+        link(EntryKind::HardLink, "c", "./a"),
+    ])
+    .unwrap();
+    for (path, content) in [("a", "a"), ("deep/er/b", "b"), ("c", "a")] {
+        assert_eq!(fs::read_to_string(place.path(path)).unwrap(), content);
+    }
+    for path in ["../outside/x", "/etc/x", "a/../../outside/x", ".."] {
+        assert!(whole(&[file(path, "x")]).is_err(), "{path}");
+    }
+    let out = link(EntryKind::Symlink, "out", "../outside");
+    for path in ["out/x", "out/deep/x"] {
+        assert!(whole(&[out.clone(), file(path, "x")]).is_err(), "{path}");
+    }
+    place.nothing_outside();
+}
+
+#[test]
 fn nothing_is_written_through_a_link() {
     let place = Place::new();
     let outside = place.folder.path().join("outside");
@@ -283,7 +318,7 @@ fn endless_files_and_damaged_archives_end() {
     let _ = TarWriter::new(&mut bytes).entry(&huge);
     assert_eq!(
         receive(&bytes),
-        "the guest sent more than 1099511627776 bytes of files"
+        "an archive with more than 1099511627776 bytes of files"
     );
     let cut = Entry {
         size: 1000,
@@ -322,7 +357,7 @@ fn an_archive_without_an_end_is_given_up() {
     let error = receive_at_most(10_000, &target, "top", name, Owners::Own, endless);
     assert_eq!(
         error.unwrap_err().to_string(),
-        "the guest sent more than 10000 entries"
+        "an archive with more than 10000 entries"
     );
 }
 

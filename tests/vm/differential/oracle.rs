@@ -35,24 +35,28 @@ struct Kept<T> {
 /// There is no engine, or no image.
 pub(super) fn question(case: &Case) -> Result<String> {
     let lines: Vec<String> = case.lines.iter().map(asked).collect();
-    question_of(&lines.join(" | "))
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("read the release")?;
+    let kernel = format!("{} | ", kernel.trim());
+    asked_of(&kernel, &lines.join(" | "))
 }
 
-/// Everything that an answer to `text` depends on.
+/// Everything that an answer to `text` depends on where the kernel below the engine does not matter.
 ///
 /// # Errors
 ///
 /// As [`question`].
-pub(crate) fn question_of(text: &str) -> Result<String> {
+pub(crate) fn question_of_any_kernel(text: &str) -> Result<String> {
+    asked_of("", text)
+}
+
+fn asked_of(kernel: &str, text: &str) -> Result<String> {
     let archive = images::path(Recipe::Busybox, "busybox.tar")?;
     // The folder's own name has a hash of what the images are made of.
     let archive = fs::canonicalize(&archive).context("find the images")?;
     let folder = archive.parent().unwrap_or(Path::new("/"));
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("read the release")?;
     Ok(format!(
-        "{} | {} | {} | {text}",
+        "{} | {kernel}{} | {text}",
         Docker::version()?,
-        kernel.trim(),
         folder.file_name().unwrap_or_default().display(),
     ))
 }
