@@ -286,6 +286,16 @@ fn of_layers(root: &Root, layers: &[LayerKey]) -> Result<(Vec<LayerExtent>, Disk
             len: disk.len,
         });
     }
+    if segments.is_empty() {
+        // The writable disk is the second one, also of an image without layers.
+        let file = tempfile::tempfile().context("create an empty disk")?;
+        file.set_len(DISK_ALIGNMENT)
+            .context("create an empty disk")?;
+        segments.push(Segment {
+            file,
+            len: DISK_ALIGNMENT,
+        });
+    }
     Ok((extents, DiskSource::ReadOnly(segments)))
 }
 
