@@ -154,8 +154,8 @@ fn values_that_are_none_are_told() {
     let user = with_context("FROM scratch\n");
     for (flags, sentence) in [
         (
-            &["-t", "UPPER/case"][..],
-            "invalid argument \"UPPER/case\" for \"-t, --tag\" flag: invalid reference format: \
+            &["-t", "UPPER"][..],
+            "invalid argument \"UPPER\" for \"-t, --tag\" flag: invalid reference format: \
              repository name must be lowercase",
         ),
         (

@@ -111,7 +111,8 @@ fn main() -> ExitCode {
         }
         let differential = (0..).zip(differential::trials(&world));
         trials.extend(differential.filter_map(|(share, trial)| part.has(share).then_some(trial)));
-        let builds = (0..).zip(builds::trials(&world));
+        let filter = arguments.filter.as_deref().unwrap_or_default();
+        let builds = (0..).zip(builds::trials(&world, filter.starts_with("build")));
         trials.extend(builds.filter_map(|(share, trial)| part.has(share).then_some(trial)));
     }
     if part.has_several_cpus() {

@@ -122,7 +122,7 @@ pub struct Built {
 /// Why nothing was built.
 #[derive(Debug)]
 pub struct BuildError {
-    /// The first thing that went wrong: [`StepFailed`], [`Refused`] or what the host says.
+    /// The first thing that went wrong: [`StepFailed`], what the agent refused, or what the host says.
     pub error: anyhow::Error,
     /// In which step.
     pub step: Option<StepId>,
