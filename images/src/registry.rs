@@ -54,7 +54,7 @@ use crate::store::Store;
 
 pub use credentials::{CredentialsError, Keychain, Login, Place, Secret, key_of};
 pub use error::{Cause, RegistryError};
-pub use fetch::fetch;
+pub use fetch::{Download, download, fetch};
 pub use login::{Registry, log_in};
 pub use push::{LayerPush, PushProgress, PushState, Pushed, push};
 

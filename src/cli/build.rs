@@ -10,6 +10,7 @@ use std::io::Read;
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::ArgMatches;
 use images::dockerfile::{self, BaseImage, BaseRequest, Plan, PlanError, PlanOptions};
+use images::registry::{self, Download};
 use images::timestamp::Timestamp;
 use images::{Digest, Image, ImageConfig, Platform, Reference, Store};
 use protocol::spec::SECRET_BYTES;
@@ -18,9 +19,9 @@ use super::flags::{self, Flags};
 use super::merge::{self, Host};
 use super::options::{PullPolicy, RunOptions};
 use super::run::{self, DEFAULT_WINDOW, WithCode};
-use super::{names, output};
+use super::{names, output, pull};
 use crate::doctor;
-use crate::sandbox::build::{Build, BuildError, Built, Download, StepFailed, StepId, build};
+use crate::sandbox::build::{Build, BuildError, Built, StepFailed, StepId, build};
 use crate::sandbox::clock::{now, rfc3339};
 use crate::sandbox::launch::Launch;
 use crate::sandbox::paths::{GuestFiles, Root};
@@ -418,8 +419,9 @@ fn base(
     Ok(base)
 }
 
+/// A file of the web, by the rules of a pull.
 fn fetch(url: &str) -> Result<Download> {
-    bail!("ADD {url}: addresses are not fetched yet; download the file into the build context")
+    registry::download(url, &pull::options()).with_context(|| format!("ADD failed: {url}"))
 }
 
 /// The exit code that a failed build has.

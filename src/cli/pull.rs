@@ -109,7 +109,8 @@ fn canonical(reference: &Reference) -> String {
     }
 }
 
-fn options() -> RegistryOptions {
+/// What the environment says of registries.
+pub fn options() -> RegistryOptions {
     let mut options = RegistryOptions::default();
     if let Ok(list) = std::env::var(INSECURE_VARIABLE) {
         options

@@ -26,3 +26,24 @@ pub const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
 pub fn rfc3339(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).map_or_else(|_| ZERO_TIME.to_owned(), |at| at.to_string())
 }
+
+/// A moment as HTTP writes it (RFC 9110 section 5.6.7), in seconds since 1970.
+#[must_use]
+pub fn http_date(text: &str) -> Option<i64> {
+    let at = jiff::fmt::rfc2822::parse(text).ok()?;
+    Some(at.timestamp().as_second())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_of_servers_are_read() {
+        assert_eq!(
+            http_date("Sun, 06 Nov 1994 08:49:37 GMT"),
+            Some(784_111_777)
+        );
+        assert_eq!(http_date("yesterday"), None);
+    }
+}

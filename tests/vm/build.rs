@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use harness::{Invocation, Output, Sandbox, SmallDisk, images};
+use harness::{Invocation, Output, Sandbox, SmallDisk, images, web};
 use rustix::process::Signal;
 
 use crate::tenant;
@@ -23,6 +23,7 @@ crate::tests![
     a_step_without_a_network_has_loopback_alone,
     a_stage_that_fails_ends_the_build,
     contexts_of_all_kinds,
+    files_of_the_web_are_added,
     a_step_that_fails_is_shown_and_leaves_nothing,
     a_build_that_is_killed_leaves_nothing,
     a_full_disk_is_told,
@@ -277,6 +278,44 @@ fn before_but_for_the_cache(vm: &Sandbox, before: &harness::Snapshot) -> Result<
         }
     }
     before.no_leftovers(vm)
+}
+
+fn files_of_the_web_are_added(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let served = vm.work().join("served");
+    fs::create_dir(&served)?;
+    fs::write(served.join("file.txt"), "of the web")?;
+    let port = web::serve(served.clone())?;
+    let url = format!("http://{}:{port}/file.txt", web::host_address()?);
+    let dockerfile = format!("FROM busybox\nADD {url} /in/\nADD --chmod=644 {url} /named\n");
+    let first = build(&vm, &dockerfile, &["-t", "x"])?.code(0)?;
+    ensure!(!first.stderr.contains("CACHED"), "{first}");
+    let script = "cat /in/file.txt /named; stat -c ' %a %u %Y' /in/file.txt /named";
+    assert_eq!(
+        prints(&vm, "x", script)?,
+        "of the webof the web 600 0 1704067200\n 644 0 1704067200\n"
+    );
+    // It is asked for each time, and what it has counts.
+    let same = build(&vm, &dockerfile, &["-t", "x"])?.code(0)?;
+    assert_eq!(same.stderr.matches("CACHED").count(), 2, "{same}");
+    fs::write(served.join("file.txt"), "another")?;
+    let changed = build(&vm, &dockerfile, &["-t", "x"])?.code(0)?;
+    ensure!(!changed.stderr.contains("CACHED"), "{changed}");
+    let checked = format!(
+        "FROM busybox\nADD --checksum=sha256:{} {url} /\n",
+        "0".repeat(64)
+    );
+    let out = build(&vm, &checked, &[])?.code(1)?;
+    ensure!(out.stderr.contains("digest mismatch"), "{out}");
+    let missing = format!("FROM busybox\nADD {url}.not /\n");
+    let out = build(&vm, &missing, &[])?.code(1)?;
+    ensure!(out.stderr.contains("with status 404"), "{out}");
+    // The host asks for it, and not what only the host reaches.
+    for host in ["127.0.0.1", "localhost", "169.254.169.254"] {
+        let private = format!("FROM busybox\nADD http://{host}:{port}/file.txt /\n");
+        build(&vm, &private, &[])?.code(1)?;
+    }
+    Ok(())
 }
 
 fn contexts_of_all_kinds(world: &World) -> Result<()> {

@@ -2,17 +2,14 @@
 //! package index and the registry are this host's, as there may be no Internet.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use fixtures::Recipe;
 use harness::registry::{Access, PASSWORD, Registry, USER};
-use harness::{Sandbox, images};
+use harness::{Sandbox, images, web};
 
 use crate::world::World;
 
@@ -131,8 +128,8 @@ fn machine(registry: &Registry) -> Result<Sandbox> {
 fn base_image(vm: &Sandbox) -> Result<()> {
     vm.load(&images::python()?)?;
     let index = images::path(Recipe::Python, "index")?;
-    let address = host_address()?;
-    let port = serve(index)?;
+    let address = web::host_address()?;
+    let port = web::serve(index)?;
     let dockerfile = format!(
         "FROM {}\nRUN printf '[global]\\nindex-url = http://{address}:{port}/simple\\n\
          trusted-host = {address}\\nno-cache-dir = true\\n' > /etc/pip.conf\n",
@@ -143,65 +140,5 @@ fn base_image(vm: &Sandbox) -> Result<()> {
         .timeout(PATIENCE)
         .output()?
         .code(0)?;
-    Ok(())
-}
-
-/// The host's own address, by which a container sees it.
-fn host_address() -> Result<Ipv4Addr> {
-    let socket = UdpSocket::bind("0.0.0.0:0").context("open a socket")?;
-    socket
-        .connect("192.0.2.1:9")
-        .context("this host has no route, which the lab needs")?;
-    match socket.local_addr()?.ip() {
-        std::net::IpAddr::V4(address) => Ok(address),
-        std::net::IpAddr::V6(address) => bail!("{address} is no IPv4 address"),
-    }
-}
-
-/// Serves the files of a folder over HTTP to whoever asks, as long as the tests run.
-fn serve(folder: PathBuf) -> Result<u16> {
-    let listener = TcpListener::bind("0.0.0.0:0").context("listen")?;
-    let port = listener.local_addr()?.port();
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let folder = folder.clone();
-            thread::spawn(move || answer(&folder, stream));
-        }
-    });
-    Ok(port)
-}
-
-fn answer(folder: &Path, mut stream: TcpStream) -> Result<()> {
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
-    let request = lines.next().context("a request")??;
-    for line in lines.by_ref() {
-        if line?.is_empty() {
-            break;
-        }
-    }
-    let path = request.split(' ').nth(1).unwrap_or_default();
-    let mut file = folder.join(path.trim_start_matches('/'));
-    if file.is_dir() {
-        file = file.join("index.html");
-    }
-    let kind = match file.extension() {
-        Some(extension) if extension == "html" => "text/html",
-        _ => "application/octet-stream",
-    };
-    let (status, mut content) = match fs::File::open(&file) {
-        Ok(mut opened) => {
-            let mut content = Vec::new();
-            opened.read_to_end(&mut content)?;
-            ("200 OK", content)
-        }
-        Err(_) => ("404 Not Found", Vec::new()),
-    };
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        content.len()
-    );
-    let mut all = head.into_bytes();
-    all.append(&mut content);
-    stream.write_all(&all)?;
     Ok(())
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use harness::Sandbox;
+use harness::web::host_address;
 
 use crate::life::{begin, process_of, status, text, until};
 use crate::world::World;
@@ -41,19 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The host's own address, by which it is seen from outside.
-fn host_address() -> Result<Ipv4Addr> {
-    let socket = UdpSocket::bind("0.0.0.0:0").context("open a socket")?;
-    socket
-        .connect("192.0.2.1:9")
-        .context("this host has no route, which the tests of networks need")?;
-    match socket.local_addr()?.ip() {
-        IpAddr::V4(address) => Ok(address),
-        IpAddr::V6(address) => bail!("{address} is no IPv4 address"),
-    }
-}
-
-/// The same over IPv6; none where the host has no route.
+/// The host's own IPv6 address; none where the host has no route.
 fn host_address_v6() -> Option<Ipv6Addr> {
     let socket = UdpSocket::bind("[::]:0").ok()?;
     socket.connect("[2001:db8::1]:9").ok()?;

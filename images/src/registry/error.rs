@@ -161,6 +161,18 @@ pub enum RegistryError {
     /// An address that is none, or of another protocol.
     #[error("{} is no address of HTTP", .0)]
     Address(String),
+    /// An address that a Dockerfile may not have this host ask.
+    #[error("{0} is out of a build's reach: this host's loopback and link-local addresses are")]
+    OutOfReach(String),
+    /// A file that did not come whole, or could not be kept.
+    #[error("download {address}")]
+    Download {
+        /// Escaped.
+        address: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// An address that leads to nothing. The words are Docker's.
     #[error("failed to GET {address} with status {status}")]
     Fetch {

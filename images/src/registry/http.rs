@@ -145,6 +145,20 @@ impl Http {
         })
     }
 
+    /// Sets clients up for addresses that a stranger names: what a container gets to, no more.
+    pub(super) fn of_strangers(
+        scheme: &str,
+        tls: rustls::ClientConfig,
+        patience: Patience,
+    ) -> Result<Self, RegistryError> {
+        // Nobody's own server (RFC 6761 section 6.4), so that every address is a stranger's.
+        let base = Url::parse(&format!("{scheme}://stranger.invalid/"))
+            .map_err(|error| RegistryError::Setup(Cause::of(&error)))?;
+        let http = Self::new(base, tls, patience)?;
+        http.origin.settle(Reach::Private);
+        Ok(http)
+    }
+
     /// The registry's address, for building others on it.
     pub(super) fn base(&self) -> &Url {
         &self.base

@@ -82,8 +82,12 @@ pub(super) struct Origin(Arc<OnceLock<Reach>>);
 
 impl Origin {
     pub(super) fn learn(&self, address: IpAddr) {
-        // The first answer stays: a name that leads elsewhere the next time gains nothing.
-        let _ = self.0.set(Reach::of(address));
+        self.settle(Reach::of(address));
+    }
+
+    /// Takes it for known. The first answer stays: a name that leads elsewhere the next time gains nothing.
+    pub(super) fn settle(&self, reach: Reach) {
+        let _ = self.0.set(reach);
     }
 
     pub(super) fn reach(&self) -> Reach {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bulkhead_images::registry::{RegistryError, fetch};
+use bulkhead_images::registry::{RegistryError, download, fetch};
 use serde_json::json;
 
 use crate::client::{Client, big, except, is_blob, sample};
@@ -293,4 +293,35 @@ fn a_download_is_whole_or_an_error() {
             "{address}: {error}"
         );
     }
+}
+
+#[test]
+fn a_stranger_has_this_host_ask_nobody_who_is_private_to_it() {
+    let server = Server::start(|_| Reply::ok(b"secret".to_vec()));
+    let port = server.host().rsplit(':').next().unwrap().to_owned();
+    let options = Client::new().options;
+    for host in [
+        "127.0.0.1",
+        "[::1]",
+        "169.254.169.254",
+        "[fe80::1]",
+        "0.0.0.0",
+        "[::ffff:127.0.0.1]",
+    ] {
+        let error = download(&format!("http://{host}:{port}/x"), &options).unwrap_err();
+        assert!(
+            matches!(error, RegistryError::OutOfReach(_)),
+            "{host}: {error}"
+        );
+    }
+    // A name is looked up, and what it leads to counts.
+    download(&format!("http://localhost:{port}/x"), &options).unwrap_err();
+    for address in ["file:///etc/shadow", "ftp://192.0.2.1/x", "x"] {
+        let error = download(address, &options).unwrap_err();
+        assert!(
+            matches!(error, RegistryError::Address(_)),
+            "{address}: {error}"
+        );
+    }
+    assert!(server.requests().is_empty());
 }

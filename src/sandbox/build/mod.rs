@@ -15,7 +15,6 @@ mod stage;
 mod step;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -24,6 +23,7 @@ use std::thread;
 use anyhow::{Result, anyhow};
 use images::context::Context as BuildContext;
 use images::dockerfile::Plan;
+use images::registry::Download;
 use images::store::Lease;
 use images::{Digest, Image, ImageConfig, Layer, Store};
 
@@ -37,19 +37,6 @@ pub use step::StepFailed;
 
 /// Stages at once: each is a VM.
 const STAGES_MAX: usize = 4;
-
-/// A file that `ADD` took from the web.
-#[derive(Debug)]
-pub struct Download {
-    /// Its content, whole.
-    pub file: File,
-    /// What it is called, from the server or the address.
-    pub name: Option<String>,
-    /// When it was changed, in seconds since 1970, if the server said.
-    pub modified: Option<i64>,
-    /// Of its content.
-    pub digest: Digest,
-}
 
 /// Fetches a file of the web for `ADD`.
 pub type Fetch<'a> = &'a (dyn Fn(&str) -> Result<Download> + Sync);

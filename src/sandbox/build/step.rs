@@ -11,13 +11,15 @@ use images::context::{Selected, Wanted, sources_text};
 use images::dockerfile::{
     Action, Copy, CopyFrom, Mount, MountKind, Network, Run, Source, Step, Unpack,
 };
+use images::registry::Download;
 use protocol::spec::{MountSpec, Owned, RunSpec, SECRET_BYTES, StepMount, StepSource};
 use protocol::task::{Gather, Outcome, Place, PlaceTarget, Task};
 use tarball::{Entry, EntryKind, TarWriter};
 
+use super::super::clock::http_date;
 use super::builder::Refused;
 use super::stage::Stage;
-use super::{Download, Shared, StepId, Told, lock};
+use super::{Shared, StepId, Told, lock};
 
 /// Changes when steps of the same key would not be the same any more.
 const FORMAT: &str = "bulkhead build 1";
@@ -220,7 +222,6 @@ impl<'a> Shared<'a> {
                 Source::Path(_) => {}
                 Source::Url { name, url } => {
                     let download = downloads.next().context("the download is gone")?;
-                    let name = download.name.as_ref().or(name.as_ref());
                     let name = match name {
                         Some(name) => name.as_str(),
                         None if copy.destination.is_directory => {
@@ -229,12 +230,10 @@ impl<'a> Shared<'a> {
                         None => "download",
                     };
                     let place = place(copy.unpack == Unpack::Always);
-                    let mut file = download.file.try_clone().context("share a download")?;
-                    std::io::Seek::rewind(&mut file).context("read a download")?;
-                    let size = file.metadata().context("read a download")?.len();
-                    let modified = download.modified.unwrap_or(0);
+                    let modified = download.modified.as_deref().and_then(http_date);
                     builder.place(place, &mut |to| {
-                        one_file(name, DOWNLOAD_MODE, modified, size, &mut file, to)
+                        let (modified, size) = (modified.unwrap_or(0), download.size);
+                        one_file(name, DOWNLOAD_MODE, modified, size, &mut &download.file, to)
                     })?;
                 }
                 Source::Inline { name, content } => {

@@ -24,6 +24,7 @@ pub mod small_disk;
 pub mod terminal;
 mod transcript;
 pub mod tree;
+pub mod web;
 
 pub use docker::Docker;
 pub use invocation::{Invocation, Output, Running};
