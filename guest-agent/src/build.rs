@@ -17,18 +17,19 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use protocol::message::{Event, Request};
 use protocol::spec::RunSpec;
-use rustix::fs::{AtFlags, FileType, Mode, mkdirat, renameat, statat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, mkdirat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
 use crate::container;
 use crate::control::{Control, ControlError};
+use crate::copy_up;
 use crate::failure::{Context, Failure};
 use crate::hold;
 use crate::init_layer::Places;
-use crate::layers::{self, SEALED, Stack, UPPER};
+use crate::layers::{self, SCRATCH, SEALED, Stack, UPPER};
 use crate::network;
 use crate::paths::{self, Want};
-use crate::tasks::{Tasks, View};
+use crate::tasks::{self, Tasks, View};
 
 /// Serves the host's steps until it has enough.
 ///
@@ -98,9 +99,11 @@ impl Build {
                             main: None,
                             cgroup: None,
                         });
-                        if let Some(view) = view
-                            && let Some(event) = self.tasks.start(id, &task, port, view)
-                        {
+                        let answer = match view {
+                            Some(view) => self.tasks.start(id, &task, port, view),
+                            None => Some(tasks::refused(id, "the files of the last step are gone")),
+                        };
+                        if let Some(event) = answer {
                             control.send(&event)?;
                         }
                     }
@@ -133,6 +136,10 @@ impl Build {
         match layers::stack(&self.spec, Places::None) {
             Ok(stack) => {
                 remove(stack.root.as_fd(), &stubs);
+                // It was this step's to see.
+                if let Some(disk) = stack.disk() {
+                    clear_scratch(disk);
+                }
                 self.stack = Some(stack);
                 Ok(())
             }
@@ -154,6 +161,14 @@ impl Build {
         self.spec.sealed = number.saturating_add(1);
         self.stack = Some(layers::stack(&self.spec, Places::None)?);
         Ok(())
+    }
+}
+
+/// Removes what was put aside for a step. What can't be removed takes room until the VM ends.
+fn clear_scratch(disk: BorrowedFd<'_>) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    if let Ok(scratch) = openat(disk, SCRATCH, flags, Mode::empty()) {
+        let _ = copy_up::clear(scratch.as_fd());
     }
 }
 

@@ -79,8 +79,6 @@ pub fn run(
     requests: impl Iterator<Item = Request>,
     control: &mut Control,
 ) -> Result<(), ControlError> {
-    let network = || spec.network.as_ref().map_or(Ok(()), network::up);
-    let prepared = prepared.and_then(|prepared| network().map(|()| prepared));
     let (stack, outcome) = live(spec, prepared, FIRST, requests, control);
     // A disk that can't be left clean has at least been written back.
     let _ = stack.map(|stack| stack.finish());
@@ -161,6 +159,10 @@ impl<'a> Container<'a> {
     /// Sets everything up and clones the main process.
     fn start(spec: &'a RunSpec, prepared: Prepared, number: u32) -> Result<Self, Failure> {
         let connections = stdio::connect(&spec.process)?;
+        // A builder VM's card is up already.
+        if number == FIRST {
+            spec.network.as_ref().map_or(Ok(()), network::up)?;
+        }
         let cgroup = Cgroup::create(&prepared.hierarchy, number, &spec.resources)?;
         let nodes = allow_devices(spec, &cgroup, &prepared.filter)?;
         let mut stack = layers::stack(spec, Places::All)?;

@@ -16,7 +16,9 @@ use crate::config::ImageConfig;
 use crate::digest::Digest;
 use crate::image::{Image, Layer};
 use crate::json;
-use crate::limits::{BUILD_STEP_BYTES, BUILD_STEPS, IMAGE_BYTES, LAYER_BYTES, LAYERS};
+use crate::limits::{
+    BUILD_CACHE_BYTES, BUILD_STEP_BYTES, BUILD_STEPS, IMAGE_BYTES, LAYER_BYTES, LAYERS,
+};
 use crate::manifest::{Compression, ManifestError, OCI_CONFIG, OCI_MANIFEST};
 use crate::reference::Reference;
 use crate::store::files::{self, FileError};
@@ -24,6 +26,9 @@ use crate::store::{Lease, Store, StoreError};
 
 /// Bytes of a tar without entries: no layer is made of it, as in Docker.
 pub(crate) const EMPTY_TAR_BYTES: u64 = 1024;
+
+/// What begins the name of a record that is being written.
+const NEW: &str = ".new-";
 
 /// What a step of a build made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,9 +122,7 @@ impl Store {
         let bytes = json!(document).to_string();
         let path = self.step_path(key);
         let write = || -> std::io::Result<()> {
-            let mut file = tempfile::Builder::new()
-                .prefix(".new-")
-                .tempfile_in(&folder)?;
+            let mut file = tempfile::Builder::new().prefix(NEW).tempfile_in(&folder)?;
             std::io::Write::write_all(&mut file, bytes.as_bytes())?;
             file.persist(&path)?;
             Ok(())
@@ -170,14 +173,40 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets the steps beyond [`BUILD_STEPS`] that were of use longest ago.
+    /// Forgets the steps beyond [`BUILD_STEPS`] and [`BUILD_CACHE_BYTES`] that were of use longest ago.
     ///
     /// # Errors
     /// As [`Self::forget_steps`].
     pub fn limit_steps(&self) -> Result<(), StoreError> {
+        self.limit_steps_to(BUILD_CACHE_BYTES)
+    }
+
+    fn limit_steps_to(&self, bytes: u64) -> Result<(), StoreError> {
         let records = self.cached_steps()?;
-        let surplus = records.len().saturating_sub(BUILD_STEPS);
+        // Those of use last stay, as far as they fit.
+        let (mut kept, mut size) = (0_usize, 0_u64);
+        let mut seen = HashSet::new();
+        for record in records.iter().rev() {
+            let layer = record.step.layer.filter(|layer| seen.insert(layer.blob));
+            size = size.saturating_add(layer.map_or(0, |layer| layer.size));
+            if kept == BUILD_STEPS || size > bytes {
+                break;
+            }
+            kept += 1;
+        }
+        let surplus = records.len().saturating_sub(kept);
         self.forget_steps(records.iter().take(surplus).map(|record| &record.key))
+    }
+
+    /// Removes records that a killed build was writing. Nobody may be writing one.
+    pub(crate) fn remove_unfinished_steps(&self) -> Result<(), StoreError> {
+        let entries = std::fs::read_dir(self.build_cache()).into_iter().flatten();
+        for entry in entries.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(NEW) {
+                files::remove(&entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes an image of layers that are in the store. Of `config`, the list of layers is not looked at.

@@ -193,6 +193,32 @@ struct DockerConfig {
 }
 
 impl ImageConfig {
+    /// That of an image of which nothing is known but what it is for.
+    #[must_use]
+    pub fn empty(platform: Platform) -> Self {
+        Self {
+            platform,
+            created: None,
+            author: String::new(),
+            comment: String::new(),
+            docker_version: String::new(),
+            user: String::new(),
+            env: Vec::new(),
+            entrypoint: None,
+            cmd: None,
+            working_dir: String::new(),
+            volumes: Vec::new(),
+            exposed_ports: Vec::new(),
+            labels: BTreeMap::new(),
+            stop_signal: String::new(),
+            healthcheck: None,
+            shell: None,
+            on_build: Vec::new(),
+            diff_ids: Vec::new(),
+            history: Vec::new(),
+        }
+    }
+
     /// Parses and checks a config of OCI's or Docker's form.
     pub fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
         let document: oci::ImageConfiguration =

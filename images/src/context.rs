@@ -26,7 +26,7 @@ mod select;
 mod tree;
 
 pub use content::sources_text;
-pub use ignore::Ignore;
+pub use ignore::{Ignore, clean};
 pub use select::{ContextEntry, Selected, Wanted};
 
 use tree::{Stamp, Tree};

@@ -43,6 +43,9 @@ pub const IMAGE_BYTES: u64 = 128 * GIB;
 /// Steps that the build cache knows; those of use longest ago are forgotten. A large project has some
 /// hundred.
 pub const BUILD_STEPS: usize = 4_096;
+/// Bytes of layers that the build cache keeps besides those of images; beyond, those of use longest ago
+/// go. As Docker's default on a disk of some hundred gigabytes.
+pub const BUILD_CACHE_BYTES: u64 = 20 * GIB;
 /// Bytes of one record of the build cache: an instruction and two numbers.
 pub const BUILD_STEP_BYTES: u64 = 2 * MIB;
 

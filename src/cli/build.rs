@@ -41,11 +41,16 @@ const OF_RUN: [&str; 8] = [
     "shm-size",
 ];
 
+/// Host name of every step, which is BuildKit's.
+const HOSTNAME: &str = "buildkitsandbox";
+
 /// Makes layers, configs and histories reproducible: what they say of times is this at most.
 pub const EPOCH_VARIABLE: &str = "SOURCE_DATE_EPOCH";
 
 /// Variables of the user's that a build gets as arguments without being asked.
-const PROXIES: [&str; 8] = [
+const PROXIES: [&str; 10] = [
+    "ALL_PROXY",
+    "all_proxy",
     "HTTP_PROXY",
     "http_proxy",
     "HTTPS_PROXY",
@@ -70,6 +75,8 @@ struct Options {
     epoch: Option<i64>,
     /// The same for every step.
     step: RunOptions,
+    /// What of that a process sees.
+    environment: String,
 }
 
 /// Builds and returns the exit code.
@@ -79,15 +86,24 @@ struct Options {
 pub fn run(matches: ArgMatches) -> Result<u8> {
     let flags = Flags::check_build(matches)?;
     let options = options(&flags)?;
+    let root = Root::of_user()?;
     let words = flags.words_of_build();
     let word = match words.as_slice() {
         [word] => word,
         _ => bail!("'bulkhead build' requires 1 argument"),
     };
-    let input = input::find(word, options.file.as_deref())?;
+    // One of an earlier build would be taken for this one's.
+    if let Some(path) = &options.iidfile {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("remove {path}"));
+            }
+            _ => {}
+        }
+    }
+    let input = input::find(&root, word, options.file.as_deref())?;
     let dockerfile = dockerfile::parse(&input.dockerfile).map_err(|error| told(&error, &input))?;
     doctor::can_run()?;
-    let root = Root::of_user()?;
     let store = Store::open(&root.images())?;
     let lease = store.lease()?;
     let mut images = HashMap::new();
@@ -122,6 +138,7 @@ pub fn run(matches: ArgMatches) -> Result<u8> {
         context: &input.context,
         launch: &launch,
         secrets: &options.secrets,
+        environment: &options.environment,
         no_cache: options.no_cache,
         epoch: options.epoch,
         fetch: &fetch,
@@ -129,7 +146,11 @@ pub fn run(matches: ArgMatches) -> Result<u8> {
     });
     let built = match built {
         Ok(built) => built,
-        Err(error) => return Err(failed(error, &plan, &progress, &input)),
+        Err(error) => {
+            // What it has made is kept, within limits.
+            let _ = store.limit_steps();
+            return Err(failed(error, &plan, &progress, &input));
+        }
     };
     let image = compose(&store, &lease, built, &options)?;
     drop(lease);
@@ -228,9 +249,10 @@ fn show_lines(id: StepId, plan: &Plan, input: &Input) {
 
 fn options(flags: &Flags) -> Result<Options> {
     let quiet = flags.is_on("quiet");
-    let platform = match flags.text("platform") {
-        Some(text) => Platform::parse(&text)?,
-        None => Platform::host(),
+    let platform = match flags.list("platform").as_slice() {
+        [] => Platform::host(),
+        [text] => Platform::parse(text)?,
+        _ => bail!("--platform is given more than once: one image is built for one platform"),
     };
     if Platform::host().fit(&platform).is_none() {
         bail!("cannot build for {platform}: a VM emulates no other CPU than this host's");
@@ -284,6 +306,11 @@ fn options(flags: &Flags) -> Result<Options> {
         iidfile: flags.text("iidfile"),
         epoch: epoch()?,
         step: step_options(flags)?,
+        environment: format!(
+            "{:?} {:?}",
+            flags.list("add-host"),
+            flags.text("network").filter(|mode| mode == "none")
+        ),
     })
 }
 
@@ -297,27 +324,38 @@ fn epoch() -> Result<Option<i64>> {
         .with_context(|| format!("{EPOCH_VARIABLE}={text} is no number of seconds since 1970"))
 }
 
+/// `type=` of a secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SecretKind {
+    File,
+    Variable,
+}
+
 /// `--secret id=name[,src=file][,env=variable]`; a file of the name is the last resort.
 fn secrets(given: &[String]) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut secrets = BTreeMap::new();
     for text in given {
-        let (mut id, mut path, mut variable) = (None, None, None);
+        let (mut id, mut path, mut variable, mut kind) = (None, None, None, None);
         for part in text.split(',') {
             match part.split_once('=') {
                 Some(("id", value)) => id = Some(value.to_owned()),
                 Some(("src" | "source", value)) => path = Some(value.to_owned()),
                 Some(("env", value)) => variable = Some(value.to_owned()),
-                Some(("type", "file" | "env")) => {}
+                Some(("type", "file")) => kind = Some(SecretKind::File),
+                Some(("type", "env")) => kind = Some(SecretKind::Variable),
                 _ => bail!("invalid secret {text:?}: unexpected {part:?}"),
             }
         }
         let Some(id) = id.filter(|id| !id.is_empty()) else {
             bail!("invalid secret {text:?}: it has no id");
         };
-        let from_variable = match (&variable, &path) {
-            (Some(name), _) => Some(name.clone()),
-            (None, Some(_)) => None,
-            (None, None) => Some(id.clone()).filter(|name| std::env::var_os(name).is_some()),
+        let from_variable = match kind {
+            // As buildx: the source of such a secret is a variable's name.
+            Some(SecretKind::Variable) => variable.or(path.clone()).or(Some(id.clone())),
+            Some(SecretKind::File) => None,
+            None if variable.is_some() => variable,
+            None if path.is_some() => None,
+            None => Some(id.clone()).filter(|name| std::env::var_os(name).is_some()),
         };
         let content = match from_variable {
             Some(name) => match std::env::var_os(&name) {
@@ -363,6 +401,8 @@ fn step_options(flags: &Flags) -> Result<RunOptions> {
         }
         Some(other) => bail!("--network={other} is not supported: use default or none"),
     }
+    // The same for every build, as what a step makes of it may be in a layer.
+    words.push(format!("--hostname={HOSTNAME}"));
     words.push("scratch".to_owned());
     let matches = flags::run_command()
         .try_get_matches_from(words)

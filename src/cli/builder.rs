@@ -9,12 +9,15 @@ use images::build::CacheRecord;
 use images::{Digest, Store};
 use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::geteuid;
 
 use super::filter::Filters;
+use super::output;
 use super::prune::{Pruned, confirm, space_of_images, total};
 use super::values::number;
 use crate::sandbox::containers;
 use crate::sandbox::paths::{self, Root};
+use crate::sandbox::removal;
 
 /// Keys of `--filter`.
 const KEYS: [&str; 1] = ["until"];
@@ -38,7 +41,7 @@ pub struct BuilderPruneArgs {
     /// Do not ask
     #[arg(short, long)]
     force: bool,
-    /// Bytes that may stay
+    /// Bytes of layers that may stay
     #[arg(long, value_name = "bytes")]
     keep_storage: Option<String>,
 }
@@ -138,8 +141,13 @@ fn remove_mounts(root: &Root) -> Result<u64> {
         let Ok(_alone) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
             continue;
         };
-        bytes = bytes.saturating_add(paths::space_below(&path));
-        std::fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
+        let size = paths::space_below(&path);
+        // A guest made it.
+        let removed = removal::check(&path, geteuid()).and_then(|()| removal::remove_tree(&path));
+        match removed {
+            Ok(()) => bytes = bytes.saturating_add(size),
+            Err(error) => output::note(&format!("bulkhead: remove a cache mount: {error}")),
+        }
     }
     Ok(bytes)
 }

@@ -1,6 +1,7 @@
 //! `bulkhead completion`, and the hidden verb that writes man pages: both are made from the parser, so
 //! that they have what it has.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
@@ -15,9 +16,14 @@ pub struct CompletionArgs {
 }
 
 /// Prints what makes a shell complete our words.
-pub fn run(args: &CompletionArgs) {
-    let mut command = super::command();
-    clap_complete::generate(args.shell, &mut command, "bulkhead", &mut std::io::stdout());
+///
+/// # Errors
+/// Standard output is closed.
+pub fn run(args: &CompletionArgs) -> Result<()> {
+    let mut text = Vec::new();
+    clap_complete::generate(args.shell, &mut super::command(), "bulkhead", &mut text);
+    std::io::stdout().lock().write_all(&text)?;
+    Ok(())
 }
 
 /// Flags of the hidden verb.

@@ -17,6 +17,7 @@ use protocol::task::{Outcome, PathStat, Task};
 use super::output;
 use crate::sandbox::access::{self, Access};
 use crate::sandbox::containers;
+use crate::sandbox::has_gone_away;
 use crate::sandbox::paths::Root;
 use crate::sandbox::receive::{self, Owners};
 use crate::sandbox::state::ContainerConfig;
@@ -366,12 +367,7 @@ fn say(args: &CpArgs, bytes: u64, to: &str) {
 
 fn is_gone(error: &anyhow::Error) -> bool {
     let error = error.downcast_ref::<std::io::Error>();
-    error.is_some_and(|error| {
-        matches!(
-            error.kind(),
-            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
-        )
-    })
+    error.is_some_and(has_gone_away)
 }
 
 /// Passes an archive on as it is. Nothing is decompressed on the host, nor by the agent.

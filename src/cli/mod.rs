@@ -378,7 +378,7 @@ pub fn other(matches: &ArgMatches) -> Result<u8> {
         Verb::Info(args) | Verb::System(SystemVerb::Info(args)) => info::run(&args)?,
         Verb::Files(verb) | Verb::Container(ContainerVerb::Files(verb)) => verb.run()?,
         Verb::Life(verb) | Verb::Container(ContainerVerb::Life(verb)) => return verb.run(),
-        Verb::Completion(args) => completion::run(&args),
+        Verb::Completion(args) => completion::run(&args)?,
         Verb::Man(args) => completion::man(&args)?,
         Verb::Guide => print!("{}", guide::table()),
         Verb::Builder(verb) => builder::run(&verb)?,

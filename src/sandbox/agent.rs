@@ -63,7 +63,7 @@ impl AgentLink {
         self.stream
             .write_all(&bytes)
             .map_err(|error| match error.kind() {
-                ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => AgentError::Closed,
+                _ if super::has_gone_away(&error) => AgentError::Closed,
                 ErrorKind::WouldBlock => AgentError::Timeout,
                 _ => AgentError::Io(error),
             })

@@ -253,12 +253,9 @@ pub fn for_a_while(
     writable_bytes: u64,
 ) -> Result<(Vec<LayerExtent>, Vec<DiskSource>)> {
     let (extents, image) = of_layers(root, layers)?;
-    let folder = tempfile::Builder::new()
-        .prefix(NEW_WRITABLE)
-        .tempdir_in(root.disks())
-        .context("create a writable disk")?;
-    // It has no name from here on, so that nothing is left of it whatever happens.
-    let file = create_writable(root, &folder.path().join("disk"), writable_bytes)?;
+    // Without a name, so that nothing is left of it whatever happens.
+    let file = tempfile::tempfile_in(root.disks()).context("create a writable disk")?;
+    fill_blank(root, &file, writable_bytes)?;
     let writable = DiskSource::Writable {
         file,
         bytes: writable_bytes,
@@ -305,11 +302,6 @@ fn of_layers(root: &Root, layers: &[LayerKey]) -> Result<(Vec<LayerExtent>, Disk
 /// # Errors
 /// When `mke2fs` is missing or the disk is full.
 pub fn create_writable(root: &Root, path: &Path, bytes: u64) -> Result<File> {
-    let blank = root.disks().join(format!("blank-{bytes}.ext4"));
-    let source = match open_blank(&blank)? {
-        Some(file) => file,
-        None => make_blank(&root.disks(), &blank, bytes)?,
-    };
     let target = OpenOptions::new()
         .read(true)
         .write(true)
@@ -317,9 +309,19 @@ pub fn create_writable(root: &Root, path: &Path, bytes: u64) -> Result<File> {
         .mode(0o600)
         .open(path)
         .with_context(|| format!("create {}", path.display()))?;
-    copy_sparse(&source, &target, bytes)
+    fill_blank(root, &target, bytes)
         .with_context(|| format!("create the writable disk {}", path.display()))?;
     Ok(target)
+}
+
+/// Makes a new file a blank ext4.
+fn fill_blank(root: &Root, target: &File, bytes: u64) -> Result<()> {
+    let blank = root.disks().join(format!("blank-{bytes}.ext4"));
+    let source = match open_blank(&blank)? {
+        Some(file) => file,
+        None => make_blank(&root.disks(), &blank, bytes)?,
+    };
+    copy_sparse(&source, target, bytes)
 }
 
 /// File system features of a blank disk: no reserved blocks (no user of the guest is more equal),
@@ -338,9 +340,6 @@ const MKE2FS: [&str; 12] = [
     "-O",
     "^resize_inode",
 ];
-
-/// What begins the names of folders with a writable disk that is about to lose its name.
-const NEW_WRITABLE: &str = ".writable-";
 
 /// What begins the names of blank disks that are being made, or that nobody finished.
 const NEW_BLANK: &str = ".blank-";

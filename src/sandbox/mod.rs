@@ -28,7 +28,7 @@ pub mod network;
 pub mod paths;
 mod poll;
 pub mod receive;
-mod removal;
+pub mod removal;
 pub mod restart;
 pub mod start;
 pub mod state;
@@ -42,7 +42,7 @@ pub mod volumes;
 pub mod wire;
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
@@ -76,6 +76,16 @@ fn wake() -> Result<Request> {
         entropy,
         realtime_ns: u64::try_from(now.as_nanos()).unwrap_or(0),
     })
+}
+
+/// Whether whoever was at the other end of a stream has closed it; with data that was not read that is a
+/// reset.
+#[must_use]
+pub fn has_gone_away(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
+    )
 }
 
 /// Longest text of a guest that goes into a message, in characters.

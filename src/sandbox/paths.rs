@@ -8,6 +8,7 @@
 //!   containers/<id>/            one container's state, see state.rs
 //!   templates/<key>/            VMs that have booted already, see template.rs
 //!   events.log, events.log.1    what happened, see events.rs
+//!   build-contexts/             archives of build contexts, see cli/build/input.rs
 //!   build-mounts/<digest>/      what RUN --mount=type=cache shares, see build/stage.rs
 //!   volumes/<name>/             what containers share and leave, see volumes.rs
 //! ```
@@ -92,6 +93,12 @@ impl Root {
     #[must_use]
     pub fn build_mounts(&self) -> PathBuf {
         self.0.join("build-mounts")
+    }
+
+    /// Build contexts that came as archives, while they are built.
+    #[must_use]
+    pub fn build_contexts(&self) -> PathBuf {
+        self.0.join("build-contexts")
     }
 
     /// One folder per container.

@@ -4,7 +4,7 @@
 //! that neither stack nor open files grow with its depth, and no link is followed. Whoever owns a
 //! folder may read it once it has said so (chmod(2)); a folder of another user that is not empty can
 //! only be removed by root. [`check`] tells before anything is lost.
-//! Called by [`super::volumes`].
+//! Called by [`super::volumes`], and by the command for what builds keep.
 
 use std::ffi::{CStr, CString};
 use std::fs::{self, Permissions};

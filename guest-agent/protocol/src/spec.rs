@@ -102,7 +102,8 @@ pub enum StepSource {
     },
 }
 
-/// Most bytes of a secret; the message that carries it fits a frame.
+/// Most bytes of all secrets of a step; the message that carries them, up to four characters each, fits a
+/// frame.
 pub const SECRET_BYTES: usize = 125_000;
 
 /// The one network interface of a container.

@@ -66,6 +66,11 @@ fn one(
     let is_directory = place::kind(&found.stat) == FileType::Directory;
     if gather.parents {
         let kept = kept(path, source);
+        let ends = kept.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        let mut above = ends.map(|(end, _)| kept.get(..end).unwrap_or_default());
+        if is_excluded(kept) || above.any(is_excluded) {
+            return Ok(());
+        }
         parents(root, path, kept, archive)?;
         if let Some(dir) = archive.put(found, kept)? {
             archive.walk(dir, kept)?;
@@ -157,11 +162,11 @@ fn matches(root: BorrowedFd<'_>, source: &str) -> Result<Vec<Vec<u8>>, Failure> 
                     .filter(|name| pattern.matches(name))
                     .map(|name| join(name)),
             );
-        }
-        if next.len() > MATCHES_MAX {
-            return Err(Failure::bad_config(format!(
-                "{source} matches more than {MATCHES_MAX} files"
-            )));
+            if next.len() > MATCHES_MAX {
+                return Err(Failure::bad_config(format!(
+                    "{source} matches more than {MATCHES_MAX} files"
+                )));
+            }
         }
         found = next;
     }
@@ -267,6 +272,13 @@ mod tests {
         let of = |excludes: &[&str]| gathered(&["a"], excludes, false).unwrap();
         assert_eq!(of(&["**/*.txt"]), ["./", "2.md", "b/", "b/c/", "empty/"]);
         assert_eq!(of(&["b", "*.txt"]), ["./", "2.md", "empty/"]);
+    }
+
+    #[test]
+    fn excluded_names_are_left_out_of_parents_as_well() {
+        let of = |excludes: &[&str]| gathered(&["a/*.txt", "a/b"], excludes, true).unwrap();
+        assert_eq!(of(&["a/*.txt", "a/b/c"]), ["a/", "a/b/", "a/b/3.txt"]);
+        assert_eq!(of(&["a"]), Vec::<String>::new());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the host asks about a container beside running it: its files, its changes, its processes.
 //!
-//! Called by [`crate::container`] and [`crate::hold`]. Each task is a child of the agent's own, so
+//! Called by [`crate::container`], [`crate::hold`] and [`crate::build`]. Each task is a child of the agent's own, so
 //! that a long one holds up neither streams nor signals, and whatever goes wrong in it ends it
 //! alone. A child has every privilege of the agent: what it opens in the container it finds by
 //! [`place`], and what it writes there by [`extract`], which never leave the container's root.
@@ -146,6 +146,12 @@ impl Tasks {
         }
         events
     }
+}
+
+/// What the host is told of a task that can't be begun.
+#[must_use]
+pub fn refused(id: TaskId, why: &str) -> Event {
+    ended(id, failed(&Failure::other(why)))
 }
 
 fn ended(id: TaskId, outcome: Outcome) -> Event {

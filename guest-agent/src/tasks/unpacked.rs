@@ -86,7 +86,7 @@ pub(super) fn decoded<'a>(
 }
 
 /// Whether these bytes are a header of a tar (POSIX.1-2017, pax, "ustar Interchange Format"): its
-/// checksum is right, or it is the end of an archive that holds nothing.
+/// checksum is right.
 fn is_header(bytes: &[u8]) -> bool {
     const CHECKSUM: std::ops::Range<usize> = 148..156;
     if bytes.len() != HEADER_LEN {

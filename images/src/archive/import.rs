@@ -4,13 +4,11 @@
 //! converter VM, which unpacks it when the image first runs, would tell that late. A compressed one is
 //! refused: an image's config names its layers' content, which only decompressing tells.
 
-use std::collections::BTreeMap;
 use std::io::Read;
 
 use super::{ArchiveError, compression_of};
 use crate::config::{History, ImageConfig};
 use crate::image::Image;
-use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::store::Store;
 
@@ -57,34 +55,6 @@ pub fn import(
     Ok(store.compose(&lease, &layers, config, names)?)
 }
 
-impl ImageConfig {
-    /// That of an image of which nothing is known but what it is for.
-    #[must_use]
-    pub fn empty(platform: Platform) -> Self {
-        Self {
-            platform,
-            created: None,
-            author: String::new(),
-            comment: String::new(),
-            docker_version: String::new(),
-            user: String::new(),
-            env: Vec::new(),
-            entrypoint: None,
-            cmd: None,
-            working_dir: String::new(),
-            volumes: Vec::new(),
-            exposed_ports: Vec::new(),
-            labels: BTreeMap::new(),
-            stop_signal: String::new(),
-            healthcheck: None,
-            shell: None,
-            on_build: Vec::new(),
-            diff_ids: Vec::new(),
-            history: Vec::new(),
-        }
-    }
-}
-
 /// Whether these bytes are a header with the right checksum, or the zeros that end an archive. Nothing at
 /// all is an empty archive, too, as for Docker.
 fn begins_a_tar(head: &[u8]) -> bool {
@@ -109,6 +79,7 @@ fn begins_a_tar(head: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::platform::Platform;
     use crate::sample::Tar;
     use crate::timestamp::Timestamp;
 

@@ -154,3 +154,33 @@ fn steps_beyond_the_limit_are_forgotten_the_oldest_first() {
     assert_eq!(store.cached_step(&keys[1]).unwrap(), None);
     assert!(store.cached_step(&keys[2]).unwrap().is_some());
 }
+
+#[test]
+fn layers_beyond_the_limit_are_forgotten_the_oldest_first() {
+    let (_folder, store) = store();
+    let keys = [1, 2, 3].map(|fill| {
+        let key = Digest::of(&[fill]);
+        let made = step(Some(layer(&store, fill)));
+        store.cache_step(&key, &made).unwrap();
+        let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(fill.into());
+        let file = std::fs::File::open(store.step_path(&key)).unwrap();
+        file.set_modified(time).unwrap();
+        key
+    });
+    // Each is 2 KiB.
+    store.limit_steps_to(4096).unwrap();
+    let left: Vec<_> = store.cached_steps().unwrap();
+    let left: Vec<Digest> = left.into_iter().map(|record| record.key).collect();
+    assert_eq!(left, keys[1..]);
+}
+
+#[test]
+fn what_a_killed_build_was_writing_goes_with_a_collection() {
+    let (_folder, store) = store();
+    store.cache_step(&Digest::of(b"key"), &step(None)).unwrap();
+    let half = store.build_cache().join(".new-half");
+    std::fs::write(&half, "{").unwrap();
+    store.collect(&|| Ok(Vec::new())).unwrap();
+    assert!(!half.exists());
+    assert_eq!(store.cached_steps().unwrap().len(), 1);
+}

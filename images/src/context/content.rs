@@ -70,13 +70,7 @@ pub(super) fn digest(
             }
         }
     }
-    let hex: String = all
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    // 64 hex digits are a digest.
-    Ok(Digest::from_hex(&hex).unwrap_or_else(|| Digest::of(hex.as_bytes())))
+    Ok(Digest::finish(all))
 }
 
 fn file_digest(
@@ -94,12 +88,7 @@ fn file_digest(
         hash.update(bytes);
         Ok(())
     })?;
-    let hex: String = hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    let digest = Digest::from_hex(&hex).unwrap_or_else(|| Digest::of(hex.as_bytes()));
+    let digest = Digest::finish(hash);
     known().insert(*stamp, digest);
     Ok(digest)
 }

@@ -198,7 +198,8 @@ fn read(file: &File, path: &Path) -> Result<Vec<u8>, ContextError> {
 }
 
 /// A path as Go's `filepath.Clean` makes it.
-pub(super) fn clean(path: &str) -> String {
+#[must_use]
+pub fn clean(path: &str) -> String {
     let is_absolute = path.starts_with('/');
     let mut names: Vec<&str> = Vec::new();
     for name in path.split('/') {

@@ -63,10 +63,6 @@ pub struct Plan {
     pub stages: Vec<PlannedStage>,
     /// Which of [`Self::stages`] is the image.
     pub target: usize,
-    /// `ARG` instructions before the first stage: numbers and texts, for `Step n/m :`.
-    pub global_args: Vec<(usize, String)>,
-    /// The `m` of `Step n/m :`.
-    pub step_count: usize,
     /// What is worth a word, those of [`Dockerfile::warnings`](super::Dockerfile::warnings) first.
     pub warnings: Vec<Warning>,
 }
@@ -82,8 +78,6 @@ pub struct PlannedStage {
     pub text: String,
     /// The line of that, counted from 1.
     pub line: usize,
-    /// The `n` of `Step n/m :` of its `FROM`.
-    pub number: usize,
     /// What its files are at first.
     pub base: Base,
     /// What it is built for.
@@ -113,10 +107,8 @@ pub struct Step {
     /// First and last line, counted from 1; of a step that the base image brings, the stage's `FROM`, and
     /// of a label from the command line, the last line.
     pub lines: (usize, usize),
-    /// As Docker prints it behind `Step n/m : `. Not fit for a terminal as it is.
+    /// The instruction as it is written, continued lines joined. Not fit for a terminal as it is.
     pub text: String,
-    /// The `n` of `Step n/m :`; `None` of what the base image brings.
-    pub number: Option<usize>,
     /// What is to be done.
     pub action: Action,
     /// The config behind it. Layers and history are those of the stage's base image: who runs the steps
@@ -173,31 +165,12 @@ pub enum Action {
 
 impl Action {
     /// What a cache's key is made of: the same bytes for the same work, in whatever Dockerfile. Not in it,
-    /// and to be added, is what an action takes from elsewhere: the keys of [`Self::sources`], in that
-    /// order, and the digest of what it takes from the build context. No secret and no proxy is in it.
+    /// and to be added, is what an action takes from elsewhere: of stages, images and the build context. No secret and no proxy is in it.
     #[must_use]
     pub fn cache_input(&self) -> Vec<u8> {
         // A map keeps its keys in order; nothing in an action can fail to be written.
         serde_json::to_value(self)
             .map_or_else(|_| Vec::new(), |value| value.to_string().into_bytes())
-    }
-
-    /// Where it takes files from, in the order of the instruction; each as often as it is named.
-    #[must_use]
-    pub fn sources(&self) -> Vec<&CopyFrom> {
-        match self {
-            Self::None | Self::MakeDirectory(_) => Vec::new(),
-            Self::Copy(copy) => vec![&copy.from],
-            Self::Run(run) => run
-                .mounts
-                .iter()
-                .filter_map(|mount| match &mount.kind {
-                    MountKind::Bind { from, .. } => Some(from),
-                    MountKind::Cache { from, .. } => from.as_ref(),
-                    MountKind::Tmpfs { .. } | MountKind::Secret { .. } => None,
-                })
-                .collect(),
-        }
     }
 }
 
@@ -279,10 +252,6 @@ pub enum MountKind {
         id: String,
         /// What happens when another build uses it.
         sharing: CacheSharing,
-        /// What is in it when it is new; nothing where there is none.
-        from: Option<CopyFrom>,
-        /// A path in that, absolute and clean.
-        source: String,
         /// Permissions of the folder when it is new.
         mode: u16,
         /// Its owner.

@@ -111,16 +111,21 @@ impl<E: std::error::Error + 'static> Planner<'_, E> {
                 source,
                 writable: !wanted.read_only,
             },
+            Kind::Cache if wanted.from.as_ref().is_some_and(|name| name != "scratch") => {
+                return Err(Fault::new(
+                    "from= of a cache mount is not supported: its folder begins empty; fill it in a step",
+                )
+                .into());
+            }
+            Kind::Cache if wanted.source.as_ref().is_some_and(|source| source != "/") => {
+                return Err(Fault::new(
+                    "source= of a cache mount is not supported: its folder begins empty",
+                )
+                .into());
+            }
             Kind::Cache => MountKind::Cache {
                 id: wanted.id.unwrap_or_else(|| clean(wanted_target)),
                 sharing: wanted.sharing.unwrap_or(CacheSharing::Shared),
-                from: match &wanted.from {
-                    Some(name) if name != "scratch" => {
-                        Some(self.copy_from(index, name, "mount from", line)?)
-                    }
-                    _ => None,
-                },
-                source,
                 mode: wanted.mode.unwrap_or(0o755),
                 uid: wanted.uid.unwrap_or(0),
                 gid: wanted.gid.unwrap_or(0),

@@ -1,7 +1,7 @@
 //! Which stages a build needs, what they are based on, and in which order they come.
 //!
 //! The way from a file to a plan: stages are planned from the target down to what it needs, each
-//! once, `steps` does what is in them, and at the end they get their places and numbers.
+//! once, `steps` does what is in them, and at the end they get their places.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -291,7 +291,6 @@ impl<E: std::error::Error + 'static> Planner<'_, E> {
             name: stage.name.clone(),
             text: stage.line.text.trim().to_owned(),
             line: stage.line.span.0,
-            number: 0,
             base,
             platform: state.platform.clone(),
             config: Arc::clone(&state.config),
@@ -308,9 +307,9 @@ impl<E: std::error::Error + 'static> Planner<'_, E> {
             // Wrong as it may be, it is shown as what the FROM brings.
             let (line, instruction) = read_trigger(trigger, stage)
                 .map_err(|fault| fault.at(&stage.line, &file.source))?;
-            let mut step = self.step(index, &mut state, &line, &instruction)?;
-            step.number = None;
-            planned.steps.push(step);
+            planned
+                .steps
+                .push(self.step(index, &mut state, &line, &instruction)?);
         }
         for (line, instruction) in &stage.instructions {
             planned
@@ -354,7 +353,6 @@ impl<E: std::error::Error + 'static> Planner<'_, E> {
         Ok(Step {
             lines: line.span,
             text: line.text.trim().to_owned(),
-            number: Some(0),
             action,
             config: Arc::clone(&state.config),
             created_by,
@@ -517,24 +515,12 @@ impl<E: std::error::Error + 'static> Planner<'_, E> {
         }
     }
 
-    /// Gives stages their places, and steps their numbers.
+    /// Gives stages their places.
     fn finish(self, warnings: Vec<Warning>) -> Plan {
         let places: BTreeMap<usize, usize> = self.planned.keys().copied().zip(0..).collect();
         let place = |index: &mut usize| *index = places.get(index).copied().unwrap_or(0);
-        let mut number = 0;
-        let mut next = || {
-            number += 1;
-            number
-        };
-        let global_args = self
-            .file
-            .global_args
-            .iter()
-            .map(|(line, _)| (next(), line.text.trim().to_owned()))
-            .collect();
         let mut stages = Vec::new();
         for mut planned in self.planned.into_values().map(|planned| planned.stage) {
-            planned.number = next();
             let mut needs = BTreeSet::new();
             if let Base::Stage(index) = &mut planned.base {
                 place(index);
@@ -547,9 +533,6 @@ impl<E: std::error::Error + 'static> Planner<'_, E> {
                         needs.insert(*index);
                     }
                 }
-                if let Some(number) = &mut step.number {
-                    *number = next();
-                }
             }
             planned.needs = needs.into_iter().collect();
             stages.push(planned);
@@ -559,8 +542,6 @@ impl<E: std::error::Error + 'static> Planner<'_, E> {
         Plan {
             stages,
             target,
-            global_args,
-            step_count: number,
             warnings,
         }
     }
@@ -576,8 +557,7 @@ fn copies(action: &mut Action) -> Vec<&mut CopyFrom> {
             mounts
                 .filter_map(|mount| match &mut mount.kind {
                     MountKind::Bind { from, .. } => Some(from),
-                    MountKind::Cache { from, .. } => from.as_mut(),
-                    MountKind::Tmpfs { .. } | MountKind::Secret { .. } => None,
+                    _ => None,
                 })
                 .collect()
         }

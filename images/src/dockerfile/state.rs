@@ -3,7 +3,7 @@
 //! Made and handed on by `stages`, changed by `steps`.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::expand::{Lexer, Variables};
@@ -100,25 +100,9 @@ pub(super) fn joined(from: &str, path: &str) -> String {
 /// The config of what is built on nothing.
 pub(super) fn empty(platform: Platform) -> ImageConfig {
     ImageConfig {
-        platform,
-        created: None,
-        author: String::new(),
-        comment: String::new(),
-        docker_version: String::new(),
-        user: String::new(),
         env: vec![PATH.to_owned()],
-        entrypoint: None,
-        cmd: None,
         working_dir: "/".to_owned(),
-        volumes: Vec::new(),
-        exposed_ports: Vec::new(),
-        labels: BTreeMap::new(),
-        stop_signal: String::new(),
-        healthcheck: None,
-        shell: None,
-        on_build: Vec::new(),
-        diff_ids: Vec::new(),
-        history: Vec::new(),
+        ..ImageConfig::empty(platform)
     }
 }
 

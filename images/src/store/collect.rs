@@ -58,6 +58,7 @@ impl Store {
         let (blobs, mut freed) = self.remove_blobs(&used.blobs)?;
         freed = freed.saturating_add(self.layer_disks()?.remove_unused(&used.disks)?);
         self.remove_old_partials(SystemTime::now())?;
+        self.remove_unfinished_steps()?;
         Ok(Collected::Done { blobs, freed })
     }
 

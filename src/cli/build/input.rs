@@ -1,22 +1,23 @@
 //! What a build is made from: the build context and the Dockerfile, from a folder, from standard input,
 //! or from a commit of a repository that is here.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{IsTerminal, Read};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use images::context::{Context, Ignore};
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use images::limits::DOCKERFILE_BYTES;
+use nix::fcntl::{Flock, FlockArg, OFlag, OpenHow, ResolveFlag, openat2};
 
+use crate::sandbox::paths::Root;
 use crate::sandbox::receive::{self, Owners};
+use crate::sandbox::removal;
 
 /// Bytes of a tar's header, which tell it from a Dockerfile.
 const HEADER_LEN: usize = 512;
-
-/// Bytes of a Dockerfile that are read; what is longer, the parser refuses.
-const DOCKERFILE_BYTES: u64 = 1 << 20;
 
 /// The Dockerfile that is looked for.
 const DOCKERFILE: &str = "Dockerfile";
@@ -30,19 +31,61 @@ pub struct Input {
     /// How it is called in messages.
     pub name: String,
     /// Holds the files of an archive until the build is done.
-    _unpacked: Option<tempfile::TempDir>,
+    _unpacked: Option<Unpacked>,
+}
+
+/// A folder for the files of an archive. One that a killed build left is known by its free lock, and goes
+/// when the next one is made.
+struct Unpacked {
+    folder: tempfile::TempDir,
+    _lock: Flock<File>,
+}
+
+impl Unpacked {
+    fn new(root: &Root) -> Result<Self> {
+        let all = root.build_contexts();
+        let about = || format!("make a folder for the build context in {}", all.display());
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&all)
+            .with_context(about)?;
+        for entry in std::fs::read_dir(&all).with_context(about)?.flatten() {
+            if try_lock(&entry.path()).is_some() {
+                // What can't be removed now is tried again the next time.
+                let _ = removal::remove_tree(&entry.path());
+            }
+        }
+        loop {
+            let folder = tempfile::tempdir_in(&all).with_context(about)?;
+            // Another build may have taken it for a dead one's.
+            if let Some(lock) = try_lock(folder.path())
+                && folder.path().exists()
+            {
+                return Ok(Self {
+                    folder,
+                    _lock: lock,
+                });
+            }
+        }
+    }
+}
+
+fn try_lock(path: &Path) -> Option<Flock<File>> {
+    let file = File::open(path).ok()?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()
 }
 
 /// Finds it: `word` is what the user wants built, `file` is `--file`.
 ///
 /// # Errors
 /// Docker's sentence when something is not there.
-pub fn find(word: &str, file: Option<&str>) -> Result<Input> {
+pub fn find(root: &Root, word: &str, file: Option<&str>) -> Result<Input> {
     if word == "-" {
         if file == Some("-") {
             bail!("invalid argument: can't use stdin for both build context and dockerfile");
         }
-        return from_stdin(file);
+        return from_stdin(root, file);
     }
     if ["http://", "https://", "git://", "git@", "ssh://"]
         .iter()
@@ -57,7 +100,7 @@ pub fn find(word: &str, file: Option<&str>) -> Result<Input> {
         && !Path::new(word).exists()
         && Path::new(folder).is_dir()
     {
-        return from_commit(folder, commit, file);
+        return from_commit(root, folder, commit, file);
     }
     if !Path::new(word).exists() {
         bail!("unable to prepare context: path {word:?} not found");
@@ -119,7 +162,7 @@ fn default_dockerfile(folder: &Path) -> PathBuf {
 }
 
 /// An archive, or a Dockerfile alone.
-fn from_stdin(file: Option<&str>) -> Result<Input> {
+fn from_stdin(root: &Root, file: Option<&str>) -> Result<Input> {
     let mut stdin = std::io::stdin().lock();
     if stdin.is_terminal() {
         bail!("standard input is a terminal: give it an archive or a Dockerfile");
@@ -138,7 +181,7 @@ fn from_stdin(file: Option<&str>) -> Result<Input> {
     let is_archive = head.get(257..262) == Some(b"ustar");
     let whole = head.as_slice().chain(stdin);
     if is_archive {
-        return from_archive(whole, file);
+        return from_archive(root, whole, file);
     }
     if file.is_some() {
         bail!("--file names a file of the archive on standard input, and there is none");
@@ -157,11 +200,9 @@ fn is_compressed(head: &[u8]) -> bool {
 }
 
 /// Unpacks an archive into a folder of our own, by the rules of what a stranger sends.
-fn from_archive(archive: impl Read, file: Option<&str>) -> Result<Input> {
-    let folder = tempfile::Builder::new()
-        .prefix("bulkhead-context-")
-        .tempdir()
-        .context("make a folder for the build context")?;
+fn from_archive(root: &Root, archive: impl Read, file: Option<&str>) -> Result<Input> {
+    let unpacked = Unpacked::new(root)?;
+    let folder = &unpacked.folder;
     let target = File::open(folder.path()).context("open the folder of the build context")?;
     receive::receive(&target, "", None, Owners::Own, archive)
         .context("unpack the build context")?;
@@ -180,12 +221,12 @@ fn from_archive(archive: impl Read, file: Option<&str>) -> Result<Input> {
         context: Context::open(folder.path(), ignore)?,
         dockerfile,
         name: name.to_owned(),
-        _unpacked: Some(folder),
+        _unpacked: Some(unpacked),
     })
 }
 
 /// `FOLDER#COMMIT[:SUBFOLDER]` of a repository that is here.
-fn from_commit(folder: &str, commit: &str, file: Option<&str>) -> Result<Input> {
+fn from_commit(root: &Root, folder: &str, commit: &str, file: Option<&str>) -> Result<Input> {
     let (commit, below) = commit.split_once(':').unwrap_or((commit, ""));
     let commit = if commit.is_empty() { "HEAD" } else { commit };
     if commit.starts_with('-') {
@@ -200,7 +241,7 @@ fn from_commit(folder: &str, commit: &str, file: Option<&str>) -> Result<Input> 
         .spawn()
         .context("run git (install the package git)")?;
     let stdout = child.stdout.take().context("read from git")?;
-    let input = from_archive(stdout, file);
+    let input = from_archive(root, stdout, file);
     let output = child.wait_with_output().context("wait for git")?;
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
@@ -211,10 +252,10 @@ fn from_commit(folder: &str, commit: &str, file: Option<&str>) -> Result<Input> 
 
 fn limited(from: impl Read, name: &str) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    from.take(DOCKERFILE_BYTES + 1)
+    from.take(DOCKERFILE_BYTES as u64 + 1)
         .read_to_end(&mut bytes)
         .with_context(|| format!("read {name}"))?;
-    if bytes.len() as u64 > DOCKERFILE_BYTES {
+    if bytes.len() > DOCKERFILE_BYTES {
         bail!("{name} is larger than {DOCKERFILE_BYTES} bytes, the limit of a Dockerfile");
     }
     Ok(bytes)
@@ -224,6 +265,10 @@ fn limited(from: impl Read, name: &str) -> Result<Vec<u8>> {
 mod tests {
     use super::*;
 
+    fn root() -> Root {
+        Root::at("/nonexistent".into())
+    }
+
     #[test]
     fn what_is_not_here_is_not_fetched() {
         for word in [
@@ -231,15 +276,18 @@ mod tests {
             "git@example.org:x",
             "github.com/x/y",
         ] {
-            let error = find(word, None).err().unwrap().to_string();
+            let error = find(&root(), word, None).err().unwrap().to_string();
             assert!(error.contains("is not fetched"), "{error}");
         }
-        let error = find("/no/such/folder", None).err().unwrap().to_string();
+        let error = find(&root(), "/no/such/folder", None)
+            .err()
+            .unwrap()
+            .to_string();
         assert_eq!(
             error,
             "unable to prepare context: path \"/no/such/folder\" not found"
         );
-        let error = find("-", Some("-")).err().unwrap().to_string();
+        let error = find(&root(), "-", Some("-")).err().unwrap().to_string();
         assert!(
             error.contains("both build context and dockerfile"),
             "{error}"
@@ -250,14 +298,17 @@ mod tests {
     fn a_folder_needs_a_dockerfile() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_str().unwrap();
-        let error = find(path, None).err().unwrap().to_string();
+        let error = find(&root(), path, None).err().unwrap().to_string();
         assert!(
             error.ends_with("Dockerfile: no such file or directory"),
             "{error}"
         );
         std::fs::write(folder.path().join("dockerfile"), "FROM scratch\n").unwrap();
-        assert_eq!(find(path, None).unwrap().dockerfile, b"FROM scratch\n");
+        assert_eq!(
+            find(&root(), path, None).unwrap().dockerfile,
+            b"FROM scratch\n"
+        );
         std::fs::write(folder.path().join("Dockerfile"), "FROM x\n").unwrap();
-        assert_eq!(find(path, None).unwrap().dockerfile, b"FROM x\n");
+        assert_eq!(find(&root(), path, None).unwrap().dockerfile, b"FROM x\n");
     }
 }

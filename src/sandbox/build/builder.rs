@@ -33,7 +33,7 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time between two looks at whether the build was given up.
-const LOOK: Duration = Duration::from_millis(100);
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// Bytes of output handed on at once.
 const OUTPUT_LEN: usize = 16 << 10;
@@ -204,6 +204,7 @@ impl<'a> Builder<'a> {
                 ..
             } => Err(Refused(super::super::printable(&message)).into()),
             Event::TaskEnded { outcome, .. } => Ok(outcome),
+            Event::Failed { message, .. } => Err(Refused(super::super::printable(&message)).into()),
             other => bail!("the agent broke the protocol: unexpected {other:?}"),
         }
     }
@@ -237,7 +238,7 @@ impl<'a> Builder<'a> {
             // What it says of an archive that was cut off is not the reason.
             Ok(_) => written,
             Err(refused) if refused.is::<Refused>() => Err(match written {
-                Err(error) if !is_broken_pipe(&error) => error,
+                Err(error) if !has_gone_away(&error) => error,
                 _ => refused,
             }),
             Err(error) => Err(error),
@@ -257,14 +258,16 @@ impl<'a> Builder<'a> {
         let (mut source, theirs) = stream_pair()?;
         from.request(Task::Gather(gather), Some(&theirs))?;
         drop(theirs);
+        let mut was_cut = false;
         let placed = self.place(place, &mut |to| {
-            std::io::copy(&mut source, to)?;
+            std::io::copy(&mut source, to).inspect_err(|_| was_cut = true)?;
             Ok(())
         });
         drop(source);
-        // What goes wrong there is why there is nothing to put here.
+        // What goes wrong there is why there is nothing to put here, unless it went wrong because nobody
+        // here took it.
         match from.end() {
-            Err(refused) if placed.is_ok() || refused.is::<Refused>() => Err(refused),
+            Err(refused) if placed.is_ok() || refused.is::<Refused>() && !was_cut => Err(refused),
             _ => placed,
         }
     }
@@ -329,11 +332,18 @@ impl<'a> Builder<'a> {
         let mut whole = Whole {
             stream: ours,
             builder: self,
+            failed: None,
         };
-        let layer = store.take_layer(lease, &mut whole)?;
+        let taken = store.take_layer(lease, &mut whole);
+        if let Some(failed) = whole.failed.take() {
+            return Err(failed);
+        }
+        let Some(layer) = taken? else {
+            return Ok(None);
+        };
         self.vm.agent.send(&Request::Seal)?;
         match self.next(None)? {
-            Event::Sealed(None) => Ok(layer),
+            Event::Sealed(None) => Ok(Some(layer)),
             Event::Sealed(Some(message)) => Err(Refused(super::super::printable(&message)).into()),
             other => bail!("the agent broke the protocol: unexpected {other:?}"),
         }
@@ -344,15 +354,19 @@ impl<'a> Builder<'a> {
 struct Whole<'a, 'b> {
     stream: UnixStream,
     builder: &'a mut Builder<'b>,
+    /// Why it is not whole; what a reader may say of it is less.
+    failed: Option<anyhow::Error>,
 }
 
 impl Read for Whole<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let len = self.stream.read(buffer)?;
-        if len == 0 && !buffer.is_empty() {
-            self.builder
-                .end()
-                .map_err(|error| std::io::Error::other(format!("{error:#}")))?;
+        if len == 0
+            && !buffer.is_empty()
+            && let Err(error) = self.builder.end()
+        {
+            self.failed = Some(error);
+            return Err(std::io::Error::other("the layer is not whole"));
         }
         Ok(len)
     }
@@ -370,10 +384,11 @@ fn forward(mut stream: &UnixStream, output: &(dyn Fn(&[u8]) + Sync)) {
     }
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
+/// Whether the other end of a stream was closed: it has a reason of its own.
+fn has_gone_away(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause
             .downcast_ref::<std::io::Error>()
-            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+            .is_some_and(super::super::has_gone_away)
     })
 }

@@ -61,6 +61,8 @@ pub struct Build<'a> {
     pub launch: &'a Launch,
     /// `--secret`.
     pub secrets: &'a BTreeMap<String, Vec<u8>>,
+    /// What else a process sees of the flags: what it has in /etc/hosts, whether it has a network.
+    pub environment: &'a str,
     /// Whether steps are run that the cache knows.
     pub no_cache: bool,
     /// `SOURCE_DATE_EPOCH`.
@@ -176,10 +178,11 @@ pub fn build(build: &Build<'_>) -> Result<Built, BuildError> {
     let threads = threads.min(STAGES_MAX).min(build.plan.stages.len());
     let failure = thread::scope(|scope| {
         let work = || {
+            // A thread that panics gives the build up as well.
+            let alarm = Alarm(&shared);
             let worked = shared.work();
-            if worked.is_err() {
-                given_up.store(true, Ordering::Relaxed);
-                shared.changed.notify_all();
+            if worked.is_ok() {
+                std::mem::forget(alarm);
             }
             worked
         };
@@ -211,48 +214,70 @@ pub fn build(build: &Build<'_>) -> Result<Built, BuildError> {
     })
 }
 
-impl Shared<'_> {
+/// Gives the build up when it is dropped, and wakes whoever waits for a stage.
+struct Alarm<'s, 'a>(&'s Shared<'a>);
+
+impl Drop for Alarm<'_, '_> {
+    fn drop(&mut self) {
+        // Under the lock, so that nobody looks before and waits after.
+        let _progress = lock(&self.0.progress);
+        self.0.machine.given_up.store(true, Ordering::Relaxed);
+        self.0.changed.notify_all();
+    }
+}
+
+impl<'a> Shared<'a> {
     /// Takes stages until there are none left.
     fn work(&self) -> Result<(), BuildError> {
         while let Some(index) = self.next() {
             self.run_stage(index)?;
-            let mut progress = lock(&self.progress);
-            if let Some(stage) = progress.get_mut(index) {
-                *stage = Progress::Done;
+            for idle in self.note_done(index) {
+                lock(idle).builder = None;
             }
-            drop(progress);
             self.changed.notify_all();
         }
         Ok(())
     }
 
-    /// The next stage whose needs are met, waiting for it; `None` when there is none left.
+    /// Notes that a stage is done; those whose files nobody will take any more.
+    fn note_done(&self, index: usize) -> Vec<&Mutex<Stage<'a>>> {
+        let mut progress = lock(&self.progress);
+        if let Some(stage) = progress.get_mut(index) {
+            *stage = Progress::Done;
+        }
+        let stages = &self.build.plan.stages;
+        let needs = stages.get(index).map_or(&[][..], |stage| &stage.needs);
+        let is_idle = |need: &&usize| {
+            let mut wanters = (0..)
+                .zip(stages)
+                .filter(|(_, other)| other.needs.contains(need));
+            wanters.all(|(other, _)| matches!(progress.get(other), Some(Progress::Done)))
+        };
+        let idle = needs.iter().filter(is_idle);
+        idle.filter_map(|need| Some(&**self.stages.get(*need)?))
+            .collect()
+    }
+
+    /// The next stage whose needs are met, waiting for it; `None` when all are done or the build is given
+    /// up. Not before: a VM dies with the thread that started it (`PR_SET_PDEATHSIG`), and may be another
+    /// stage's to take files of.
     fn next(&self) -> Option<usize> {
         let mut progress = lock(&self.progress);
         loop {
-            if self.machine.given_up.load(Ordering::Relaxed) {
+            let is_done = |stage: &usize| matches!(progress.get(*stage), Some(Progress::Done));
+            let is_over = progress.iter().all(|stage| matches!(stage, Progress::Done));
+            if is_over || self.machine.given_up.load(Ordering::Relaxed) {
                 return None;
             }
-            let is_done = |stage: &usize| matches!(progress.get(*stage), Some(Progress::Done));
-            let mut waiting = false;
-            let mut ready = None;
-            for (index, stage) in self.build.plan.stages.iter().enumerate() {
-                if matches!(progress.get(index), Some(Progress::Waiting)) {
-                    waiting = true;
-                    if stage.needs.iter().all(is_done) {
-                        ready = Some(index);
-                        break;
-                    }
-                }
-            }
-            if let Some(index) = ready {
+            let ready = (0..).zip(&self.build.plan.stages).find(|(index, stage)| {
+                matches!(progress.get(*index), Some(Progress::Waiting))
+                    && stage.needs.iter().all(is_done)
+            });
+            if let Some((index, _)) = ready {
                 if let Some(stage) = progress.get_mut(index) {
                     *stage = Progress::Underway;
                 }
                 return Some(index);
-            }
-            if !waiting {
-                return None;
             }
             progress = self
                 .changed

@@ -4,24 +4,30 @@
 //! files of it.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use images::build::CachedStep;
 use images::config::History;
 use images::dockerfile::{
     Action, Base, CacheSharing, CopyFrom, MountKind, Plan, PlannedStage, Step,
 };
+use images::limits::LAYERS;
 use images::timestamp::Timestamp;
 use images::{Digest, Image, ImageConfig, Layer, LayerKey};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::super::clock::{now, rfc3339};
 use super::super::disks;
 use super::super::files::Share;
-use super::builder::Builder;
-use super::{BuildError, Shared, StepId, Told, lock};
+use super::builder::{Builder, LOOK};
+use super::{BuildError, GivenUp, STAGES_MAX, Shared, StepId, Told, lock};
 
 /// What a stage has come to.
 #[derive(Debug)]
@@ -86,6 +92,12 @@ impl<'a> Stage<'a> {
         ids.collect::<Vec<_>>().join("\n").into_bytes()
     }
 
+    /// Ends its VM, which then has no cache mounts to lock any more.
+    fn end_vm(&mut self) {
+        self.builder = None;
+        self.caches.clear();
+    }
+
     fn keys(&self) -> Vec<LayerKey> {
         self.layers.iter().map(Layer::key).collect()
     }
@@ -114,12 +126,8 @@ impl<'a> Shared<'a> {
                 stage: index,
                 step: number,
             };
-            if self
-                .machine
-                .given_up
-                .load(std::sync::atomic::Ordering::Relaxed)
-            {
-                return Err(anyhow::Error::from(super::GivenUp).into());
+            if self.machine.given_up.load(Ordering::Relaxed) {
+                return Err(anyhow::Error::from(GivenUp).into());
             }
             self.run_step(&mut stage, planned, step, id)
                 .map_err(|error| BuildError {
@@ -127,11 +135,11 @@ impl<'a> Shared<'a> {
                     step: Some(id),
                 })?;
         }
+        // A VM with cache mounts may write to them as long as it lives, and others wait for them.
         let is_wanted = plan.stages.iter().any(|other| other.needs.contains(&index));
-        if !is_wanted {
-            stage.builder = None;
+        if !is_wanted || !stage.caches.is_empty() {
+            stage.end_vm();
         }
-        stage.caches.clear();
         Ok(())
     }
 
@@ -196,11 +204,14 @@ impl<'a> Shared<'a> {
         let made = match known {
             Some(known) => {
                 // A VM that has come as far does not have this layer.
-                stage.builder = None;
+                stage.end_vm();
                 tell(Told::Cached(id));
                 known
             }
             None => {
+                if stage.layers.len() >= LAYERS {
+                    bail!("the image has {LAYERS} layers, the limit, before this step");
+                }
                 self.ensure_builder(stage, planned, id.stage)?;
                 self.act(stage, step, id, &inputs)?;
                 let builder = stage.builder.as_mut().context("the builder is gone")?;
@@ -275,7 +286,6 @@ impl<'a> Shared<'a> {
     }
 
     fn lock_cache(&self, id: &str, sharing: CacheSharing) -> Result<CacheMount> {
-        use std::os::unix::fs::DirBuilderExt;
         let mut number = 0_u32;
         loop {
             // A private one of several at once has a number of its own.
@@ -291,22 +301,37 @@ impl<'a> Shared<'a> {
                 .with_context(|| format!("make the folder of cache mount {id:?}"))?;
             let file = File::open(&folder).with_context(|| format!("open cache mount {id:?}"))?;
             let how = match sharing {
-                CacheSharing::Shared => FlockArg::LockShared,
-                CacheSharing::Locked => FlockArg::LockExclusive,
-                CacheSharing::Private => FlockArg::LockExclusiveNonblock,
+                CacheSharing::Shared => FlockArg::LockSharedNonblock,
+                CacheSharing::Locked | CacheSharing::Private => FlockArg::LockExclusiveNonblock,
             };
             match Flock::lock(file, how) {
+                // A prune may have removed it before it was locked.
+                Ok(lock) if !is_at(&lock, &folder) => {}
                 Ok(lock) => {
                     return Ok(CacheMount {
                         id: name,
                         _lock: lock,
                     });
                 }
-                Err((_, nix::errno::Errno::EWOULDBLOCK)) => number += 1,
+                Err((_, Errno::EWOULDBLOCK)) if sharing == CacheSharing::Private => number += 1,
+                // Another build has it, for as long as it takes.
+                Err((_, Errno::EWOULDBLOCK)) => self.look()?,
                 Err((_, error)) => {
                     return Err(error).with_context(|| format!("lock cache mount {id:?}"));
                 }
             }
+        }
+    }
+
+    /// Waits a little.
+    ///
+    /// # Errors
+    /// The build was given up.
+    fn look(&self) -> Result<()> {
+        thread::sleep(LOOK);
+        match self.machine.given_up.load(Ordering::Relaxed) {
+            true => Err(GivenUp.into()),
+            false => Ok(()),
         }
     }
 
@@ -322,6 +347,13 @@ impl<'a> Shared<'a> {
                 let mut lent = lock(&self.lent);
                 if let Some(stage) = lent.get(&source.id) {
                     return Ok(Some(Arc::clone(stage)));
+                }
+                // No more VMs than of stages; one that ends is started again when it is wanted.
+                if lent.len() >= STAGES_MAX {
+                    for idle in lent.values().filter_map(|stage| stage.try_lock().ok()) {
+                        let mut idle = idle;
+                        idle.end_vm();
+                    }
                 }
                 let image = self.build.images.get(&source.id);
                 let mut stage = Stage::new();
@@ -348,6 +380,17 @@ impl<'a> Shared<'a> {
     }
 }
 
+/// Whether an open folder is the one of that name.
+fn is_at(open: &File, path: &Path) -> bool {
+    let known = |metadata: std::io::Result<Metadata>| {
+        metadata
+            .ok()
+            .map(|metadata| (metadata.dev(), metadata.ino()))
+    };
+    let named = known(path.symlink_metadata());
+    named.is_some() && named == known(open.metadata())
+}
+
 /// Names of the cache mounts of a stage, in one order for all, so that two builds don't wait for each
 /// other.
 fn cache_mounts(planned: &PlannedStage) -> BTreeMap<&str, CacheSharing> {
@@ -358,7 +401,16 @@ fn cache_mounts(planned: &PlannedStage) -> BTreeMap<&str, CacheSharing> {
         };
         for mount in &run.mounts {
             if let MountKind::Cache { id, sharing, .. } = &mount.kind {
-                caches.entry(id.as_str()).or_insert(*sharing);
+                // The strictest counts: the VM has each once.
+                let strictness = |sharing: CacheSharing| match sharing {
+                    CacheSharing::Shared => 0,
+                    CacheSharing::Private => 1,
+                    CacheSharing::Locked => 2,
+                };
+                let wanted = caches.entry(id.as_str()).or_insert(*sharing);
+                if strictness(*sharing) > strictness(*wanted) {
+                    *wanted = *sharing;
+                }
             }
         }
     }

@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 
 use anyhow::{Context, Result, bail};
 use images::Digest;
-use images::context::{Selected, Wanted, sources_text};
+use images::context::{Selected, Wanted, clean, sources_text};
 use images::dockerfile::{
     Action, Copy, CopyFrom, Mount, MountKind, Network, Run, Source, Step, Unpack,
 };
@@ -27,8 +27,8 @@ const FORMAT: &str = "bulkhead build 1";
 /// Permissions of a file that `ADD` took from the web, as Docker has it.
 const DOWNLOAD_MODE: u16 = 0o600;
 
-/// PATH of a process whose image sets none.
-const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Bytes of a step's arguments and variables: with its secrets they are one message.
+const WORDS_BYTES: usize = 256 << 10;
 
 /// A `RUN` whose process ended with another code than 0.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +63,9 @@ impl<'a> Shared<'a> {
             Action::Run(run) => {
                 for mount in &run.mounts {
                     if let MountKind::Bind { from, source, .. } = &mount.kind {
-                        self.input(from, "RUN", &[source.as_str()], false, &[], &mut inputs)?;
+                        let source = literal(source);
+                        self.input(from, "RUN", &[&source], false, &[], &mut inputs)?;
+                        inputs.text = None;
                     }
                 }
             }
@@ -144,6 +146,9 @@ impl<'a> Shared<'a> {
         for digest in &inputs.digests {
             add(digest.as_bytes());
         }
+        if matches!(step.action, Action::Run(_)) {
+            add(self.build.environment.as_bytes());
+        }
         if let Some(epoch) = self.build.epoch {
             add(epoch.to_string().as_bytes());
         }
@@ -205,11 +210,7 @@ impl<'a> Shared<'a> {
                     }
                 }
                 Some(source) => {
-                    let gather = Gather {
-                        sources: paths.iter().map(ToString::to_string).collect(),
-                        excludes: copy.exclude.clone(),
-                        parents: copy.parents,
-                    };
+                    let gather = gather(copy, &paths)?;
                     let mut source = lock(&source);
                     let lender = self.lender(&mut source, id.stage)?;
                     builder.copy_from(lender, gather, place(false))?;
@@ -251,14 +252,6 @@ impl<'a> Shared<'a> {
         let mut spec = self.machine.launch.run.clone();
         spec.process.args.clone_from(&run.args);
         spec.process.env = [run.env.as_slice(), &run.proxies].concat();
-        if !spec
-            .process
-            .env
-            .iter()
-            .any(|text| text.starts_with("PATH="))
-        {
-            spec.process.env.insert(0, DEFAULT_PATH.to_owned());
-        }
         spec.process.user.clone_from(&run.user);
         spec.process.cwd.clone_from(&run.working_dir);
         spec.network_none = run.network == Network::None && self.machine.launch.network.is_some();
@@ -270,7 +263,7 @@ impl<'a> Shared<'a> {
             spec.step_mounts.push(StepMount {
                 target: script.path.clone(),
                 source: StepSource::Secret {
-                    content: secret(script.content.as_bytes(), "a here-document")?,
+                    content: script.content.clone().into_bytes(),
                     mode: 0o755,
                     uid: 0,
                     gid: 0,
@@ -278,6 +271,7 @@ impl<'a> Shared<'a> {
                 read_only: true,
             });
         }
+        check_secrets(&spec)?;
         let builder = stage.builder.as_mut().context("the builder is gone")?;
         let output = |bytes: &[u8]| (self.build.tell)(Told::Output(id, bytes));
         let text = match run.args.as_slice() {
@@ -322,16 +316,12 @@ impl<'a> Shared<'a> {
             }
             MountKind::Cache {
                 id,
-                from,
                 mode,
                 uid,
                 gid,
                 read_only,
                 ..
             } => {
-                if from.is_some() {
-                    bail!("from= of a cache mount is not supported: copy its content in a step");
-                }
                 let is_it = |cache: &&super::stage::CacheMount| {
                     cache.id == *id || cache.id.starts_with(&format!("{id}\0"))
                 };
@@ -349,8 +339,9 @@ impl<'a> Shared<'a> {
                 });
             }
             MountKind::Tmpfs { size } => {
-                let options = size.map_or_else(String::new, |size| format!("size={size}"));
-                spec.tmpfs.insert(target, options);
+                // As BuildKit: programs run from it, which they don't from `run --tmpfs`.
+                let size = size.map_or_else(String::new, |size| format!(",size={size}"));
+                spec.tmpfs.insert(target, format!("exec,dev{size}"));
             }
             MountKind::Secret {
                 id,
@@ -376,7 +367,7 @@ impl<'a> Shared<'a> {
                     spec.step_mounts.push(StepMount {
                         target,
                         source: StepSource::Secret {
-                            content: secret(content, &format!("secret {id}"))?,
+                            content: content.clone(),
                             mode: *mode,
                             uid: *uid,
                             gid: *gid,
@@ -465,6 +456,27 @@ fn paths(copy: &Copy) -> Vec<&str> {
     paths.collect()
 }
 
+/// What a copy takes of a stage or an image. What the agent does not know is refused.
+fn gather(copy: &Copy, paths: &[&str]) -> Result<Gather> {
+    if copy.parents && paths.iter().any(|path| path.contains("**")) {
+        bail!("--parents with ** takes files of the build context only: name the folders");
+    }
+    let mut excludes = Vec::new();
+    for pattern in &copy.exclude {
+        if pattern.trim().starts_with('!') {
+            bail!("--exclude={pattern} takes back files of the build context only");
+        }
+        let pattern = clean(&format!("/{}", pattern.trim()));
+        excludes.push(pattern.trim_start_matches('/').to_owned());
+    }
+    excludes.retain(|pattern| !pattern.is_empty());
+    Ok(Gather {
+        sources: paths.iter().map(ToString::to_string).collect(),
+        excludes,
+        parents: copy.parents,
+    })
+}
+
 /// A path as a pattern that matches nothing else.
 fn literal(path: &str) -> String {
     let mut pattern = String::new();
@@ -477,14 +489,25 @@ fn literal(path: &str) -> String {
     pattern
 }
 
-fn secret(content: &[u8], what: &str) -> Result<Vec<u8>> {
-    if content.len() > SECRET_BYTES {
+/// Checks that what a step is told in one message fits it.
+fn check_secrets(spec: &RunSpec) -> Result<()> {
+    let files = spec.step_mounts.iter().map(|mount| match &mount.source {
+        StepSource::Secret { content, .. } => content.len(),
+        StepSource::Scratch { .. } => 0,
+    });
+    let variables = spec.process.env.iter().map(String::len);
+    let arguments = spec.process.args.iter().map(String::len);
+    let files: usize = files.sum();
+    if files > SECRET_BYTES {
         bail!(
-            "{what} has {} bytes, the limit is {SECRET_BYTES}",
-            content.len()
+            "the secrets and scripts of this step have {files} bytes, the limit is {SECRET_BYTES}"
         );
     }
-    Ok(content.to_vec())
+    let words: usize = variables.chain(arguments).sum();
+    if words > WORDS_BYTES {
+        bail!("command and variables of this step have {words} bytes, the limit is {WORDS_BYTES}");
+    }
+    Ok(())
 }
 
 /// An archive of one file.
