@@ -27,6 +27,7 @@ use crate::sandbox::launch::Launch;
 use crate::sandbox::paths::{GuestFiles, Root};
 use crate::sandbox::{events, network};
 use input::Input;
+pub use progress::PROGRESS_VARIABLE;
 use progress::{Mode, Progress};
 
 /// Flags that mean the same to a step as to a container.

@@ -183,7 +183,7 @@ fn shown(table: &[Flag], name: &str) -> String {
 }
 
 /// The words of `build`.
-const WORDS_OF_BUILD: &str = "PATH | -";
+const WORDS_OF_BUILD: &str = "PATH | REPOSITORY#COMMIT[:FOLDER] | -";
 
 /// The parser of `build`.
 #[must_use]
@@ -423,37 +423,58 @@ mod tests {
         assert_eq!(flags.value("memory-swap").unwrap(), "-1");
     }
 
+    /// Both tables, each with its parser.
+    fn tables() -> [(&'static [Flag], fn(&[&str]) -> Result<Flags>); 2] {
+        fn parse_build(args: &[&str]) -> Result<Flags> {
+            let words = std::iter::once(&"build").chain(args);
+            Flags::check_build(build_command().try_get_matches_from(words)?)
+        }
+        [(&RUN, parse), (&BUILD, parse_build)]
+    }
+
     #[test]
     fn every_refused_flag_is_refused_with_its_sentence() {
-        let mut refused = 0;
-        for flag in &RUN {
-            let Fate::Refused(why) = flag.fate else {
-                continue;
-            };
-            let long = format!("--{}", flag.name);
-            let args: Vec<&str> = match flag.form {
-                Form::Switch => vec![&long, "i"],
-                Form::Value(_) | Form::List(_) => vec![&long, "1", "i"],
-            };
-            let error = parse(&args).unwrap_err().to_string();
-            assert_eq!(error, format!("--{} is not supported: {why}", flag.name));
-            refused += 1;
+        for (table, parse) in tables() {
+            let mut refused = 0;
+            for flag in table {
+                let Fate::Refused(why) = flag.fate else {
+                    continue;
+                };
+                let long = format!("--{}", flag.name);
+                let args: Vec<&str> = match flag.form {
+                    Form::Switch => vec![&long, "i"],
+                    Form::Value(_) | Form::List(_) => vec![&long, "1", "i"],
+                };
+                let error = parse(&args).unwrap_err().to_string();
+                assert_eq!(error, format!("--{} is not supported: {why}", flag.name));
+                refused += 1;
+            }
+            assert!(refused > 10, "{refused}");
         }
-        assert!(refused > 10, "{refused}");
     }
 
     #[test]
     fn only_the_listed_values_of_a_limited_flag_are_taken() {
-        for flag in &RUN {
-            let Fate::Only(values, _) = flag.fate else {
-                continue;
-            };
-            for value in values {
-                let arg = format!("--{}={value}", flag.name);
-                assert!(parse(&[&arg, "i"]).is_ok(), "{arg}");
+        for (table, parse) in tables() {
+            for flag in table {
+                let Fate::Only(values, _) = flag.fate else {
+                    continue;
+                };
+                for value in values {
+                    let arg = format!("--{}={value}", flag.name);
+                    assert!(parse(&[&arg, "i"]).is_ok(), "{arg}");
+                }
+                let other = if flag.form == Form::Switch && values.contains(&"false") {
+                    "true"
+                } else {
+                    match values.contains(&"false") {
+                        true => "other",
+                        false => "false",
+                    }
+                };
+                let arg = format!("--{}={other}", flag.name);
+                assert!(parse(&[&arg, "i"]).is_err(), "{arg}");
             }
-            let arg = format!("--{}=false", flag.name);
-            assert!(parse(&[&arg, "i"]).is_err(), "{arg}");
         }
     }
 
@@ -480,7 +501,8 @@ mod tests {
     }
 
     #[test]
-    fn the_parser_itself_is_sound() {
+    fn the_parsers_themselves_are_sound() {
         run_command().debug_assert();
+        build_command().debug_assert();
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Verbs name those they read; the README has the same list.
 
-use super::build::EPOCH_VARIABLE;
+use super::build::{EPOCH_VARIABLE, PROGRESS_VARIABLE};
 use super::pull::{CA_VARIABLE, INSECURE_VARIABLE};
 use crate::sandbox::paths::{GUEST_VARIABLE, ROOT_VARIABLE};
 use crate::sandbox::template::TEMPLATES_VARIABLE;
@@ -62,10 +62,13 @@ pub fn of_logout() -> String {
 /// The end of `build --help`: it may pull, too.
 #[must_use]
 pub fn of_build() -> String {
-    let own = [(
-        EPOCH_VARIABLE,
-        "seconds since 1970: the time of all that is made, so that the same input gives the same image",
-    )];
+    let own = [
+        (
+            EPOCH_VARIABLE,
+            "seconds since 1970: the time of all that is made, so that the same input gives the same image",
+        ),
+        (PROGRESS_VARIABLE, "what --progress is without the flag"),
+    ];
     section(own.iter().chain(ALL.iter()))
 }
 

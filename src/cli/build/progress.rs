@@ -27,6 +27,9 @@ const TEXT_MAX: usize = 200;
 /// Time between two turns of the wheel at a terminal.
 const TICK: Duration = Duration::from_millis(120);
 
+/// Says how progress is shown when no flag does.
+pub const PROGRESS_VARIABLE: &str = "BUILDKIT_PROGRESS";
+
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -44,7 +47,7 @@ impl Mode {
     /// # Errors
     /// A word that is none.
     pub fn parse(word: Option<&str>, quiet: bool) -> Result<Self> {
-        let variable = std::env::var("BUILDKIT_PROGRESS").unwrap_or_default();
+        let variable = std::env::var(PROGRESS_VARIABLE).unwrap_or_default();
         let word = match word {
             None | Some("") => variable.as_str(),
             Some(word) => word,
