@@ -77,7 +77,7 @@ pub(crate) fn trials(world: &Arc<World>, all: bool) -> Vec<Trial> {
     }
     if !all {
         println!(
-            "builds: {} of {count} entries; all of them with `cargo xtask test builds::`",
+            "builds: {} of {count} entries; all of them with a filter, such as `cargo xtask test builds::`",
             trials.len()
         );
     }
@@ -96,6 +96,16 @@ fn compare(world: &World, case: &Case) -> Result<()> {
         return expected_of(case, expected, last);
     }
     let theirs = theirs.context("the engine was not asked")?;
+    // What is wrong on both sides compares nothing, unless it is meant to be.
+    let last = theirs.last().context("the engine built nothing")?;
+    if (last.code != 0) != case.fails {
+        bail!(
+            "docker ends with {}, and the entry says fails: {}: {}",
+            last.code,
+            case.fails,
+            last.stderr
+        );
+    }
     let different = differences(&theirs, &ours);
     let mut parts: Vec<Part> = Vec::new();
     for (part, _) in &different {

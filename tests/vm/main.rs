@@ -111,8 +111,7 @@ fn main() -> ExitCode {
         }
         let differential = (0..).zip(differential::trials(&world));
         trials.extend(differential.filter_map(|(share, trial)| part.has(share).then_some(trial)));
-        let filter = arguments.filter.as_deref().unwrap_or_default();
-        let builds = (0..).zip(builds::trials(&world, filter.starts_with("build")));
+        let builds = (0..).zip(builds::trials(&world, arguments.filter.is_some()));
         trials.extend(builds.filter_map(|(share, trial)| part.has(share).then_some(trial)));
     }
     if part.has_several_cpus() {

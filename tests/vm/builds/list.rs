@@ -16,6 +16,7 @@
 //! --- again                     builds once more, with what follows added or instead; of files called
 //!                               `stamp…` only counts whether they are those of the last build
 //! --- differs PART… because …   what differs from Docker: code, files, config
+//! --- fails                     it can't be built, the last time, on Docker
 //! --- expect                    not run on Docker: what holds here at the end, a line each: `code N`,
 //!                               `stderr TEXT`, `file PATH LINE`, `no PATH`, `config NAME JSON`
 //! ```
@@ -45,6 +46,7 @@ pub(crate) struct Case {
     pub(crate) text: String,
     pub(crate) builds: Vec<Build>,
     pub(crate) differs: Vec<Part>,
+    pub(crate) fails: bool,
     pub(crate) expected: Option<Vec<String>>,
 }
 
@@ -173,7 +175,7 @@ pub(crate) fn parse(list: &str, text: &str) -> Result<Vec<Case>> {
             continue;
         };
         // The engine does not know what is thought of its answer.
-        if !line.starts_with("--- differs ") {
+        if !line.starts_with("--- differs ") && line != "--- fails" {
             case.text.push_str(line);
             case.text.push('\n');
         }
@@ -265,6 +267,7 @@ fn begin(case: &mut Case, entry: &str) -> Result<()> {
             build.variables.push((name.to_owned(), value.to_owned()));
         }
         "again" => case.builds.push(Build::default()),
+        "fails" => case.fails = true,
         "differs" => {
             let (parts, reason) = rest.split_once(" because ").context("a reason")?;
             if reason.is_empty() {
