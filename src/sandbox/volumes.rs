@@ -452,10 +452,13 @@ pub fn check_name(name: &str) -> Result<()> {
 }
 
 /// A volume that a container is about to fill from its image. As long as this lives, no other
-/// container fills or uses it.
+/// container fills or uses it. Dropped before it has begun, it leaves the volume as it was: whoever
+/// finds the marker takes what is in the volume for a half of the image's content.
 #[derive(Debug)]
 pub struct Filling {
     marker: PathBuf,
+    /// Whether the volume was empty, and nobody has begun to fill it.
+    is_untouched: bool,
     _lock: Flock<File>,
 }
 
@@ -518,8 +521,9 @@ impl Fill {
         if !same {
             return Self::begin(mount);
         }
-        let filling = Filling {
+        let mut filling = Filling {
             marker,
+            is_untouched: !is_left,
             _lock: lock,
         };
         let is_empty = fs::read_dir(&mount.source)
@@ -537,6 +541,7 @@ impl Fill {
                 mount.name
             );
         }
+        filling.is_untouched = is_empty;
         Ok(match is_empty {
             true => Self::Empty(filling),
             false => Self::Again(filling),
@@ -545,12 +550,27 @@ impl Fill {
 }
 
 impl Filling {
+    /// From now on there may be something in the volume.
+    pub fn begun(&mut self) {
+        self.is_untouched = false;
+    }
+
     /// The volume is whole.
     ///
     /// # Errors
     /// When the marker can't be removed.
-    pub fn done(self) -> Result<()> {
+    pub fn done(mut self) -> Result<()> {
+        // Another's marker may be there once ours is gone.
+        self.is_untouched = false;
         fs::remove_file(&self.marker).with_context(|| format!("remove {}", self.marker.display()))
+    }
+}
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        if self.is_untouched {
+            let _ = fs::remove_file(&self.marker);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::net::TcpListener;
 
 use anyhow::{Context, Result};
 use harness::{Running, Sandbox, process};
@@ -17,6 +18,7 @@ crate::tests![
     files_that_are_held_are_waited_for,
     a_removal_by_force_ends_who_is_at_the_files,
     who_waits_for_a_volume_is_served,
+    who_does_not_come_to_fill_a_volume_leaves_it_as_it_was,
 ];
 
 const SLEEPS: &str = "sleep 1000";
@@ -199,5 +201,42 @@ fn who_waits_for_a_volume_is_served(world: &World) -> Result<()> {
     assert_eq!(run.wait()?.only_stdout()?, "/etc/passwd\n");
     text(&vm, &["volume", "rm", "data"])?;
     text(&vm, &["volume", "create", "data"])?;
+    before.no_leftovers(&vm)
+}
+
+fn who_does_not_come_to_fill_a_volume_leaves_it_as_it_was(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    text(&vm, &["volume", "create", "aa"])?;
+    text(&vm, &["volume", "create", "zz"])?;
+    let before = vm.snapshot()?;
+    let volumes = vm.root().join("volumes");
+    let marker = volumes.join("aa/copying");
+    // The second is held by another container.
+    let other = File::create(volumes.join("zz/copying"))?;
+    rustix::fs::flock(&other, rustix::fs::FlockOperation::LockExclusive)?;
+    let words = ["run", "--name", "cc", "-v", "aa:/etc", "-v", "zz:/bin"];
+    let run = vm.bulkhead(words).args(["busybox", "true"]).spawn()?;
+    vm.wait_for_process("__supervisor")?;
+    assert_eq!(text(&vm, &["stop", "cc"])?, "cc\n");
+    run.wait()?.code(125)?;
+    assert!(!marker.exists());
+    text(&vm, &["rm", "cc"])?;
+    drop(other);
+    // A port that is taken: there is no VM.
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let port = format!("127.0.0.1:{}:80", listener.local_addr()?.port());
+    let words = ["run", "--rm", "-p", &port, "-v", "aa:/etc", "busybox"];
+    vm.bulkhead(words)
+        .arg("true")
+        .output()?
+        .refusal("address already in use")?;
+    assert!(!marker.exists());
+    // So what somebody puts there is kept, and nothing is added.
+    fs::write(volumes.join("aa/_data/mine"), "mine")?;
+    let words = ["run", "--rm", "-v", "aa:/etc", "busybox", "sh", "-c"];
+    let script = "cat /etc/mine; test ! -e /etc/passwd";
+    let out = vm.bulkhead(words).arg(script).output()?;
+    assert_eq!(out.only_stdout()?, "mine");
+    text(&vm, &["volume", "rm", "aa", "zz"])?;
     before.no_leftovers(&vm)
 }

@@ -251,6 +251,8 @@ impl Supervisor {
                     self.state.phases.agent = monotonic_ns();
                     if let Some(running) = &mut self.running {
                         running.vm.agent.send(&super::super::wake()?)?;
+                        // Until it is asked to run, the guest writes to none.
+                        running.fillings.iter_mut().for_each(Filling::begun);
                         for request in running.held.take().unwrap_or_default() {
                             running.vm.agent.send(&request)?;
                         }

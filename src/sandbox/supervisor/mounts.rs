@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use protocol::spec::{CopyUp, RunSpec};
+use protocol::spec::{CopyUp, MountSpec, RunSpec};
 
 use super::super::files::Share;
 use super::super::volumes::{Fill, Filling, Mount, MountKind};
@@ -32,7 +32,7 @@ impl Supervisor {
     ) -> Result<Option<Prepared>> {
         mounts.iter().try_for_each(Mount::check_source)?;
         loop {
-            if let Some(prepared) = prepare(mounts, run)? {
+            if let Some(prepared) = prepare(mounts, &mut run.mounts)? {
                 return Ok(Some(prepared));
             }
             self.turn(Some(Instant::now() + FILL_POLL))?;
@@ -44,10 +44,10 @@ impl Supervisor {
 }
 
 /// `None` when another container fills one of the volumes: none is taken then.
-fn prepare(mounts: &[Mount], run: &mut RunSpec) -> Result<Option<Prepared>> {
+fn prepare(mounts: &[Mount], specs: &mut [MountSpec]) -> Result<Option<Prepared>> {
     let mut fillings = Vec::new();
     for (_, index) in fillers(mounts) {
-        let (Some(mount), Some(spec)) = (mounts.get(index), run.mounts.get_mut(index)) else {
+        let (Some(mount), Some(spec)) = (mounts.get(index), specs.get_mut(index)) else {
             continue;
         };
         let (copy_up, filling) = match Fill::begin(mount)? {
@@ -60,7 +60,7 @@ fn prepare(mounts: &[Mount], run: &mut RunSpec) -> Result<Option<Prepared>> {
         fillings.extend(filling);
     }
     let mut shares: Vec<Share> = Vec::new();
-    for (mount, spec) in mounts.iter().zip(&mut run.mounts) {
+    for (mount, spec) in mounts.iter().zip(specs) {
         let share = Share {
             source: mount.source.clone(),
             read_only: mount.read_only,
@@ -96,9 +96,8 @@ mod tests {
     use super::super::super::volumes::Origin;
     use super::*;
 
-    #[test]
-    fn each_volume_is_filled_once_by_the_first_that_may() {
-        let mount = |name: &str, target: &str, read_only, copy_up| Mount {
+    fn mount(name: &str, target: &str, read_only: bool, copy_up: bool) -> Mount {
+        Mount {
             kind: MountKind::Volume,
             name: name.to_owned(),
             source: name.into(),
@@ -108,7 +107,50 @@ mod tests {
             copy_up,
             origin: Origin::Bind,
             anonymous: false,
+        }
+    }
+
+    #[test]
+    fn who_waits_for_one_volume_leaves_the_others_as_they_were() {
+        let temp = tempfile::tempdir().unwrap();
+        let volume = |name: &str, target: &str| {
+            let source = temp.path().join(name).join("_data");
+            std::fs::create_dir_all(&source).unwrap();
+            let mount = mount(name, target, false, true);
+            Mount { source, ..mount }
         };
+        let mounts = [volume("aa", "/1"), volume("zz", "/2")];
+        let marker = |name: &str| temp.path().join(name).join("copying");
+        let mut specs: Vec<_> = mounts
+            .iter()
+            .map(|mount| MountSpec {
+                share: 0,
+                target: mount.target.clone(),
+                read_only: false,
+                copy_up: CopyUp::No,
+                owned: None,
+            })
+            .collect();
+        let Fill::Empty(other) = Fill::begin(&mounts[1]).unwrap() else {
+            panic!("it is empty");
+        };
+        assert!(prepare(&mounts, &mut specs).unwrap().is_none());
+        assert!(!marker("aa").exists());
+        assert!(marker("zz").exists());
+        // What somebody puts there meanwhile is not the image's, and is kept.
+        std::fs::write(mounts[0].source.join("mine"), "").unwrap();
+        drop(other);
+        let prepared = prepare(&mounts, &mut specs).unwrap().unwrap();
+        let copies: Vec<_> = specs.iter().map(|spec| spec.copy_up).collect();
+        assert_eq!(copies, [CopyUp::No, CopyUp::IfEmpty]);
+        assert_eq!(prepared.fillings.len(), 1);
+        // So too when there is no VM in the end.
+        drop(prepared);
+        assert!(!marker("zz").exists());
+    }
+
+    #[test]
+    fn each_volume_is_filled_once_by_the_first_that_may() {
         let mounts = [
             mount("zz", "/1", true, true),
             mount("aa", "/2", false, false),

@@ -205,9 +205,10 @@ fn an_empty_volume_is_filled_once() {
         .resolve(&[wanted(MountKind::Volume, "data")], None)
         .unwrap()
         .remove(0);
-    let Fill::Empty(filling) = Fill::begin(&mount).unwrap() else {
+    let Fill::Empty(mut filling) = Fill::begin(&mount).unwrap() else {
         panic!("it is empty");
     };
+    filling.begun();
     // Half of it is there when its container is killed.
     fs::write(mount.source.join("half"), "").unwrap();
     drop(filling);
@@ -215,7 +216,38 @@ fn an_empty_volume_is_filled_once() {
         panic!("it is not whole");
     };
     assert!(matches!(Fill::begin(&mount).unwrap(), Fill::Busy));
+    // One that does not come to fill it leaves it half.
+    drop(filling);
+    let Fill::Again(filling) = Fill::begin(&mount).unwrap() else {
+        panic!("it is not whole");
+    };
     filling.done().unwrap();
+    assert!(matches!(Fill::begin(&mount).unwrap(), Fill::No));
+}
+
+#[test]
+fn who_does_not_come_to_fill_a_volume_leaves_it_as_it_was() {
+    let (_temp, root) = root();
+    let volumes = Volumes::lock(&root).unwrap();
+    let mount = volumes
+        .resolve(&[wanted(MountKind::Volume, "data")], None)
+        .unwrap()
+        .remove(0);
+    let marker = mount.source.with_file_name("copying");
+    // One that was left before anything was written, too.
+    for left in [false, true] {
+        if left {
+            fs::write(&marker, "").unwrap();
+        }
+        let Fill::Empty(filling) = Fill::begin(&mount).unwrap() else {
+            panic!("it is empty");
+        };
+        assert!(marker.exists());
+        drop(filling);
+        assert!(!marker.exists());
+    }
+    // What somebody puts there now stays.
+    fs::write(mount.source.join("mine"), "").unwrap();
     assert!(matches!(Fill::begin(&mount).unwrap(), Fill::No));
 }
 
