@@ -178,6 +178,10 @@ impl Watched {
             && !self.asked
         {
             self.asked = access.send(Task::Usage).is_ok();
+            if !self.asked {
+                // Its supervisor has gone; the next look finds another, if there is one.
+                self.access = None;
+            }
         }
     }
 
