@@ -83,13 +83,18 @@ impl Access {
     /// # Errors
     /// When its VM can't be started.
     fn open(root: &Root, folder: &Folder, config: &ContainerConfig) -> Result<Self> {
-        for _ in 0..TRIES {
+        let mut tries = 0;
+        while tries < TRIES {
             if let Some(lock) = folder.try_lock()? {
                 return Held::start(root, folder, config, lock).map(|held| Self::Held(held.into()));
             }
-            folder.wait_for_files()?;
+            let waited = folder.wait_for_files()?;
             if let Some(link) = client::connect(folder)? {
                 return Ok(Self::Running(link));
+            }
+            // Any number of commands may be at the files, one after the other.
+            if !waited && !folder.is_looked_into()? {
+                tries += 1;
             }
         }
         bail!("container {} begins and ends all the time", config.name)

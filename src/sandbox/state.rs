@@ -388,15 +388,17 @@ impl Folder {
         Ok(lock::is_held(&file)? && matches!(Holder::read(&file)?, Holder::Files { .. }))
     }
 
-    /// Waits as long as a command is at its files.
+    /// Waits as long as a command is at its files; whether one was.
     ///
     /// # Errors
     /// When the lock file can't be read.
-    pub fn wait_for_files(&self) -> Result<()> {
+    pub fn wait_for_files(&self) -> Result<bool> {
+        let mut waited = false;
         while self.path().exists() && self.is_looked_into()? {
+            waited = true;
             std::thread::sleep(FILES_POLL);
         }
-        Ok(())
+        Ok(waited)
     }
 
     /// What was asked for.
