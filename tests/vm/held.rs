@@ -15,6 +15,7 @@ use crate::world::World;
 crate::tests![
     a_commit_that_is_killed_lets_go,
     a_silent_guest_holds_up_nobody_and_is_ended,
+    a_silent_guest_is_checked_once,
     files_that_are_held_are_waited_for,
     a_removal_by_force_ends_who_is_at_the_files,
     who_waits_for_a_volume_is_served,
@@ -84,6 +85,42 @@ fn a_silent_guest_holds_up_nobody_and_is_ended(world: &World) -> Result<()> {
     assert_eq!(text(&vm, &["exec", "deaf", "echo", "alive"])?, "alive\n");
     text(&vm, &["rm", "-f", "deaf", "well"])?;
     before.no_leftovers(&vm)
+}
+
+/// Checks that never end don't become many.
+fn a_silent_guest_is_checked_once(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let flags = [
+        "--health-cmd",
+        "true",
+        "--health-interval",
+        "200ms",
+        "--health-timeout",
+        "2s",
+        "--health-retries",
+        "1",
+    ];
+    begin(&vm, "deaf", &flags, SLEEPS)?;
+    let health = |wanted: &str| {
+        let format = "{{.State.Health.Status}}{{range .State.Health.Log}};{{.Output}}{{end}}";
+        until(wanted, || {
+            let now = text(&vm, &["inspect", "-f", format, "deaf"])?;
+            Ok(now.contains(wanted).then_some(now))
+        })
+    };
+    health("healthy")?;
+    let pid = text(&vm, &["inspect", "-f", "{{.State.Pid}}", "deaf"])?;
+    vm.shell(&format!("kill -STOP {pid}")).output()?.code(0)?;
+    let log = health("the last health check that exceeded its timeout has not ended")?;
+    assert!(log.starts_with("unhealthy;"), "{log}");
+    // It is checked again as soon as that one has ended.
+    vm.shell(&format!("kill -CONT {pid}")).output()?.code(0)?;
+    until("health", || {
+        let format = "{{.State.Health.Status}}";
+        Ok((text(&vm, &["inspect", "-f", format, "deaf"])? == "healthy\n").then_some(()))
+    })?;
+    text(&vm, &["rm", "-f", "deaf"])?;
+    Ok(())
 }
 
 /// An export that is under way and waits for its reader.

@@ -73,6 +73,13 @@ pub(super) struct Running {
     fillings: Vec<Filling>,
 }
 
+impl Running {
+    /// Whether a process beside the container's own has not come to its end, output included.
+    pub(super) fn has_exec(&self, process: ProcessId) -> bool {
+        self.execs.contains_key(&process)
+    }
+}
+
 /// Who had a process started.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum By {

@@ -20,6 +20,9 @@ use super::life::By;
 /// Exit code of a probe that took too long, or could not be started.
 const CODE_TOO_LONG: i16 = -1;
 
+/// Output of a probe that is not started because of one that took too long.
+const STILL_LATE: &str = "the last health check that exceeded its timeout has not ended";
+
 /// Checks one life of a container.
 pub(super) struct Monitor {
     config: HealthConfig,
@@ -27,6 +30,9 @@ pub(super) struct Monitor {
     began: Instant,
     next: Option<Instant>,
     probe: Option<Probe>,
+    /// The last probe that took too long. While it has not come to its end there is no other: each
+    /// takes descriptors and threads.
+    late: Option<ProcessId>,
 }
 
 /// A probe that runs.
@@ -58,6 +64,7 @@ impl Supervisor {
             began,
             next,
             probe: None,
+            late: None,
         });
     }
 
@@ -84,6 +91,7 @@ impl Supervisor {
         if let Some(probe) = monitor.probe.take() {
             let timeout = monitor.config.timeout();
             let (process, signal) = (probe.process, libc::SIGKILL);
+            monitor.late = Some(process);
             self.send(Request::Signal { process, signal });
             // What it left behind, or a guest that says nothing, is not waited for.
             let output = format!("Health check exceeded timeout ({timeout:?})");
@@ -91,6 +99,12 @@ impl Supervisor {
             return;
         }
         let start = now();
+        let running = self.running.as_ref();
+        let is_late = |process| running.is_some_and(|running| running.has_exec(process));
+        if monitor.late.is_some_and(is_late) {
+            self.note_result(start, CODE_TOO_LONG, STILL_LATE.to_owned());
+            return;
+        }
         if let Err(error) = self.start_probe() {
             // No descriptors left, say: that is no good health, and no reason to end the container.
             self.note_result(start, CODE_TOO_LONG, format!("{error:#}"));
