@@ -138,13 +138,19 @@ pub fn ask(folder: &Folder, message: &ToSupervisor) -> Result<Option<ToCommand>>
     })
 }
 
-/// As [`ask`], for whom it matters why there is no answer.
+/// As [`ask`], for whom it matters why there is no answer. A question whose answer is lost is asked
+/// again only where that does nothing: the next life is not to be ended for the last one's sake.
 ///
 /// # Errors
-/// As [`connect`].
+/// As [`connect`]; that there is no answer from a supervisor that lives.
 pub fn ask_whom(folder: &Folder, message: &ToSupervisor) -> Result<Answer> {
-    let deadline = Instant::now() + HANDOVER_TIME;
+    // From the first round without an answer: an answer may take days.
+    let mut deadline = None;
+    let mut is_lost = false;
     while let Some(mut link) = connect(folder)? {
+        if is_lost {
+            bail!("the container's supervisor did not answer");
+        }
         let sent = link.send(message, &[]).is_ok();
         if let Some(answer) = link.wait().unwrap_or(None).filter(|_| sent) {
             return Ok(Answer::Told(answer));
@@ -153,12 +159,16 @@ pub fn ask_whom(folder: &Folder, message: &ToSupervisor) -> Result<Answer> {
         if !folder.path().exists() || !folder.is_locked()? {
             return Ok(Answer::Died);
         }
-        if Instant::now() > deadline {
+        is_lost = sent && *message != ToSupervisor::Wait;
+        if Instant::now() > *deadline.get_or_insert_with(|| Instant::now() + HANDOVER_TIME) {
             bail!("the container's supervisor does not answer");
         }
         std::thread::sleep(RETRY);
     }
-    Ok(Answer::Nobody)
+    Ok(match is_lost {
+        true => Answer::Died,
+        false => Answer::Nobody,
+    })
 }
 
 #[cfg(test)]
@@ -201,5 +211,43 @@ mod tests {
             asking.join().unwrap()
         });
         assert_eq!(answer, Answer::Died);
+    }
+
+    #[test]
+    fn only_a_wait_is_repeated_when_its_answer_is_lost() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = Folder::at(temp.path().join("c"));
+        std::fs::create_dir(folder.path()).unwrap();
+        let _lock = folder.try_lock().unwrap().unwrap();
+        let listener = Listener::bind(&folder).unwrap();
+        let next = || loop {
+            if let Some(stream) = listener.accept() {
+                break Link::new(stream);
+            }
+            std::thread::sleep(RETRY);
+        };
+        let ended = ToCommand::Done;
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| ask_whom(&folder, &ToSupervisor::Wait));
+            for _ in 0..2 {
+                let message = next().wait::<ToSupervisor>().unwrap();
+                assert_eq!(message, Some(ToSupervisor::Wait));
+            }
+            let mut link = next();
+            link.wait::<ToSupervisor>().unwrap();
+            link.send(&ended, &[]).unwrap();
+            let answer = asking.join().unwrap().unwrap();
+            assert_eq!(answer, Answer::Told(ended));
+        });
+        std::thread::scope(|scope| {
+            let kill = ToSupervisor::Kill(libc::SIGKILL);
+            let asking = scope.spawn(move || ask_whom(&folder, &kill));
+            let message = next().wait::<ToSupervisor>().unwrap();
+            assert_eq!(message, Some(ToSupervisor::Kill(libc::SIGKILL)));
+            // It connects once more, and says nothing.
+            assert_eq!(next().wait::<ToSupervisor>().unwrap(), None);
+            let error = asking.join().unwrap().unwrap_err().to_string();
+            assert_eq!(error, "the container's supervisor did not answer");
+        });
     }
 }
