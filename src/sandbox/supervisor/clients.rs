@@ -107,6 +107,11 @@ impl Clients {
         while self.accept() {}
     }
 
+    /// Lets go of all that connect now.
+    pub(super) fn turn_away(&self) {
+        while self.listener.accept().is_some() {}
+    }
+
     /// Whether one has connected and not said yet what it wants.
     pub(super) fn has_unheard(&self) -> bool {
         self.all.values().any(|client| !client.heard)
@@ -208,5 +213,30 @@ impl Clients {
         for client in self.all.values_mut().filter(|client| what(&client.role)) {
             client.role = Role::None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::client;
+    use super::super::super::state::Folder;
+    use super::*;
+
+    #[test]
+    fn who_is_turned_away_is_not_heard_and_nothing_is_left_to_accept() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = Folder::at(temp.path().join("c"));
+        std::fs::create_dir(folder.path()).unwrap();
+        let (first, _command) = UnixStream::pair().unwrap();
+        let (mut clients, id) = Clients::new(Listener::bind(&folder).unwrap(), first);
+        let mut links: Vec<_> = (0..2)
+            .map(|_| client::connect(&folder).unwrap().unwrap())
+            .collect();
+        clients.turn_away();
+        for link in &mut links {
+            assert_eq!(link.wait::<ToCommand>().unwrap(), None);
+        }
+        assert!(!clients.accept());
+        assert!(clients.has(id) && !clients.has(id + 1));
     }
 }

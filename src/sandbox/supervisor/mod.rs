@@ -284,6 +284,9 @@ impl Supervisor {
             let Ok(ready) = self.wait(Some(until)) else {
                 return;
             };
+            // Neither who comes now nor a signal makes `wait` return again and again.
+            self.clients.turn_away();
+            let _ = self.stop.was_terminated();
             for client in ready.into_iter().flatten() {
                 if self.clients.read(client).contains(&ToSupervisor::Wait) {
                     self.clients.set_role(client, Role::Ended);
