@@ -138,6 +138,8 @@ fn files_that_are_held_are_waited_for(world: &World) -> Result<()> {
     vm.bulkhead(["run", "--name", "cc", "busybox", "touch", "/made"])
         .output()?
         .code(0)?;
+    let id = text(&vm, &["inspect", "-f", "{{.Id}}", "cc"])?;
+    let folder = vm.root().join("containers").join(id.trim());
     for words in [
         &["cp", "cc:/made", "out"][..],
         &["diff", "cc"],
@@ -158,6 +160,11 @@ fn files_that_are_held_are_waited_for(world: &World) -> Result<()> {
             assert!(out.stderr.contains("is not running"), "{out}");
         }
         let mut waiting = vm.bulkhead(words).spawn()?;
+        process::wait_until(&vm.program(), "the command that waits", |all| {
+            let same = all.iter().filter(|process| process.arguments == words);
+            (same.count() == 1).then_some(())
+        })?;
+        assert!(folder.exists());
         assert!(!waiting.has_ended()?);
         std::io::copy(&mut reader, &mut std::io::sink())?;
         export.wait()?.code(0)?;
@@ -229,13 +236,18 @@ fn who_waits_for_a_volume_is_served(world: &World) -> Result<()> {
     vm.wait_for_process("__supervisor")?;
     assert_eq!(text(&vm, &["rm", "-f", "cc"])?, "cc\n");
     assert_ne!(start.wait()?.code, 0);
+    // That one is killed half-way: what it left is nobody's, once it is gone.
+    let half = vm.root().join("volumes/data/_data/half");
+    fs::write(&half, "half")?;
     let words = ["run", "--rm", "-v", "data:/etc", "busybox"];
     let mut run = vm.bulkhead(words).args(["ls", "/etc/passwd"]).spawn()?;
     vm.wait_for_process("__supervisor")?;
+    assert!(half.exists());
     assert!(!run.has_ended()?);
-    fs::remove_file(&marker)?;
     drop(filling);
     assert_eq!(run.wait()?.only_stdout()?, "/etc/passwd\n");
+    assert!(!half.exists());
+    assert!(!marker.exists());
     text(&vm, &["volume", "rm", "data"])?;
     text(&vm, &["volume", "create", "data"])?;
     before.no_leftovers(&vm)
