@@ -204,8 +204,9 @@ fn line() -> Result<String> {
     Ok(text.trim_end_matches('\r').to_owned())
 }
 
-/// Asks for a line that the terminal does not show, not even what is typed at once. An interrupt ends it as an ordinary character would, so that
-/// the terminal shows again what is typed before we go.
+/// Asks for a line that the terminal does not show, not even what is typed at once. An interrupt
+/// ends it as an ordinary character would, so that the terminal shows again what is typed before we
+/// go.
 fn hidden_line(question: &str) -> Result<String> {
     let stdin = std::io::stdin();
     let before = tcgetattr(stdin.as_fd()).context("ask the terminal for its mode")?;

@@ -6,8 +6,8 @@
 //!                     Network.card ─► the VM's network card    Network.spec ─► the agent
 //! ```
 //! The supervisor starts passt before the VM where ports are published, so that one that is taken
-//! fails at once; elsewhere when the guest has sent its first frame. It ends with the VM. It knows neither flags nor images; what a guest may reach is held in
-//! `vmm/src/virtio/net/filter.rs`.
+//! fails at once; elsewhere when the guest has sent its first frame. It ends with the VM. It knows
+//! neither flags nor images; what a guest may reach is held in `vmm/src/virtio/net/filter.rs`.
 
 mod host;
 mod passt;
