@@ -142,8 +142,9 @@ impl Upload<'_> {
         };
         let mut pauses = Pauses::new(self.session.patience());
         let mut resumes = 0;
+        // The farthest that it was when a connection broke: what is sent once more is no progress.
+        let mut before = 0;
         loop {
-            let before = progress.offset;
             let error = match self.step(&mut progress, file) {
                 Ok(Step::Done) => return Ok(()),
                 Ok(Step::Further) => continue,
@@ -162,6 +163,7 @@ impl Upload<'_> {
             };
             if progress.offset.saturating_sub(before) >= PROGRESS_BYTES && resumes < RESUMES {
                 resumes += 1;
+                before = progress.offset;
                 pauses.reset();
             }
             (self.tell)(progress.offset, true);
@@ -227,8 +229,15 @@ impl Upload<'_> {
                 progress.offset = match range_end(&reply) {
                     // Some say nothing, and of nothing it is said that it goes from 0 to 0.
                     None => to,
+                    // With a few bytes a time it could take any number of requests.
                     Some(last) => match last.checked_add(1) {
-                        Some(next) if next > from && next <= to => next,
+                        Some(next) if next == to => next,
+                        Some(next) if next < to && next.saturating_sub(from) >= PROGRESS_BYTES => {
+                            next
+                        }
+                        Some(next) if next > from && next < to => {
+                            return anew(&reply, "a range that hardly grew");
+                        }
                         _ => return anew(&reply, "a range of bytes that were not sent"),
                     },
                 };

@@ -125,6 +125,39 @@ fn a_broken_upload_goes_on_where_it_was() {
 }
 
 #[test]
+fn connections_that_break_after_some_progress_are_no_tries() {
+    const SIZE: usize = 12 << 20;
+    const STEP: usize = 1_500_000;
+    let layer = big(SIZE);
+    let image = packed(&[&layer]);
+    let inbox = Inbox::default();
+    let taken = inbox.clone();
+    let server = Server::start_reading(
+        |request| {
+            let range = request.header("content-range").unwrap_or_default();
+            let from = range.split_once('-').map(|(from, _)| from.parse::<usize>());
+            match from {
+                Some(Ok(from)) if from + STEP < SIZE => Reading::Cut(STEP),
+                _ => Reading::Whole,
+            }
+        },
+        move |request| taken.reply(request),
+    );
+    let client = Client::new();
+    let name = server.name("x:1");
+    client.load(&image, &name);
+    client.push(&name).unwrap();
+    assert_eq!(inbox.blob("x", &sha(&layer)).unwrap(), layer);
+    let expected: Vec<String> = (0..SIZE)
+        .step_by(STEP)
+        .map(|from| format!("{from}-{}", SIZE - 1))
+        .collect();
+    assert_eq!(chunks(&server), expected);
+    let attempts = usize::try_from(client.options.patience.attempts).unwrap();
+    assert!(expected.len() - 1 > attempts);
+}
+
+#[test]
 fn an_upload_that_nobody_reads_is_tried_again() {
     let (image, layer) = {
         // More than the system's buffers take.
@@ -291,6 +324,24 @@ fn ranges_that_cannot_be_right_begin_the_upload_anew() {
         "{error}"
     );
     assert_eq!(chunks(&server).len(), 4);
+}
+
+#[test]
+fn a_registry_that_takes_a_byte_at_a_time_is_given_up() {
+    let (server, inbox) = except(|request| {
+        let range = request.header("content-range")?;
+        let (from, _) = range.split_once('-')?;
+        let reply = Reply::new(202, Body::Whole(Vec::new()));
+        Some(reply.with("Range", &format!("0-{from}")))
+    });
+    let error = fails(&server, &inbox);
+    assert!(
+        error.to_string().ends_with("with a range that hardly grew"),
+        "{error}"
+    );
+    // Each from the beginning, as `0-0` may mean none.
+    assert_eq!(chunks(&server), vec![range(0); 4]);
+    assert_eq!(inbox.open_uploads(), 0);
 }
 
 #[test]
