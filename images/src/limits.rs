@@ -78,6 +78,9 @@ pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 /// Repositories from which one blob is tried to be mounted.
 pub const MOUNT_SOURCES: usize = 3;
+/// Repositories from which all blobs of a push are tried to be mounted: each is one more right that the
+/// token is asked for, in one address, and servers take some KiB of that.
+pub const MOUNT_SCOPES: usize = 16;
 /// Redirects of one request. A blob needs one, a mirror in front of it two.
 pub const REDIRECTS: usize = 5;
 /// Bytes of a token endpoint's reply. Tokens have some KiB; one with many scopes some 10.

@@ -10,8 +10,9 @@
 //! ```
 //!
 //! Layers that `commit`, `build` and archives left as plain tars are compressed on their way; a pulled
-//! image goes back as it came. Compressing is opaque: bytes in, bytes out, the same each time. Nothing is
-//! ever decompressed here.
+//! image goes back as it came, but for plain layers of one that was pulled by way of an index: its digest
+//! here is the index's, as in Docker, and doesn't tell that its manifest is a registry's. Compressing is
+//! opaque: bytes in, bytes out, the same each time. Nothing is ever decompressed here.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
@@ -20,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use reqwest::Method;
+use reqwest::{Method, Url};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -33,7 +34,9 @@ use super::session::{Intent, Session};
 use super::upload::{Begun, Upload, check_stored};
 use crate::digest::Digest;
 use crate::image::Image;
-use crate::limits::{CONFIG_BYTES, LAYER_BYTES, MANIFEST_BYTES, MOUNT_SOURCES, PARALLEL_UPLOADS};
+use crate::limits::{
+    CONFIG_BYTES, LAYER_BYTES, MANIFEST_BYTES, MOUNT_SCOPES, MOUNT_SOURCES, PARALLEL_UPLOADS,
+};
 use crate::manifest::{BlobRef, DOCKER_MANIFEST, Document, ManifestError, OCI_MANIFEST, parse};
 use crate::reference::Reference;
 use crate::store::{Store, StoreError};
@@ -99,19 +102,14 @@ pub fn push(
     let image = store
         .find(reference)?
         .ok_or_else(|| StoreError::NoSuchImage(reference.familiar()))?;
-    let layers = plan(store, reference, &image)?;
+    let mut layers = plan(store, reference, &image)?;
     for layer in &layers {
         layer.tell(progress, 0, PushState::Preparing);
     }
     for layer in layers.iter().skip(PARALLEL_UPLOADS) {
         layer.tell(progress, 0, PushState::Waiting);
     }
-    let mut sources: Vec<String> = layers
-        .iter()
-        .flat_map(|layer| layer.mounts.iter().cloned())
-        .collect();
-    sources.sort();
-    sources.dedup();
+    let sources = limit_sources(&mut layers);
     let session = Session::new(reference, options, Intent::Push(sources))?;
     let pushing = Pushing {
         session: &session,
@@ -200,6 +198,38 @@ fn elsewhere(
     Ok(found)
 }
 
+/// The repositories that layers may be mounted from, each a right that the token has to bear. Those of the
+/// fewest layers are dropped where there are too many.
+fn limit_sources(layers: &mut [Layer]) -> Vec<String> {
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    for from in layers.iter().flat_map(|layer| &layer.mounts) {
+        let count = counts.entry(from).or_default();
+        *count = count.saturating_add(1);
+    }
+    let mut sources: Vec<(usize, String)> = counts
+        .into_iter()
+        .map(|(from, count)| (count, from.to_owned()))
+        .collect();
+    sources.sort_by(|(few, a), (many, b)| many.cmp(few).then_with(|| a.cmp(b)));
+    sources.truncate(MOUNT_SCOPES);
+    let mut sources: Vec<String> = sources.into_iter().map(|(_, from)| from).collect();
+    sources.sort();
+    for layer in layers {
+        layer
+            .mounts
+            .retain(|from| sources.binary_search(from).is_ok());
+    }
+    sources
+}
+
+/// Whether a repository has a layer.
+enum Presence {
+    /// It has, now at least.
+    There,
+    /// It has not. An upload may be open already, where it was asked to mount one that it did not find.
+    Lacking(Option<Url>),
+}
+
 /// A push on its way.
 struct Pushing<'a> {
     session: &'a Session<'a>,
@@ -251,17 +281,28 @@ impl Pushing<'_> {
             true => self.store.packed(&layer.stored.digest),
             false => Some(layer.stored),
         };
-        if let Some(blob) = known
-            && self.is_there(layer, &what, blob)?
-        {
-            return Ok(blob);
+        let mut open = None;
+        if let Some(blob) = known {
+            match self.find(layer, &what, blob)? {
+                Presence::There => return Ok(blob),
+                Presence::Lacking(location) => open = location,
+            }
         }
         let (blob, file) = match layer.is_plain {
-            true => self.pack(layer)?,
+            true => {
+                // Nobody keeps an upload open until the layer is packed.
+                if let (Some(location), Some(blob)) = (open.take(), known) {
+                    self.upload(&what, blob, &|_, _| {}).forget(location);
+                }
+                self.pack(layer)?
+            }
             false => (layer.stored, self.store.blob(&layer.stored.digest)?),
         };
-        if Some(blob) != known && self.is_there(layer, &what, blob)? {
-            return Ok(blob);
+        if Some(blob) != known {
+            match self.find(layer, &what, blob)? {
+                Presence::There => return Ok(blob),
+                Presence::Lacking(location) => open = location,
+            }
         }
         layer.tell(self.progress, 0, PushState::Pushing);
         let tell = |sent, is_again| {
@@ -275,33 +316,41 @@ impl Pushing<'_> {
                 },
             });
         };
-        self.send(&self.upload(&what, blob, &tell), file)?;
+        let upload = self.upload(&what, blob, &tell);
+        upload.send(open, &Arc::new(file))?;
         layer.tell(self.progress, layer.stored.size, PushState::Pushed);
         Ok(blob)
     }
 
-    /// Whether the repository has a blob, or can have it from another one.
-    fn is_there(&self, layer: &Layer, what: &str, blob: BlobRef) -> Result<bool, RegistryError> {
+    /// Looks whether the repository has a blob, or can have it from another one.
+    fn find(&self, layer: &Layer, what: &str, blob: BlobRef) -> Result<Presence, RegistryError> {
         let upload = self.upload(what, blob, &|_, _| {});
         if upload.exists()? {
             layer.tell(self.progress, layer.stored.size, PushState::Exists);
-            return Ok(true);
+            return Ok(Presence::There);
         }
+        let mut open: Option<Url> = None;
         for from in &layer.mounts {
-            // A registry that doesn't like it, or where we may not read it, gets the bytes.
-            match upload.begin(Some(from)) {
-                Ok(Begun::Mounted) => {
+            let begun = match upload.begin(Some(from)) {
+                Ok(begun) => begun,
+                Err(RegistryError::Stopped) => return Err(RegistryError::Stopped),
+                // A registry that can't do this, or not now, may well take the bytes.
+                Err(_) => continue,
+            };
+            if let Some(before) = open.take() {
+                upload.forget(before);
+            }
+            match begun {
+                Begun::Mounted => {
                     let state = PushState::Mounted(from.clone());
                     layer.tell(self.progress, layer.stored.size, state);
-                    return Ok(true);
+                    return Ok(Presence::There);
                 }
-                // It isn't there any more; the upload that was opened instead is not needed yet.
-                Ok(Begun::At(location)) => upload.forget(location),
-                Err(error) if self.session.may_retry(&error) => return Err(error),
-                Err(_) => {}
+                // It isn't there any more, or not for us.
+                Begun::At(location) => open = Some(location),
             }
         }
-        Ok(false)
+        Ok(Presence::Lacking(open))
     }
 
     fn upload<'b>(
@@ -317,13 +366,6 @@ impl Pushing<'_> {
             blob,
             stop: &self.stop,
             tell,
-        }
-    }
-
-    fn send(&self, upload: &Upload<'_>, file: File) -> Result<(), RegistryError> {
-        match upload.begin(None)? {
-            Begun::Mounted => Ok(()),
-            Begun::At(location) => upload.send(location, &Arc::new(file)),
         }
     }
 
@@ -365,7 +407,7 @@ impl Pushing<'_> {
         if upload.exists()? {
             return Ok(());
         }
-        self.send(&upload, self.store.blob(digest)?)
+        upload.send(None, &Arc::new(self.store.blob(digest)?))
     }
 }
 

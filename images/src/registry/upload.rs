@@ -102,12 +102,8 @@ impl Upload<'_> {
         }
     }
 
-    /// Asks for an upload, or for the blob of another repository, if that may be there.
+    /// Asks once for an upload, or for the blob of another repository, if that may be there.
     pub(super) fn begin(&self, mount: Option<&str>) -> Result<Begun, RegistryError> {
-        self.session.with_retries(|| self.begin_once(mount))
-    }
-
-    fn begin_once(&self, mount: Option<&str>) -> Result<Begun, RegistryError> {
         let mut url = self.url("blobs/uploads/");
         if let Some(from) = mount {
             url.query_pairs_mut()
@@ -130,10 +126,15 @@ impl Upload<'_> {
         }
     }
 
-    /// Sends the blob's bytes to `location`, or to another one where it has to begin anew.
-    pub(super) fn send(&self, location: Url, file: &Arc<File>) -> Result<(), RegistryError> {
+    /// Sends the blob's bytes to `location`, where that is open, or to another one where it has to begin
+    /// anew.
+    pub(super) fn send(
+        &self,
+        location: Option<Url>,
+        file: &Arc<File>,
+    ) -> Result<(), RegistryError> {
         let mut progress = Progress {
-            location: Some(location),
+            location,
             offset: 0,
             is_unsure: false,
             is_resumed: false,
@@ -185,7 +186,7 @@ impl Upload<'_> {
         let Some(location) = progress.location.clone() else {
             progress.offset = 0;
             progress.is_resumed = false;
-            return Ok(match self.begin_once(None)? {
+            return Ok(match self.begin(None)? {
                 Begun::Mounted => Step::Done,
                 Begun::At(location) => {
                     progress.location = Some(location);

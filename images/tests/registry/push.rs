@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::client::{Client, sample};
 use crate::inbox::Inbox;
 use crate::sample::{MANIFEST, Sample, sha};
-use crate::server::Server;
+use crate::server::{Reply, Request, Server};
 
 /// A registry that takes everything.
 pub(crate) fn taking() -> (Server, Inbox) {
@@ -187,6 +187,121 @@ fn a_layer_of_another_repository_is_mounted() {
     client.store.tag(&first, &reference(&moved)).unwrap();
     client.push(&moved).unwrap();
     assert_eq!(inbox.count("c/z"), 3);
+}
+
+/// A push of the sample to a repository, after one to each of `others`, and what was asked meanwhile.
+#[track_caller]
+fn pushed_after(client: &Client, server: &Server, others: &[String], name: &str) -> Vec<Request> {
+    for other in others {
+        client.load(&sample(), other);
+        client.push(other).unwrap();
+    }
+    let before = server.requests().len();
+    client.load(&sample(), name);
+    client.push(name).unwrap();
+    server.requests().split_off(before)
+}
+
+fn count(requests: &[Request], method: &str, part: &str) -> usize {
+    let meant = requests
+        .iter()
+        .filter(|request| request.method == method && request.path.contains(part));
+    meant.count()
+}
+
+#[test]
+fn a_mount_that_fails_is_asked_for_once_and_the_bytes_go() {
+    for status in [400, 429, 503] {
+        let inbox = Inbox::default();
+        let taken = inbox.clone();
+        let server = Server::start(move |request| match request.path.contains("?mount=") {
+            true => Reply::error(status, "NO_MOUNT").with("Retry-After", "60"),
+            false => taken.reply(request),
+        });
+        let client = Client::new();
+        let others = [server.name("a/x:1")];
+        let asked = pushed_after(&client, &server, &others, &server.name("b/y:1"));
+        assert_eq!(inbox.count("b/y"), 3, "{status}");
+        assert_eq!(count(&asked, "POST", "?mount="), 2, "{status}");
+        assert_eq!(inbox.open_uploads(), 0);
+    }
+}
+
+#[test]
+fn an_upload_that_was_opened_in_place_of_a_mount_is_used() {
+    let inbox = Inbox::default();
+    let taken = inbox.clone();
+    // One that knows no mounts (distribution spec 1.1, "Mounting a blob from another repository").
+    let server = Server::start(move |request| {
+        let mut request = request.clone();
+        if let Some((path, _)) = request.path.split_once("?mount=") {
+            request.path = path.to_owned();
+        }
+        taken.reply(&request)
+    });
+    let client = Client::new();
+    let image = packed(&[b"one", b"two"]);
+    for name in ["a/x:1", "b/y:1"] {
+        client.load(&image, &server.name(name));
+        client.push(&server.name(name)).unwrap();
+    }
+    let asked = server.requests_for("/b/y/");
+    assert_eq!(count(&asked, "POST", "?mount="), 2);
+    // And that of the config.
+    assert_eq!(count(&asked, "POST", "/uploads/"), 3);
+    assert_eq!(count(&asked, "DELETE", ""), 0);
+    assert_eq!((inbox.count("b/y"), inbox.open_uploads()), (3, 0));
+
+    // Of several that were opened, one is used; none is left open where the layer is yet to be packed.
+    let others = [server.name("c/1:1"), server.name("c/2:1")];
+    let asked = pushed_after(&client, &server, &others, &server.name("d/z:1"));
+    assert_eq!(count(&asked, "DELETE", "/d/z/"), 4);
+    assert_eq!((inbox.count("d/z"), inbox.open_uploads()), (3, 0));
+}
+
+#[test]
+fn a_token_is_asked_for_few_repositories_and_layers_come_from_those() {
+    let inbox = Inbox::default();
+    let taken = inbox.clone();
+    let server = Server::start(move |request| {
+        if request.path.starts_with("/token") {
+            return Reply::ok("{\"token\":\"t\"}");
+        }
+        if request.header("authorization").is_some() {
+            return taken.reply(request);
+        }
+        let host = request.header("host").unwrap();
+        let realm = format!("Bearer realm=\"http://{host}/token\"");
+        Reply::error(401, "UNAUTHORIZED").with("WWW-Authenticate", &realm)
+    });
+    let client = Client::new();
+    let layers: Vec<Vec<u8>> = (0..18_u8).map(|index| vec![index; 100]).collect();
+    for (index, layer) in layers.iter().enumerate() {
+        let name = server.name(&format!("o{index:02}/x:1"));
+        client.load(&Sample::new(&[layer]), &name);
+        client.push(&name).unwrap();
+    }
+    let before = server.requests().len();
+    let slices: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();
+    let name = server.name("all/x:1");
+    client.load(&Sample::new(&slices), &name);
+    client.push(&name).unwrap();
+    let asked = server.requests().split_off(before);
+    let tokens: Vec<_> = asked
+        .iter()
+        .filter(|request| request.path.starts_with("/token"))
+        .collect();
+    assert!(!tokens.is_empty());
+    for token in tokens {
+        assert_eq!(
+            token.path.matches("scope=").count(),
+            1 + 16,
+            "{}",
+            token.path
+        );
+    }
+    assert_eq!(count(&asked, "POST", "?mount="), 16);
+    assert_eq!(inbox.count("all/x"), 19);
 }
 
 #[test]
