@@ -423,8 +423,10 @@ mod tests {
         assert_eq!(flags.value("memory-swap").unwrap(), "-1");
     }
 
+    type Parse = fn(&[&str]) -> Result<Flags>;
+
     /// Both tables, each with its parser.
-    fn tables() -> [(&'static [Flag], fn(&[&str]) -> Result<Flags>); 2] {
+    fn tables() -> [(&'static [Flag], Parse); 2] {
         fn parse_build(args: &[&str]) -> Result<Flags> {
             let words = std::iter::once(&"build").chain(args);
             Flags::check_build(build_command().try_get_matches_from(words)?)
