@@ -142,7 +142,7 @@ pub fn run(matches: ArgMatches) -> Result<u8> {
         environment: &options.environment,
         no_cache: options.no_cache,
         epoch: options.epoch,
-        fetch: &fetch,
+        fetch: &|url| fetch(&store, url),
         tell: &|told| progress.show(told),
     });
     let built = match built {
@@ -461,8 +461,8 @@ fn base(
 }
 
 /// A file of the web, by the rules of a pull.
-fn fetch(url: &str) -> Result<Download> {
-    registry::download(url, &pull::options()).with_context(|| format!("ADD failed: {url}"))
+fn fetch(store: &Store, url: &str) -> Result<Download> {
+    registry::download(store, url, &pull::options()).with_context(|| format!("ADD failed: {url}"))
 }
 
 /// The exit code that a failed build has.

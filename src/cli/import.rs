@@ -9,13 +9,14 @@ use images::config::History;
 use images::timestamp::Timestamp;
 use images::{Image, ImageConfig, Platform, Reference, Store, registry};
 
-use super::{output, pull};
+use super::{output, pull, variables};
 use crate::sandbox::clock::now;
 use crate::sandbox::events;
 use crate::sandbox::paths::Root;
 
 /// Flags of `import`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = variables::of_import())]
 pub struct ImportArgs {
     /// Apply a Dockerfile's instruction to the image: CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK,
     /// LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME, WORKDIR
@@ -28,7 +29,7 @@ pub struct ImportArgs {
     #[arg(long, value_name = "string")]
     platform: Option<String>,
     #[command(flatten)]
-    registry: pull::RegistryArgs,
+    trust: pull::TrustArgs,
     /// A tar: a file, an address or `-` for standard input
     #[arg(value_name = "file|URL|-")]
     source: String,
@@ -67,7 +68,7 @@ pub fn run(args: &ImportArgs) -> Result<()> {
     };
     let make = |source: &mut dyn Read| import(&store, source, config, message, &names);
     let image = if is_address {
-        registry::fetch(&args.source, &args.registry.options(), make)??
+        registry::fetch(&args.source, &args.trust.options(), make)??
     } else if args.source == "-" {
         if std::io::stdin().is_terminal() {
             bail!("refusing to read an archive from a terminal; redirect standard input");

@@ -39,12 +39,20 @@ pub struct PullArgs {
     name: String,
 }
 
-/// Flags that `pull`, `push` and `login` have in common.
+/// Flags of the verbs that talk to a registry: `pull`, `push` and `login`.
 #[derive(Debug, clap::Args)]
 pub struct RegistryArgs {
     /// Allow plain HTTP to this registry (host or host:port); may be repeated
     #[arg(long, value_name = "HOST")]
     insecure_registry: Vec<String>,
+    #[command(flatten)]
+    trust: TrustArgs,
+}
+
+/// Flags of the verbs that talk to any server: those of [`RegistryArgs`], and `import`, whose address says
+/// itself whether it is plain HTTP.
+#[derive(Debug, clap::Args)]
+pub struct TrustArgs {
     /// Trust this certificate authority (PEM), too; may be repeated
     #[arg(long, value_name = "FILE")]
     ca_file: Vec<std::path::PathBuf>,
@@ -54,8 +62,17 @@ impl RegistryArgs {
     /// What the environment says, and the flags besides.
     #[must_use]
     pub fn options(&self) -> RegistryOptions {
-        let mut options = options();
+        let mut options = self.trust.options();
         options.insecure.extend(self.insecure_registry.clone());
+        options
+    }
+}
+
+impl TrustArgs {
+    /// What the environment says, and the flags besides.
+    #[must_use]
+    pub fn options(&self) -> RegistryOptions {
+        let mut options = options();
         options.ca_files.extend(self.ca_file.clone());
         options
     }

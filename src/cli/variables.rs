@@ -53,6 +53,13 @@ pub fn of_login() -> String {
     section(ALL.iter().take(OF_PULL).skip(1))
 }
 
+/// The end of `import --help`.
+#[must_use]
+pub fn of_import() -> String {
+    let read = |name| [ROOT_VARIABLE, CA_VARIABLE].contains(&name);
+    section(ALL.iter().filter(|(name, _)| read(*name)))
+}
+
 /// The end of `logout --help`.
 #[must_use]
 pub fn of_logout() -> String {

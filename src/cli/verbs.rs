@@ -30,7 +30,7 @@ pub const VERBS: [(&str, Fate); 60] = [
     ("history", Works),
     ("image", Works),
     ("images", Works),
-    ("import", Differs("a compressed archive is to be decompressed on the way")),
+    ("import", Differs("a compressed archive is to be decompressed on the way, and an address has no login in it")),
     ("info", Works),
     ("inspect", Works),
     ("kill", Works),

@@ -162,6 +162,10 @@ fn imports_that_cant_be_are_refused() {
             "cannot import digest reference",
         ),
         (&["http://"], "http:// is no address of HTTP"),
+        (
+            &["https://me:secret@127.0.0.1/files.tar"],
+            "an address with a user name or a password in it is not supported",
+        ),
     ] {
         let out = user.run(&[&["import"], args].concat());
         assert_refused(&out, 1, sentence);

@@ -47,6 +47,25 @@ fn variables_are_named_where_they_are_read_and_in_the_readme() {
 }
 
 #[test]
+fn import_takes_what_it_uses_of_a_pulls_flags() {
+    let user = User::new();
+    let help = user.stdout(&["import", "--help"]);
+    for (word, is_there) in [
+        ("  BULKHEAD_CA_FILES: ", true),
+        ("--ca-file", true),
+        ("  BULKHEAD_INSECURE_REGISTRIES: ", false),
+        ("--insecure-registry", false),
+    ] {
+        assert_eq!(help.contains(word), is_there, "{help}");
+    }
+    let out = user.run(&["import", "--insecure-registry", "localhost", "http://x/"]);
+    assert!(
+        out.stderr.contains("unknown flag: --insecure-registry"),
+        "{out}"
+    );
+}
+
+#[test]
 fn every_verb_has_a_help() {
     let user = User::new();
     for words in [

@@ -161,10 +161,13 @@ pub enum RegistryError {
     /// An address that is none, or of another protocol.
     #[error("{} is no address of HTTP", .0)]
     Address(String),
+    /// An address with user info (RFC 3986 section 3.2.1), which is not repeated.
+    #[error("an address with a user name or a password in it is not supported")]
+    AddressLogin,
     /// An address that a Dockerfile may not have this host ask.
     #[error("{0} is out of a build's reach: this host's loopback and link-local addresses are")]
     OutOfReach(String),
-    /// A file that did not come whole, or could not be kept.
+    /// A file that did not come whole.
     #[error("download {address}")]
     Download {
         /// Escaped.

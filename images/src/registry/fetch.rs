@@ -3,15 +3,14 @@
 //!
 //! Called by the command. It is a plain download with the rules of `http`: redirects within bounds and to
 //! nowhere more private than the address itself, a time limit on silence, the same certificates. No login
-//! is sent. What a Dockerfile names is a stranger's wish, and is asked for on this host: it may be where a
+//! is sent, and an address with one in it is refused. What a Dockerfile names is a stranger's wish, and is asked for on this host: it may be where a
 //! container gets to, so neither on this machine's loopback nor on a link-local address.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read};
 
 use reqwest::Url;
 use reqwest::header::LAST_MODIFIED;
-use sha2::{Digest as _, Sha256};
 
 use super::RegistryOptions;
 use super::error::RegistryError;
@@ -20,6 +19,7 @@ use super::tls::{self, Authorities};
 use crate::digest::Digest;
 use crate::escape::printable;
 use crate::limits::LAYER_BYTES;
+use crate::store::{Store, StoreError};
 
 /// Gets `address` and lets `take` read what comes.
 ///
@@ -54,63 +54,58 @@ pub struct Download {
     pub modified: Option<String>,
 }
 
-/// Gets the file at an address that a Dockerfile names.
+/// Gets the file at an address that a Dockerfile names; it is kept on the store's disk meanwhile.
 ///
 /// # Errors
-/// The address is none or out of a build's reach, its server doesn't give what it leads to, or there is
-/// more of it than [`LAYER_BYTES`].
-pub fn download(address: &str, options: &RegistryOptions) -> Result<Download, RegistryError> {
+/// The address is none or out of a build's reach, its server doesn't give what it leads to, there is more
+/// of it than [`LAYER_BYTES`], or no room for it.
+pub fn download(
+    store: &Store,
+    address: &str,
+    options: &RegistryOptions,
+) -> Result<Download, RegistryError> {
     let (url, host) = parse(address)?;
     let tls = tls::config(&authorities(options), &host)?;
     let http = Http::of_strangers(url.scheme(), tls, options.patience)?;
     http.check_target(&url)
         .and_then(|()| get(&http, url, address))
-        .and_then(|reply| keep(reply, address))
+        .and_then(|reply| keep(store, reply, address))
         .map_err(|error| match error {
             RegistryError::Forbidden { target, .. } => RegistryError::OutOfReach(target),
             error => error,
         })
 }
 
-fn keep(reply: Reply<'_>, address: &str) -> Result<Download, RegistryError> {
-    let failed = |source| RegistryError::Download {
-        address: printable(address),
-        source,
-    };
+fn keep(store: &Store, reply: Reply<'_>, address: &str) -> Result<Download, RegistryError> {
     let modified = reply.headers().get(LAST_MODIFIED);
     let modified = modified.and_then(|text| text.to_str().ok());
     let modified = modified.map(str::to_owned);
-    let mut file = tempfile::tempfile().map_err(failed)?;
-    let mut body = Body::new(reply).take(LAYER_BYTES.saturating_add(1));
-    let mut hash = Sha256::new();
-    let mut size = 0_u64;
-    let mut buffer = vec![0; BUFFER_LEN];
-    loop {
-        let len = body.read(&mut buffer).map_err(failed)?;
-        let Some(bytes) = buffer.get(..len).filter(|bytes| !bytes.is_empty()) else {
-            break;
-        };
-        file.write_all(bytes).map_err(failed)?;
-        hash.update(bytes);
-        size = size.saturating_add(u64::try_from(len).unwrap_or(u64::MAX));
-    }
-    if size > LAYER_BYTES {
-        return Err(failed(io::Error::other(format!(
-            "it has more than {LAYER_BYTES} bytes"
-        ))));
-    }
-    file.rewind().map_err(failed)?;
+    let mut spool = store.spool()?;
+    let kept = spool.copy(&mut Body::new(reply), LAYER_BYTES);
+    let kept = kept.map_err(|error| match error {
+        StoreError::Read(source) => RegistryError::Download {
+            address: printable(address),
+            source,
+        },
+        error => error.into(),
+    })?;
     Ok(Download {
-        file,
-        size,
-        digest: Digest::finish(hash),
+        // Its name goes with the spool.
+        file: kept.open()?,
+        size: kept.size,
+        digest: kept.digest,
         modified,
     })
 }
 
 fn parse(address: &str) -> Result<(Url, String), RegistryError> {
-    let invalid = || RegistryError::Address(printable(address));
+    // What is before it may be a password.
+    let shown = address.rsplit_once('@').map_or(address, |(_, rest)| rest);
+    let invalid = || RegistryError::Address(printable(shown));
     let url = Url::parse(address).map_err(|_| invalid())?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(RegistryError::AddressLogin);
+    }
     let host = url.host_str().ok_or_else(invalid)?.to_owned();
     match url.scheme() {
         "http" | "https" => Ok((url, host)),
@@ -135,9 +130,6 @@ fn get<'a>(http: &'a Http, url: Url, address: &str) -> Result<Reply<'a>, Registr
         }),
     }
 }
-
-/// Bytes that are kept at once.
-const BUFFER_LEN: usize = 128 << 10;
 
 /// The body of a reply.
 struct Body<'a> {
@@ -173,5 +165,92 @@ impl Read for Body<'_> {
         }
         self.at = self.at.saturating_add(count);
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// What a server's reply becomes, from a server that `download` itself would not ask.
+    fn kept(store: &Store, reply: &'static [u8]) -> Result<Download, RegistryError> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}/x", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
+            stream.write_all(reply).unwrap();
+        });
+        let (url, host) = parse(&address).unwrap();
+        let options = RegistryOptions::default();
+        let tls = tls::config(&authorities(&options), &host).unwrap();
+        let http = Http::new(url.clone(), tls, options.patience).unwrap();
+        let kept = keep(store, get(&http, url, &address).unwrap(), &address);
+        server.join().unwrap();
+        kept
+    }
+
+    #[test]
+    fn a_download_is_kept_on_the_stores_disk_and_leaves_nothing_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let ingest = || {
+            std::fs::read_dir(dir.path().join("ingest"))
+                .unwrap()
+                .count()
+        };
+        let mut whole = kept(
+            &store,
+            b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nLast-Modified: Mon, 01 Jan 2024 00:00:00 GMT\r\nConnection: close\r\n\r\nfour",
+        )
+        .unwrap();
+        let mut content = String::new();
+        whole.file.read_to_string(&mut content).unwrap();
+        assert_eq!((content.as_str(), whole.size), ("four", 4));
+        assert_eq!(whole.digest, Digest::of(b"four"));
+        let modified = whole.modified.as_deref();
+        assert_eq!(modified, Some("Mon, 01 Jan 2024 00:00:00 GMT"));
+        assert_eq!(ingest(), 0);
+        let cut = kept(
+            &store,
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nfour",
+        );
+        let error = cut.unwrap_err();
+        assert!(matches!(error, RegistryError::Download { .. }), "{error}");
+        assert_eq!(ingest(), 0);
+    }
+
+    #[test]
+    fn an_address_with_a_login_is_refused_and_its_password_told_to_nobody() {
+        for address in [
+            "https://me:secret@example.org/x",
+            "http://me@example.org/x",
+            "https://:secret@example.org/x",
+            "ftp://me:secret@example.org/x",
+            "https:me:secret@example.org",
+        ] {
+            let error = parse(address).unwrap_err();
+            assert!(
+                matches!(error, RegistryError::AddressLogin),
+                "{address}: {error}"
+            );
+        }
+        for address in ["https://me:secret@example.org:x/", "https://me:secret@"] {
+            let error = parse(address).unwrap_err();
+            assert!(
+                matches!(error, RegistryError::Address(_)),
+                "{address}: {error}"
+            );
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+        assert!(parse("https://example.org/@me:x").is_ok());
     }
 }

@@ -299,7 +299,8 @@ fn a_download_is_whole_or_an_error() {
 fn a_stranger_has_this_host_ask_nobody_who_is_private_to_it() {
     let server = Server::start(|_| Reply::ok(b"secret".to_vec()));
     let port = server.host().rsplit(':').next().unwrap().to_owned();
-    let options = Client::new().options;
+    let client = Client::new();
+    let download = |address: &str| download(&client.store, address, &client.options);
     for host in [
         "127.0.0.1",
         "[::1]",
@@ -308,16 +309,16 @@ fn a_stranger_has_this_host_ask_nobody_who_is_private_to_it() {
         "0.0.0.0",
         "[::ffff:127.0.0.1]",
     ] {
-        let error = download(&format!("http://{host}:{port}/x"), &options).unwrap_err();
+        let error = download(&format!("http://{host}:{port}/x")).unwrap_err();
         assert!(
             matches!(error, RegistryError::OutOfReach(_)),
             "{host}: {error}"
         );
     }
     // A name is looked up, and what it leads to counts.
-    download(&format!("http://localhost:{port}/x"), &options).unwrap_err();
+    download(&format!("http://localhost:{port}/x")).unwrap_err();
     for address in ["file:///etc/shadow", "ftp://192.0.2.1/x", "x"] {
-        let error = download(address, &options).unwrap_err();
+        let error = download(address).unwrap_err();
         assert!(
             matches!(error, RegistryError::Address(_)),
             "{address}: {error}"

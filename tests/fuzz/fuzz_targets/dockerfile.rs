@@ -85,7 +85,9 @@ fn check_step(step: &Step, index: usize) {
                 .chain(&run.proxies)
                 .for_each(|text| assert_text(text));
             assert!(run.env.iter().all(|text| text.contains('=')));
-            run.mounts.iter().for_each(|mount| check_mount(mount, index));
+            run.mounts
+                .iter()
+                .for_each(|mount| check_mount(mount, index));
             if let Some(script) = &run.script {
                 assert_clean(&script.path);
                 assert!(script.path.starts_with("/dev/pipes/") && script.content.starts_with("#!"));
