@@ -26,6 +26,8 @@ pub fn run(args: &WaitArgs) -> Result<()> {
         let code = match client::ask_whom(&folder, &ToSupervisor::Wait)? {
             Answer::Told(ToCommand::Exited { code, .. }) => code,
             answer => match folder.true_state() {
+                // Its supervisor was killed, and whoever holds it now has not noted that (yet).
+                Ok(state) if state.status.is_alive() => EXIT_CODE_KILLED,
                 Ok(state) => state.exit_code,
                 Err(error) if folder.path().exists() => return Err(error),
                 // It ended, and was gone, before anybody was asked.
