@@ -138,7 +138,7 @@ pub fn run(
         })?;
     drop(go);
     if !is_root {
-        map_ids(pid, ids)?;
+        map_ids(pid.as_raw_nonzero().get(), ids)?;
     }
     (&ready).write_all(b"g").context("start the file server")?;
     drop(ready);
@@ -337,9 +337,11 @@ fn drop_privileges() -> Result<(), JailError> {
     set_no_new_privs(true).context("give up privileges")
 }
 
-/// Makes the user root in the child's user namespace, and its subordinate ids the others.
-fn map_ids(child: Pid, ids: &Ids) -> Result<(), JailError> {
-    let pid = child.as_raw_nonzero().get();
+/// Makes the user root in the user namespace of process `pid`, and its subordinate ids the others.
+///
+/// # Errors
+/// When the kernel refuses a map.
+pub fn map_ids(pid: i32, ids: &Ids) -> Result<(), JailError> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     let users = ids
         .users

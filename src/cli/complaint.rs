@@ -11,6 +11,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::{command, output, verbs};
 use crate::doctor;
+use crate::sandbox::plain::NoRuntime;
 
 /// Exit code of what goes wrong before or around a container, and of unknown flags.
 pub const CODE_OURS: u8 = 125;
@@ -50,6 +51,9 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         }
         if let Some(error) = cause.downcast_ref::<images::archive::ArchiveError>() {
             return error.hint();
+        }
+        if cause.is::<NoRuntime>() {
+            return Some(NoRuntime::hint());
         }
         cause
             .downcast_ref::<images::layers::LayerError>()
