@@ -71,10 +71,10 @@ struct Stack<'a> {
 fn drawings(page: &mut String, contrast: &Contrast) {
     let words = |text: &str, count: usize| vec![text.to_owned(); count];
     let host = format!("host kernel {}", contrast.host.release);
-    let guest = format!("guest kernel {}", contrast.vm.report.kernel.release);
+    let guest = format!("kernel {}", contrast.vm.report.kernel.release);
     let vmm = match contrast.vmm_syscalls {
-        Some(number) => format!("VMM, {number} system calls allowed"),
-        None => "VMM, one process for each VM".to_owned(),
+        Some(number) => format!("{number} system calls"),
+        None => "none yet".to_owned(),
     };
     let stacks = [
         Stack {
@@ -136,7 +136,7 @@ fn drawings(page: &mut String, contrast: &Contrast) {
                 ("start", format!("{} ms", contrast.vm.start_ms)),
                 ("memory", bytes(contrast.vm.memory_bytes)),
                 ("host system calls reached", "0".to_owned()),
-                ("below", vmm),
+                ("its VMM’s filter", vmm),
             ],
         },
     ];

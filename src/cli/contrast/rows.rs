@@ -167,7 +167,7 @@ fn seen(table: &mut Table) {
     for (name, path, words) in [
         ("memory of the machine", "/proc/meminfo", 1..3),
         (
-            "CPUs of the machine",
+            "CPU numbers of the machine",
             "/sys/devices/system/cpu/possible",
             0..1,
         ),
@@ -302,9 +302,15 @@ fn own(table: &mut Table, contrast: &Contrast) {
         } else {
             "did not answer any more"
         };
+        // Without the console's last lines, which are a stranger's.
+        let words = panic
+            .words
+            .split("; its console")
+            .next()
+            .unwrap_or_default();
         format!(
-            "its VM ended, code {}; the host and another VM {rest} ({})",
-            panic.code, panic.words
+            "its VM ended, code {}; the host and another VM {rest} ({words})",
+            panic.code
         )
     });
     table.put(

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::resource::{Resource, getrlimit};
 use oci_spec::runtime::Spec;
 use protocol::plain::{FilterRule, FirstArgument, Prepared};
 use protocol::probe::PROBE_NAME;
@@ -142,7 +143,7 @@ fn config(plain: &Plain, bundle: &Path, prepared: &Prepared, is_root: bool) -> R
         "ociVersion": "1.0.2",
         "hostname": run.hostname,
         "root": {"path": "rootfs", "readonly": run.read_only_root},
-        "process": of_process(process, prepared),
+        "process": of_process(process, prepared, files_max(is_root)?),
         "mounts": mounts(plain, bundle)?,
         "linux": {
             "namespaces": namespaces,
@@ -165,7 +166,16 @@ fn config(plain: &Plain, bundle: &Path, prepared: &Prepared, is_root: bool) -> R
     serde_json::from_value(value).context("make the container's config.json")
 }
 
-fn of_process(process: &ProcessSpec, prepared: &Prepared) -> Value {
+/// Most open files that this user may allow.
+fn files_max(is_root: bool) -> Result<u64> {
+    if is_root {
+        return Ok(u64::MAX);
+    }
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("read the limit of open files")?;
+    Ok(hard)
+}
+
+fn of_process(process: &ProcessSpec, prepared: &Prepared, files_max: u64) -> Value {
     let mut args = process.args.clone();
     if let (Some(_), Some(program)) = (process.probe, args.first_mut()) {
         *program = format!("/{PROBE_NAME}");
@@ -188,10 +198,15 @@ fn of_process(process: &ProcessSpec, prepared: &Prepared) -> Value {
         .rlimits
         .iter()
         .map(|limit| {
+            // Docker's own limit of open files is more than an ordinary user may raise its own to.
+            let most = match limit.name.as_str() {
+                "nofile" => files_max,
+                _ => u64::MAX,
+            };
             json!({
                 "type": format!("RLIMIT_{}", limit.name.to_uppercase()),
-                "soft": limit.soft,
-                "hard": limit.hard,
+                "soft": limit.soft.min(most),
+                "hard": limit.hard.min(most),
             })
         })
         .collect();
