@@ -263,7 +263,13 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
 }
 
 fn parse(flags: &Flags) -> Result<RunOptions> {
-    with_caller(|caller| RunOptions::parse(flags, caller))
+    with_caller(|caller| {
+        let caller = Caller {
+            variables: &proxies(),
+            ..*caller
+        };
+        RunOptions::parse(flags, &caller)
+    })
 }
 
 /// Does `act` with what this command sees of its surroundings.
@@ -279,9 +285,28 @@ pub fn with_caller<T>(act: impl FnOnce(&Caller) -> Result<T>) -> Result<T> {
     act(&Caller {
         variable: &variable,
         read: &read_file,
+        variables: &[],
         cpu_count,
         cpus_online: &cpus_online,
     })
+}
+
+/// `NAME=VALUE` of the proxies that Docker's config.json names. As in Docker, a file that can't be read is
+/// told, and the container does without.
+fn proxies() -> Vec<String> {
+    match images::registry::proxies() {
+        Ok(proxies) => {
+            let pairs = proxies.into_iter();
+            pairs
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect()
+        }
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            output::note(&format!("WARNING: no proxies for the container: {error:#}"));
+            Vec::new()
+        }
+    }
 }
 
 /// A variable of the command's own, for `-e NAME`. Frames and specs are text, so that no other
