@@ -18,6 +18,7 @@ use protocol::spec::SECRET_BYTES;
 use super::flags::{self, Flags};
 use super::merge::{self, Host};
 use super::options::{PullPolicy, RunOptions};
+use super::policy::Policy;
 use super::run::{self, DEFAULT_WINDOW, WithCode};
 use super::{names, output, pull};
 use crate::doctor;
@@ -89,6 +90,7 @@ pub fn run(matches: ArgMatches) -> Result<u8> {
     let flags = Flags::check_build(matches)?;
     let options = options(&flags)?;
     let root = Root::of_user()?;
+    Policy::of_user()?.check_disk(&root)?;
     let words = flags.words_of_build();
     let word = match words.as_slice() {
         [word] => word,

@@ -38,6 +38,7 @@ mod options;
 mod output;
 mod pause;
 mod plain;
+mod policy;
 mod ports;
 mod prune;
 mod ps;

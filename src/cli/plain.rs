@@ -5,6 +5,7 @@ use images::Store;
 
 use super::flags::Flags;
 use super::options::{Mode, RunOptions};
+use super::policy::Policy;
 use super::run::{CidFile, find_image, launch};
 use super::{names, output};
 use crate::sandbox::paths::{GuestFiles, Root};
@@ -66,10 +67,13 @@ const WEAKER: &str = "WARNING: --isolation=container: the process runs on the ho
 /// A flag that it has not, no runtime, or what keeps it from being prepared.
 pub fn run(flags: &Flags, options: &RunOptions) -> Result<u8> {
     check(flags, options)?;
+    let policy = Policy::of_user()?;
+    policy.check_isolation()?;
     let runtime = plain::find_runtime()?;
     let cidfile = CidFile::check(options.container.cidfile.as_deref())?;
     let guest = GuestFiles::find()?;
     let root = Root::of_user()?;
+    policy.check_disk(&root)?;
     let store = Store::open(&root.images())?;
     let _lease = store.lease()?;
     let image = find_image(&options.image, &store)?;

@@ -18,6 +18,7 @@ use super::complaint::{CODE_FAILURE, complain};
 use super::flags::Flags;
 use super::merge::{self, Host};
 use super::options::{Caller, ImageOptions, Isolation, PullPolicy, RunOptions};
+use super::policy::Policy;
 use super::{given, names, output, plain, pull};
 use crate::doctor;
 use crate::sandbox::attach::{self, Ended};
@@ -199,6 +200,8 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
     doctor::can_run()?;
     let guest = GuestFiles::find()?;
     let root = Root::of_user()?;
+    let policy = Policy::of_user()?;
+    policy.check_disk(&root)?;
     let store = Store::open(&root.images())?;
     // Until the container is on record as a user of its layers, nobody may remove them.
     let lease = store.lease()?;
@@ -239,14 +242,20 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
         launch,
     };
     config.launch.set_mounts(mounts);
-    let created = containers::create(&root, &config, begun).inspect_err(|_| {
+    let allowed = policy.check_container(&config);
+    let created = allowed.and_then(|()| containers::create(&root, &config, begun));
+    let created = created.inspect_err(|_| {
         // What can't be removed goes with the next prune.
         let _ = volumes.remove_anonymous_of(&config.launch.mounts);
     });
     drop(volumes);
     let (folder, lock) = created?;
     drop(lease);
-    if let Err(error) = cidfile.write(&config.id) {
+    let room = match begun {
+        true => policy.check_room(&root, &config),
+        false => Ok(()),
+    };
+    if let Err(error) = room.and_then(|()| cidfile.write(&config.id)) {
         drop(lock);
         containers::remove(&folder, &config, false)?;
         volumes::remove_anonymous(&root, &config)?;

@@ -339,7 +339,7 @@ pub(crate) fn stages_run_side_by_side_and_end_together(world: &World) -> Result<
 /// Checks that nothing is left but what builds keep on purpose.
 fn before_but_for_the_cache(vm: &Sandbox, before: &harness::Snapshot) -> Result<()> {
     vm.bulkhead(["builder", "prune", "-af"]).output()?.code(0)?;
-    for name in ["build-mounts", "images/build-cache"] {
+    for name in ["build-mounts", "build-contexts", "images/build-cache"] {
         let folder = vm.root().join(name);
         if folder.exists() {
             fs::remove_dir(&folder).with_context(|| format!("{name} is not empty"))?;

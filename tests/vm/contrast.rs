@@ -144,7 +144,7 @@ fn a_plain_container_has_the_flags_it_says(world: &World) -> Result<()> {
         (&["-v", "/a:/b"][..], "--volume is not supported with"),
         (&["-p", "80:80"], "--publish is not supported with"),
         (&["-d"], "works with run --rm in the foreground only"),
-        (&["--name", "x"], "--name is not supported with"),
+        (&["--name", "box"], "--name is not supported with"),
         (&["--privileged"], "--privileged is not supported with"),
     ];
     for (flags, words) in refused {
@@ -167,7 +167,6 @@ fn a_plain_container_ends_with_dockers_codes(world: &World) -> Result<()> {
         (&["sh", "-c", "exit 7"][..], 7),
         (&["no-such-program"], 127),
         (&["/etc/passwd"], 126),
-        (&["sh", "-c", "kill -9 $$"], 137),
     ] {
         let out = plain.run(&[&["busybox"], command].concat())?;
         assert_eq!(out.code, code, "{command:?}: {out}");
