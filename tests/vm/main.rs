@@ -23,6 +23,7 @@ mod life;
 mod limits;
 mod lists;
 mod network;
+mod peers;
 mod process;
 mod pulling;
 mod races;
@@ -90,6 +91,7 @@ fn main() -> ExitCode {
             (1, lists::tests()),
             (1, archives::tests()),
             (1, build::tests()),
+            (0, peers::tests()),
             (1, bad_input::tests()),
             (1, guests::tests()),
             (1, templates::tests()),
