@@ -223,7 +223,7 @@ impl RunningVm {
             console: fds.add(request.log)?,
             report: fds.add(report_writer)?,
         };
-        let vm = Self {
+        let mut vm = Self {
             child: start_process(fds, config_reader, own_lines, &config)?,
             agent: AgentLink::new(agent),
             streams,
@@ -232,6 +232,15 @@ impl RunningVm {
             template: folder,
             files,
         };
+        if vm.child.id().is_none() {
+            let soon = Instant::now() + DEATH_TIMEOUT;
+            let end = finish(&mut vm.child, &mut vm.report, soon)?.end;
+            let reason = end.map_or_else(|reason| reason, |end| end.to_string());
+            bail!(
+                "start the VMM: {}\nhint: `bulkhead doctor` says what this host denies it",
+                super::printable(&reason)
+            );
+        }
         vm.files.as_ref().map_or(Ok(()), FileServer::wait_ready)?;
         Ok(vm)
     }
@@ -239,7 +248,8 @@ impl RunningVm {
     /// Process id of the VMM.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        // `spawn` has seen to it that there is one.
+        self.child.id().unwrap_or_default()
     }
 
     /// Offers the guest a stream on another port, and returns the host's end of it.
@@ -424,9 +434,8 @@ fn start_process(
         .spawn()
         .context("start the VMM process")?;
     let text = serde_json::to_vec(config).context("write the VM's configuration")?;
-    config_writer
-        .write_all(&text)
-        .context("configure the VMM process")?;
+    // One that has ended by now says so by its status; a broken pipe would be taken for the user's.
+    let _ = config_writer.write_all(&text);
     drop(config_writer);
     VmmChild::of(starter)
 }

@@ -41,12 +41,10 @@ impl VmmChild {
         })
     }
 
-    /// Its process id; 0 when there is none.
+    /// Its process id; none when it could not be made.
     #[must_use]
-    pub fn id(&self) -> u32 {
-        self.pid
-            .and_then(|pid| u32::try_from(pid.as_raw()).ok())
-            .unwrap_or(0)
+    pub fn id(&self) -> Option<u32> {
+        self.pid.and_then(|pid| u32::try_from(pid.as_raw()).ok())
     }
 
     /// Ends it at once, as far as it has not ended.
@@ -105,9 +103,8 @@ fn id_of(output: ChildStdout) -> Result<Option<Pid>> {
 #[must_use]
 pub fn cause(status: ExitStatus) -> String {
     if status.signal() == Some(Signal::SIGSYS as i32) {
-        return "the VMM made a system call that it may not make, and was ended (SIGSYS)\n\
-            hint: the kernel's log has its number (`dmesg | grep type=1326`); a guest that makes a \
-            VMM do so has broken into it, or bulkhead has a bug: please report it"
+        return "the VMM made a system call that it may not make, and was ended (SIGSYS; the kernel's \
+            log has the call: `dmesg | grep type=1326`)"
             .to_owned();
     }
     if status.code() == Some(PANIC_CODE) {
@@ -138,9 +135,12 @@ mod tests {
                 .unwrap()
         };
         let mut none = VmmChild::of(spawn("exit 3")).unwrap();
-        assert_eq!((none.id(), none.wait().unwrap().code()), (0, Some(3)));
+        assert_eq!((none.id(), none.wait().unwrap().code()), (None, Some(3)));
         none.kill();
         assert!(VmmChild::of(spawn("echo x")).is_err());
-        assert_eq!(VmmChild::of(spawn("echo 4194304")).unwrap().id(), 4_194_304);
+        assert_eq!(
+            VmmChild::of(spawn("echo 4194304")).unwrap().id(),
+            Some(4_194_304)
+        );
     }
 }

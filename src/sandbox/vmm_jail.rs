@@ -39,7 +39,7 @@ const GO: u8 = b'g';
 pub fn enter(config: &VmmConfig) -> Result<()> {
     let (from_starter, to_copy) = std::io::pipe().context("create a pipe")?;
     let (from_copy, to_starter) = std::io::pipe().context("create a pipe")?;
-    let copied = clone::clone_into_namespaces().context(NO_NAMESPACES)?;
+    let copied = clone::clone_into_namespaces().context("shut the VMM in")?;
     match copied {
         Side::Starter(copy) => {
             drop((from_starter, to_starter));
@@ -53,11 +53,6 @@ pub fn enter(config: &VmmConfig) -> Result<()> {
         }
     }
 }
-
-/// What an administrator may have denied.
-const NO_NAMESPACES: &str = "shut the VMM in\n\
-    hint: allow user namespaces (sysctl kernel.unprivileged_userns_clone=1, \
-    kernel.apparmor_restrict_unprivileged_userns=0, user.max_user_namespaces), or run it as root";
 
 /// The starter's part; it ends when the copy is tied to the supervisor.
 fn start(
