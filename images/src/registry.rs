@@ -33,6 +33,7 @@ pub mod fuzz;
 mod gzip;
 mod http;
 mod login;
+mod proxies;
 mod push;
 mod reach;
 mod session;
@@ -56,6 +57,7 @@ pub use credentials::{CredentialsError, Keychain, Login, Place, Secret, key_of};
 pub use error::{Cause, RegistryError};
 pub use fetch::{Download, download, fetch};
 pub use login::{Registry, log_in};
+pub use proxies::proxies;
 pub use push::{LayerPush, PushProgress, PushState, Pushed, push};
 
 use session::{Intent, Session, Wanted};

@@ -18,6 +18,7 @@ use protocol::spec::SECRET_BYTES;
 use super::flags::{self, Flags};
 use super::merge::{self, Host};
 use super::options::{PullPolicy, RunOptions};
+use super::policy::Policy;
 use super::run::{self, DEFAULT_WINDOW, WithCode};
 use super::{names, output, pull};
 use crate::doctor;
@@ -48,7 +49,8 @@ const HOSTNAME: &str = "buildkitsandbox";
 /// Makes layers, configs and histories reproducible: what they say of times is this at most.
 pub const EPOCH_VARIABLE: &str = "SOURCE_DATE_EPOCH";
 
-/// Variables of the user's that a build gets as arguments without being asked.
+/// Variables of the user's that a build gets as arguments without being asked, where Docker's config.json
+/// names no proxies.
 const PROXIES: [&str; 10] = [
     "ALL_PROXY",
     "all_proxy",
@@ -88,6 +90,7 @@ pub fn run(matches: ArgMatches) -> Result<u8> {
     let flags = Flags::check_build(matches)?;
     let options = options(&flags)?;
     let root = Root::of_user()?;
+    Policy::of_user()?.check_disk(&root)?;
     let words = flags.words_of_build();
     let word = match words.as_slice() {
         [word] => word,
@@ -259,7 +262,12 @@ fn options(flags: &Flags) -> Result<Options> {
         bail!("cannot build for {platform}: a VM emulates no other CPU than this host's");
     }
     let mut build_args = BTreeMap::new();
-    for name in PROXIES {
+    for (name, value) in images::registry::proxies()? {
+        build_args.insert(name, Some(value));
+    }
+    // Both names of a proxy have one value, so that none is mixed of file and environment.
+    let is_from_file = !build_args.is_empty();
+    for name in PROXIES.into_iter().filter(|_| !is_from_file) {
         if let Some(value) = run::variable(name)? {
             build_args.insert(name.to_owned(), Some(value));
         }

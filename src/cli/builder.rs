@@ -120,7 +120,8 @@ pub fn size(record: &CacheRecord) -> u64 {
     record.step.layer.as_ref().map_or(0, |layer| layer.size)
 }
 
-fn seconds(time: SystemTime) -> i64 {
+/// Seconds since the epoch.
+pub fn seconds(time: SystemTime) -> i64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(0, |since| {
         i64::try_from(since.as_secs()).unwrap_or(i64::MAX)

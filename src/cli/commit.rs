@@ -9,6 +9,7 @@ use images::{Digest, ImageConfig, Reference, Store};
 use protocol::task::Task;
 
 use super::merge::DEFAULT_PATH;
+use super::policy::Policy;
 use super::{output, values};
 use crate::sandbox::access::{Access, Limited, with_files};
 use crate::sandbox::clock::now;
@@ -60,6 +61,7 @@ pub fn run(args: &CommitArgs) -> Result<()> {
         Some(name) => vec![Reference::parse(name)?],
     };
     let root = Root::of_user()?;
+    Policy::of_user()?.check_disk(&root)?;
     let store = Store::open(&root.images())?;
     let (folder, config) = containers::find(&root, &args.container)?;
     let base = store.resolve(&config.image_id)?;

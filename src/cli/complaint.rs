@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::Command;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+use super::policy::NotAllowed;
 use super::{command, output, verbs};
 use crate::doctor;
 
@@ -50,6 +51,9 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         }
         if let Some(error) = cause.downcast_ref::<images::archive::ArchiveError>() {
             return error.hint();
+        }
+        if let Some(error) = cause.downcast_ref::<NotAllowed>() {
+            return Some(error.hint());
         }
         cause
             .downcast_ref::<images::layers::LayerError>()

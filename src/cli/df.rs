@@ -1,5 +1,7 @@
 //! `bulkhead system df`: what images, containers and what is made of them take on the host.
 
+mod cached;
+
 use std::collections::{HashMap, HashSet};
 
 use anyhow::Result;
@@ -8,11 +10,12 @@ use serde_json::{Map, Value, json};
 
 use super::output::{self, Column, List};
 use super::template::Template;
-use super::{builder, images as image_list, ps};
+use super::{images as image_list, ps};
 use crate::sandbox::containers;
 use crate::sandbox::paths::{self, Root};
 use crate::sandbox::state::{ContainerConfig, ContainerState};
 use crate::sandbox::volumes::Volumes;
+use cached::BuildCache;
 
 const COLUMNS: [Column; 5] = [
     ("Type", "TYPE"),
@@ -90,15 +93,16 @@ pub fn run(args: &DfArgs) -> Result<()> {
         }
     }
     let volumes = volumes(&root)?;
+    let cache = BuildCache::of(&root, &store)?;
     if args.verbose {
-        return verbose(&images, &all, &volumes, args.format.as_deref());
+        return verbose(&images, &all, &volumes, &cache, args.format.as_deref());
     }
     let disks = store.layer_disks()?.list()?;
     let usages = [
         of_images(&images, &all),
         of_containers(&all),
         of_volumes(&volumes),
-        of_build_cache(&root, &store)?,
+        cache.usage(),
         of_layer_disks(&disks, &all),
         of_templates(&root),
     ];
@@ -109,34 +113,6 @@ pub fn run(args: &DfArgs) -> Result<()> {
         only: None,
     };
     list.print(&usages.iter().map(Usage::row).collect::<Vec<_>>())
-}
-
-/// Steps that builds keep, and folders of their cache mounts.
-fn of_build_cache(root: &Root, store: &Store) -> Result<Usage> {
-    let records = store.cached_steps()?;
-    let in_images = builder::layers_of_images(store)?;
-    let mounts = paths::space_below(&root.build_mounts());
-    let mut usage = Usage {
-        kind: "Build Cache",
-        total: records.len(),
-        bytes: mounts,
-        reclaimable: mounts,
-        ..Usage::default()
-    };
-    let mut seen = HashSet::new();
-    for record in &records {
-        let Some(layer) = &record.step.layer else {
-            continue;
-        };
-        // What an image has, too, is the image's.
-        if builder::is_in(record, &in_images) {
-            usage.active += 1;
-        } else if seen.insert(layer.blob) {
-            usage.bytes = usage.bytes.saturating_add(layer.size);
-            usage.reclaimable = usage.reclaimable.saturating_add(layer.size);
-        }
-    }
-    Ok(usage)
 }
 
 const VOLUME_COLUMNS: [Column; 3] = [
@@ -279,6 +255,7 @@ fn verbose(
     images: &[Image],
     all: &[Container],
     volumes: &[OneVolume],
+    cache: &BuildCache,
     format: Option<&str>,
 ) -> Result<()> {
     let format = format.filter(|format| *format != "table");
@@ -295,7 +272,7 @@ fn verbose(
             "Images": image_rows,
             "Containers": container_rows,
             "Volumes": volume_rows,
-            "BuildCache": [],
+            "BuildCache": cache.rows(whole),
         });
         return output::line(&Template::parse(format)?.render(&all)?);
     }
@@ -341,10 +318,15 @@ fn verbose(
         only: None,
     };
     list.print(&volume_rows)?;
-    output::line(
-        "\nBuild cache usage: 0B\n\n\
-         CACHE ID   CACHE TYPE   SIZE      CREATED   LAST USED   USAGE     SHARED",
-    )
+    let bytes = output::space(cache.usage().bytes);
+    output::line(&format!("\nBuild cache usage: {bytes}\n"))?;
+    let list = List {
+        columns: &cached::COLUMNS,
+        table: &cached::TABLE,
+        format: None,
+        only: None,
+    };
+    list.print(&cache.rows(whole))
 }
 
 fn image_rows(images: &[Image], all: &[Container], whole: bool) -> Vec<Map<String, Value>> {

@@ -9,6 +9,7 @@ use images::config::History;
 use images::timestamp::Timestamp;
 use images::{Image, ImageConfig, Platform, Reference, Store, registry};
 
+use super::policy::Policy;
 use super::{output, pull, variables};
 use crate::sandbox::clock::now;
 use crate::sandbox::events;
@@ -56,6 +57,7 @@ pub fn run(args: &ImportArgs) -> Result<()> {
     };
     let config = images::dockerfile::change(ImageConfig::empty(platform), &args.change)?;
     let root = Root::of_user()?;
+    Policy::of_user()?.check_disk(&root)?;
     let store = Store::open(&root.images())?;
     let is_address = ["http://", "https://"]
         .iter()

@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use images::{Platform, Store};
 
 use super::output;
+use super::policy::Policy;
 use crate::sandbox::events;
 use crate::sandbox::paths::Root;
 
@@ -37,6 +38,7 @@ pub fn run(args: &LoadArgs) -> Result<()> {
         bail!("requested load from stdin, but stdin is empty");
     }
     let root = Root::of_user()?;
+    Policy::of_user()?.check_disk(&root)?;
     let store = Store::open(&root.images())?;
     let loaded = match &args.input {
         Some(path) => images::load(&store, path, &platform)?,

@@ -36,6 +36,7 @@ mod network_files;
 mod options;
 mod output;
 mod pause;
+mod policy;
 mod ports;
 mod prune;
 mod ps;

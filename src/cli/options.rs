@@ -6,7 +6,7 @@
 mod limits;
 mod network;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
@@ -38,6 +38,8 @@ pub struct Caller<'a> {
     pub variable: &'a lines::LookUp<'a>,
     /// Reads a file that a flag names.
     pub read: &'a (dyn Fn(&str) -> Result<String> + Sync),
+    /// `NAME=VALUE` of every container that is not given another one: proxies.
+    pub variables: &'a [String],
     /// How many CPUs of the host this process may use.
     pub cpu_count: usize,
     /// The host's CPUs that are online, as the kernel lists them: `0-3`.
@@ -312,7 +314,15 @@ fn environment(flags: &Flags, caller: &Caller) -> Result<Vec<String>> {
         all.extend(lines::file(&path, &(caller.read)(&path)?, caller.variable)?);
     }
     all.extend(flags.each("env", |text| lines::variable(text, caller.variable))?);
+    let given: HashSet<String> = all.iter().map(|text| name(text).to_owned()).collect();
+    let rest = caller.variables.iter();
+    all.extend(rest.filter(|text| !given.contains(name(text))).cloned());
     Ok(all)
+}
+
+/// The name of a variable that may have a value.
+fn name(variable: &str) -> &str {
+    variable.split_once('=').map_or(variable, |(name, _)| name)
 }
 
 fn names(flags: &Flags) -> Result<NameOptions> {

@@ -9,6 +9,7 @@ use images::registry::{LayerProgress, LayerState};
 use images::{Digest, Platform, PullStatus, Pulled, Reference, RegistryOptions, Store};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::policy::Policy;
 use super::{output, variables};
 use crate::sandbox::events;
 use crate::sandbox::paths::Root;
@@ -166,6 +167,9 @@ fn pull_with(
     quiet: bool,
     options: &RegistryOptions,
 ) -> Result<Pulled> {
+    let (policy, root) = (Policy::of_user()?, Root::of_user()?);
+    policy.check_registry(reference)?;
+    policy.check_disk(&root)?;
     if !quiet {
         let version = match (reference.digest(), reference.tag()) {
             (Some(digest), _) => digest.to_string(),
@@ -181,7 +185,7 @@ fn pull_with(
     let _ = bars.all.clear();
     let pulled = pulled?;
     let (name, repository) = (reference.familiar(), reference.familiar_repository());
-    events::of_image(Root::of_user()?.path(), "pull", &name, &repository);
+    events::of_image(root.path(), "pull", &name, &repository);
     Ok(pulled)
 }
 

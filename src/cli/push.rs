@@ -9,6 +9,7 @@ use images::registry::{LayerPush, PushState};
 use images::{Digest, Platform, Reference, Store};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::policy::Policy;
 use super::{output, pull, variables};
 use crate::sandbox::events;
 use crate::sandbox::paths::Root;
@@ -61,6 +62,7 @@ pub fn run(args: &PushArgs) -> Result<()> {
         say("Using default tag: latest")?;
     }
     let root = Root::of_user()?;
+    Policy::of_user()?.check_registry(&reference)?;
     let store = Store::open(&root.images())?;
     let repository = reference.repository();
     say(&format!("The push refers to repository [{repository}]"))?;

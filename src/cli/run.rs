@@ -17,6 +17,7 @@ use super::complaint::{CODE_FAILURE, complain};
 use super::flags::Flags;
 use super::merge::{self, Host};
 use super::options::{Caller, ImageOptions, PullPolicy, RunOptions};
+use super::policy::Policy;
 use super::{given, names, output, pull};
 use crate::doctor;
 use crate::sandbox::attach::{self, Ended};
@@ -177,6 +178,8 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
     doctor::can_run()?;
     let guest = GuestFiles::find()?;
     let root = Root::of_user()?;
+    let policy = Policy::of_user()?;
+    policy.check_disk(&root)?;
     let store = Store::open(&root.images())?;
     // Until the container is on record as a user of its layers, nobody may remove them.
     let lease = store.lease()?;
@@ -217,14 +220,20 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
         launch,
     };
     config.launch.set_mounts(mounts);
-    let created = containers::create(&root, &config, begun).inspect_err(|_| {
+    let allowed = policy.check_container(&config);
+    let created = allowed.and_then(|()| containers::create(&root, &config, begun));
+    let created = created.inspect_err(|_| {
         // What can't be removed goes with the next prune.
         let _ = volumes.remove_anonymous_of(&config.launch.mounts);
     });
     drop(volumes);
     let (folder, lock) = created?;
     drop(lease);
-    if let Err(error) = cidfile.write(&config.id) {
+    let room = match begun {
+        true => policy.check_room(&root, &config),
+        false => Ok(()),
+    };
+    if let Err(error) = room.and_then(|()| cidfile.write(&config.id)) {
         drop(lock);
         containers::remove(&folder, &config, false)?;
         volumes::remove_anonymous(&root, &config)?;
@@ -241,7 +250,13 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
 }
 
 fn parse(flags: &Flags) -> Result<RunOptions> {
-    with_caller(|caller| RunOptions::parse(flags, caller))
+    with_caller(|caller| {
+        let caller = Caller {
+            variables: &proxies(),
+            ..*caller
+        };
+        RunOptions::parse(flags, &caller)
+    })
 }
 
 /// Does `act` with what this command sees of its surroundings.
@@ -257,9 +272,28 @@ pub fn with_caller<T>(act: impl FnOnce(&Caller) -> Result<T>) -> Result<T> {
     act(&Caller {
         variable: &variable,
         read: &read_file,
+        variables: &[],
         cpu_count,
         cpus_online: &cpus_online,
     })
+}
+
+/// `NAME=VALUE` of the proxies that Docker's config.json names. As in Docker, a file that can't be read is
+/// told, and the container does without.
+fn proxies() -> Vec<String> {
+    match images::registry::proxies() {
+        Ok(proxies) => {
+            let pairs = proxies.into_iter();
+            pairs
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect()
+        }
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            output::note(&format!("WARNING: no proxies for the container: {error:#}"));
+            Vec::new()
+        }
+    }
 }
 
 /// A variable of the command's own, for `-e NAME`. Frames and specs are text, so that no other

@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 
 use super::each::each;
+use super::policy::Policy;
 use super::run::{exit_code, failure};
 use super::values;
 use super::values::keys;
@@ -66,7 +67,10 @@ pub fn run(args: StartArgs) -> Result<u8> {
         },
     };
     let ended = match take(&folder)? {
-        Taken::Lock(lock) => run_attached(&root, &folder, lock, phases(began), options)?,
+        Taken::Lock(lock) => {
+            check_policy(&root, &config)?;
+            run_attached(&root, &folder, lock, phases(began), options)?
+        }
         Taken::Running(link) => attach_to(&folder, link, options)?,
     };
     match ended {
@@ -88,7 +92,10 @@ pub fn start_detached(
 ) -> Result<()> {
     let failed = loop {
         match take(folder)? {
-            Taken::Lock(lock) => break run_detached(root, folder, lock, phases(began))?,
+            Taken::Lock(lock) => {
+                check_policy(root, config)?;
+                break run_detached(root, folder, lock, phases(began))?;
+            }
             Taken::Running(mut link) => {
                 // Another may be at starting it: with the same outcome.
                 let attach = ToSupervisor::Attach(StreamSet::default());
@@ -105,6 +112,13 @@ pub fn start_detached(
         Some((_, message)) => bail!("{message} (container {})", config.name),
         None => Ok(()),
     }
+}
+
+/// Whether what the container has is allowed, now that its lock is this command's.
+fn check_policy(root: &Root, config: &ContainerConfig) -> Result<()> {
+    let policy = Policy::of_user()?;
+    policy.check_container(config)?;
+    policy.check_room(root, config)
 }
 
 /// Who a container belongs to now.

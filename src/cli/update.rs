@@ -160,6 +160,7 @@ mod tests {
     const CALLER: Caller = Caller {
         variable: &|_| Ok(None),
         read: &|path| bail!("open {path}"),
+        variables: &[],
         cpu_count: 4,
         cpus_online: "0-3",
     };

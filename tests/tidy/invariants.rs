@@ -159,7 +159,9 @@ fn what_could_decompress_only_compresses() {
             let below = path.strip_prefix(root()).expect("a source");
             let below = below.to_string_lossy();
             users += usize::from(source.contains(&format!("{PACKER}::")));
-            assert_none(&packer_violations(&below, &source));
+            // Tests, which stand last, look at what was packed; they are not in the command.
+            let code = source.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+            assert_none(&packer_violations(&below, code));
         }
     }
     assert_eq!(users, 1, "the one use is seen");

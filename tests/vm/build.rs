@@ -2,7 +2,7 @@
 //! instructions mean is `builds`' to compare.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -20,12 +20,15 @@ crate::tests![
     names_labels_and_files_of_the_id,
     secrets_are_nowhere_afterwards,
     cache_mounts_live_on_and_are_locked,
+    a_locked_cache_is_given_on_by_whoever_is_done_with_it,
+    who_fails_with_a_locked_cache_leaves_it_to_others,
     a_step_without_a_network_has_loopback_alone,
     a_stage_that_fails_ends_the_build,
     contexts_of_all_kinds,
     files_of_the_web_are_added,
     a_step_that_fails_is_shown_and_leaves_nothing,
     a_build_that_is_killed_leaves_nothing,
+    what_a_copy_refuses_late_is_told,
     a_full_disk_is_told,
     nothing_of_the_host_is_reached,
     a_user_of_the_group_builds,
@@ -213,6 +216,71 @@ fn cache_mounts_live_on_and_are_locked(world: &World) -> Result<()> {
     Ok(())
 }
 
+/// A step that has the cache to itself, and what it does with it.
+fn alone(script: &str) -> String {
+    format!("RUN --mount=type=cache,target=/c,sharing=locked {script}\n")
+}
+
+fn a_locked_cache_is_given_on_by_whoever_is_done_with_it(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    // One step that makes no layer, one that does, and one behind them.
+    let steps = |last: &str| {
+        let first =
+            alone("test ! -e /c/busy && touch /c/busy && sleep 1 && rm /c/busy && echo >> /c/all");
+        let second = alone("test ! -e /c/busy && echo >> /c/all && cp /c/all /all");
+        let third = alone(&format!(
+            "test ! -e /c/busy && echo >> /c/all && echo {last} > /last"
+        ));
+        format!("FROM busybox\n{first}{second}{third}")
+    };
+    build(&vm, &steps("1"), &["-t", "x"])?.code(0)?;
+    assert_eq!(prints(&vm, "x", "wc -l < /all; cat /last")?, "2\n1\n");
+    // What is known takes no lock for good: the step behind it has it, and another build at the same time.
+    context(&vm, "c", &[("Dockerfile", &steps("2"))])?;
+    let begin = |flags: &[&str]| {
+        let words = ["build", "--progress=plain"];
+        vm.bulkhead(words).args(flags).arg("c").spawn()
+    };
+    let (known, anew) = (
+        begin(&["-t", "known"])?,
+        begin(&["-t", "anew", "--no-cache"])?,
+    );
+    let known = known.wait()?.code(0)?;
+    assert_eq!(known.stderr.matches("CACHED").count(), 2, "{known}");
+    anew.wait()?.code(0)?;
+    assert_eq!(prints(&vm, "known", "cat /last")?, "2\n");
+    // Each step that was done was done once.
+    build(
+        &vm,
+        &format!("FROM busybox\n{}", alone("cp /c/all /all")),
+        &["-t", "sum"],
+    )?
+    .code(0)?;
+    assert_eq!(prints(&vm, "sum", "wc -l < /all")?, "7\n");
+    Ok(())
+}
+
+fn who_fails_with_a_locked_cache_leaves_it_to_others(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let before = vm.snapshot()?;
+    // Both stages want it, and one fails with it.
+    let dockerfile = two_stages(&alone("sleep 1; exit 7"), &alone("sleep 1"));
+    build(&vm, &dockerfile, &[])?.code(7)?;
+    // Who has it is killed.
+    let dockerfile = format!("FROM busybox\n{}", alone("echo got it; sleep 1000"));
+    context(&vm, "c", &[("Dockerfile", &dockerfile)])?;
+    let words = ["build", "--progress=plain", "c"];
+    let mut held = vm.bulkhead(words).spawn()?;
+    held.wait_for_stderr(" got it\n")?;
+    held.signal(Signal::KILL)?;
+    held.wait()?;
+    let dockerfile = format!("FROM busybox\n{}", alone("echo free > /free"));
+    build(&vm, &dockerfile, &["-t", "x"])?.code(0)?;
+    assert_eq!(prints(&vm, "x", "cat /free")?, "free\n");
+    vm.bulkhead(["rmi", "x"]).output()?.code(0)?;
+    before_but_for_the_cache(&vm, &before)
+}
+
 fn a_step_without_a_network_has_loopback_alone(world: &World) -> Result<()> {
     let vm = world.own()?;
     let dockerfile = "FROM busybox\nRUN --network=none ls /sys/class/net > /none\n\
@@ -271,7 +339,7 @@ pub(crate) fn stages_run_side_by_side_and_end_together(world: &World) -> Result<
 /// Checks that nothing is left but what builds keep on purpose.
 fn before_but_for_the_cache(vm: &Sandbox, before: &harness::Snapshot) -> Result<()> {
     vm.bulkhead(["builder", "prune", "-af"]).output()?.code(0)?;
-    for name in ["build-mounts", "images/build-cache"] {
+    for name in ["build-mounts", "build-contexts", "images/build-cache"] {
         let folder = vm.root().join(name);
         if folder.exists() {
             fs::remove_dir(&folder).with_context(|| format!("{name} is not empty"))?;
@@ -415,10 +483,33 @@ fn a_build_that_is_killed_leaves_nothing(world: &World) -> Result<()> {
         running.wait()?;
         vm.wait_for_no_process()?;
     }
+    // A context that came as an archive was kept meanwhile.
+    vm.shell("tar -C c -cf c.tar .").output()?.code(0)?;
+    let archive = File::open(vm.work().join("c.tar"))?;
+    let mut running = vm
+        .bulkhead(["build", "--progress=plain", "-"])
+        .stdin_from(archive)
+        .spawn()?;
+    running.wait_for_stderr(" underway\n")?;
+    running.signal(Signal::KILL)?;
+    running.wait()?;
+    vm.wait_for_no_process()?;
     let dockerfile = dockerfile.replace("sleep 1000", "true");
     let out = build(&vm, &dockerfile, &["-t", "x"])?.code(0)?;
     assert_eq!(out.stderr.matches("CACHED").count(), 1, "{out}");
     vm.bulkhead(["rmi", "x"]).output()?.code(0)?;
+    before_but_for_the_cache(&vm, &before)
+}
+
+/// The guest finds out that there is no such user while the files are still on their way to it.
+fn what_a_copy_refuses_late_is_told(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let before = vm.snapshot()?;
+    let dockerfile = "FROM busybox\nCOPY --chown=nobody-of-that-name large /\n";
+    context(&vm, "c", &[("large", &"0123456789".repeat(1 << 20))])?;
+    let out = build(&vm, dockerfile, &[])?.code(1)?;
+    ensure!(out.stderr.contains("nobody-of-that-name"), "{out}");
+    ensure!(!out.stderr.contains("pipe"), "{out}");
     before_but_for_the_cache(&vm, &before)
 }
 

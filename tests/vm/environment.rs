@@ -1,5 +1,7 @@
 //! What a process finds around itself: user, groups, folder, variables, names, devices.
 
+use std::fs;
+
 use anyhow::Result;
 
 use crate::world::World;
@@ -9,6 +11,7 @@ crate::tests![
     unknown_users_are_refused,
     the_folder_is_the_images_or_the_flags_and_made_if_missing,
     variables_come_from_image_files_and_flags,
+    proxies_of_dockers_config_are_variables,
     names_are_set,
     the_root_file_system_is_writable_and_others_are_not,
     devices_are_dockers,
@@ -128,6 +131,40 @@ fn variables_come_from_image_files_and_flags(world: &World) -> Result<()> {
             "PATH=/bin",
         ]
     );
+    Ok(())
+}
+
+fn proxies_of_dockers_config_are_variables(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let folder = vm.home().join(".docker");
+    fs::create_dir_all(&folder)?;
+    let config = r#"{"proxies": {"default": {"httpProxy": "http://p:1", "noProxy": ".test"}}}"#;
+    fs::write(folder.join("config.json"), config)?;
+    let script = "env | grep -i proxy | sort";
+    let run = [
+        "run",
+        "--rm",
+        "-e",
+        "no_proxy=mine",
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ];
+    assert_eq!(
+        vm.bulkhead(run).output()?.only_stdout()?,
+        "HTTP_PROXY=http://p:1\nNO_PROXY=.test\nhttp_proxy=http://p:1\nno_proxy=mine\n"
+    );
+    // A build's steps see them, and the image keeps none.
+    let dockerfile = "FROM busybox\nRUN echo $http_proxy > /seen\nCMD cat /seen; env\n";
+    fs::write(vm.work().join("Dockerfile"), dockerfile)?;
+    vm.bulkhead(["build", "-q", "-t", "x", "."])
+        .output()?
+        .code(0)?;
+    fs::remove_file(folder.join("config.json"))?;
+    let text = vm.run(["x"])?.only_stdout()?;
+    assert!(text.starts_with("http://p:1\n"), "{text}");
+    assert!(!text.to_lowercase().contains("proxy="), "{text}");
     Ok(())
 }
 

@@ -24,6 +24,7 @@ mod life;
 mod limits;
 mod lists;
 mod network;
+mod policy;
 mod process;
 mod pulling;
 mod races;
@@ -102,6 +103,7 @@ fn main() -> ExitCode {
             (1, confinement::tests()),
             (1, environment::tests()),
             (1, flags::tests()),
+            (1, policy::tests()),
             (1, tenant::tests()),
             (1, jail::tests()),
             (1, volumes::tests()),

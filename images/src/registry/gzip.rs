@@ -34,9 +34,13 @@ pub(super) struct Gzip<R> {
 impl<R: Read> Gzip<R> {
     pub(super) fn new(source: R) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self::with_threads(source, threads.min(THREADS_MAX))
+    }
+
+    fn with_threads(source: R, threads: usize) -> Self {
         Self {
             source,
-            threads: threads.min(THREADS_MAX),
+            threads,
             crc: Crc::new(),
             out: HEADER.to_vec(),
             given: 0,
@@ -113,5 +117,70 @@ impl<R: Read> Read for Gzip<R> {
         }
         self.given = self.given.saturating_add(count);
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flate2::bufread::GzDecoder;
+
+    use super::*;
+
+    /// Bytes that hardly compress (a xorshift generator).
+    fn noise(len: usize) -> Vec<u8> {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()[0]
+        };
+        std::iter::repeat_with(next).take(len).collect()
+    }
+
+    fn packed(source: &[u8], threads: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut gzip = Gzip::with_threads(source, threads);
+        gzip.read_to_end(&mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn pieces_are_one_member_whatever_the_length_and_the_number_of_threads() {
+        let lens = [
+            0,
+            1,
+            PIECE_BYTES - 1,
+            PIECE_BYTES,
+            PIECE_BYTES + 1,
+            3 * PIECE_BYTES,
+        ];
+        for len in lens {
+            for source in [vec![0; len], noise(len)] {
+                let alone = packed(&source, 1);
+                assert_eq!(packed(&source, THREADS_MAX), alone, "{len} bytes");
+                let mut back = Vec::new();
+                let mut rest = alone.as_slice();
+                GzDecoder::new(&mut rest).read_to_end(&mut back).unwrap();
+                assert!(back == source, "{len} bytes");
+                assert_eq!(rest, b"", "more than one member for {len} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn a_source_that_fails_is_told() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::Error::other("a disk that is gone"))
+            }
+        }
+        let whole = vec![1; 2 * PIECE_BYTES];
+        let source = whole.as_slice().chain(Broken);
+        let error = Gzip::with_threads(source, 2)
+            .read_to_end(&mut Vec::new())
+            .unwrap_err();
+        assert_eq!(error.to_string(), "a disk that is gone");
     }
 }

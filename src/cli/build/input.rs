@@ -35,7 +35,7 @@ pub struct Input {
 }
 
 /// A folder for the files of an archive. One that a killed build left is known by its free lock, and goes
-/// when the next one is made.
+/// with the next build.
 struct Unpacked {
     folder: tempfile::TempDir,
     _lock: Flock<File>,
@@ -50,12 +50,6 @@ impl Unpacked {
             .mode(0o700)
             .create(&all)
             .with_context(about)?;
-        for entry in std::fs::read_dir(&all).with_context(about)?.flatten() {
-            if try_lock(&entry.path()).is_some() {
-                // What can't be removed now is tried again the next time.
-                let _ = removal::remove_tree(&entry.path());
-            }
-        }
         loop {
             let folder = tempfile::tempdir_in(&all).with_context(about)?;
             // Another build may have taken it for a dead one's.
@@ -71,6 +65,16 @@ impl Unpacked {
     }
 }
 
+/// Removes the folders that killed builds left.
+fn clear(all: &Path) {
+    for entry in std::fs::read_dir(all).into_iter().flatten().flatten() {
+        if try_lock(&entry.path()).is_some() {
+            // What can't be removed now is tried again the next time.
+            let _ = removal::remove_tree(&entry.path());
+        }
+    }
+}
+
 fn try_lock(path: &Path) -> Option<Flock<File>> {
     let file = File::open(path).ok()?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()
@@ -81,6 +85,7 @@ fn try_lock(path: &Path) -> Option<Flock<File>> {
 /// # Errors
 /// Docker's sentence when something is not there.
 pub fn find(root: &Root, word: &str, file: Option<&str>) -> Result<Input> {
+    clear(&root.build_contexts());
     if word == "-" {
         if file == Some("-") {
             bail!("invalid argument: can't use stdin for both build context and dockerfile");

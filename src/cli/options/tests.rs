@@ -20,6 +20,10 @@ pub(crate) fn options_of(args: &[&str]) -> Result<RunOptions> {
 }
 
 fn parse(cpu_count: usize, args: &[&str]) -> Result<RunOptions> {
+    parse_with(&[], cpu_count, args)
+}
+
+fn parse_with(variables: &[String], cpu_count: usize, args: &[&str]) -> Result<RunOptions> {
     let words = std::iter::once("run").chain(args.iter().copied());
     let flags = Flags::check(command().try_get_matches_from(words)?)?;
     let caller = Caller {
@@ -35,6 +39,7 @@ fn parse(cpu_count: usize, args: &[&str]) -> Result<RunOptions> {
             "profile" => Ok("{}".to_owned()),
             _ => bail!("open {path}: no such file or directory"),
         },
+        variables,
         cpu_count,
         cpus_online: &format!("0-{}", cpu_count - 1),
     };
@@ -71,6 +76,23 @@ fn variables_come_from_files_first_and_bare_names_from_the_caller() {
             "A=1",
             "HOME=/caller",
             "NOT_SET"
+        ]
+    );
+}
+
+#[test]
+fn proxies_are_variables_of_who_does_not_set_them() {
+    let proxies = ["no_proxy=.test", "HTTP_PROXY=http://proxy", "http_proxy=x"];
+    let proxies = proxies.map(str::to_owned);
+    let args = ["-e", "no_proxy=mine", "-e", "http_proxy", "-e", "A=1", "i"];
+    let options = parse_with(&proxies, 4, &args).unwrap();
+    assert_eq!(
+        options.process.env,
+        [
+            "no_proxy=mine",
+            "http_proxy",
+            "A=1",
+            "HTTP_PROXY=http://proxy"
         ]
     );
 }

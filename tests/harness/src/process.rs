@@ -71,7 +71,10 @@ pub fn executing(program: &Path) -> Result<Vec<Process>> {
             continue;
         }
         let arguments = fs::read(folder.join("cmdline")).unwrap_or_default();
+        // Each ends with a zero byte.
         let arguments = arguments
+            .strip_suffix(b"\0")
+            .unwrap_or_default()
             .split(|byte| *byte == 0)
             .skip(1)
             .map(|argument| String::from_utf8_lossy(argument).into_owned())

@@ -1,0 +1,391 @@
+//! What the host's administrator allows: `/etc/bulkhead/policy.toml`, which only root may write.
+//!
+//! Called by the verbs that make or start containers and that talk to registries. What is said here holds
+//! for whoever uses this command; a user who runs a binary of his own is held by what the kernel keeps
+//! (docs/policy.md).
+
+mod rules;
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::MetadataExt;
+
+use anyhow::{Context, Result, bail};
+use images::Reference;
+use nix::unistd::{Group, User, getegid, geteuid, getgroups};
+
+use self::rules::{Document, Rule, Rules, Who};
+use crate::sandbox::containers;
+use crate::sandbox::network::PortRequest;
+use crate::sandbox::paths::{self, Root};
+use crate::sandbox::state::{ContainerConfig, Folder};
+use crate::sandbox::volumes::MountKind;
+
+/// Where it is. No variable leads elsewhere: it is not the user's to choose.
+const PATH: &str = "/etc/bulkhead/policy.toml";
+
+/// Bytes of it; a rule for each of a thousand users has 100 KiB.
+const BYTES_MAX: u64 = 1 << 20;
+
+/// A refusal, and whom to ask.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} is not allowed: {rule} of [{section}] in {PATH} is {allowed}")]
+pub struct NotAllowed {
+    what: String,
+    rule: &'static str,
+    section: String,
+    allowed: String,
+}
+
+impl NotAllowed {
+    /// What the user can do about it.
+    pub fn hint(&self) -> String {
+        "ask who administers this host".to_owned()
+    }
+}
+
+/// What this user may.
+#[derive(Debug)]
+pub struct Policy(Rules);
+
+impl Policy {
+    /// Reads it; without a file everything is allowed.
+    ///
+    /// # Errors
+    /// It can't be read, somebody else than root may have written it, or it is none.
+    pub fn of_user() -> Result<Self> {
+        let rules = read()
+            .and_then(|text| match text {
+                Some(text) => Document::parse(&text)?.rules(&who()?),
+                None => Ok(Rules::default()),
+            })
+            .with_context(|| format!("read {PATH}"))?;
+        Ok(Self(rules))
+    }
+
+    /// Whether this registry may be asked.
+    ///
+    /// # Errors
+    /// [`NotAllowed`].
+    pub fn check_registry(&self, reference: &Reference) -> Result<()> {
+        check_registry(&self.0, reference.domain())
+    }
+
+    /// Whether the state root may grow.
+    ///
+    /// # Errors
+    /// [`NotAllowed`].
+    pub fn check_disk(&self, root: &Root) -> Result<()> {
+        let Some(rule) = &self.0.disk else {
+            return Ok(());
+        };
+        let used = paths::space_below(root.path());
+        match used < rule.value {
+            true => Ok(()),
+            false => refuse(
+                format!("more than the {used} bytes in {}", root.path().display()),
+                "disk",
+                rule,
+                format!("{} bytes", rule.value),
+            ),
+        }
+    }
+
+    /// Whether a container may have what it is to have.
+    ///
+    /// # Errors
+    /// [`NotAllowed`].
+    pub fn check_container(&self, config: &ContainerConfig) -> Result<()> {
+        check_container(&self.0, config)
+    }
+
+    /// Whether a container that is about to be started has room beside those that run. The caller holds
+    /// its lock, so that of two at once the second sees the first.
+    ///
+    /// # Errors
+    /// [`NotAllowed`].
+    pub fn check_room(&self, root: &Root, config: &ContainerConfig) -> Result<()> {
+        let rules = &self.0;
+        if rules.vms.is_none() && rules.vcpus.is_none() && rules.memory.is_none() {
+            return Ok(());
+        }
+        let others = containers::list(root)?.into_iter();
+        let others = others.filter(|(folder, other)| other.id != config.id && runs(folder));
+        let mut use_ = Use::default();
+        for (_, other) in others {
+            use_.add(&other);
+        }
+        use_.add(config);
+        check_use(rules, &use_)
+    }
+}
+
+/// What containers that run have together.
+#[derive(Debug, Default, Clone, Copy)]
+struct Use {
+    vms: u64,
+    vcpus: u64,
+    bytes: u64,
+}
+
+impl Use {
+    fn add(&mut self, config: &ContainerConfig) {
+        self.vms += 1;
+        self.vcpus += u64::from(config.launch.vcpu_count);
+        self.bytes += u64::from(config.launch.memory_mib) << 20;
+    }
+}
+
+/// Whether somebody has its lock to run it.
+fn runs(folder: &Folder) -> bool {
+    folder.is_locked().unwrap_or(false) && !folder.is_looked_into().unwrap_or(false)
+}
+
+fn check_use(rules: &Rules, all: &Use) -> Result<()> {
+    if let Some(rule) = rules.vms.as_ref().filter(|rule| all.vms > rule.value) {
+        let what = format!("to run {} containers at once", all.vms);
+        return refuse(what, "vms", rule, rule.value.to_string());
+    }
+    if let Some(rule) = rules.vcpus.as_ref().filter(|rule| all.vcpus > rule.value) {
+        let what = format!("to have {} vCPUs at once", all.vcpus);
+        return refuse(what, "vcpus", rule, rule.value.to_string());
+    }
+    if let Some(rule) = rules.memory.as_ref().filter(|rule| all.bytes > rule.value) {
+        let what = format!("to have {} bytes of memory at once", all.bytes);
+        return refuse(what, "memory", rule, format!("{} bytes", rule.value));
+    }
+    Ok(())
+}
+
+fn check_registry(rules: &Rules, domain: &str) -> Result<()> {
+    match &rules.registries {
+        Some(rule) if !rule.value.iter().any(|allowed| allowed == domain) => refuse(
+            format!("the registry {domain}"),
+            "registries",
+            rule,
+            listed(&rule.value),
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn check_container(rules: &Rules, config: &ContainerConfig) -> Result<()> {
+    let launch = &config.launch;
+    for port in launch.network.iter().flat_map(|network| &network.ports) {
+        check_port(rules, port)?;
+    }
+    let bind = launch
+        .mounts
+        .iter()
+        .find(|mount| mount.kind == MountKind::Bind);
+    if let (Some(rule), Some(mount)) = (&rules.bind_mounts, bind)
+        && !rule.value
+    {
+        let what = format!("to mount {}", mount.source.display());
+        return refuse(what, "bind-mounts", rule, "false".to_owned());
+    }
+    Ok(())
+}
+
+fn check_port(rules: &Rules, port: &PortRequest) -> Result<()> {
+    if let Some(rule) = &rules.ports {
+        let allowed = |(first, last): (u16, u16)| {
+            let mut ranges = rule.value.iter();
+            ranges.any(|range| range.contains(&first) && range.contains(&last))
+        };
+        let allowed_ports = || {
+            let ranges = rule
+                .value
+                .iter()
+                .map(|range| match range.start() == range.end() {
+                    true => range.start().to_string(),
+                    false => format!("{}-{}", range.start(), range.end()),
+                });
+            listed(&ranges.collect::<Vec<_>>())
+        };
+        match port.host_ports {
+            Some(ports) if allowed(ports) => {}
+            Some((first, last)) if first == last => {
+                return refuse(format!("port {first}"), "ports", rule, allowed_ports());
+            }
+            Some((first, last)) => {
+                let what = format!("a port of {first}-{last}");
+                return refuse(what, "ports", rule, allowed_ports());
+            }
+            None => {
+                let what = "a port that the kernel chooses".to_owned();
+                return refuse(what, "ports", rule, allowed_ports());
+            }
+        }
+    }
+    if let Some(rule) = &rules.addresses {
+        let ip = port.host_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        if !rule.value.contains(&ip) {
+            let allowed: Vec<String> = rule.value.iter().map(ToString::to_string).collect();
+            let what = format!("to publish a port at {ip}");
+            return refuse(what, "addresses", rule, listed(&allowed));
+        }
+    }
+    Ok(())
+}
+
+fn listed(values: &[String]) -> String {
+    match values {
+        [] => "empty".to_owned(),
+        values => values.join(", "),
+    }
+}
+
+fn refuse<T>(what: String, name: &'static str, rule: &Rule<T>, allowed: String) -> Result<()> {
+    let section = rule.section.clone();
+    bail!(NotAllowed {
+        what,
+        rule: name,
+        section,
+        allowed
+    })
+}
+
+/// The file's text, if there is one.
+fn read() -> Result<Option<String>> {
+    let file = match File::open(PATH) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let metadata = file.metadata()?;
+    if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
+        bail!("it has to be root's, and nobody else may write it");
+    }
+    if metadata.len() > BYTES_MAX {
+        bail!("it has more than {BYTES_MAX} bytes");
+    }
+    let mut text = String::new();
+    file.take(BYTES_MAX).read_to_string(&mut text)?;
+    Ok(Some(text))
+}
+
+/// Who runs this command.
+fn who() -> Result<Who> {
+    let uid = geteuid();
+    let name = User::from_uid(uid)?.map_or_else(|| uid.to_string(), |user| user.name);
+    let mut gids = getgroups()?;
+    gids.push(getegid());
+    let mut groups = Vec::new();
+    for gid in gids {
+        groups.push(gid.to_string());
+        groups.extend(Group::from_gid(gid)?.map(|group| group.name));
+    }
+    Ok(Who {
+        user: [name, uid.to_string()],
+        groups,
+        is_root: uid.is_root(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::containers::tests::config;
+
+    fn rules(text: &str) -> Rules {
+        let who = Who {
+            user: ["bob".to_owned(), "1000".to_owned()],
+            groups: Vec::new(),
+            is_root: false,
+        };
+        Document::parse(text).unwrap().rules(&who).unwrap()
+    }
+
+    fn port(host_ip: Option<&str>, host_ports: Option<(u16, u16)>) -> PortRequest {
+        PortRequest {
+            host_ip: host_ip.map(|ip| ip.parse().unwrap()),
+            host_ports,
+            container_port: 80,
+            protocol: crate::sandbox::network::Protocol::Tcp,
+        }
+    }
+
+    fn told(result: Result<()>) -> String {
+        format!("{:#}", result.unwrap_err())
+    }
+
+    #[test]
+    fn a_refusal_names_the_rule() {
+        let rules = rules("[default]\nregistries = [\"a.test\", \"b.test:5000\"]\n");
+        check_registry(&rules, "b.test:5000").unwrap();
+        assert_eq!(
+            told(check_registry(&rules, "b.test")),
+            "the registry b.test is not allowed: registries of [default] in \
+             /etc/bulkhead/policy.toml is a.test, b.test:5000"
+        );
+        let error = check_registry(&rules, "x").unwrap_err();
+        let hint = error.downcast_ref::<NotAllowed>().unwrap().hint();
+        assert_eq!(hint, "ask who administers this host");
+    }
+
+    #[test]
+    fn ports_are_within_the_ranges_and_at_the_addresses() {
+        let some =
+            rules("[default]\nports = [\"8000-8010\", \"80\"]\naddresses = [\"127.0.0.1\"]\n");
+        let local = Some("127.0.0.1");
+        check_port(&some, &port(local, Some((8000, 8010)))).unwrap();
+        check_port(&some, &port(local, Some((80, 80)))).unwrap();
+        for (request, wanted) in [
+            (
+                port(local, Some((81, 81))),
+                "port 81 is not allowed: ports of [default]",
+            ),
+            (
+                port(local, Some((80, 8000))),
+                "a port of 80-8000 is not allowed",
+            ),
+            (
+                port(local, None),
+                "a port that the kernel chooses is not allowed",
+            ),
+            (
+                port(None, Some((80, 80))),
+                "to publish a port at 0.0.0.0 is not allowed: addresses",
+            ),
+            (
+                port(Some("::"), Some((80, 80))),
+                "to publish a port at :: is not allowed",
+            ),
+        ] {
+            let error = told(check_port(&some, &request));
+            assert!(error.contains(wanted), "{error}");
+        }
+        check_port(&rules(""), &port(None, None)).unwrap();
+        let none = rules("[default]\nports = []\n");
+        let error = told(check_port(&none, &port(None, Some((80, 80)))));
+        assert!(error.ends_with("is empty"), "{error}");
+    }
+
+    #[test]
+    fn what_runs_counts_together() {
+        let mut all = Use::default();
+        let mut one = config('a', "x", false);
+        one.launch.vcpu_count = 2;
+        one.launch.memory_mib = 512;
+        all.add(&one);
+        all.add(&one);
+        for (text, wanted) in [
+            (
+                "vms = 1",
+                "to run 2 containers at once is not allowed: vms of [default]",
+            ),
+            ("vcpus = 3", "to have 4 vCPUs at once is not allowed"),
+            (
+                "memory = \"1000m\"",
+                "to have 1073741824 bytes of memory at once is not allowed",
+            ),
+        ] {
+            let error = told(check_use(&rules(&format!("[default]\n{text}\n")), &all));
+            assert!(error.contains(wanted), "{error}");
+        }
+        let enough = rules("[default]\nvms = 2\nvcpus = 4\nmemory = \"1g\"\n");
+        check_use(&enough, &all).unwrap();
+    }
+}
