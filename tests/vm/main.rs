@@ -16,6 +16,7 @@ mod environment;
 mod flags;
 mod guests;
 mod held;
+mod jail;
 mod kills;
 mod lab;
 mod layers60;
@@ -106,6 +107,7 @@ fn main() -> ExitCode {
             (1, flags::tests()),
             (1, policy::tests()),
             (1, tenant::tests()),
+            (1, jail::tests()),
             (1, volumes::tests()),
             (1, process::tests()),
         ] {
