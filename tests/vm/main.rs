@@ -10,6 +10,7 @@ mod build;
 mod builds;
 mod confinement;
 mod containers;
+mod contrast;
 mod debian;
 mod differential;
 mod environment;
@@ -105,6 +106,7 @@ fn main() -> ExitCode {
             (1, confinement::tests()),
             (1, environment::tests()),
             (1, flags::tests()),
+            (1, contrast::tests()),
             (1, policy::tests()),
             (1, tenant::tests()),
             (1, jail::tests()),
