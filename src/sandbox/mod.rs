@@ -38,6 +38,8 @@ mod streams;
 pub mod supervisor;
 pub mod template;
 pub mod vm;
+mod vmm_child;
+mod vmm_jail;
 pub mod vmm_process;
 pub mod volumes;
 pub mod wire;

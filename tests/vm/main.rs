@@ -17,6 +17,7 @@ mod environment;
 mod flags;
 mod guests;
 mod held;
+mod jail;
 mod kills;
 mod lab;
 mod layers60;
@@ -24,6 +25,7 @@ mod life;
 mod limits;
 mod lists;
 mod network;
+mod peers;
 mod policy;
 mod process;
 mod pulling;
@@ -92,6 +94,7 @@ fn main() -> ExitCode {
             (1, lists::tests()),
             (1, archives::tests()),
             (1, build::tests()),
+            (0, peers::tests()),
             (1, bad_input::tests()),
             (1, guests::tests()),
             (1, templates::tests()),
@@ -106,6 +109,7 @@ fn main() -> ExitCode {
             (1, contrast::tests()),
             (1, policy::tests()),
             (1, tenant::tests()),
+            (1, jail::tests()),
             (1, volumes::tests()),
             (1, process::tests()),
         ] {

@@ -72,10 +72,7 @@ fn drawings(page: &mut String, contrast: &Contrast) {
     let words = |text: &str, count: usize| vec![text.to_owned(); count];
     let host = format!("host kernel {}", contrast.host.release);
     let guest = format!("kernel {}", contrast.vm.report.kernel.release);
-    let vmm = match contrast.vmm_syscalls {
-        Some(number) => format!("{number} system calls"),
-        None => "none yet".to_owned(),
-    };
+    let vmm = format!("{} system calls", contrast.vmm_syscalls);
     let stacks = [
         Stack {
             title: "Applications on bare metal",
