@@ -160,7 +160,10 @@ fn what_could_decompress_only_compresses() {
             let below = below.to_string_lossy();
             users += usize::from(source.contains(&format!("{PACKER}::")));
             // Tests, which stand last, look at what was packed; they are not in the command.
-            let code = source.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+            let code = source
+                .split("#[cfg(test)]\nmod ")
+                .next()
+                .unwrap_or_default();
             assert_none(&packer_violations(&below, code));
         }
     }
