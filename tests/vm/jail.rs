@@ -18,6 +18,7 @@ use crate::world::World;
 crate::tests![
     a_container_of_root_is_shut_in,
     a_container_of_an_ordinary_user_is_shut_in,
+    a_vm_that_ends_by_itself_reports_it,
     a_vm_that_boots_and_one_of_a_template_are_alike_to_the_host,
 ];
 
@@ -335,6 +336,19 @@ fn a_container_of_an_ordinary_user_is_shut_in(world: &World) -> Result<()> {
     as_user("exec cc touch /share/file")?.code(0)?;
     as_user("rm -f cc")?.code(0)?;
     drop(device);
+    Ok(())
+}
+
+/// The filters hold to the very end: threads end, and the report is written.
+fn a_vm_that_ends_by_itself_reports_it(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    text(&vm, &["run", "--name", "cc", "busybox", "true"])?;
+    let format = "{{json .Bulkhead.PhasesMs}}";
+    let phases = text(&vm, &["inspect", "-f", format, "cc"])?;
+    for phase in ["\"jailed\"", "\"first_instruction\""] {
+        assert!(phases.contains(phase), "{phases}");
+    }
+    text(&vm, &["rm", "cc"])?;
     Ok(())
 }
 
