@@ -105,6 +105,7 @@ pub fn run(
     }
     let pid = i32::try_from(child)
         .ok()
+        .filter(|id| *id > 0)
         .and_then(Pid::from_raw)
         .ok_or_else(io::Error::last_os_error)
         .context("create namespaces for the file server")?;

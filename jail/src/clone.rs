@@ -51,6 +51,7 @@ pub fn clone_into_namespaces() -> Result<Side, JailError> {
     }
     i32::try_from(copy)
         .ok()
+        .filter(|id| *id > 0)
         .and_then(Pid::from_raw)
         .map(Side::Starter)
         .ok_or_else(io::Error::last_os_error)

@@ -21,10 +21,10 @@ use std::io;
 
 /// Why there is no jail.
 #[derive(Debug, thiserror::Error)]
-#[error("{operation}: {source}")]
+#[error("{operation}: {cause}")]
 pub struct JailError {
     operation: String,
-    source: io::Error,
+    cause: io::Error,
 }
 
 /// Says what was tried when it failed.
@@ -38,7 +38,7 @@ impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
     fn context(self, operation: impl Into<String>) -> Result<T, JailError> {
         self.map_err(|error| JailError {
             operation: operation.into(),
-            source: error.into(),
+            cause: error.into(),
         })
     }
 }

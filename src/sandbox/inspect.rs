@@ -338,6 +338,7 @@ fn phases_ms(phases: &Phases) -> Value {
         ("disks", phases.disks),
         ("vmm_spawn", phases.vmm_spawn),
         ("vmm", phases.vmm),
+        ("jailed", phases.jailed),
         ("vm_created", phases.vm_created),
         ("loaded", phases.loaded),
         ("first_instruction", phases.first_instruction),

@@ -18,6 +18,7 @@ use crate::world::World;
 crate::tests![
     a_container_of_root_is_shut_in,
     a_container_of_an_ordinary_user_is_shut_in,
+    a_vm_that_ends_by_itself_reports_it,
     a_vm_that_boots_and_one_of_a_template_are_alike_to_the_host,
 ];
 
@@ -209,6 +210,47 @@ fn check_vmm(vm: &Sandbox, user: Option<u32>) -> Result<()> {
     Ok(())
 }
 
+/// What the file server keeps for its guest's users (`file-server/src/jail.rs`).
+const OF_FILES: &str = "00000000800000db";
+
+/// The file server: the process that waits, and its child in namespaces of its own.
+fn check_files(vm: &Sandbox, user: Option<u32>) -> Result<()> {
+    let all = vm.processes()?;
+    let ids = all.iter().filter(|process| process.has_verb("__files"));
+    let mut both: Vec<Seen> = ids.map(|process| Seen::at(process.id)).collect();
+    both.sort_by_key(|process| process.own_namespaces().map_or(0, |own| own.len()));
+    let [waiter, server] = both.as_slice() else {
+        anyhow::bail!("not two processes of a file server: {all:?}");
+    };
+    if user.is_none() {
+        waiter.is_powerless()?;
+    }
+    for process in [waiter, server] {
+        for thread in process.names("task")? {
+            process.is_filtered(&thread)?;
+        }
+    }
+    let threads = server.names("task")?;
+    assert_eq!(threads.len(), 5, "{threads:?}");
+    for thread in threads {
+        for set in ["CapPrm", "CapEff", "CapBnd"] {
+            assert_eq!(server.status(&thread, set)?, OF_FILES, "{set}");
+        }
+    }
+    let own = server.own_namespaces()?;
+    let wanted: &[&str] = match user {
+        Some(_) => &["user", "mnt", "pid", "net", "ipc", "uts"],
+        None => &["mnt", "pid", "net", "ipc", "uts"],
+    };
+    assert_eq!(own, wanted);
+    let mut root = server.names("root")?;
+    root.sort();
+    assert_eq!(root, ["fd", "shares"]);
+    assert_eq!(fs::metadata(server.0.join("fd"))?.uid(), 0);
+    assert_eq!(server.limit("Max core file size")?, "0 0");
+    Ok(())
+}
+
 /// passt, which shuts itself in.
 fn check_passt(vm: &Sandbox) -> Result<()> {
     let supervisor = vm.wait_for_process("__supervisor")?.id;
@@ -263,6 +305,7 @@ fn a_container_of_root_is_shut_in(world: &World) -> Result<()> {
     let before = vm.snapshot()?;
     vm.bulkhead(flags(&vm)?).output()?.code(0)?;
     check_vmm(&vm, None)?;
+    check_files(&vm, None)?;
     check_passt(&vm)?;
     text(&vm, &["exec", "cc", "touch", "/share/file"])?;
     text(&vm, &["rm", "-f", "cc"])?;
@@ -288,10 +331,24 @@ fn a_container_of_an_ordinary_user_is_shut_in(world: &World) -> Result<()> {
     };
     as_user(&flags.join(" "))?.code(0)?;
     check_vmm(&vm, Some(id))?;
+    check_files(&vm, Some(id))?;
     check_passt(&vm)?;
     as_user("exec cc touch /share/file")?.code(0)?;
     as_user("rm -f cc")?.code(0)?;
     drop(device);
+    Ok(())
+}
+
+/// The filters hold to the very end: threads end, and the report is written.
+fn a_vm_that_ends_by_itself_reports_it(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    text(&vm, &["run", "--name", "cc", "busybox", "true"])?;
+    let format = "{{json .Bulkhead.PhasesMs}}";
+    let phases = text(&vm, &["inspect", "-f", format, "cc"])?;
+    for phase in ["\"jailed\"", "\"first_instruction\""] {
+        assert!(phases.contains(phase), "{phases}");
+    }
+    text(&vm, &["rm", "cc"])?;
     Ok(())
 }
 

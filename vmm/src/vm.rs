@@ -272,3 +272,28 @@ impl Vm {
         Ok(states)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_thread_that_is_not_confined_keeps_all_from_running() {
+        let gate = Arc::new(Gate::new(3));
+        let confine: Confine = Arc::new(|thread| match thread {
+            Thread::Vcpu => Err(std::io::Error::other("denied")),
+            Thread::EventLoop => Ok(()),
+        });
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let (gate, confine) = (gate.clone(), confine.clone());
+                std::thread::spawn(move || gate.pass(Thread::Vcpu, &confine).is_ok())
+            })
+            .collect();
+        let error = gate.open(&confine).unwrap_err().to_string();
+        assert_eq!(error, "confine the VM's threads: denied");
+        for thread in threads {
+            assert!(!thread.join().unwrap(), "it would have run");
+        }
+    }
+}
