@@ -111,7 +111,7 @@ pub fn run(
         .context("create namespaces for the file server")?;
     drop(go);
     if !is_root {
-        map_ids(pid, ids)?;
+        map_ids(pid.as_raw_nonzero().get(), ids)?;
     }
     (&ready).write_all(b"g").context("start the file server")?;
     drop(ready);
@@ -255,9 +255,11 @@ fn drop_privileges() -> Result<(), JailError> {
     ::jail::privileges::drop_all_but(KEPT)
 }
 
-/// Makes the user root in the child's user namespace, and its subordinate ids the others.
-fn map_ids(child: Pid, ids: &Ids) -> Result<(), JailError> {
-    let pid = child.as_raw_nonzero().get();
+/// Makes the user root in the user namespace of process `pid`, and its subordinate ids the others.
+///
+/// # Errors
+/// When the kernel refuses a map.
+pub fn map_ids(pid: i32, ids: &Ids) -> Result<(), JailError> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     let users = ids
         .users

@@ -195,6 +195,15 @@ fn create_area() -> Result<File> {
 }
 
 /// This user's range in a file of `subuid(5)`.
+/// Subordinate users and groups of this user.
+pub(super) fn subordinates() -> Ids {
+    let range = |path| subordinate(path).map(|(start, count)| Subordinate { start, count });
+    Ids {
+        users: range("/etc/subuid"),
+        groups: range("/etc/subgid"),
+    }
+}
+
 fn subordinate(path: &str) -> Option<(u32, u32)> {
     let uid = nix::unistd::geteuid();
     if uid.is_root() {

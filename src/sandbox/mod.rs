@@ -26,6 +26,7 @@ mod lock;
 pub mod logs;
 pub mod network;
 pub mod paths;
+pub mod plain;
 mod poll;
 pub mod receive;
 pub mod removal;

@@ -10,6 +10,7 @@ mod build;
 mod builds;
 mod confinement;
 mod containers;
+mod contrast;
 mod debian;
 mod differential;
 mod environment;
@@ -24,6 +25,7 @@ mod life;
 mod limits;
 mod lists;
 mod network;
+mod peers;
 mod policy;
 mod process;
 mod pulling;
@@ -92,6 +94,7 @@ fn main() -> ExitCode {
             (1, lists::tests()),
             (1, archives::tests()),
             (1, build::tests()),
+            (0, peers::tests()),
             (1, bad_input::tests()),
             (1, guests::tests()),
             (1, templates::tests()),
@@ -103,6 +106,7 @@ fn main() -> ExitCode {
             (1, confinement::tests()),
             (1, environment::tests()),
             (1, flags::tests()),
+            (1, contrast::tests()),
             (1, policy::tests()),
             (1, tenant::tests()),
             (1, jail::tests()),

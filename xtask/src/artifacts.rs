@@ -14,8 +14,8 @@ use crate::packages::Package;
 use crate::progress::Step;
 use crate::{cargo, elf, kernel, packages, paths};
 
-/// The agent's target triple. Named, although it is the host's, so that its flags and its
-/// output folder are its own.
+/// The target triple of programs for guests. Named, although it is the host's, so that their flags and
+/// their output folder are their own.
 const AGENT_TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Build the command, the guest kernel and the agent into target/bulkhead
@@ -60,25 +60,11 @@ pub(crate) fn provide(arguments: &ArtifactsArgs) -> Result<PathBuf> {
     step.done();
 
     let step = Step::begin("guest agent");
-    let mut build = cargo::command();
-    build.args([
-        "build",
-        "--package",
-        "guest-agent",
-        "--profile",
-        "agent",
-        "--target",
-        AGENT_TARGET,
-    ]);
-    build.arg("--config").arg(format!(
-        "target.{AGENT_TARGET}.rustflags=['-Ctarget-feature=+crt-static']"
-    ));
-    let agent = read(&cargo::named(cargo::build(build)?, "guest-agent")?)?;
-    if elf::asks_for_interpreter(&agent).context("read the agent's ELF headers")? {
-        bail!("the agent is not static: it asks for a dynamic loader");
-    }
+    let agent = read(&static_program("guest-agent", "guest-agent")?)?;
     let initramfs = initramfs(&agent);
     place(&folder.join("initramfs.cpio"), &initramfs, 0o644)?;
+    // The same program beside it, for plain containers: the host reads no archive for it.
+    place(&folder.join("guest-agent"), &agent, 0o755)?;
     step.done_with(format!("{} KiB", initramfs.len() / 1024));
 
     let step = Step::begin("command");
@@ -91,6 +77,25 @@ pub(crate) fn provide(arguments: &ArtifactsArgs) -> Result<PathBuf> {
     place(&folder.join("bulkhead"), &read(&command)?, 0o755)?;
     step.done_with(folder.join("bulkhead").display().to_string());
     Ok(folder)
+}
+
+/// Builds a static program that runs in guests.
+///
+/// # Errors
+///
+/// The build fails, or what it makes is not static.
+pub(crate) fn static_program(package: &str, name: &str) -> Result<PathBuf> {
+    let mut build = cargo::command();
+    build.args(["build", "--package", package, "--bin", name]);
+    build.args(["--profile", "agent", "--target", AGENT_TARGET]);
+    build.arg("--config").arg(format!(
+        "target.{AGENT_TARGET}.rustflags=['-Ctarget-feature=+crt-static']"
+    ));
+    let program = cargo::named(cargo::build(build)?, name)?;
+    if elf::asks_for_interpreter(&read(&program)?).context("read a program's ELF headers")? {
+        bail!("{name} is not static: it asks for a dynamic loader");
+    }
+    Ok(program)
 }
 
 /// The guest's first root: the agent, a console to speak on, and where it mounts.

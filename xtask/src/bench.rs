@@ -15,15 +15,19 @@ use crate::{cargo, lab};
 
 /// What the command is measured next to.
 const PEERS: &[Package] = &[
+    Package::file("buildah", &["/usr/bin/buildah"]),
     Package::file("crun", &["/usr/bin/crun"]),
     Package::file("docker-registry", &["/usr/bin/docker-registry"]),
     Package::file("podman", &["/usr/bin/podman"]),
+    Package::file("qemu-system-x86", &["/usr/bin/qemu-system-x86_64"]),
     Package::file("skopeo", &["/usr/bin/skopeo"]),
+    Package::file("slirp4netns", &["/usr/bin/slirp4netns"]),
+    Package::file("wrk", &["/usr/bin/wrk"]),
 ];
 
 const RECIPES: &[Recipe] = &[Recipe::Busybox, Recipe::Debian];
 
-/// Measure start, memory, conversion, disks and streams, next to the peers
+/// Measure start, memory, disks, streams, networks, shares, registries and builds, next to the peers
 #[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
     /// A Firecracker binary; adds its column
@@ -32,6 +36,9 @@ pub(crate) struct BenchArgs {
     /// Measurements of each kind; the median is printed
     #[arg(long, value_name = "N")]
     runs: Option<u32>,
+    /// Files of `shares-files` [default: 100000; an emulated host takes minutes for ten thousand]
+    #[arg(long, value_name = "N")]
+    files: Option<u32>,
     /// Only the groups whose name contains this
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
@@ -57,6 +64,7 @@ pub(crate) fn main(arguments: &BenchArgs) -> Result<ExitCode> {
     let mut build = cargo::command();
     build.args(["build", "--release", "--package", "bulkhead-bench"]);
     let bench = cargo::named(cargo::build(build)?, "bulkhead-bench")?;
+    let traffic = artifacts::static_program("bulkhead-traffic", "traffic")?;
     step.done();
 
     let mut command = lab::command()?;
@@ -72,6 +80,7 @@ pub(crate) fn main(arguments: &BenchArgs) -> Result<ExitCode> {
     command
         .arg("--debian")
         .arg(fixtures.join("debian/debian.tar"));
+    command.arg("--traffic").arg(traffic);
     if let Some(firecracker) = &arguments.firecracker {
         let firecracker =
             std::path::absolute(firecracker).context("resolve the path of Firecracker")?;
@@ -79,6 +88,9 @@ pub(crate) fn main(arguments: &BenchArgs) -> Result<ExitCode> {
     }
     if let Some(runs) = arguments.runs {
         command.args(["--runs", &runs.to_string()]);
+    }
+    if let Some(files) = arguments.files {
+        command.args(["--files", &files.to_string()]);
     }
     if let Some(only) = &arguments.only {
         command.args(["--only", only]);

@@ -43,11 +43,16 @@ const TOOLS: &[Package] = &[
     Package::file("tar", &["/bin/tar", "/usr/bin/tar"]),
 ];
 
-/// What VM tests compare with and pull from.
+/// What VM tests compare with, pull from, and exchange images with.
 const PEERS: &[Package] = &[
+    Package::file("buildah", &["/usr/bin/buildah"]),
+    Package::file("crun", &["/usr/bin/crun"]),
     Package::file("docker-registry", &["/usr/bin/docker-registry"]),
     Package::file("docker.io", &["/usr/bin/dockerd", "/usr/sbin/dockerd"]),
     Package::file("git", &["/usr/bin/git", "/usr/local/bin/git"]),
+    Package::file("podman", &["/usr/bin/podman"]),
+    Package::file("skopeo", &["/usr/bin/skopeo"]),
+    Package::file("umoci", &["/usr/bin/umoci"]),
 ];
 
 /// Run all tests: unit tests, VM tests where KVM works, a short run of each fuzz target

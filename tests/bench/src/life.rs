@@ -2,13 +2,13 @@
 //! twentieth starts as fast as the first.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 
 use crate::host::{Host, time};
 use crate::memory::{kib_to_mib, private_kib};
+use crate::peers::Podman;
 use crate::table::{Table, median, ratio, spread};
 
 /// Containers at once.
@@ -23,44 +23,9 @@ pub fn measure(host: &Host, busybox: &Path, table: &mut Table) -> Result<()> {
     many(host, table)
 }
 
-/// podman with crun, without a network, on a plain folder: what needs the least set-up.
-struct Podman<'a>(&'a Host);
-
-impl Podman<'_> {
-    fn command(&self, args: &[&str]) -> Command {
-        let folder = self.0.scratch().join("podman");
-        let mut command = Command::new("podman");
-        command
-            .args(["--runtime", "crun", "--storage-driver", "vfs"])
-            .args(["--cgroup-manager", "cgroupfs", "--events-backend", "none"])
-            .arg("--root")
-            .arg(folder.join("root"))
-            .arg("--runroot")
-            .arg(folder.join("run"))
-            .args(args)
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn output(&self, args: &[&str]) -> Result<()> {
-        let output = self
-            .command(args)
-            .output()
-            .context("run podman (install the package podman)")?;
-        if !output.status.success() {
-            bail!(
-                "podman {args:?}: {}",
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
-        Ok(())
-    }
-}
-
 fn exec(host: &Host, busybox: &Path, table: &mut Table) -> Result<()> {
-    let podman = Podman(host);
-    let archive = busybox.to_str().context("archive path is not UTF-8")?;
-    podman.output(&["load", "-q", "-i", archive])?;
+    let podman = Podman::new(host);
+    podman.load(busybox)?;
     let run = ["run", "-d", "--name", "idle"];
     podman.output(
         &[

@@ -4,16 +4,20 @@
 //! every ratio is the median of pairs taken in turn in the same environment, so that a machine
 //! whose speed drifts shifts both sides. A benchmark is no test: nothing here asserts on time.
 
+mod builds;
 mod disk;
 mod host;
 mod life;
 mod memory;
+mod network;
 mod peers;
+mod qemu;
 mod registry;
 mod shares;
 mod start;
 mod stdio;
 mod table;
+mod web;
 
 use std::path::PathBuf;
 
@@ -38,12 +42,18 @@ struct Args {
     /// An archive of a Debian image with python3, loaded as `debian`.
     #[arg(long)]
     debian: Option<PathBuf>,
+    /// The static program `traffic`, for guests.
+    #[arg(long)]
+    traffic: PathBuf,
     /// A Firecracker binary; adds its column.
     #[arg(long)]
     firecracker: Option<PathBuf>,
     /// Measurements of each kind; the median is printed.
     #[arg(long, default_value_t = 7)]
     runs: usize,
+    /// Files of `shares-files`. An emulated host takes minutes for each ten thousand.
+    #[arg(long, default_value_t = 100_000)]
+    files: u32,
     /// Measure only the groups whose name contains this.
     #[arg(long)]
     only: Option<String>,
@@ -73,6 +83,18 @@ fn main() -> Result<()> {
     }
     if wanted("shares") {
         shares::measure(&host, &mut table)?;
+    }
+    if wanted("shares-files") {
+        shares::measure_files(&host, args.files, &mut table)?;
+    }
+    if wanted("network") {
+        network::measure(&host, &args.traffic, &mut table)?;
+    }
+    if wanted("web") {
+        web::measure(&host, &args.busybox, &args.traffic, &mut table)?;
+    }
+    if wanted("build") {
+        builds::measure(&host, &mut table)?;
     }
     if let Some(debian) = &args.debian
         && wanted("disk")

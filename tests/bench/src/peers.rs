@@ -1,10 +1,11 @@
 //! Other ways to start something, for ratios: Firecracker booting the same kernel to an init that
-//! resets at once, and crun running the same busybox as a plain container.
+//! resets at once, crun running the same busybox as a plain container, podman and buildah.
+//! QEMU has a file of its own.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
@@ -12,7 +13,7 @@ use serde_json::json;
 use crate::host::Host;
 
 /// Debian's static busybox.
-const BUSYBOX: &str = "/bin/busybox";
+pub const BUSYBOX: &str = "/bin/busybox";
 
 /// Firecracker set up to boot our kernel with an init that does nothing but reset.
 pub struct Firecracker {
@@ -62,6 +63,11 @@ fn write_initramfs(folder: &Path, archive: &Path) -> Result<()> {
     let init = root.join("init");
     fs::write(&init, "#!/bin/busybox sh\nexec /bin/busybox reboot -f\n")?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
+    pack_initramfs(&root, archive)
+}
+
+/// A folder as an initramfs.
+pub fn pack_initramfs(root: &Path, archive: &Path) -> Result<()> {
     let script = format!(
         "cd '{}' && find . | cpio -o -H newc --quiet > '{}'",
         root.display(),
@@ -112,7 +118,89 @@ impl Crun {
             .args(["run", "--bundle"])
             .arg(&self.bundle)
             .arg("bulkhead-bench");
-        command.stdin(std::process::Stdio::null());
+        command.stdin(Stdio::null());
         command
     }
+}
+
+/// podman with crun on plain folders: what needs the least set-up.
+pub struct Podman(PathBuf);
+
+impl Podman {
+    /// One with its storage in the host's scratch folder; all of a run share it.
+    pub fn new(host: &Host) -> Self {
+        Self(host.scratch().join("podman"))
+    }
+
+    /// The command.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("podman");
+        command
+            .args(["--runtime", "crun", "--storage-driver", "vfs"])
+            .args(["--cgroup-manager", "cgroupfs", "--events-backend", "none"])
+            .arg("--root")
+            .arg(self.0.join("root"))
+            .arg("--runroot")
+            .arg(self.0.join("run"))
+            .args(args)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs it; fails when it does.
+    pub fn output(&self, args: &[&str]) -> Result<()> {
+        succeed(&mut self.command(args))
+    }
+
+    /// Loads an image archive.
+    pub fn load(&self, archive: &Path) -> Result<()> {
+        let path = archive.to_str().context("archive path is not UTF-8")?;
+        self.output(&["load", "-q", "-i", path])
+    }
+}
+
+/// Where nothing is mounted above a disk: overlay does not go on overlay. The emulated host has it.
+const DISK: &str = "/var/lib/containers";
+
+/// buildah with the storage driver that it has by itself, overlay, and without namespaces of steps,
+/// which is the quickest it has.
+pub struct Buildah(PathBuf);
+
+impl Buildah {
+    /// One with its storage on a disk.
+    pub fn new() -> Result<Self> {
+        let folder = Path::new(DISK).join("bulkhead-bench");
+        fs::create_dir_all(&folder).context("create buildah's storage")?;
+        Ok(Self(folder))
+    }
+
+    /// The command.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("buildah");
+        command
+            .args(["--storage-driver", "overlay", "--root"])
+            .arg(self.0.join("root"))
+            .arg("--runroot")
+            .arg(self.0.join("run"))
+            .args(args)
+            .env("BUILDAH_ISOLATION", "chroot")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs it; fails when it does.
+    pub fn output(&self, args: &[&str]) -> Result<()> {
+        succeed(&mut self.command(args))
+    }
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| {
+        let program = command.get_program().display().to_string();
+        format!("run {program} (install the package of that name)")
+    })?;
+    if !output.status.success() {
+        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
 }
