@@ -6,6 +6,7 @@
 use std::fmt::Write;
 
 use super::rows::{Contrast, Row, bytes, rows};
+use super::side::Measured;
 
 const STYLE: &str = include_str!("contrast.css");
 
@@ -109,7 +110,7 @@ fn drawings(page: &mut String, contrast: &Contrast) {
                 |side| {
                     vec![
                         ("start", format!("{} ms", side.start_ms)),
-                        ("memory", bytes(side.memory_bytes)),
+                        ("memory", short_memory(side)),
                         (
                             "host system calls reached",
                             side.report.syscalls.reached.len().to_string(),
@@ -131,7 +132,7 @@ fn drawings(page: &mut String, contrast: &Contrast) {
             wall: Some((3, "hardware")),
             figures: vec![
                 ("start", format!("{} ms", contrast.vm.start_ms)),
-                ("memory", bytes(contrast.vm.memory_bytes)),
+                ("memory", short_memory(&contrast.vm)),
                 ("host system calls reached", "0".to_owned()),
                 ("its VMM’s filter", vmm),
             ],
@@ -142,6 +143,11 @@ fn drawings(page: &mut String, contrast: &Contrast) {
         drawing(page, stack);
     }
     page.push_str("</div>\n");
+}
+
+fn short_memory(side: &Measured) -> String {
+    let more = if side.unread == 0 { "" } else { "> " };
+    format!("{more}{}", bytes(side.memory_bytes))
 }
 
 fn drawing(page: &mut String, stack: &Stack) {

@@ -318,17 +318,23 @@ fn own(table: &mut Table, contrast: &Contrast) {
     );
 }
 
+/// Memory on the host, and what of it is not known.
+fn memory(side: &Measured) -> String {
+    let sum = bytes(side.memory_bytes);
+    match side.unread {
+        0 => format!("{sum} in {} processes", side.processes),
+        unread => format!(
+            "more than {sum}: only root may look into {unread} of {} processes",
+            side.processes
+        ),
+    }
+}
+
 fn cost(table: &mut Table) {
     table.both(COST, "start to first output", |side| {
         format!("{} ms", side.start_ms)
     });
-    table.both(COST, "memory on the host", |side| {
-        format!(
-            "{} in {} processes",
-            bytes(side.memory_bytes),
-            side.processes
-        )
-    });
+    table.both(COST, "memory on the host", memory);
     table.both(COST, "disk shared by the image's containers", |side| {
         bytes(side.disk_shared_bytes)
     });
@@ -408,6 +414,7 @@ pub mod tests {
             start_ms: 190,
             memory_bytes: 43 << 20,
             processes: 4,
+            unread: 0,
             disk_shared_bytes: 4 << 20,
             disk_own_bytes: 300 << 10,
             panic: Some(Panic {
@@ -485,6 +492,15 @@ pub mod tests {
         contrast.vm.report.kernel.release = format!("\u{1b}[2J{}", "x".repeat(500));
         let (vm, _) = row(&contrast, "release");
         assert!(!vm.contains('\u{1b}') && vm.chars().count() == VALUE_MAX + 1);
+    }
+
+    #[test]
+    fn memory_that_is_not_known_is_no_figure() {
+        let mut contrast = sample();
+        let of = |contrast: &Contrast| row(contrast, "memory on the host").0;
+        assert_eq!(of(&contrast), "43.0 MiB in 4 processes");
+        contrast.vm.unread = 1;
+        assert!(of(&contrast).starts_with("more than 43.0 MiB: only root"));
     }
 
     #[test]

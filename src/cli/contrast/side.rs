@@ -60,6 +60,8 @@ pub struct Measured {
     pub memory_bytes: u64,
     /// How many these are.
     pub processes: usize,
+    /// How many of them nobody but root may look into: their memory is not in the sum.
+    pub unread: usize,
     /// Disk that all containers of the image share, in bytes.
     pub disk_shared_bytes: u64,
     /// Disk of this container alone, in bytes.
@@ -94,7 +96,7 @@ pub fn measure(wanted: &Wanted, with_panic: bool) -> Result<Measured> {
     let mut side = Side::start(wanted, "report", Some(&id_file))?;
     side.expect_ready()?;
     let start_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let (memory_bytes, processes) = memory_below(side.child.id());
+    let memory = memory_below(side.child.id());
     let (disk_shared_bytes, disk_own_bytes) = disk(wanted, &id_file)?;
     side.say("go")?;
     let line = side.line(REPORT_TIMEOUT)?;
@@ -106,8 +108,9 @@ pub fn measure(wanted: &Wanted, with_panic: bool) -> Result<Measured> {
     side.end()?;
     Ok(Measured {
         start_ms,
-        memory_bytes,
-        processes,
+        memory_bytes: memory.iter().flatten().sum(),
+        processes: memory.len(),
+        unread: memory.iter().filter(|bytes| bytes.is_none()).count(),
         disk_shared_bytes,
         disk_own_bytes,
         panic,
@@ -279,8 +282,9 @@ impl Drop for Side {
     }
 }
 
-/// Memory of all processes below `pid`, itself included: proportional set sizes, in bytes.
-fn memory_below(pid: u32) -> (u64, usize) {
+/// Memory of all processes below `pid`, itself included: proportional set sizes in bytes, as far as this
+/// user may know them.
+fn memory_below(pid: u32) -> Vec<Option<u64>> {
     let mut parents: BTreeMap<u32, u32> = BTreeMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(child) = entry
@@ -310,11 +314,10 @@ fn memory_below(pid: u32) -> (u64, usize) {
                 .map(|(child, _)| *child),
         );
     }
-    let bytes = mine.iter().map(|pid| proportional_bytes(*pid)).sum();
-    (bytes, mine.len())
+    mine.into_iter().map(proportional_bytes).collect()
 }
 
-fn proportional_bytes(pid: u32) -> u64 {
+fn proportional_bytes(pid: u32) -> Option<u64> {
     let mut text = String::new();
     let _ = fs::File::open(format!("/proc/{pid}/smaps_rollup"))
         .and_then(|file| file.take(ROLLUP_MAX).read_to_string(&mut text));
@@ -323,7 +326,7 @@ fn proportional_bytes(pid: u32) -> u64 {
         .find_map(|line| line.strip_prefix("Pss:"))
         .and_then(|rest| rest.trim().strip_suffix(" kB"))
         .and_then(|number| number.trim().parse::<u64>().ok());
-    kib.unwrap_or(0).saturating_mul(1024)
+    kib.map(|kib| kib.saturating_mul(1024))
 }
 
 /// Disk of the image, and of this container alone.
@@ -343,4 +346,16 @@ fn disk(wanted: &Wanted, id_file: &Path) -> Result<(u64, u64)> {
         }
     }
     Ok((shared, paths::space_below(&root.containers().join(id))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_that_of_a_process_and_those_below() {
+        let memory = memory_below(std::process::id());
+        assert!(memory.first().copied().flatten() > Some(1 << 20));
+        assert_eq!(proportional_bytes(u32::MAX), None);
+    }
 }

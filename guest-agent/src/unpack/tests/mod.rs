@@ -1,6 +1,7 @@
 //! Layers made by hand, and what becomes of them.
 
 mod compressed;
+mod directories;
 mod files;
 mod headers;
 mod image;
