@@ -7,6 +7,7 @@
 
 mod guest;
 mod host;
+mod jail;
 mod kvm;
 mod network;
 
@@ -119,7 +120,12 @@ fn decisive(host: &Host) -> Vec<Finding> {
     };
     let mut all = vec![device, cpu];
     all.extend(extensions);
-    all.extend([guest::files(), guest::mke2fs(host), guest::state_root()]);
+    all.extend([
+        jail::namespaces(host),
+        guest::files(),
+        guest::mke2fs(host),
+        guest::state_root(),
+    ]);
     all
 }
 
@@ -130,6 +136,7 @@ pub fn report() -> Vec<Finding> {
     let mut all = decisive(&host);
     all.extend(guest::checksum());
     all.push(network::passt());
+    all.push(jail::landlock());
     all.extend(host::side_channels(&host));
     all.push(host::page_merging(&host));
     all.push(host::swap(&host));

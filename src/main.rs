@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use cli::complaint::{CODE_FAILURE, CODE_OURS, complain, is_broken_pipe, usage};
 use sandbox::clock::monotonic_ns;
 use sandbox::files::FILES_VERB;
+use sandbox::plain;
 use sandbox::supervisor::SUPERVISOR_VERB;
 use sandbox::vm::VMM_VERB;
 
@@ -27,6 +28,11 @@ fn main() -> ExitCode {
             return ExitCode::from(CODE_OURS);
         }
     };
+    if let [_, verb, rest @ ..] = args.as_slice()
+        && verb == cli::contrast::PROBE_VERB
+    {
+        return end(cli::contrast::probe(rest, began), CODE_OURS);
+    }
     if let Some(code) = hidden(&args) {
         return code;
     }
@@ -38,6 +44,11 @@ fn main() -> ExitCode {
         Some(result) => (result, CODE_OURS),
         None => (cli::other(&matches), CODE_FAILURE),
     };
+    end(result, code)
+}
+
+/// What a verb's end is to the shell; `code` for an error without one of its own.
+fn end(result: anyhow::Result<u8>, code: u8) -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -52,6 +63,12 @@ fn main() -> ExitCode {
 /// The processes that the command starts from itself.
 fn hidden(args: &[String]) -> Option<ExitCode> {
     let result = match args.get(1..)? {
+        [verb, config] if verb == plain::PREPARE_VERB => {
+            return Some(end(plain::prepare_main(config), CODE_OURS));
+        }
+        [verb, config] if verb == plain::KEEPER_VERB => {
+            return Some(end(plain::keeper_main(config), CODE_OURS));
+        }
         [verb, config] if verb == VMM_VERB => config
             .parse()
             .map_err(anyhow::Error::from)

@@ -9,29 +9,25 @@
 //! For root the child keeps root's user and gives up what it does not need; for any other user it has
 //! a user namespace, in which that user is root. A folder that is read-only is so by its mount, which
 //! the guest has no way to. Called by the hidden verb `__files`.
-#![allow(unsafe_code)] // clone, mount_setattr
+#![allow(unsafe_code)] // clone
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use ::jail::filter::Filter;
+use ::jail::table::Thread;
+use ::jail::{Context, JailError, root};
 use rustix::fs::{CWD, FileType, Mode, OFlags, StatxFlags, mkdirat, openat, statx};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
-    OpenTreeFlags, UnmountFlags, fsconfig_create, fsmount, fsopen, mount_change, move_mount,
-    open_tree, unmount,
-};
+use rustix::mount::{MountAttrFlags, MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::process::{
-    Pid, Resource, Rlimit, Signal, WaitOptions, fchdir, getegid, geteuid, getrlimit, pivot_root,
+    Pid, Resource, Rlimit, Signal, WaitOptions, getegid, geteuid, getrlimit,
     set_parent_process_death_signal, setrlimit, umask, waitpid,
 };
-use rustix::thread::{
-    CapabilitiesSecureBits, CapabilitySet, CapabilitySets, remove_capability_from_bounding_set,
-    set_capabilities, set_capabilities_secure_bits, set_no_new_privs, set_thread_groups,
-};
+use rustix::thread::{CapabilitySet, set_thread_groups};
 
 /// Where the shared folders are, by number.
 const SHARES: &str = "/shares";
@@ -79,27 +75,6 @@ pub struct Ids {
     pub groups: Option<Subordinate>,
 }
 
-/// Why there is no jail.
-#[derive(Debug, thiserror::Error)]
-#[error("{operation}: {source}")]
-pub struct JailError {
-    operation: String,
-    source: io::Error,
-}
-
-trait Context<T> {
-    fn context(self, operation: impl Into<String>) -> Result<T, JailError>;
-}
-
-impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
-    fn context(self, operation: impl Into<String>) -> Result<T, JailError> {
-        self.map_err(|error| JailError {
-            operation: operation.into(),
-            source: error.into(),
-        })
-    }
-}
-
 /// Runs `serve` in a jailed child, with the directory of the shares, and waits for its end. The
 /// process has one thread.
 ///
@@ -132,16 +107,26 @@ pub fn run(
         .ok()
         .and_then(Pid::from_raw)
         .ok_or_else(io::Error::last_os_error)
-        .map_err(|error| JailError {
-            operation: "create namespaces for the file server".to_owned(),
-            source: error,
-        })?;
+        .context("create namespaces for the file server")?;
     drop(go);
     if !is_root {
-        map_ids(pid, ids)?;
+        map_ids(pid.as_raw_nonzero().get(), ids)?;
     }
     (&ready).write_all(b"g").context("start the file server")?;
     drop(ready);
+    wait_under_filter(pid)
+}
+
+/// The waiting process reads nothing of a guest; whoever took the server over finds nothing in it
+/// either.
+fn wait_under_filter(pid: Pid) -> Result<i32, JailError> {
+    if geteuid().is_root() {
+        ::jail::privileges::drop_all_but(CapabilitySet::empty())?;
+    }
+    Filter::new(Thread::Waiter)
+        .and_then(|filter| filter.install())
+        .map_err(io::Error::other)
+        .context("shut the file server in")?;
     loop {
         match waitpid(Some(pid), WaitOptions::empty()) {
             Ok(Some((_, status))) => return Ok(status.exit_status().unwrap_or(1)),
@@ -160,6 +145,10 @@ fn enter(shares: &[Share], mut go: io::PipeReader) -> Result<OwnedFd, JailError>
     raise_limit().context("raise the limit of open files")?;
     umask(Mode::empty());
     drop_privileges()?;
+    ::jail::privileges::hide()?;
+    ::jail::landlock::restrict_to(Some(root.as_fd()))
+        .map_err(io::Error::other)
+        .context("shut the file server in by Landlock")?;
     // After the last change of credentials, which clears it.
     set_parent_process_death_signal(Some(Signal::KILL)).context("tie to the supervisor")?;
     Ok(root)
@@ -167,8 +156,7 @@ fn enter(shares: &[Share], mut go: io::PipeReader) -> Result<OwnedFd, JailError>
 
 /// Makes the tree and moves into it.
 fn build(shares: &[Share]) -> Result<OwnedFd, JailError> {
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    mount_change("/", private).context("keep mounts to this process")?;
+    root::keep_mounts()?;
     let mut trees = Vec::new();
     for share in shares {
         let tree = clone_tree(share).context(format!("share {}", share.source.display()))?;
@@ -178,9 +166,7 @@ fn build(shares: &[Share]) -> Result<OwnedFd, JailError> {
     let descriptors =
         open_tree(CWD, "/proc/self/fd", flags).context("find this process's descriptors")?;
 
-    let root = empty_root().context("make a root")?;
-    let attach = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    move_mount(&root, "", CWD, "/", attach).context("make a root")?;
+    let root = root::make()?;
     let mode = Mode::from_raw_mode(0o755);
     for path in [SHARES, DESCRIPTORS] {
         mkdirat(&root, below(path), mode).context("make a root")?;
@@ -192,13 +178,7 @@ fn build(shares: &[Share]) -> Result<OwnedFd, JailError> {
     place(root.as_fd(), below(DESCRIPTORS))
         .and_then(|target| onto(descriptors.as_fd(), target.as_fd()))
         .context("mount this process's descriptors")?;
-    set_attributes(root.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, false)
-        .context("make the root read-only")?;
-    fchdir(&root)
-        .and_then(|()| pivot_root(".", "."))
-        .and_then(|()| unmount(".", UnmountFlags::DETACH))
-        .context("leave the host's tree")?;
-    rustix::process::chdir("/").context("leave the host's tree")?;
+    root::enter(root.as_fd())?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(CWD, SHARES, flags, Mode::empty()).context("open the shares")
 }
@@ -220,17 +200,8 @@ fn clone_tree(share: &Share) -> Result<OwnedFd, Errno> {
     if share.read_only {
         attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
     }
-    set_attributes(tree.as_fd(), attributes, true)?;
+    root::set_attributes(tree.as_fd(), attributes, true)?;
     Ok(tree)
-}
-
-fn empty_root() -> Result<OwnedFd, Errno> {
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_create(context.as_fd())?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
 /// Attaches a tree to a new folder or file of the root.
@@ -254,37 +225,6 @@ fn place(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
 fn onto(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(tree, "", target, "", flags)
-}
-
-/// Adds attributes to a mount, or to it and all below it.
-fn set_attributes(
-    mount: BorrowedFd<'_>,
-    attributes: MountAttrFlags,
-    recursive: bool,
-) -> Result<(), Errno> {
-    let attributes = libc::mount_attr {
-        attr_set: attributes.bits().into(),
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
-    };
-    let recursive = if recursive { libc::AT_RECURSIVE } else { 0 };
-    // SAFETY: the descriptor is open, the path is a C string, and pointer and size are those of a
-    // whole `struct mount_attr`; the kernel only reads them.
-    let answer = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH | recursive,
-            &raw const attributes,
-            size_of_val(&attributes),
-        )
-    };
-    if answer == 0 {
-        return Ok(());
-    }
-    Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO))
 }
 
 /// Each file that a guest has looked up is a descriptor here.
@@ -311,35 +251,14 @@ fn raise_limit() -> Result<(), Errno> {
 fn drop_privileges() -> Result<(), JailError> {
     // What an ordinary user belongs to can't be given up in a user namespace, and is what it has.
     let _ = set_thread_groups(&[]);
-    set_capabilities_secure_bits(
-        CapabilitiesSecureBits::NO_SETUID_FIXUP
-            | CapabilitiesSecureBits::NO_SETUID_FIXUP_LOCKED
-            | CapabilitiesSecureBits::NO_ROOT
-            | CapabilitiesSecureBits::NO_ROOT_LOCKED,
-    )
-    .context("keep capabilities apart from users")?;
-    for capability in (CapabilitySet::all() - KEPT).iter() {
-        match remove_capability_from_bounding_set(capability) {
-            // One that this kernel does not know.
-            Ok(()) | Err(Errno::INVAL) => {}
-            Err(errno) => return Err(errno).context("give up capabilities"),
-        }
-    }
-    set_capabilities(
-        None,
-        CapabilitySets {
-            effective: KEPT,
-            permitted: KEPT,
-            inheritable: CapabilitySet::empty(),
-        },
-    )
-    .context("give up capabilities")?;
-    set_no_new_privs(true).context("give up privileges")
+    ::jail::privileges::drop_all_but(KEPT)
 }
 
-/// Makes the user root in the child's user namespace, and its subordinate ids the others.
-fn map_ids(child: Pid, ids: &Ids) -> Result<(), JailError> {
-    let pid = child.as_raw_nonzero().get();
+/// Makes the user root in the user namespace of process `pid`, and its subordinate ids the others.
+///
+/// # Errors
+/// When the kernel refuses a map.
+pub fn map_ids(pid: i32, ids: &Ids) -> Result<(), JailError> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     let users = ids
         .users

@@ -8,8 +8,10 @@
 //! Both on one sequential-packet socket, whose end is the server's. Little-endian. A request that
 //! gets no reply (FORGET) is answered with no bytes. Called by the process that [`crate::jail`] made.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use ::jail::filter::Filter;
+use ::jail::table::Thread;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
@@ -28,20 +30,26 @@ pub const SLOT_BYTES: usize = DATA_BYTES_MAX as usize + 4096;
 /// Threads, so that a slow call does not hold up the others.
 const THREADS: usize = 4;
 
-/// Serves until the other end is closed.
+/// Serves until the other end is closed, each thread under its filter before the first request.
 ///
 /// # Errors
 /// When a thread can't be started or the socket fails.
 pub fn serve(socket: &OwnedFd, area: &Area, files: &Files) -> std::io::Result<()> {
+    let filter = Filter::new(Thread::Files).map_err(std::io::Error::other)?;
+    let (socket, filter) = (socket.as_fd(), &filter);
     std::thread::scope(|scope| {
         let mut threads = Vec::new();
         for index in 0..THREADS {
             let thread = std::thread::Builder::new()
                 .name(format!("files{index}"))
                 .stack_size(256 << 10)
-                .spawn_scoped(scope, || serve_one(socket, area, files))?;
+                .spawn_scoped(scope, move || {
+                    filter.install().map_err(std::io::Error::other)?;
+                    serve_one(socket, area, files)
+                })?;
             threads.push(thread);
         }
+        filter.install().map_err(std::io::Error::other)?;
         for thread in threads {
             thread
                 .join()
@@ -51,7 +59,7 @@ pub fn serve(socket: &OwnedFd, area: &Area, files: &Files) -> std::io::Result<()
     })
 }
 
-fn serve_one(socket: &OwnedFd, area: &Area, files: &Files) -> std::io::Result<()> {
+fn serve_one(socket: BorrowedFd<'_>, area: &Area, files: &Files) -> std::io::Result<()> {
     loop {
         let mut message = [0; 12];
         let len = match recv(socket, &mut message, RecvFlags::empty()) {
@@ -67,7 +75,7 @@ fn serve_one(socket: &OwnedFd, area: &Area, files: &Files) -> std::io::Result<()
         let (first, second) = answer.split_at_mut(4);
         first.copy_from_slice(&slot.to_le_bytes());
         second.copy_from_slice(&u32::try_from(reply).unwrap_or(0).to_le_bytes());
-        match send(socket.as_fd(), &answer, SendFlags::NOSIGNAL) {
+        match send(socket, &answer, SendFlags::NOSIGNAL) {
             Ok(_) => {}
             Err(Errno::PIPE | Errno::CONNRESET) => return Ok(()),
             Err(errno) => return Err(errno.into()),

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use protocol::message::{Event, ExitStatus, ProcessId, Request};
+use protocol::probe::Probe;
 use protocol::spec::{ProcessSpec, RunSpec};
 use protocol::task::TaskId;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -158,6 +159,10 @@ struct Container<'a> {
 impl<'a> Container<'a> {
     /// Sets everything up and clones the main process.
     fn start(spec: &'a RunSpec, prepared: Prepared, number: u32) -> Result<Self, Failure> {
+        if spec.process.probe == Some(Probe::Panic) {
+            // The end of PID 1 is a panic of the kernel (Linux kernel/exit.c).
+            spawn::exit(1);
+        }
         let connections = stdio::connect(&spec.process)?;
         // A builder VM's card is up already.
         if number == FIRST {

@@ -10,6 +10,7 @@
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
 use protocol::message::FailureKind;
 use protocol::spec::{ProcessSpec, Seccomp};
@@ -110,7 +111,11 @@ fn prepare(launch: &Launch<'_>) -> Result<Ready, Failure> {
     let env = environment(spec, &identity);
     let path = variable(&spec.env, "PATH");
     let name = spec.args.first().map_or("", String::as_str);
-    let program = program::find(name, path)?;
+    let program = match spec.probe {
+        // The agent's own program, which no path of the container leads to.
+        Some(_) => PathBuf::from("/proc/self/exe"),
+        None => program::find(name, path)?,
+    };
     Ok(Ready {
         program: Program::new(&program, &spec.args, env)?,
         // Executing takes them from other users than root, and PID 1 may never execute.
@@ -169,9 +174,20 @@ impl Ready {
     }
 }
 
-/// Looks the user up in the image's files, which may be missing, and may be anything.
 fn identity(launch: &Launch<'_>) -> Result<Identity, Failure> {
-    let file = |path: &str| match paths::read(launch.root, path, MAX_USER_FILE) {
+    identify(launch.root, &launch.spec.user, &launch.spec.group_add)
+}
+
+/// Looks a user up in the image's files, which may be missing, and may be anything.
+///
+/// # Errors
+/// There is no such user or group, or a file is too large.
+pub fn identify(
+    root: BorrowedFd<'_>,
+    user: &str,
+    group_add: &[String],
+) -> Result<Identity, Failure> {
+    let file = |path: &str| match paths::read(root, path, MAX_USER_FILE) {
         Ok(bytes) => Ok(bytes),
         Err(ReadError::Io(_)) => Ok(Vec::new()),
         Err(error @ ReadError::TooLarge(_)) => Err(Failure::new(
@@ -180,8 +196,7 @@ fn identity(launch: &Launch<'_>) -> Result<Identity, Failure> {
         )),
     };
     let (passwd, group) = (file("/etc/passwd")?, file("/etc/group")?);
-    let spec = launch.spec;
-    user::resolve(&spec.user, &spec.group_add, &passwd, &group)
+    user::resolve(user, group_add, &passwd, &group)
         .map_err(|error| Failure::bad_config(error.to_string()))
 }
 
@@ -369,6 +384,7 @@ mod tests {
             no_new_privileges: false,
             seccomp: Seccomp::Default,
             oom_score_adj: None,
+            probe: None,
         }
     }
 

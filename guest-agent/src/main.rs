@@ -1,4 +1,5 @@
-//! The agent's entry point: hands over to [`guest_agent::init::run`].
+//! The agent's entry point: hands over to [`guest_agent::init::run`], or to what the program is under
+//! another name ([`guest_agent::mode`]).
 //!
 //! Called by the kernel as PID 1. It bypasses Rust's own start-up, which aborts when descriptors
 //! 0 to 2 are closed and there is no `/dev/null` to put in their place: both hold in an initramfs
@@ -11,5 +12,5 @@
 // SAFETY: no other object of the program defines `main`, and the signature is C's.
 #[unsafe(no_mangle)]
 pub extern "C" fn main() -> std::ffi::c_int {
-    guest_agent::init::run()
+    guest_agent::mode::run()
 }

@@ -12,6 +12,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use super::policy::NotAllowed;
 use super::{command, output, verbs};
 use crate::doctor;
+use crate::sandbox::plain::NoRuntime;
 
 /// Exit code of what goes wrong before or around a container, and of unknown flags.
 pub const CODE_OURS: u8 = 125;
@@ -51,6 +52,9 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         }
         if let Some(error) = cause.downcast_ref::<images::archive::ArchiveError>() {
             return error.hint();
+        }
+        if cause.is::<NoRuntime>() {
+            return Some(NoRuntime::hint());
         }
         if let Some(error) = cause.downcast_ref::<NotAllowed>() {
             return Some(error.hint());

@@ -156,6 +156,7 @@ fn process(args: &ExecArgs, command: &[String], config: &ContainerConfig) -> Res
             false => main.seccomp.clone(),
         },
         oom_score_adj: main.oom_score_adj,
+        probe: None,
     })
 }
 

@@ -285,6 +285,16 @@ impl Flags {
             .collect()
     }
 
+    /// The first flag that was given and is none of these.
+    #[must_use]
+    pub fn set_beyond(&self, known: &[&str]) -> Option<&'static str> {
+        self.table
+            .iter()
+            .filter(|flag| flag.name != "help" && !known.contains(&flag.name))
+            .find(|flag| self.given(flag).is_ok_and(|given| !given.is_empty()))
+            .map(|flag| flag.name)
+    }
+
     /// Every value of a flag, in order.
     #[must_use]
     pub fn list(&self, name: &str) -> Vec<String> {

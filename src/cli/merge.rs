@@ -11,6 +11,7 @@ use anyhow::{Result, bail};
 use images::config::Healthcheck;
 use images::{ImageConfig, LayerKey};
 use protocol::message::WindowSize;
+use protocol::probe::PROBE_NAME;
 use protocol::spec::{ProcessSpec, Rlimit, RunSpec, Seccomp, Stdio};
 
 use super::network_files;
@@ -123,7 +124,10 @@ fn process_spec(
         });
     }
     Ok(ProcessSpec {
-        args: arguments(options, image)?,
+        args: match process.probe {
+            Some(_) => probe_arguments(options, image)?,
+            None => arguments(options, image)?,
+        },
         env: environment(&process.env, &image.env, hostname, process.tty),
         user: process.user.clone().unwrap_or_else(|| image.user.clone()),
         group_add: process.groups.clone(),
@@ -144,6 +148,7 @@ fn process_spec(
             None => Seccomp::Default,
         },
         oom_score_adj: process.oom_score_adj,
+        probe: process.probe,
     })
 }
 
@@ -158,6 +163,15 @@ fn arguments(options: &RunOptions, image: &ImageConfig) -> Result<Vec<String>> {
     }
     if args.is_empty() {
         bail!("no command specified");
+    }
+    Ok(args)
+}
+
+/// The probe's name, and what it runs besides if words were given.
+fn probe_arguments(options: &RunOptions, image: &ImageConfig) -> Result<Vec<String>> {
+    let mut args = vec![PROBE_NAME.to_owned()];
+    if !options.process.args.is_empty() {
+        args.extend(arguments(options, image)?);
     }
     Ok(args)
 }

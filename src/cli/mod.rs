@@ -8,6 +8,7 @@ mod builder;
 mod commit;
 pub mod complaint;
 mod completion;
+pub mod contrast;
 mod cp;
 mod df;
 mod diff;
@@ -36,6 +37,7 @@ mod network_files;
 mod options;
 mod output;
 mod pause;
+mod plain;
 mod policy;
 mod ports;
 mod prune;
@@ -131,6 +133,8 @@ enum Verb {
     Life(LifeVerb),
     /// Say whether this host can run VMs, and if not, why
     Doctor(NoArgs),
+    /// Run an image in a microVM and as a plain container, and show what each sees and holds
+    Contrast(contrast::ContrastArgs),
     /// Show versions of the command, the guest kernel and the agent
     Version(version::VersionArgs),
     /// Manage images
@@ -385,6 +389,7 @@ pub fn other(matches: &ArgMatches) -> Result<u8> {
         Verb::Builder(verb) => builder::run(&verb)?,
         Verb::Volume(verb) => volume::run(&verb)?,
         Verb::Version(args) => version::run(&args)?,
+        Verb::Contrast(args) => contrast::run(&args)?,
         Verb::Doctor(NoArgs {}) => return doctor::run(),
     }
     Ok(0)

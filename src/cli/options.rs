@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use anyhow::{Context, Result, bail};
 use images::Platform;
 use jiff::SignedDuration;
+use protocol::probe::Probe;
 use protocol::spec::{DeviceNode, Rlimit};
 
 use super::flags::Flags;
@@ -44,6 +45,27 @@ pub struct Caller<'a> {
     pub cpu_count: usize,
     /// The host's CPUs that are online, as the kernel lists them: `0-3`.
     pub cpus_online: &'a str,
+}
+
+/// `--isolation`: what is between the process and the host's kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// A microVM.
+    Vm,
+    /// Nothing: a plain container.
+    Container,
+}
+
+impl Isolation {
+    fn parse(word: Option<&str>) -> Result<Self> {
+        match word {
+            None | Some("default" | "vm") => Ok(Self::Vm),
+            Some("container") => Ok(Self::Container),
+            Some(other) => {
+                bail!("--isolation={other} is not supported: it is vm, the default, or container")
+            }
+        }
+    }
 }
 
 /// When an image is pulled.
@@ -112,6 +134,8 @@ pub struct ProcessOptions {
     pub security: SecurityOptions,
     /// `--oom-score-adj`.
     pub oom_score_adj: Option<i32>,
+    /// Runs in place of the image's program: `contrast` alone asks for it.
+    pub probe: Option<Probe>,
 }
 
 /// Names, and files made of them.
@@ -177,6 +201,8 @@ pub struct ContainerOptions {
     pub detach_keys: Vec<u8>,
     /// `-d`.
     pub detach: bool,
+    /// `--isolation`.
+    pub isolation: Isolation,
     /// `--restart`.
     pub restart: RestartPolicy,
     /// `--health-…`; a test of `NONE` is `--no-healthcheck`.
@@ -294,6 +320,7 @@ fn process(flags: &Flags, args: &[String], caller: &Caller) -> Result<ProcessOpt
         privileged,
         security: security_options(&flags.list("security-opt"), caller.read)?,
         oom_score_adj: oom_score_adj.map(i32::try_from).transpose()?,
+        probe: None,
     })
 }
 
@@ -413,6 +440,7 @@ fn container(flags: &Flags, caller: &Caller) -> Result<ContainerOptions> {
             None => keys::DEFAULT.to_vec(),
         },
         detach: flags.is_on("detach"),
+        isolation: Isolation::parse(flags.text("isolation").as_deref())?,
         restart,
         health: health(flags)?,
         log: LogConfig::parse(

@@ -92,6 +92,14 @@ impl Policy {
         }
     }
 
+    /// Whether a process may run on the host's kernel.
+    ///
+    /// # Errors
+    /// [`NotAllowed`].
+    pub fn check_isolation(&self) -> Result<()> {
+        check_isolation(&self.0)
+    }
+
     /// Whether a container may have what it is to have.
     ///
     /// # Errors
@@ -165,6 +173,18 @@ fn check_registry(rules: &Rules, domain: &str) -> Result<()> {
             "registries",
             rule,
             listed(&rule.value),
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn check_isolation(rules: &Rules) -> Result<()> {
+    match &rules.container_isolation {
+        Some(rule) if !rule.value => refuse(
+            "--isolation=container".to_owned(),
+            "container-isolation",
+            rule,
+            "false".to_owned(),
         ),
         _ => Ok(()),
     }
@@ -323,6 +343,19 @@ mod tests {
         let error = check_registry(&rules, "x").unwrap_err();
         let hint = error.downcast_ref::<NotAllowed>().unwrap().hint();
         assert_eq!(hint, "ask who administers this host");
+    }
+
+    #[test]
+    fn a_host_may_forbid_plain_containers() {
+        check_isolation(&rules("[default]\nvms = 1\n")).unwrap();
+        check_isolation(&rules("[default]\ncontainer-isolation = true\n")).unwrap();
+        assert_eq!(
+            told(check_isolation(&rules(
+                "[default]\ncontainer-isolation = false\n"
+            ))),
+            "--isolation=container is not allowed: container-isolation of [default] in \
+             /etc/bulkhead/policy.toml is false"
+        );
     }
 
     #[test]

@@ -12,13 +12,14 @@ use clap::ArgMatches;
 use images::{Image, Reference, Store};
 use nix::unistd::{AccessFlags, access};
 use protocol::message::WindowSize;
+use protocol::probe::Probe;
 
 use super::complaint::{CODE_FAILURE, complain};
 use super::flags::Flags;
 use super::merge::{self, Host};
-use super::options::{Caller, ImageOptions, PullPolicy, RunOptions};
+use super::options::{Caller, ImageOptions, Isolation, PullPolicy, RunOptions};
 use super::policy::Policy;
-use super::{given, names, output, pull};
+use super::{given, names, output, plain, pull};
 use crate::doctor;
 use crate::sandbox::attach::{self, Ended};
 use crate::sandbox::clock::{monotonic_ns, now};
@@ -71,7 +72,25 @@ struct Made {
 pub fn run(matches: ArgMatches, began: u64) -> Result<u8> {
     let flags = Flags::check(matches)?;
     let options = parse(&flags)?;
+    run_parsed(&flags, options, began)
+}
+
+/// Runs a probe instead of the image's program.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_probe(matches: ArgMatches, probe: Probe, began: u64) -> Result<u8> {
+    let flags = Flags::check(matches)?;
+    let mut options = parse(&flags)?;
+    options.process.probe = Some(probe);
+    run_parsed(&flags, options, began)
+}
+
+fn run_parsed(flags: &Flags, options: RunOptions, began: u64) -> Result<u8> {
     let container = &options.container;
+    if container.isolation == Isolation::Container {
+        return plain::run(flags, &options);
+    }
     if container.detach && !flags.list("attach").is_empty() {
         return Err(failure(
             "conflicting options: cannot specify both --attach and --detach".to_owned(),
@@ -81,7 +100,7 @@ pub fn run(matches: ArgMatches, began: u64) -> Result<u8> {
     if types && options.process.tty && !std::io::stdin().is_terminal() {
         return Err(failure("the input device is not a TTY".to_owned()));
     }
-    let made = make(&flags, options, true)?;
+    let made = make(flags, options, true)?;
     let phases = Phases {
         command: began,
         disks: made.disks,
@@ -150,6 +169,9 @@ pub fn with_code(code: u8, message: String) -> anyhow::Error {
 pub fn create(matches: ArgMatches) -> Result<u8> {
     let flags = Flags::check(matches)?;
     let options = parse(&flags)?;
+    if options.container.isolation == Isolation::Container {
+        bail!(plain::NOT_KEPT);
+    }
     let made = match make(&flags, options, false) {
         Ok(made) => made,
         Err(error) => {
@@ -308,7 +330,11 @@ pub fn variable(name: &str) -> Result<Option<String>> {
     }
 }
 
-fn launch(options: &RunOptions, image: &Image, id: &str) -> Result<Launch> {
+/// What a VM of these options would be told.
+///
+/// # Errors
+/// As [`merge::launch`].
+pub fn launch(options: &RunOptions, image: &Image, id: &str) -> Result<Launch> {
     let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let host = Host {
         resolv_conf: &resolv_conf,
@@ -384,11 +410,14 @@ fn plain(error: &std::io::Error) -> String {
 
 /// The file that takes the container's id. It is made when there is a container, so that a command
 /// that ends before, however it ends, leaves none.
-struct CidFile(Option<PathBuf>);
+pub struct CidFile(Option<PathBuf>);
 
 impl CidFile {
     /// Refuses a file that can't be made before anything is done.
-    fn check(path: Option<&str>) -> Result<Self> {
+    ///
+    /// # Errors
+    /// It can't.
+    pub fn check(path: Option<&str>) -> Result<Self> {
         let Some(path) = path else {
             return Ok(Self(None));
         };
@@ -411,7 +440,11 @@ impl CidFile {
         anyhow::anyhow!("failed to create the container ID file: open {path}: {cause}")
     }
 
-    fn write(self, id: &str) -> Result<()> {
+    /// Writes it.
+    ///
+    /// # Errors
+    /// It can't be, or is there by now.
+    pub fn write(self, id: &str) -> Result<()> {
         let Some(path) = &self.0 else { return Ok(()) };
         let mut file = OpenOptions::new()
             .write(true)

@@ -137,7 +137,7 @@ pub const RUN: [Flag; 104] = [
     flag("ip", None, Value("string"), NETWORK, Refused(STATIC_ADDRESS), "IPv4 address"),
     flag("ip6", None, Value("string"), NETWORK, Refused(STATIC_ADDRESS), "IPv6 address"),
     flag("ipc", None, Value("string"), SECURITY, Only(&["", "private", "shareable", "none"], OWN_KERNEL), "IPC mode"),
-    flag("isolation", None, Value("string"), LIFE, Only(&["", "default"], "every container is a VM; remove the flag"), "Isolation technology"),
+    flag("isolation", None, Value("string"), LIFE, Differs("vm, the default, or container: an OCI runtime's, on the host's kernel"), "Isolation technology"),
     flag("kernel-memory", None, Value("bytes"), LIMITS, Warns("the kernel has no limit of kernel memory; --kernel-memory is discarded"), "Kernel memory limit"),
     flag("label", Some('l'), List("list"), LIFE, Works, "Set metadata"),
     flag("label-file", None, List("list"), LIFE, Works, "Read labels from a file"),

@@ -39,7 +39,7 @@ const CONVERTERS_MAX: usize = 4;
 
 /// Limits of one layer. The largest public images have layers of some 30 GiB and a million files;
 /// a bomb beyond that ends with a sentence and not with a full disk.
-const LIMITS: ConvertLimits = ConvertLimits {
+pub(super) const LAYER_LIMITS: ConvertLimits = ConvertLimits {
     tar_bytes: 64 << 30,
     image_bytes: 64 << 30,
     entries: 4_000_000,
@@ -122,7 +122,7 @@ fn convert(
     };
     let output = pending.file().try_clone().context("share the layer disk")?;
     output
-        .set_len(LIMITS.image_bytes)
+        .set_len(LAYER_LIMITS.image_bytes)
         .context("size the layer disk")?;
     let blob = store.blob(&layer.blob)?;
     let blob_bytes = blob.metadata().context("read the size of the blob")?.len();
@@ -130,7 +130,7 @@ fn convert(
         blob_bytes,
         compression: compression(layer.compression),
         diff_id: layer.diff_id.hex().to_owned(),
-        limits: LIMITS,
+        limits: LAYER_LIMITS,
     };
     let mut log = tempfile::tempfile().context("create the converter's log")?;
     let mut vm = RunningVm::spawn(
@@ -151,7 +151,7 @@ fn convert(
                 }]),
                 DiskSource::Writable {
                     file: output,
-                    bytes: LIMITS.image_bytes,
+                    bytes: LAYER_LIMITS.image_bytes,
                     durable: false,
                 },
             ],
@@ -174,7 +174,7 @@ fn convert(
     };
     drop(vm);
     let len = converted.image_bytes;
-    if len == 0 || len > LIMITS.image_bytes {
+    if len == 0 || len > LAYER_LIMITS.image_bytes {
         bail!("the agent reports a layer disk of {len} bytes");
     }
     Ok(pending.commit(len)?)
@@ -207,7 +207,7 @@ fn converse(vm: &mut RunningVm, spec: ConvertSpec, progress: &dyn Fn(u64)) -> Re
     }
 }
 
-fn compression(of: images::Compression) -> Compression {
+pub(super) fn compression(of: images::Compression) -> Compression {
     match of {
         images::Compression::None => Compression::None,
         images::Compression::Gzip => Compression::Gzip,

@@ -11,11 +11,12 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use ::jail::JailError;
 use anyhow::{Context, Result, bail};
 use command_fds::{CommandFdExt, FdMapping};
 use file_server::area::Area;
 use file_server::files::Files;
-use file_server::jail::{self, Ids, JailError, Subordinate};
+use file_server::jail::{self, Ids, Subordinate};
 use file_server::server::{SLOT_BYTES, SLOT_COUNT, serve};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -194,6 +195,15 @@ fn create_area() -> Result<File> {
 }
 
 /// This user's range in a file of `subuid(5)`.
+/// Subordinate users and groups of this user.
+pub(super) fn subordinates() -> Ids {
+    let range = |path| subordinate(path).map(|(start, count)| Subordinate { start, count });
+    Ids {
+        users: range("/etc/subuid"),
+        groups: range("/etc/subgid"),
+    }
+}
+
 fn subordinate(path: &str) -> Option<(u32, u32)> {
     let uid = nix::unistd::geteuid();
     if uid.is_root() {

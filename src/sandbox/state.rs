@@ -231,6 +231,9 @@ pub struct Phases {
     pub vmm_spawn: u64,
     /// The VMM's `main`.
     pub vmm: u64,
+    /// The VMM is in its namespaces, without privileges.
+    #[serde(default)]
+    pub jailed: u64,
     /// KVM's VM exists.
     pub vm_created: u64,
     /// Kernel and initramfs are in memory.

@@ -9,7 +9,7 @@ use std::io::{IoSlice, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -25,6 +25,7 @@ use super::files::{FileServer, Share};
 use super::network::{self, Card};
 use super::paths::{GuestFiles, Root};
 use super::template::{Shape, Templates};
+use super::vmm_child::{self, VmmChild};
 use super::vmm_process::{
     CardConfig, DiskConfig, FilesConfig, KernelConfig, SegmentConfig, StartConfig, StreamConfig,
     VmReport, VmTimes, VmmConfig,
@@ -94,7 +95,7 @@ pub struct VmRequest {
 /// A VMM process and the host's ends of its connections.
 #[derive(Debug)]
 pub struct RunningVm {
-    child: Child,
+    child: VmmChild,
     /// Control connection to the agent.
     pub agent: AgentLink,
     /// Byte streams by port; the caller takes them out.
@@ -222,7 +223,7 @@ impl RunningVm {
             console: fds.add(request.log)?,
             report: fds.add(report_writer)?,
         };
-        let vm = Self {
+        let mut vm = Self {
             child: start_process(fds, config_reader, own_lines, &config)?,
             agent: AgentLink::new(agent),
             streams,
@@ -231,6 +232,15 @@ impl RunningVm {
             template: folder,
             files,
         };
+        if vm.child.id().is_none() {
+            let soon = Instant::now() + DEATH_TIMEOUT;
+            let end = finish(&mut vm.child, &mut vm.report, soon)?.end;
+            let reason = end.map_or_else(|reason| reason, |end| end.to_string());
+            bail!(
+                "start the VMM: {}\nhint: `bulkhead doctor` says what this host denies it",
+                super::printable(&reason)
+            );
+        }
         vm.files.as_ref().map_or(Ok(()), FileServer::wait_ready)?;
         Ok(vm)
     }
@@ -238,7 +248,8 @@ impl RunningVm {
     /// Process id of the VMM.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        // `spawn` has seen to it that there is one.
+        self.child.id().unwrap_or_default()
     }
 
     /// Offers the guest a stream on another port, and returns the host's end of it.
@@ -269,8 +280,7 @@ impl RunningVm {
 
     /// Ends the VM at once, as pulling its plug. No file of a share is touched after that.
     pub fn kill(&mut self) {
-        // Fails only when it is dead already.
-        let _ = self.child.kill();
+        self.child.kill();
         self.files = None;
     }
 
@@ -322,21 +332,20 @@ impl Drop for RunningVm {
     }
 }
 
-fn finish(child: &mut Child, report: &mut PipeReader, deadline: Instant) -> Result<VmReport> {
+fn finish(child: &mut VmmChild, report: &mut PipeReader, deadline: Instant) -> Result<VmReport> {
     let ended = super::poll::readable_until(report.as_fd(), Some(deadline));
     if !ended.context("wait for the VM")? {
-        // Fails only when it is dead already.
-        let _ = child.kill();
+        child.kill();
     }
     let mut text = Vec::new();
     report
         .take(REPORT_BYTES_MAX)
         .read_to_end(&mut text)
         .context("read the VM's report")?;
-    let status = child.wait().context("wait for the VMM process")?;
+    let status = child.wait()?;
     Ok(serde_json::from_slice(&text).unwrap_or_else(|_| VmReport {
         by_itself: false,
-        end: Err(format!("its process ended with {status}")),
+        end: Err(vmm_child::cause(status)),
         exits: ExitCounts::default(),
         times: VmTimes::default(),
     }))
@@ -410,23 +419,25 @@ fn start_process(
     mut config_writer: PipeWriter,
     lines: File,
     config: &VmmConfig,
-) -> Result<Child> {
+) -> Result<VmmChild> {
     let command = std::env::current_exe().context("find the path of this command")?;
-    let child = Command::new(command)
+    let starter = Command::new(command)
         .arg(VMM_VERB)
         .arg(FIRST_FD.to_string())
+        // Nothing of the user's, such as passwords, is in the process that a guest attacks.
+        .env_clear()
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(lines)
         .fd_mappings(fds.0)
         .context("pass descriptors to the VMM process")?
         .spawn()
         .context("start the VMM process")?;
     let text = serde_json::to_vec(config).context("write the VM's configuration")?;
-    config_writer
-        .write_all(&text)
-        .context("configure the VMM process")?;
-    Ok(child)
+    // One that has ended by now says so by its status; a broken pipe would be taken for the user's.
+    let _ = config_writer.write_all(&text);
+    drop(config_writer);
+    VmmChild::of(starter)
 }
 
 /// A guest whose agent fails resets itself; one that does not is killed after so long.

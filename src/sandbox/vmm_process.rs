@@ -176,6 +176,8 @@ fn said() -> bool {
 pub struct VmTimes {
     /// The VMM process's `main`.
     pub process: u64,
+    /// It is in its namespaces, without privileges.
+    pub jailed: u64,
     /// KVM's VM exists.
     pub created: u64,
     /// Kernel and initramfs are in memory.
@@ -201,6 +203,7 @@ pub fn main(config: RawFd) -> Result<()> {
     let config: VmmConfig = serde_json::from_str(&text).context("parse the VM's configuration")?;
     check_parent(config.supervisor)?;
     pin(&config.host_cpus)?;
+    super::vmm_jail::end_on_panic();
     // SAFETY: as above; each number in the configuration is named once.
     let mut report_to = unsafe { File::from_raw_fd(config.report) };
     let mut times = VmTimes {
@@ -224,6 +227,9 @@ pub fn main(config: RawFd) -> Result<()> {
 }
 
 fn run(config: &VmmConfig, times: &mut VmTimes) -> Result<(VmEnd, ExitCounts)> {
+    let kvm = vmm::open_kvm()?;
+    super::vmm_jail::enter(config)?;
+    times.jailed = super::clock::monotonic_ns();
     let called = EventFd::new(EFD_NONBLOCK).context("create an eventfd")?;
     let makes_template = matches!(config.start, StartConfig::MakeTemplate { .. });
     let mut devices: Vec<DeviceMaker> = Vec::new();
@@ -274,7 +280,8 @@ fn run(config: &VmmConfig, times: &mut VmTimes) -> Result<(VmEnd, ExitCounts)> {
     }
     let (begin, state) = begin(config.start)?;
     let start = super::clock::monotonic_ns();
-    let vm = Vm::build(VmConfig {
+    let mut vm = Vm::build(VmConfig {
+        kvm,
         vcpu_count: config.vcpu_count,
         memory_mib: config.memory_mib,
         start: begin,
@@ -287,6 +294,7 @@ fn run(config: &VmmConfig, times: &mut VmTimes) -> Result<(VmEnd, ExitCounts)> {
     let built = vm.times();
     times.created = since(built.vm_created);
     times.loaded = since(built.loaded);
+    vm.set_confinement(super::vmm_jail::confinement(config)?);
     times.first_instruction = super::clock::monotonic_ns();
     let Some(state) = state else {
         return Ok(vm.run()?);
@@ -393,7 +401,7 @@ fn die_with_supervisor() -> Result<()> {
 
 /// Whether the supervisor died before this process was tied to it: then another has adopted this
 /// process, init or whoever reaps for it.
-fn check_parent(supervisor: u32) -> Result<()> {
+pub(super) fn check_parent(supervisor: u32) -> Result<()> {
     if std::os::unix::process::parent_id() != supervisor {
         anyhow::bail!("the supervisor is gone");
     }

@@ -250,3 +250,65 @@ fn arguments_that_are_not_utf8_are_refused() {
         .expect("run");
     assert_refused(&out, 125, "an argument is not UTF-8: \u{fffd}");
 }
+
+#[test]
+fn isolation_is_a_vm_or_a_plain_container() {
+    let user = User::new();
+    let of = |args: &[&str], sentence: &str| {
+        assert_refused(&user.run(args), 125, sentence);
+    };
+    of(
+        &["run", "--isolation=hyperv", "image"],
+        "--isolation=hyperv is not supported: it is vm, the default, or container",
+    );
+    let kept = "--isolation=container works with run --rm in the foreground only: a plain container \
+                is gone when it ends; leave the flag out for one that is kept";
+    of(&["run", "--isolation=container", "image"], kept);
+    of(
+        &["run", "--isolation=container", "--rm", "-d", "image"],
+        kept,
+    );
+    of(&["create", "--isolation=container", "image"], kept);
+    of(
+        &[
+            "run",
+            "--isolation=container",
+            "--rm",
+            "-v",
+            "/a:/b",
+            "image",
+        ],
+        "--volume is not supported with --isolation=container; remove one of both",
+    );
+    of(
+        &[
+            "run",
+            "--isolation=container",
+            "--rm",
+            "--network",
+            "bridge",
+            "image",
+        ],
+        "a plain container has the loopback only; use --network none, or leave \
+         --isolation=container out",
+    );
+}
+
+#[test]
+fn without_a_runtime_there_is_no_plain_container() {
+    let user = User::new();
+    let out = user
+        .bulkhead(["run", "--isolation=container", "--rm", "image"])
+        .env("PATH", "/no/such/folder")
+        .output()
+        .unwrap();
+    assert_refused(
+        &out,
+        125,
+        "find an OCI runtime for --isolation=container: neither crun nor runc is on PATH",
+    );
+    assert!(
+        out.stderr.contains("hint: install the package crun"),
+        "{out}"
+    );
+}

@@ -1,5 +1,5 @@
 //! Which of our crates may depend on which, and within the command, which folder on which:
-//! `cli -> doctor -> sandbox -> {vmm, file-server, images, protocol, tar}`, `guest-agent -> {protocol, tar}`.
+//! `cli -> doctor -> sandbox -> {vmm, file-server, jail, images, protocol, tar}`, `guest-agent -> {protocol, tar}`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,10 +13,12 @@ use crate::{assert_none, list, metadata, root, text};
 const EDGES: &[(&str, &str)] = &[
     ("bulkhead", "bulkhead-file-server"),
     ("bulkhead", "bulkhead-images"),
+    ("bulkhead", "bulkhead-jail"),
     ("bulkhead", "bulkhead-protocol"),
     ("bulkhead", "bulkhead-tar"),
     ("bulkhead", "vmm"),
     ("bulkhead-bench", "bulkhead-harness"),
+    ("bulkhead-file-server", "bulkhead-jail"),
     ("bulkhead-harness", "bulkhead-fixtures"),
     // Patterns and modes of a Dockerfile mean the same on both sides of a VM's border.
     ("bulkhead-images", "bulkhead-protocol"),
@@ -39,6 +41,7 @@ const WITHOUT_RUNTIME: &[&str] = &[
     "bulkhead-protocol",
     "bulkhead-tar",
     "bulkhead-file-server",
+    "bulkhead-jail",
 ];
 
 /// What they may not name.

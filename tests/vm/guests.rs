@@ -85,6 +85,7 @@ fn a_vm_of_32_vcpus_boots(world: &World) -> Result<()> {
 pub(crate) fn boot(kernel: &str, initramfs: &str, vcpus: &str) -> Result<()> {
     let open = |path: &str| File::open(Path::new(path)).with_context(|| format!("open {path}"));
     let vm = Vm::build(VmConfig {
+        kvm: vmm::open_kvm()?,
         vcpu_count: vcpus.parse().context("read the number of vCPUs")?,
         memory_mib: 512,
         start: Start::Boot(Kernel {

@@ -10,12 +10,14 @@ mod build;
 mod builds;
 mod confinement;
 mod containers;
+mod contrast;
 mod debian;
 mod differential;
 mod environment;
 mod flags;
 mod guests;
 mod held;
+mod jail;
 mod kills;
 mod lab;
 mod layers60;
@@ -104,8 +106,10 @@ fn main() -> ExitCode {
             (1, confinement::tests()),
             (1, environment::tests()),
             (1, flags::tests()),
+            (1, contrast::tests()),
             (1, policy::tests()),
             (1, tenant::tests()),
+            (1, jail::tests()),
             (1, volumes::tests()),
             (1, process::tests()),
         ] {

@@ -605,7 +605,7 @@ fn without_passt_the_reason_is_told(world: &World) -> Result<()> {
 }
 
 /// The process ids of a container's passt.
-fn passts(supervisor: u32) -> Result<Vec<u32>> {
+pub(crate) fn passts(supervisor: u32) -> Result<Vec<u32>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let entry = entry?;

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::time::Instant;
 
 use vmm::builder::Kernel;
-use vmm::{Start, Vm, VmConfig};
+use vmm::{Start, Vm, VmConfig, open_kvm};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
@@ -18,6 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // There is no other console to print to.
     let cmdline = format!("keep_bootcon {}", args.next().unwrap_or_default());
     let vm = Vm::build(VmConfig {
+        kvm: open_kvm()?,
         vcpu_count,
         memory_mib,
         start: Start::Boot(Kernel {

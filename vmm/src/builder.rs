@@ -53,6 +53,8 @@ const CMDLINE: &str = "reboot=k panic=-1 no_timer_check noreplace-smp 8250.nr_ua
 
 /// What to build.
 pub struct VmConfig {
+    /// From [`open_kvm`].
+    pub kvm: Kvm,
     /// Number of vCPUs, 1 to [`VCPUS_MAX`].
     pub vcpu_count: u8,
     /// Memory in MiB, within [`memory::MEMORY_MIB`].
@@ -165,8 +167,7 @@ impl Vm {
         let start = Instant::now();
         let mut times = BuildTimes::default();
         check_limits(&config)?;
-        let kvm = open_kvm()?;
-        let vm = create_vm(&kvm)?;
+        let vm = create_vm(&config.kvm)?;
         times.vm_created = start.elapsed();
 
         let (backing, kernel, snapshot) = match &config.start {
@@ -190,7 +191,8 @@ impl Vm {
             devices.push(attach(&vm, &memory, index, device)?);
         }
 
-        let cpuid = CpuidPolicy::new(&kvm, config.vcpu_count).map_err(kvm_error("read CPUID"))?;
+        let cpuid =
+            CpuidPolicy::new(&config.kvm, config.vcpu_count).map_err(kvm_error("read CPUID"))?;
         let mut fds = Vec::new();
         for index in 0..config.vcpu_count {
             fds.push(create_vcpu(&vm, &cpuid, index)?);
@@ -234,8 +236,9 @@ impl Vm {
             bus,
             memory_mib: config.memory_mib,
             times,
-            kvm,
+            kvm: config.kvm,
             vm,
+            confine: Arc::new(|_| Ok(())),
         })
     }
 }
@@ -325,7 +328,11 @@ fn restore(
     Ok(())
 }
 
-fn open_kvm() -> Result<Kvm, BuildError> {
+/// Opens `/dev/kvm`, the one path that is used here.
+///
+/// # Errors
+/// When this user may not, or it is no KVM that can run our VMs.
+pub fn open_kvm() -> Result<Kvm, BuildError> {
     let kvm = Kvm::new().map_err(BuildError::OpenKvm)?;
     for cap in [
         Cap::Irqchip,

@@ -2,7 +2,7 @@
 //!
 //! Used by the `vmm` process of a sandbox (`src/sandbox/vmm_process.rs`) and by tests. It knows
 //! no image, no container and no agent; it gets open descriptors and numbers, and it opens
-//! nothing but `/dev/kvm` and `/dev/urandom`.
+//! nothing but `/dev/kvm`.
 
 pub mod boot;
 pub mod builder;
@@ -15,10 +15,10 @@ pub mod virtio;
 mod vm;
 mod watch;
 
-pub use builder::{BuildError, BuildTimes, DeviceMaker, Start, VmConfig};
+pub use builder::{BuildError, BuildTimes, DeviceMaker, Start, VmConfig, open_kvm};
 pub use snapshot::Snapshot;
 pub use vcpu::{ExitCounts, VmEnd};
-pub use vm::Vm;
+pub use vm::{Confine, Thread, Vm};
 pub use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Guest memory. It is never borrowed as a Rust reference: a guest changes it at any time.

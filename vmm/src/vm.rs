@@ -2,8 +2,8 @@
 //!
 //! The builder makes it. It serves the devices on the caller's thread and knows none of them.
 
-use std::sync::Arc;
 use std::sync::mpsc::TryRecvError;
+use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -29,6 +29,18 @@ const PAUSE_POLL: Duration = Duration::from_millis(1);
 /// A vCPU thread serves exits some calls deep; 256 KiB is far more than that needs.
 const VCPU_STACK_BYTES: usize = 256 << 10;
 
+/// A thread of a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Thread {
+    /// Runs one vCPU.
+    Vcpu,
+    /// Serves the devices: the thread that called.
+    EventLoop,
+}
+
+/// Shuts the calling thread in, before the guest's first instruction.
+pub type Confine = Arc<dyn Fn(Thread) -> std::io::Result<()> + Send + Sync>;
+
 /// A VM that is built and does not run yet.
 pub struct Vm {
     pub(crate) vcpus: Vec<Vcpu>,
@@ -42,6 +54,7 @@ pub struct Vm {
     pub(crate) kvm: Kvm,
     /// KVM's VM lives as long as this process uses it.
     pub(crate) vm: VmFd,
+    pub(crate) confine: Confine,
 }
 
 /// Wakes the event loop when a vCPU reports the end.
@@ -59,6 +72,47 @@ impl MutEventSubscriber for EndListener {
     }
 }
 
+/// Where every thread of a VM waits until all are confined.
+struct Gate {
+    all: Barrier,
+    failure: Mutex<Option<std::io::Error>>,
+}
+
+impl Gate {
+    fn new(threads: usize) -> Self {
+        Self {
+            all: Barrier::new(threads),
+            failure: Mutex::new(None),
+        }
+    }
+
+    /// Confines the calling thread and waits for the others; `Err` when one of them could not be.
+    fn pass(&self, thread: Thread, confine: &Confine) -> Result<(), ()> {
+        let failure = || self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = confine(thread) {
+            failure().get_or_insert(error);
+        }
+        self.all.wait();
+        if failure().is_some() {
+            return Err(());
+        }
+        Ok(())
+    }
+
+    /// The same for the caller's thread, which tells why not.
+    fn open(&self, confine: &Confine) -> Result<(), BuildError> {
+        self.pass(Thread::EventLoop, confine).map_err(|()| {
+            let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+            // It stays, for the other threads to see.
+            let text = failure
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            host_error("confine the VM's threads")(std::io::Error::other(text))
+        })
+    }
+}
+
 impl Vm {
     /// When each step of the build was done.
     #[must_use]
@@ -70,6 +124,12 @@ impl Vm {
     #[must_use]
     pub fn exits(&self) -> Arc<ExitCounters> {
         self.exits.clone()
+    }
+
+    /// Has each thread call this when it has all it needs and before any vCPU runs. One that fails
+    /// keeps the VM from running.
+    pub fn set_confinement(&mut self, confine: Confine) {
+        self.confine = confine;
     }
 
     /// Adds a subscriber of the caller's own to the event loop, such as a control socket.
@@ -84,10 +144,11 @@ impl Vm {
     /// # Errors
     /// When a thread can't be started or the event loop fails.
     pub fn run(mut self) -> Result<(VmEnd, ExitCounts), BuildError> {
-        let threads = self.start_vcpus()?;
+        let (threads, gate) = self.start_vcpus()?;
         let watch = HaltWatch::new(threads, self.notes.clone(), self.end.clone())
             .map_err(host_error("watch for a halt"))?;
         self.events.add_subscriber(Box::new(watch));
+        gate.open(&self.confine)?;
         loop {
             self.serve(-1)?;
             if let Some(end) = self.end.take() {
@@ -107,7 +168,8 @@ impl Vm {
         mut self,
         ready: &EventFd,
     ) -> Result<Result<Snapshot, VmEnd>, BuildError> {
-        let threads = self.start_vcpus()?;
+        let (threads, gate) = self.start_vcpus()?;
+        gate.open(&self.confine)?;
         let mut rounds = None;
         while rounds.is_none_or(|rounds| rounds < IDLE_ROUNDS) {
             self.serve(IDLE_ROUND_MS)?;
@@ -159,18 +221,25 @@ impl Vm {
         }))
     }
 
-    fn start_vcpus(&mut self) -> Result<Vec<JoinHandle<VcpuEnd>>, BuildError> {
+    /// The threads wait at the gate.
+    fn start_vcpus(&mut self) -> Result<(Vec<JoinHandle<VcpuEnd>>, Arc<Gate>), BuildError> {
         watch::take_kick_signal().map_err(host_error("take a signal for vCPU threads"))?;
-        self.vcpus
-            .drain(..)
-            .map(|vcpu| {
-                std::thread::Builder::new()
-                    .name(format!("vcpu{}", vcpu.index))
-                    .stack_size(VCPU_STACK_BYTES)
-                    .spawn(move || vcpu.run())
-                    .map_err(host_error("start a vCPU thread"))
-            })
-            .collect()
+        let gate = Arc::new(Gate::new(self.vcpus.len() + 1));
+        let mut threads = Vec::new();
+        for vcpu in self.vcpus.drain(..) {
+            let (gate, confine) = (gate.clone(), self.confine.clone());
+            let thread = std::thread::Builder::new()
+                .name(format!("vcpu{}", vcpu.index))
+                .stack_size(VCPU_STACK_BYTES)
+                .spawn(move || match gate.pass(Thread::Vcpu, &confine) {
+                    Ok(()) => vcpu.run(),
+                    // The caller's thread tells.
+                    Err(_) => VcpuEnd::Told,
+                })
+                .map_err(host_error("start a vCPU thread"))?;
+            threads.push(thread);
+        }
+        Ok((threads, gate))
     }
 
     /// One turn of the event loop, which begins within `timeout_ms`.

@@ -63,6 +63,8 @@ pub(crate) fn provide(arguments: &ArtifactsArgs) -> Result<PathBuf> {
     let agent = read(&static_program("guest-agent", "guest-agent")?)?;
     let initramfs = initramfs(&agent);
     place(&folder.join("initramfs.cpio"), &initramfs, 0o644)?;
+    // The same program beside it, for plain containers: the host reads no archive for it.
+    place(&folder.join("guest-agent"), &agent, 0o755)?;
     step.done_with(format!("{} KiB", initramfs.len() / 1024));
 
     let step = Step::begin("command");

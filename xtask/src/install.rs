@@ -46,6 +46,11 @@ pub(crate) fn main(arguments: &InstallArgs) -> Result<()> {
             0o644,
         )?;
     }
+    copy(
+        &built.join("guest-agent"),
+        &prefix.join("lib/bulkhead/guest-agent"),
+        0o755,
+    )?;
     for (shell, path) in COMPLETIONS {
         let text = output(Command::new(&command).args(["completion", shell]))?;
         write(&prefix.join(path), &text, 0o644)?;

@@ -15,6 +15,7 @@ mod install;
 mod kernel;
 mod lab;
 mod packages;
+mod page;
 mod paths;
 mod progress;
 mod test;
@@ -47,6 +48,7 @@ enum Verb {
     Install(install::InstallArgs),
     Kernel(kernel::KernelArgs),
     Lab(lab::LabArgs),
+    Page(page::PageArgs),
     Test(test::TestArgs),
     /// First process and exec server of the emulated host
     #[command(hide = true)]
@@ -77,6 +79,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Fixtures(arguments) => fixtures::main(&arguments).map(|()| ExitCode::SUCCESS),
         Verb::Fuzz(arguments) => fuzz::main(&arguments),
         Verb::Guide => guide::main().map(|()| ExitCode::SUCCESS),
+        Verb::Page(arguments) => page::main(&arguments).map(|()| ExitCode::SUCCESS),
         Verb::Install(arguments) => install::main(&arguments).map(|()| ExitCode::SUCCESS),
         Verb::Kernel(arguments) => kernel::main(&arguments).map(|()| ExitCode::SUCCESS),
         Verb::Lab(arguments) => lab::main(&arguments),

@@ -42,6 +42,8 @@ pub mod frame;
 pub mod message;
 pub mod mode;
 pub mod pattern;
+pub mod plain;
+pub mod probe;
 pub mod spec;
 pub mod task;
 

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::message::WindowSize;
+use crate::probe::Probe;
 
 /// A container to run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -207,6 +208,9 @@ pub struct ProcessSpec {
     pub seccomp: Seccomp,
     /// `/proc/self/oom_score_adj`.
     pub oom_score_adj: Option<i32>,
+    /// Runs in place of the image's program; the arguments are its own.
+    #[serde(default)]
+    pub probe: Option<Probe>,
 }
 
 /// vsock ports on the host that the guest connects to for a process's streams, before it starts.

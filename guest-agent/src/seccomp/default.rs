@@ -9,13 +9,13 @@ use super::table::{Allowed, TABLE};
 use super::{Action, Comparison, Condition, FLAG_SPEC_ALLOW, Policy, Rule};
 
 /// Address family of vsock.
-const AF_VSOCK: u64 = 40;
+pub(super) const AF_VSOCK: u64 = 40;
 
 /// Flags of `clone` that make namespaces: `CLONE_NEWNS` to `CLONE_NEWNET` and `CLONE_NEWCGROUP`.
-const NAMESPACE_FLAGS: u64 = 0x7e02_0000;
+pub(super) const NAMESPACE_FLAGS: u64 = 0x7e02_0000;
 
 /// `PER_LINUX`, `PER_LINUX32`, both with `UNAME26`, and the question what is set.
-const PERSONALITIES: [u64; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
+pub(super) const PERSONALITIES: [u64; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
 pub(super) fn policy(capabilities: CapabilitySet) -> Policy {
     let admin = capabilities.contains(CapabilitySet::SYS_ADMIN);

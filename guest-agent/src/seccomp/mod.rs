@@ -11,6 +11,7 @@
 mod default;
 mod filter;
 mod profile;
+mod rules;
 mod table;
 
 use rustix::io::Errno;
@@ -18,6 +19,7 @@ use rustix::thread::CapabilitySet;
 
 pub use filter::{Program, TooLong};
 pub use profile::{Context, ProfileError};
+pub use rules::docker_default as docker_default_rules;
 
 /// What the kernel does with a system call: a `SECCOMP_RET_*` value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

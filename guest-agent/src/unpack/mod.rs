@@ -1,6 +1,7 @@
 //! Unpacks a layer: a tar from a stranger becomes an EROFS image, in one pass.
 //!
-//! Called by [`crate::convert`] in a converter VM. The image's bytes depend on the tar alone.
+//! Called by [`crate::convert`] in a converter VM, and by [`crate::plain`] for a plain container, where
+//! [`directory`] writes the tree as files in place of EROFS. The image's bytes depend on the tar alone.
 //!
 //! ```text
 //! blob ─► compression ─► tar ─► apply ─► tree ──────────► erofs (metadata, superblock)
@@ -31,6 +32,7 @@
 mod apply;
 mod compression;
 mod content;
+mod directory;
 mod erofs;
 mod error;
 mod output;
@@ -39,6 +41,7 @@ mod tree;
 
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::BorrowedFd;
 
 use protocol::message::Converted;
 use protocol::spec::ConvertSpec;
@@ -49,7 +52,7 @@ pub use self::apply::is_reserved;
 pub use self::error::UnpackError;
 
 use self::compression::Digest;
-use self::output::Output;
+use self::output::{BLOCK, Output};
 use self::tree::Tree;
 use tarball::shown;
 
@@ -71,6 +74,27 @@ pub fn convert(
     unpack(blob.take(spec.blob_bytes), out, spec, progress)
 }
 
+/// Unpacks a layer into the directory `root`, over the layers that are there; returns how many device
+/// nodes were left out. File data goes through `scratch`.
+///
+/// # Errors
+/// As [`convert`]; what is in the directory is then a part of the layer.
+pub fn into_directory(
+    blob: &File,
+    scratch: &File,
+    root: BorrowedFd<'_>,
+    spec: &ConvertSpec,
+) -> Result<u64, UnpackError> {
+    let io = |operation| move |source| UnpackError::Io { operation, source };
+    let blob = blob.try_clone().map_err(io("open the blob"))?;
+    scratch.set_len(0).map_err(io("empty the scratch file"))?;
+    let mut output = Output::new(scratch, spec.limits.image_bytes);
+    let (tree, digest) = read(blob.take(spec.blob_bytes), &mut output, spec, &mut |_| {})?;
+    check_diff_id(&digest, spec)?;
+    output.finish(&[0; BLOCK])?;
+    directory::write(&tree, scratch, root)
+}
+
 /// As [`convert`], from any source.
 ///
 /// # Errors
@@ -83,6 +107,11 @@ pub fn unpack(
 ) -> Result<Converted, UnpackError> {
     let mut output = Output::new(out, spec.limits.image_bytes);
     let (tree, digest) = read(blob, &mut output, spec, progress)?;
+    check_diff_id(&digest, spec)?;
+    write(&tree, output, &digest)
+}
+
+fn check_diff_id(digest: &Digest, spec: &ConvertSpec) -> Result<(), UnpackError> {
     let hex = digest.hex();
     if hex != spec.diff_id {
         return Err(UnpackError::corrupt(format!(
@@ -90,7 +119,7 @@ pub fn unpack(
             shown(spec.diff_id.as_bytes())
         )));
     }
-    write(&tree, output, &digest)
+    Ok(())
 }
 
 /// Reads all of the blob: data is on `output` then, everything else in the tree.

@@ -329,7 +329,7 @@ fn wrong_values_are_refused_with_dockers_sentences() {
 
 /// A value of each flag that must show in the options.
 #[rustfmt::skip]
-const SAMPLES: [(&str, &str); 69] = [
+const SAMPLES: [(&str, &str); 70] = [
     ("health-cmd", "true"), ("health-interval", "5s"), ("health-retries", "2"),
     ("health-start-interval", "1s"), ("health-start-period", "1m"), ("health-timeout", "2s"),
     ("no-healthcheck", "true"),
@@ -339,7 +339,7 @@ const SAMPLES: [(&str, &str); 69] = [
     ("detach", "true"), ("detach-keys", "ctrl-x"), ("device", "/dev/fuse"), ("dns", "192.0.2.7"),
     ("dns-option", "ndots:3"), ("dns-search", "test"), ("domainname", "d"), ("entrypoint", "/e"),
     ("env", "A=1"), ("env-file", "vars"), ("expose", "80"), ("group-add", "7"), ("hostname", "h"),
-    ("init", "true"), ("interactive", "true"), ("ipc", "none"), ("label", "a=b"),
+    ("init", "true"), ("interactive", "true"), ("ipc", "none"), ("isolation", "container"), ("label", "a=b"),
     ("label-file", "vars"), ("log-driver", "local"), ("log-opt", "max-size=5m"), ("mac-address", "02:00:00:00:00:01"),
     ("memory", "64m"), ("memory-reservation", "32m"), ("name", "some"),
     ("network", "none"),    ("oom-score-adj", "5"), ("pids-limit", "9"), ("platform", "linux/arm64"),

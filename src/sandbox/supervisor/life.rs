@@ -588,6 +588,7 @@ impl Supervisor {
         self.state.exits = report.exits;
         let phases = &mut self.state.phases;
         phases.vmm = report.times.process;
+        phases.jailed = report.times.jailed;
         phases.vm_created = report.times.created;
         phases.loaded = report.times.loaded;
         phases.first_instruction = report.times.first_instruction;

@@ -118,6 +118,7 @@ impl Supervisor {
         let spec = ProcessSpec {
             args: monitor.command.clone(),
             terminal: None,
+            probe: None,
             ..self.config.launch.run.process.clone()
         };
         let deadline = Instant::now().checked_add(monitor.config.timeout());

@@ -18,7 +18,7 @@ use crate::{Snapshot, Terminal, images};
 pub const COMMAND_VARIABLE: &str = "BULKHEAD";
 
 /// What the command needs beside itself, where it has been built.
-const GUEST_FILES: [&str; 3] = ["initramfs.cpio", "kernel.json", "vmlinux"];
+const GUEST_FILES: [&str; 4] = ["guest-agent", "initramfs.cpio", "kernel.json", "vmlinux"];
 
 /// Loading an image and unpacking its layers takes a VM a layer.
 const LOAD_PATIENCE: Duration = Duration::from_secs(600);

@@ -8,7 +8,7 @@ mod mptable;
 mod params;
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Seek, SeekFrom};
 
 use linux_loader::loader::{KernelLoader, elf::Elf};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, ReadVolatile};
@@ -124,8 +124,6 @@ fn load_initramfs(
 /// Random bytes for the guest kernel's first seed.
 fn random_seed() -> Result<[u8; 32], BootError> {
     let mut seed = [0; 32];
-    File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut seed))
-        .map_err(BootError::Seed)?;
+    crate::virtio::rng::random(&mut seed).map_err(BootError::Seed)?;
     Ok(seed)
 }

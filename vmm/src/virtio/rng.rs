@@ -79,6 +79,14 @@ fn serve(memory: &GuestMemory, chain: Chain) -> Result<Served, DeviceError> {
     })
 }
 
+/// Fills these bytes from `getrandom`.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn random(bytes: &mut [u8]) -> std::io::Result<()> {
+    fill(&VolatileSlice::from(bytes))
+}
+
 fn fill(slice: &VolatileSlice) -> std::io::Result<()> {
     let target = slice.ptr_guard_mut();
     let mut done = 0;

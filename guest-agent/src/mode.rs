@@ -1,0 +1,28 @@
+//! What this program is, by the name it was started with: PID 1 of a VM, or one of the few things
+//! that the same static binary does elsewhere.
+//!
+//! Called by `main`. A container's own processes can start it under any name, too (`/proc/1/exe` of a
+//! probe): nothing here has a right that its caller lacks.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use protocol::plain::PLAIN_NAME;
+use protocol::probe::PROBE_NAME;
+
+use crate::{init, plain, probe};
+
+/// Becomes what the first argument says; without a known name, the agent.
+pub fn run() -> ! {
+    let mut args = std::env::args_os();
+    // An OCI runtime starts a program by its path.
+    let first = args.next().unwrap_or_default();
+    let name = Path::new(&first).file_name().unwrap_or_default();
+    if name == OsStr::new(PROBE_NAME) {
+        probe::run(args.collect());
+    }
+    if name == OsStr::new(PLAIN_NAME) {
+        plain::run();
+    }
+    init::run()
+}

@@ -1,0 +1,118 @@
+//! A copy of the calling process in namespaces of its own (clone(2), namespaces(7)).
+//!
+//! ```text
+//! starter ── clone ──► the copy: waits for its ids
+//!    │ writes uid_map, gid_map
+//!    │ announces the copy's id
+//!    └ ends                        child of the starter's parent, first process of its namespace
+//! ```
+#![allow(unsafe_code)] // clone
+
+use std::fs;
+use std::io;
+
+use rustix::process::{Gid, Pid, Uid, getegid, geteuid};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+use crate::{Context, JailError};
+
+/// First of the users that copies of root's processes become; the copy's process id is added, so
+/// that no two that live have the same. At most 2^22 of them (`pid_max`), far beyond what
+/// distributions give to users and to subordinate ids.
+pub const FIRST_UID: u32 = 0x6200_0000;
+
+/// Which of the two goes on.
+#[derive(Debug)]
+pub enum Side {
+    /// The one that called.
+    Starter(Pid),
+    /// The copy.
+    Copy,
+}
+
+/// Copies the calling process, which has one thread, into new user, mount, pid, net, ipc, uts and
+/// cgroup namespaces; the copy's parent is the caller's parent.
+///
+/// # Errors
+/// When this user may create no namespaces.
+pub fn clone_into_namespaces() -> Result<Side, JailError> {
+    let flags = libc::CLONE_NEWUSER
+        | libc::CLONE_NEWNS
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWCGROUP
+        | libc::CLONE_PARENT;
+    // SAFETY: without CLONE_VM this is a fork, and the process has this thread only.
+    let copy = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    if copy == 0 {
+        return Ok(Side::Copy);
+    }
+    i32::try_from(copy)
+        .ok()
+        .and_then(Pid::from_raw)
+        .map(Side::Starter)
+        .ok_or_else(io::Error::last_os_error)
+        .context("create namespaces")
+}
+
+/// User and group of the copy: the caller's own, or for root one that nobody has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ids {
+    uid: u32,
+    gid: u32,
+}
+
+impl Ids {
+    /// The number to become; none where it is the caller's own already.
+    #[must_use]
+    pub fn own(self) -> Option<u32> {
+        (self.uid >= FIRST_UID).then_some(self.uid)
+    }
+}
+
+/// The ids of the copy with this process id.
+#[must_use]
+pub fn ids(copy: Pid) -> Ids {
+    if geteuid().is_root() {
+        let own = FIRST_UID.saturating_add(copy.as_raw_nonzero().get().unsigned_abs());
+        return Ids { uid: own, gid: own };
+    }
+    Ids {
+        uid: geteuid().as_raw(),
+        gid: getegid().as_raw(),
+    }
+}
+
+/// The starter's part: the copy's namespace has these ids and no other.
+///
+/// # Errors
+/// When the copy is gone.
+pub fn map(copy: Pid, ids: Ids) -> Result<(), JailError> {
+    let folder = format!("/proc/{}", copy.as_raw_nonzero());
+    let write = |name: &str, text: String| {
+        fs::write(format!("{folder}/{name}"), text).context(format!("write {name}"))
+    };
+    write("uid_map", format!("{0} {0} 1\n", ids.uid))?;
+    if !geteuid().is_root() {
+        // Otherwise a group that denies something could be given up.
+        write("setgroups", "deny".to_owned())?;
+    }
+    write("gid_map", format!("{0} {0} 1\n", ids.gid))
+}
+
+/// The copy's part, once its ids are mapped: becomes `own` where root started it.
+///
+/// # Errors
+/// When they are not mapped.
+pub fn become_own(own: Option<u32>) -> Result<(), JailError> {
+    let Some(id) = own else {
+        return Ok(());
+    };
+    let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+    set_thread_groups(&[])
+        .and_then(|()| set_thread_res_gid(gid, gid, gid))
+        .and_then(|()| set_thread_res_uid(uid, uid, uid))
+        .context("become a user of its own")
+}

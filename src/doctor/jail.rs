@@ -1,0 +1,91 @@
+//! Whether a VMM can be shut in: user namespaces, without which there is no VM, and Landlock, which is
+//! taken as the kernel has it (docs/security.md).
+
+use ::jail::landlock::{self, Enforcement};
+use nix::unistd::geteuid;
+
+use super::{Finding, Host};
+
+/// Settings that deny user namespaces, and what they must be for that.
+const ORDINARY: [(&str, &str); 2] = [
+    ("proc/sys/kernel/unprivileged_userns_clone", "0"),
+    ("proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"),
+];
+const MOST: &str = "proc/sys/user/max_user_namespaces";
+
+/// Whether this user may have namespaces.
+pub fn namespaces(host: &Host) -> Finding {
+    judge(host, geteuid().is_root())
+}
+
+fn judge(host: &Host, is_root: bool) -> Finding {
+    let denies = |(path, value): &(&str, &str)| host.read(path) == *value;
+    let ordinary = ORDINARY.iter().filter(|_| !is_root).find(|one| denies(one));
+    let found = ordinary
+        .copied()
+        .or((host.read(MOST) == "0").then_some((MOST, "0")));
+    match found {
+        None => Finding::ok("user namespaces, in which VMMs are shut in"),
+        Some((path, value)) => {
+            let name = path.trim_start_matches("proc/sys/").replace('/', ".");
+            Finding::fail(
+                format!(
+                    "user namespaces are denied ({name}={value}), and there is no VM outside of a jail"
+                ),
+                format!(
+                    "set {name} to another value by `sudo sysctl -w`, or run bulkhead as root where only ordinary users are denied them"
+                ),
+            )
+        }
+    }
+}
+
+/// How much of Landlock there is. Asked of a thread that ends with the question.
+pub fn landlock() -> Finding {
+    let asked = std::thread::spawn(landlock::restrict).join();
+    match asked {
+        Ok(Ok(Enforcement::Full)) => Finding::ok("Landlock: files, network, other processes"),
+        Ok(Ok(Enforcement::Partial)) => Finding::ok("Landlock: what this kernel has of it"),
+        Ok(Ok(Enforcement::None)) => Finding::warn(
+            "no Landlock: VMMs have their empty root and their filters only",
+            "use a kernel with CONFIG_SECURITY_LANDLOCK, and `landlock` in its lsm= list",
+        ),
+        Ok(Err(error)) => Finding::fail(
+            format!("Landlock is refused, and there is no VM outside of a jail: {error}"),
+            "`sudo dmesg | grep landlock` may say why",
+        ),
+        Err(_) => Finding::warn("Landlock can't be asked for", "report this, please"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Level, fake};
+    use super::*;
+
+    #[test]
+    fn what_denies_namespaces_is_named() {
+        for (file, value, denied_to_root) in [
+            ("proc/sys/kernel/unprivileged_userns_clone", "0\n", false),
+            (
+                "proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+                "1\n",
+                false,
+            ),
+            ("proc/sys/user/max_user_namespaces", "0\n", true),
+        ] {
+            let (_folder, host) = fake::host(&[(file, value)]);
+            let found = judge(&host, false);
+            assert_eq!(found.level, Level::Fail, "{file}");
+            let name = file.trim_start_matches("proc/sys/").replace('/', ".");
+            assert!(found.text.contains(&name), "{}", found.text);
+            assert_eq!(
+                judge(&host, true).level == Level::Fail,
+                denied_to_root,
+                "{file}"
+            );
+        }
+        let (_folder, host) = fake::host(&[("proc/sys/user/max_user_namespaces", "15000\n")]);
+        assert_eq!(judge(&host, false).level, Level::Ok);
+    }
+}

@@ -1,0 +1,293 @@
+//! A child in namespaces of its own, and what is done in one: the agent's program unpacks layers with
+//! nothing of the host in reach; what a container left is removed by whoever owned it there.
+//!
+//! ```text
+//! __plain-prepare ── clone ──► child: waits for its ids ─► pivots into the root ─► agent's program
+//!    │ maps ids                        user, mount, pid, net, ipc, uts namespace
+//!    └ waits; both die with the command
+//! ```
+//! In its user namespace the child is root over the ids of the container and nothing else; root's own
+//! child has the same numbers as outside, and no right over anything that it can't name from there.
+#![allow(unsafe_code)] // clone
+
+use std::fs::File;
+use std::io::{PipeReader, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, anyhow, bail};
+use command_fds::{CommandFdExt, FdMapping};
+use file_server::jail as ids;
+use images::Layer;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Pid, chdir, fexecve, geteuid, pivot_root};
+use protocol::plain::{Answer, FIRST_FD, Job, MESSAGE_BYTES_MAX, PLAIN_NAME, Prepared};
+use protocol::spec::ConvertSpec;
+use serde::{Deserialize, Serialize};
+
+use super::{Plain, agent};
+use crate::sandbox::disks::{LAYER_LIMITS, compression};
+use crate::sandbox::files::subordinates;
+use crate::sandbox::printable;
+
+/// Name of the hidden verb.
+pub const PREPARE_VERB: &str = "__plain-prepare";
+
+/// Bytes of what the child says on standard error.
+const WORDS_MAX: u64 = 4 << 10;
+
+/// What the hidden verb is told.
+#[derive(Debug, Serialize, Deserialize)]
+enum Work {
+    /// Run the agent's program with this directory as its root.
+    Agent { root: PathBuf, agent: PathBuf },
+    /// Remove these directories.
+    Remove(Vec<PathBuf>),
+}
+
+/// Namespaces beyond the user's.
+pub(super) fn namespaces(user: bool, all: bool) -> libc::c_int {
+    let mut flags = libc::CLONE_NEWNS | libc::CLONE_NEWPID;
+    if all {
+        flags |= libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    }
+    if user {
+        flags |= libc::CLONE_NEWUSER;
+    }
+    flags
+}
+
+/// Runs `body` in a child with these namespaces, which dies with this process; returns its id. The
+/// process has one thread.
+///
+/// # Errors
+/// When there can be none, or its ids can't be mapped.
+pub(super) fn child(flags: libc::c_int, body: impl FnOnce() -> Result<()>) -> Result<Pid> {
+    let (go, ready) = std::io::pipe().context("create a pipe")?;
+    // SAFETY: without CLONE_VM this is a fork, and the process has this thread only.
+    let answer = unsafe { libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0, 0, 0, 0) };
+    if answer == 0 {
+        drop(ready);
+        let result = wait_for(go).and_then(|()| {
+            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).context("tie to the command")?;
+            body()
+        });
+        if let Err(error) = result {
+            eprintln!("bulkhead: {error:#}");
+        }
+        std::process::exit(125);
+    }
+    if answer < 0 {
+        return Err(std::io::Error::last_os_error()).context("create namespaces");
+    }
+    let pid = Pid::from_raw(i32::try_from(answer).context("read a process id")?);
+    drop(go);
+    if flags & libc::CLONE_NEWUSER != 0 {
+        map(pid)?;
+    }
+    (&ready).write_all(b"g").context("start a child")?;
+    Ok(pid)
+}
+
+fn wait_for(mut go: PipeReader) -> Result<()> {
+    go.read_exact(&mut [0]).context("wait for a start")
+}
+
+/// Maps the ids of the child: all as they are for root, else the user's and its subordinate ones.
+fn map(pid: Pid) -> Result<()> {
+    if geteuid().is_root() {
+        for name in ["uid_map", "gid_map"] {
+            std::fs::write(format!("/proc/{pid}/{name}"), "0 0 4294967295\n")
+                .with_context(|| format!("write {name}"))?;
+        }
+        return Ok(());
+    }
+    ids::map_ids(pid.as_raw(), &subordinates()).context("map ids")
+}
+
+/// The hidden verb.
+///
+/// # Errors
+/// When the child can't be made; what goes wrong in it, it says itself.
+pub fn main(config: &str) -> Result<u8> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).context("tie to the command")?;
+    let work: Work = serde_json::from_str(config).context("read the configuration")?;
+    let pid = child(namespaces(true, true), move || match work {
+        Work::Agent { root, agent } => become_agent(&root, &agent),
+        Work::Remove(paths) => {
+            for path in paths {
+                remove_tree(&path)?;
+            }
+            std::process::exit(0)
+        }
+    })?;
+    loop {
+        match waitpid(pid, None) {
+            Ok(WaitStatus::Exited(_, code)) => return Ok(u8::try_from(code).unwrap_or(1)),
+            Ok(WaitStatus::Signaled(_, signal, _)) => bail!("the child was ended by {signal}"),
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error).context("wait for the child"),
+        }
+    }
+}
+
+fn become_agent(root: &Path, agent: &Path) -> Result<()> {
+    let program = File::open(agent).with_context(|| format!("open {}", agent.display()))?;
+    enter(root).with_context(|| format!("shut into {}", root.display()))?;
+    nix::sys::prctl::set_no_new_privs().context("give up privileges")?;
+    let name = std::ffi::CString::new(PLAIN_NAME).context("name the program")?;
+    let environment: [&std::ffi::CStr; 0] = [];
+    fexecve(program.as_fd(), &[name.as_c_str()], &environment)
+        .context("run the agent's program")?;
+    Ok(())
+}
+
+/// Makes `root` this process's root, without devices and set-id programs; the host's is out of reach.
+fn enter(root: &Path) -> Result<()> {
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none).context("keep mounts")?;
+    mount(Some(root), root, none, MsFlags::MS_BIND, none).context("bind")?;
+    chdir(root).context("enter")?;
+    pivot_root(".", ".").context("pivot")?;
+    umount2(".", MntFlags::MNT_DETACH).context("leave the host's tree")?;
+    chdir("/").context("enter")
+}
+
+/// Removes a directory whose folders may forbid it.
+fn remove_tree(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("remove {}", path.display())),
+    }
+}
+
+/// Removes directories that hold what containers wrote.
+///
+/// # Errors
+/// When one can't be.
+pub(super) fn remove(paths: &[PathBuf]) -> Result<()> {
+    if paths.is_empty() {
+        return Ok(());
+    }
+    let work = Work::Remove(paths.to_vec());
+    let output = verb(&work)?
+        .stdin(Stdio::null())
+        .output()
+        .context("start this command again")?;
+    if !output.status.success() {
+        bail!("{}", words(&output.stderr));
+    }
+    Ok(())
+}
+
+fn verb(work: &Work) -> Result<Command> {
+    let program = std::env::current_exe().context("find the path of this command")?;
+    let config = serde_json::to_string(work).context("configure a child")?;
+    let mut command = Command::new(program);
+    command.arg(PREPARE_VERB).arg(config);
+    Ok(command)
+}
+
+fn words(bytes: &[u8]) -> String {
+    let end = bytes
+        .len()
+        .min(usize::try_from(WORDS_MAX).unwrap_or(usize::MAX));
+    let text = String::from_utf8_lossy(bytes.get(..end).unwrap_or_default());
+    printable(text.trim().trim_start_matches("bulkhead: "))
+}
+
+/// Unpacks layers into `root`, if there are any, and looks up what the configuration needs.
+///
+/// # Errors
+/// When the agent's program says so; its words are made fit for a terminal.
+pub(super) fn prepare(plain: &Plain, root: &Path, layers: &[Layer]) -> Result<Prepared> {
+    let process = &plain.launch.run.process;
+    let scratch = tempfile::tempfile_in(plain.root.path()).context("create a scratch file")?;
+    let mut files: Vec<OwnedFd> = vec![scratch.into()];
+    let mut specs = Vec::new();
+    for layer in layers {
+        let blob = plain.store.blob(&layer.blob)?;
+        specs.push(ConvertSpec {
+            blob_bytes: blob.metadata().context("read the size of the blob")?.len(),
+            compression: compression(layer.compression),
+            diff_id: layer.diff_id.hex(),
+            limits: LAYER_LIMITS,
+        });
+        files.push(blob.into());
+    }
+    let job = Job {
+        layers: specs,
+        user: process.user.clone(),
+        group_add: process.group_add.clone(),
+        capabilities: process.capabilities.clone(),
+    };
+    let mappings = (FIRST_FD..)
+        .zip(files)
+        .map(|(child_fd, parent_fd)| FdMapping {
+            parent_fd,
+            child_fd,
+        })
+        .collect();
+    let work = Work::Agent {
+        root: root.to_owned(),
+        agent: agent(plain.guest)?,
+    };
+    let mut child = verb(&work)?
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .fd_mappings(mappings)
+        .context("pass descriptors to a child")?
+        .spawn()
+        .context("start this command again")?;
+    let mut stdin = child.stdin.take().context("speak to a child")?;
+    let told = serde_json::to_writer(&mut stdin, &job);
+    drop(stdin);
+    let mut answer = Vec::new();
+    let stdout = child.stdout.take().context("hear a child")?;
+    stdout
+        .take(MESSAGE_BYTES_MAX)
+        .read_to_end(&mut answer)
+        .context("hear a child")?;
+    let mut said = Vec::new();
+    let stderr = child.stderr.take().context("hear a child")?;
+    stderr
+        .take(WORDS_MAX)
+        .read_to_end(&mut said)
+        .context("hear a child")?;
+    let status = child.wait().context("wait for a child")?;
+    if !status.success() || answer.is_empty() {
+        return Err(match said.is_empty() {
+            true => anyhow!("prepare the container's files: the child ended with {status}"),
+            false => anyhow!("prepare the container's files: {}", words(&said)),
+        });
+    }
+    told.context("speak to a child")?;
+    match serde_json::from_slice(&answer).context("read what the agent's program says")? {
+        Answer::Done(prepared) => Ok(prepared),
+        Answer::Failed { message, .. } => bail!("{}", printable(&message)),
+    }
+}
+
+/// Takes a descriptor that was handed over by number.
+pub(super) fn take_fd(number: i32) -> OwnedFd {
+    // SAFETY: the command put a descriptor there for this process, which takes each number once.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// The number of a descriptor that a program which is executed next keeps.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub(super) fn keep_open(fd: &File) -> Result<i32> {
+    nix::fcntl::fcntl(
+        fd,
+        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
+    )
+    .context("keep a descriptor open")?;
+    Ok(fd.as_raw_fd())
+}

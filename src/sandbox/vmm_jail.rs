@@ -1,0 +1,175 @@
+//! Shuts the VMM process in: namespaces and an empty root before it has a VM, then a filter of
+//! system calls for each thread before the guest's first instruction (crate `jail`).
+//!
+//! ```text
+//! started by the supervisor ── clone ──► the VMM: own namespaces, user, root; no privileges
+//!    │ tells its id on stdout              ├ builds the VM
+//!    └ ends                                └ each thread: its filter ──► the guest runs
+//! ```
+//! [`super::vmm_process`] calls it, [`super::vmm_child`] is the other side. It knows no VM.
+
+use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::sync::Arc;
+
+use ::jail::clone::{self, Side};
+use ::jail::filter::Filter;
+use ::jail::{landlock, privileges, root, table};
+use anyhow::{Context, Result, bail};
+use rustix::process::{Resource, Signal, set_parent_process_death_signal};
+
+use super::vmm_process::{DiskConfig, StartConfig, VmmConfig};
+
+/// Memory of the process beyond the guest's, in bytes: heap, stacks, a template's state while it
+/// is read; several times what was seen.
+const OWN_BYTES: u64 = 256 << 20;
+
+/// Longest file that it writes to beside disks: the VM's log and a template's state have limits of
+/// their own, far below.
+const FILE_BYTES_MIN: u64 = 64 << 20;
+
+/// What is mapped is a byte; so is the user's number of bytes that follows it.
+const MAPPED: u8 = b'm';
+const GO: u8 = b'g';
+
+/// Goes on in a copy of this process that is shut in, and ends the process that called. The process
+/// has one thread and all the files it will ever open.
+///
+/// # Errors
+/// When there can be no jail: nothing is run outside of one.
+pub fn enter(config: &VmmConfig) -> Result<()> {
+    let (from_starter, to_copy) = std::io::pipe().context("create a pipe")?;
+    let (from_copy, to_starter) = std::io::pipe().context("create a pipe")?;
+    let copied = clone::clone_into_namespaces().context("shut the VMM in")?;
+    match copied {
+        Side::Starter(copy) => {
+            drop((from_starter, to_starter));
+            let code = start(copy, config.supervisor, to_copy, from_copy);
+            // Its error is told by the copy, or by its silence.
+            std::process::exit(i32::from(code.is_err()))
+        }
+        Side::Copy => {
+            drop((to_copy, from_copy));
+            shut_in(config, from_starter, to_starter)
+        }
+    }
+}
+
+/// The starter's part; it ends when the copy is tied to the supervisor.
+fn start(
+    copy: rustix::process::Pid,
+    supervisor: u32,
+    mut to_copy: PipeWriter,
+    mut from_copy: PipeReader,
+) -> Result<()> {
+    let ids = clone::ids(copy);
+    clone::map(copy, ids)?;
+    let mut message = vec![MAPPED];
+    message.extend(ids.own().unwrap_or(0).to_ne_bytes());
+    to_copy.write_all(&message).context("start the VMM")?;
+    let mut tied = [0];
+    from_copy.read_exact(&mut tied).context("start the VMM")?;
+    // Had the supervisor died before the copy was tied to it, nobody would end the copy.
+    super::vmm_process::check_parent(supervisor)?;
+    writeln!(std::io::stdout(), "{}", copy.as_raw_nonzero()).context("tell the VMM's id")?;
+    to_copy.write_all(&[GO]).context("start the VMM")
+}
+
+/// The copy's part.
+fn shut_in(
+    config: &VmmConfig,
+    mut from_starter: PipeReader,
+    mut to_starter: PipeWriter,
+) -> Result<()> {
+    rustix::stdio::dup2_stdout(std::io::stdin()).context("let go of the starter's output")?;
+    let mut mapped = [0; 5];
+    from_starter
+        .read_exact(&mut mapped)
+        .context("wait for a user")?;
+    let [_, own @ ..] = mapped;
+    let own = u32::from_ne_bytes(own);
+    clone::become_own((own != 0).then_some(own))?;
+    root::keep_mounts()?;
+    let tree = root::make()?;
+    root::enter(std::os::fd::AsFd::as_fd(&tree))?;
+    drop(tree);
+    limit(config)?;
+    privileges::drop_all_but(rustix::thread::CapabilitySet::empty())?;
+    privileges::hide()?;
+    landlock::restrict().context("shut the VMM in by Landlock")?;
+    // After the last change of credentials, which clears it.
+    set_parent_process_death_signal(Some(Signal::KILL)).context("tie the VM to its supervisor")?;
+    to_starter.write_all(&[0]).context("tell that it is tied")?;
+    let mut go = [0];
+    if from_starter.read_exact(&mut go).is_err() {
+        bail!("the supervisor is gone");
+    }
+    Ok(())
+}
+
+/// What the process may take of the host; how many files and threads, [`confine`] says.
+fn limit(config: &VmmConfig) -> Result<()> {
+    let guest = u64::from(config.memory_mib) << 20;
+    privileges::limit(Resource::Data, guest.saturating_add(OWN_BYTES))?;
+    let disks = config.disks.iter().map(|disk| match disk {
+        DiskConfig::Writable { bytes, .. } => *bytes,
+        DiskConfig::ReadOnly(_) | DiskConfig::Absent { .. } => 0,
+    });
+    let memory = match config.start {
+        StartConfig::MakeTemplate { .. } => guest,
+        StartConfig::Boot(_) | StartConfig::Template { .. } => 0,
+    };
+    let longest = disks.max().unwrap_or(0).max(memory).max(FILE_BYTES_MIN);
+    privileges::limit(Resource::Fsize, longest)?;
+    privileges::limit(Resource::Memlock, 0)?;
+    privileges::limit(Resource::Msgqueue, 0)?;
+    Ok(())
+}
+
+/// What each thread of the VM does before the guest runs: a filter of its own, and no descriptor
+/// and no thread more than it may need.
+///
+/// # Errors
+/// When the table of calls makes no sense.
+pub fn confinement(config: &VmmConfig) -> Result<vmm::Confine> {
+    let main = match config.start {
+        StartConfig::MakeTemplate { .. } => table::Thread::TemplateMaker,
+        StartConfig::Boot(_) | StartConfig::Template { .. } => table::Thread::EventLoop,
+    };
+    let of_loop = Filter::new(main)?;
+    let of_vcpu = Filter::new(table::Thread::Vcpu)?;
+    Ok(Arc::new(move |thread| match thread {
+        vmm::Thread::Vcpu => of_vcpu.install().map_err(std::io::Error::other),
+        vmm::Thread::EventLoop => {
+            limit_to_what_is_there().map_err(std::io::Error::other)?;
+            of_loop.install().map_err(std::io::Error::other)
+        }
+    }))
+}
+
+/// Ports that the supervisor may still offer, and connections of the guest.
+const STREAMS_MAX: u64 = {
+    let ports = vmm::virtio::vsock::MAX_OFFERED_PORTS as u64;
+    ports + vmm::virtio::vsock::MAX_CONNECTIONS as u64
+};
+
+fn limit_to_what_is_there() -> Result<()> {
+    // The lowest number that is free.
+    let next = rustix::io::dup(std::io::stdin()).context("count descriptors")?;
+    let used = u64::try_from(std::os::fd::AsRawFd::as_raw_fd(&next))?;
+    drop(next);
+    privileges::limit(Resource::Nofile, used + STREAMS_MAX)?;
+    privileges::limit(Resource::Nproc, 0)?;
+    Ok(())
+}
+
+/// One line and the end, where a panic would otherwise send its process a signal that the first
+/// process of a namespace ignores.
+pub fn end_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        let _ = writeln!(std::io::stderr(), "vmm: {panic}");
+        std::process::exit(PANIC_CODE);
+    }));
+}
+
+/// Exit code of a VMM that panicked; as a shell shows SIGABRT.
+pub const PANIC_CODE: i32 = 134;

@@ -1,0 +1,321 @@
+//! What the processes of a container may do, read from `/proc` and compared with docs/security.md:
+//! of a container with a network, a published port and a share, started by root and by an ordinary
+//! user.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use harness::Sandbox;
+
+use crate::life::text;
+use crate::tenant::{self, GroupsDevice};
+use crate::world::World;
+
+crate::tests![
+    a_container_of_root_is_shut_in,
+    a_container_of_an_ordinary_user_is_shut_in,
+    a_vm_that_boots_and_one_of_a_template_are_alike_to_the_host,
+];
+
+const DOCUMENT: &str = include_str!("../../docs/security.md");
+
+/// First user of root's VMMs (`jail/src/clone.rs`).
+const FIRST_UID: u32 = 0x6200_0000;
+
+const NAMESPACES: [&str; 7] = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"];
+
+/// A process by `/proc`.
+struct Seen(PathBuf);
+
+impl Seen {
+    fn of(vm: &Sandbox, verb: &str) -> Result<Self> {
+        Ok(Self::at(vm.wait_for_process(verb)?.id))
+    }
+
+    fn at(id: u32) -> Self {
+        Self(PathBuf::from(format!("/proc/{id}")))
+    }
+
+    fn read(&self, name: &str) -> Result<String> {
+        let path = self.0.join(name);
+        fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+    }
+
+    fn names(&self, folder: &str) -> Result<Vec<String>> {
+        let path = self.0.join(folder);
+        let entries = fs::read_dir(&path).with_context(|| format!("read {}", path.display()))?;
+        let mut names = Vec::new();
+        for entry in entries {
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        Ok(names)
+    }
+
+    /// A line of a thread's status, its values apart by one blank.
+    fn status(&self, thread: &str, field: &str) -> Result<String> {
+        let text = self.read(&format!("task/{thread}/status"))?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        let values = line.with_context(|| format!("no {field} in {text}"))?;
+        Ok(values.split_whitespace().collect::<Vec<_>>().join(" "))
+    }
+
+    /// Namespaces that are not this test's.
+    fn own_namespaces(&self) -> Result<Vec<&'static str>> {
+        let mut own = Vec::new();
+        for name in NAMESPACES {
+            let link = |folder: &str| fs::read_link(format!("{folder}/ns/{name}"));
+            if link(&self.0.to_string_lossy())? != link("/proc/self")? {
+                own.push(name);
+            }
+        }
+        Ok(own)
+    }
+
+    /// What its descriptors are, without their numbers.
+    fn descriptors(&self) -> Result<Vec<String>> {
+        self.names("fd")?
+            .iter()
+            .map(|number| {
+                let link = fs::read_link(self.0.join("fd").join(number))?;
+                Ok(link.to_string_lossy().into_owned())
+            })
+            .collect()
+    }
+
+    /// A soft and a hard limit.
+    fn limit(&self, name: &str) -> Result<String> {
+        let text = self.read("limits")?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let values: Vec<_> = line
+            .with_context(|| format!("no {name} in {text}"))?
+            .split_whitespace()
+            .take(2)
+            .collect();
+        Ok(values.join(" "))
+    }
+
+    /// No thread has a capability or may gain one, and each has a filter.
+    fn is_powerless(&self) -> Result<()> {
+        for thread in self.names("task")? {
+            for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+                assert_eq!(self.status(&thread, set)?, "0000000000000000", "{set}");
+            }
+            self.is_filtered(&thread)?;
+        }
+        Ok(())
+    }
+
+    fn is_filtered(&self, thread: &str) -> Result<()> {
+        assert_eq!(self.status(thread, "NoNewPrivs")?, "1");
+        assert_eq!(self.status(thread, "Seccomp")?, "2");
+        Ok(())
+    }
+}
+
+/// The first column of the table of descriptors, without its quotes.
+fn promised_descriptors() -> Result<BTreeSet<&'static str>> {
+    let (_, rest) = DOCUMENT
+        .split_once("### Descriptors of a VMM\n")
+        .context("no table of descriptors")?;
+    Ok(rest
+        .lines()
+        .skip_while(|line| !line.starts_with('|'))
+        .take_while(|line| line.starts_with('|'))
+        .skip(2)
+        .filter_map(|line| line.split('`').nth(1))
+        .collect())
+}
+
+/// The table's word for what a descriptor is.
+fn kind<'a>(link: &'a str, vm: &Sandbox) -> &'a str {
+    let root = vm.root();
+    if link.starts_with(&*root.join("images/layers").to_string_lossy()) {
+        return "layer";
+    }
+    if link.starts_with(&*root.join("containers").to_string_lossy()) {
+        return link.rsplit('/').next().unwrap_or(link);
+    }
+    for kind in ["socket", "pipe", "anon_inode:kvm-vcpu", "/memfd:files"] {
+        if link.starts_with(kind) {
+            return kind;
+        }
+    }
+    link
+}
+
+/// The VMM of the only container, whose user is root or this one.
+fn check_vmm(vm: &Sandbox, user: Option<u32>) -> Result<()> {
+    let vmm = Seen::of(vm, "__vmm")?;
+    vmm.is_powerless()?;
+    let threads = vmm.names("task")?;
+    let mut names = Vec::new();
+    for thread in &threads {
+        names.push(vmm.read(&format!("task/{thread}/comm"))?);
+        assert_eq!(vmm.status(thread, "Seccomp_filters")?, "1");
+        let ids = [vmm.status(thread, "Uid")?, vmm.status(thread, "Gid")?];
+        let groups = vmm.status(thread, "Groups")?;
+        let same = |id: u32| format!("{id} {id} {id} {id}");
+        match user {
+            Some(id) => assert_eq!(ids, [same(id), same(id)]),
+            None => {
+                let id: u32 = vmm
+                    .0
+                    .file_name()
+                    .context("an id")?
+                    .to_string_lossy()
+                    .parse()?;
+                assert_eq!(ids, [same(FIRST_UID + id), same(FIRST_UID + id)]);
+                assert_eq!(groups, "");
+            }
+        }
+    }
+    names.sort();
+    assert_eq!(names, ["bulkhead\n", "vcpu0\n"]);
+    assert_eq!(vmm.own_namespaces()?, NAMESPACES);
+    assert_eq!(vmm.names("root")?, Vec::<String>::new());
+    let mounts = vmm.read("mountinfo")?;
+    assert_eq!(mounts.lines().count(), 1, "{mounts}");
+    assert!(mounts.contains(" / / ro,"), "{mounts}");
+    assert_eq!(vmm.read("environ")?, "");
+    // Of root, whoever it belongs to: it may not be looked into.
+    assert_eq!(fs::metadata(vmm.0.join("fd"))?.uid(), 0);
+    for (name, most) in [
+        ("Max processes", 0),
+        ("Max core file size", 0),
+        ("Max locked memory", 0),
+        ("Max open files", 512),
+        ("Max data size", 4 << 30),
+        ("Max file size", 1 << 40),
+    ] {
+        let limit = vmm.limit(name)?;
+        for value in limit.split(' ') {
+            let value: u64 = value.parse().with_context(|| format!("{name}: {limit}"))?;
+            assert!(value <= most, "{name}: {limit}");
+        }
+    }
+    let links = vmm.descriptors()?;
+    let found: BTreeSet<&str> = links.iter().map(|link| kind(link, vm)).collect();
+    assert_eq!(found, promised_descriptors()?, "{links:#?}");
+    for (once, count) in [("/dev/kvm", 1), ("anon_inode:kvm-vm", 1), ("pipe", 1)] {
+        let these = links.iter().filter(|link| kind(link, vm) == once);
+        assert_eq!(these.count(), count, "{once}: {links:#?}");
+    }
+    Ok(())
+}
+
+/// passt, which shuts itself in.
+fn check_passt(vm: &Sandbox) -> Result<()> {
+    let supervisor = vm.wait_for_process("__supervisor")?.id;
+    let passts = crate::network::passts(supervisor)?;
+    ensure!(passts.len() == 1, "{passts:?}");
+    let passt = Seen::at(passts[0]);
+    assert_eq!(
+        passt.status(&passts[0].to_string(), "CapEff")?,
+        "0000000000000000"
+    );
+    assert_eq!(
+        passt.status(&passts[0].to_string(), "CapPrm")?,
+        "0000000000000000"
+    );
+    passt.is_filtered(&passts[0].to_string())?;
+    let own = passt.own_namespaces()?;
+    for name in ["user", "mnt", "ipc", "uts"] {
+        assert!(own.contains(&name), "{name}: {own:?}");
+    }
+    assert_eq!(passt.names("root")?, Vec::<String>::new());
+    Ok(())
+}
+
+/// A port of the host that nobody has at this moment.
+fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind("0.0.0.0:0").context("find a port")?;
+    Ok(listener.local_addr()?.port())
+}
+
+/// Flags of a container that has everything.
+fn flags(vm: &Sandbox) -> Result<Vec<String>> {
+    let share = vm.work().join("share");
+    fs::create_dir_all(&share).context("make a share")?;
+    let port = free_port()?;
+    Ok([
+        "run".to_owned(),
+        "-d".to_owned(),
+        "--name".to_owned(),
+        "cc".to_owned(),
+        format!("-p={port}:80"),
+        format!("-v={}:/share", share.display()),
+        "busybox".to_owned(),
+        "sleep".to_owned(),
+        "1000".to_owned(),
+    ]
+    .to_vec())
+}
+
+fn a_container_of_root_is_shut_in(world: &World) -> Result<()> {
+    tenant::needs_root()?;
+    let vm = world.own()?;
+    let before = vm.snapshot()?;
+    vm.bulkhead(flags(&vm)?).output()?.code(0)?;
+    check_vmm(&vm, None)?;
+    check_passt(&vm)?;
+    text(&vm, &["exec", "cc", "touch", "/share/file"])?;
+    text(&vm, &["rm", "-f", "cc"])?;
+    fs::remove_dir_all(vm.work().join("share"))?;
+    before.no_leftovers(&vm)
+}
+
+fn a_container_of_an_ordinary_user_is_shut_in(world: &World) -> Result<()> {
+    tenant::needs_root()?;
+    let vm = world.own()?;
+    let flags = flags(&vm)?;
+    tenant::give(&vm)?;
+    let device = GroupsDevice::set()?;
+    let id = tenant::ID;
+    let user = format!(
+        "setpriv --reuid={id} --regid={id} --groups={}",
+        tenant::KVM_GROUP
+    );
+    let as_user = |arguments: &str| {
+        vm.shell(&format!("exec {user} bulkhead {arguments}"))
+            .env("BULKHEAD_TEMPLATES", vm.work().join("templates"))
+            .output()
+    };
+    as_user(&flags.join(" "))?.code(0)?;
+    check_vmm(&vm, Some(id))?;
+    check_passt(&vm)?;
+    as_user("exec cc touch /share/file")?.code(0)?;
+    as_user("rm -f cc")?.code(0)?;
+    drop(device);
+    Ok(())
+}
+
+fn a_vm_that_boots_and_one_of_a_template_are_alike_to_the_host(world: &World) -> Result<()> {
+    tenant::needs_root()?;
+    let vm = world.own()?;
+    for templates in ["off", "templates"] {
+        let templates = match templates {
+            "off" => "off".into(),
+            name => vm.work().join(name),
+        };
+        vm.bulkhead(flags(&vm)?)
+            .env("BULKHEAD_TEMPLATES", &templates)
+            .output()?
+            .code(0)?;
+        check_vmm(&vm, None)?;
+        let log = fs::read_dir(vm.root().join("containers"))?
+            .next()
+            .context("a container")??
+            .path()
+            .join("vm.log");
+        let log = fs::read_to_string(log)?;
+        assert!(!log.contains("without a template"), "{log}");
+        text(&vm, &["rm", "-f", "cc"])?;
+    }
+    Ok(())
+}
