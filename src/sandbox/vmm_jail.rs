@@ -106,7 +106,7 @@ fn shut_in(
     Ok(())
 }
 
-/// What the process may take of the host; how many files and threads, [`confine`] says.
+/// What the process may take of the host; how many files and threads, [`confinement`] says.
 fn limit(config: &VmmConfig) -> Result<()> {
     let guest = u64::from(config.memory_mib) << 20;
     privileges::limit(Resource::Data, guest.saturating_add(OWN_BYTES))?;
