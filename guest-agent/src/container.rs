@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use protocol::message::{Event, ExitStatus, ProcessId, Request};
+use protocol::message::{Event, ExitStatus, FailureKind, ProcessId, Request};
 use protocol::probe::Probe;
 use protocol::spec::{ProcessSpec, RunSpec};
 use protocol::task::TaskId;
@@ -397,7 +397,7 @@ impl<'a> Container<'a> {
             .processes
             .get(&MAIN)
             .filter(|main| main.is_running())
-            .ok_or_else(|| Failure::other("the container is not running"))?;
+            .ok_or_else(|| Failure::new(FailureKind::NotRunning, "the container is not running"))?;
         let streams = stdio::connect(spec)?.join(spec.terminal, &self.terminals)?;
         let spawned = self.spawn_beside(main, spec, &streams)?;
         self.processes.insert(id, Process::new(spawned, streams));

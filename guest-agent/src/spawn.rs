@@ -29,13 +29,14 @@ static IS_CHILD: AtomicBool = AtomicBool::new(false);
 const MAX_SENTENCE: usize = 4096;
 
 /// Which kind a byte of a report stands for: the index.
-const KINDS: [FailureKind; 7] = [
+const KINDS: [FailureKind; 8] = [
     FailureKind::NotFound,
     FailureKind::NotExecutable,
     FailureKind::BadConfig,
     FailureKind::CorruptLayer,
     FailureKind::LimitExceeded,
     FailureKind::DiskFull,
+    FailureKind::NotRunning,
     FailureKind::Other,
 ];
 

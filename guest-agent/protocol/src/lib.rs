@@ -48,7 +48,7 @@ pub mod spec;
 pub mod task;
 
 /// The version both sides must agree on; the agent says its own in [`message::Event::Hello`].
-pub const PROTOCOL_VERSION: u32 = 6;
+pub const PROTOCOL_VERSION: u32 = 7;
 
 /// vsock port of the control connection on the host's side.
 pub const CONTROL_PORT: u32 = 1024;

@@ -169,6 +169,8 @@ pub enum FailureKind {
     LimitExceeded,
     /// 125: the guest's disk is full.
     DiskFull,
+    /// The container's process, beside which another was to run, has ended.
+    NotRunning,
     /// 125: anything else.
     Other,
 }

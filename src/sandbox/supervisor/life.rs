@@ -32,7 +32,7 @@ use super::super::vmm_process::VmReport;
 use super::super::volumes::Filling;
 use super::super::wire::ToCommand;
 use super::clients::{ClientId, Role};
-use super::{Supervisor, failed};
+use super::{Supervisor, failed, not_running};
 
 /// The container's own process.
 pub(super) const MAIN: ProcessId = 0;
@@ -392,7 +392,12 @@ impl Supervisor {
                 ref message,
             } => {
                 let exec = running.execs.get_mut(&process).with_context(unexpected)?;
-                exec.end = Some(failure(kind, message));
+                let is_late = kind == FailureKind::NotRunning || running.end.is_some();
+                exec.end = Some(match exec.by {
+                    // It was asked for while the container's process came to its end.
+                    By::Client(_) if is_late => not_running(&self.config.id),
+                    _ => failure(kind, message),
+                });
                 // Only what was started writes anything.
                 exec.delivered = true;
                 self.tell_exec(process);
@@ -502,6 +507,10 @@ impl Supervisor {
             Ok(process) => {
                 self.clients.set_role(client, Role::Exec(process));
                 None
+            }
+            // Its VM goes with its process, which has ended meanwhile.
+            Err(_) if self.running.as_ref().is_none_or(|it| it.end.is_some()) => {
+                Some(self.not_running())
             }
             Err(error) => Some(failed(&error)),
         }

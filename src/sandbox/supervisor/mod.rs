@@ -542,6 +542,11 @@ impl Supervisor {
     }
 
     fn not_running(&self) -> ToCommand {
-        ToCommand::Refused(format!("container {} is not running", self.config.id))
+        not_running(&self.config.id)
     }
+}
+
+/// What a command is told that asked for something of a container whose process has ended.
+fn not_running(id: &str) -> ToCommand {
+    ToCommand::Refused(format!("container {id} is not running"))
 }
