@@ -133,10 +133,11 @@ pub fn is_forbidden(address: IpAddr) -> bool {
                 || METADATA_V4.contains(&v4)
         }
         IpAddr::V6(v6) => {
-            let [a, b, c, d, e, f, ..] = v6.segments();
-            // ::/96 has the unspecified address, the loopback and the old form of IPv4 addresses.
-            let embeds_v4 = [a, b, c, d, e] == [0; 5] && (f == 0 || f == 0xffff);
-            embeds_v4
+            let [a, b, c, d, ..] = v6.segments();
+            // ::/64 has the unspecified address, the loopback and each form of IPv4 addresses (RFC 4291
+            // section 2.5.5, RFC 2765 section 2.1); what else is in it was never given to anybody.
+            let is_reserved = [a, b, c, d] == [0; 4];
+            is_reserved
                 || v6.is_unicast_link_local()
                 || v6.is_multicast()
                 || METADATA_V6.contains(&v6)
