@@ -183,19 +183,25 @@ impl Store {
 
     fn limit_steps_to(&self, bytes: u64) -> Result<(), StoreError> {
         let records = self.cached_steps()?;
-        // Those of use last stay, as far as they fit.
+        // What an image has costs nothing.
+        let images = self.list()?.images;
+        let layers = images.iter().flat_map(|image| &image.layers);
+        let mut seen: HashSet<Digest> = layers.map(|layer| layer.blob).collect();
+        // Those of use last stay, as far as they fit; one that does not leaves room for others.
         let (mut kept, mut size) = (0_usize, 0_u64);
-        let mut seen = HashSet::new();
+        let mut surplus = Vec::new();
         for record in records.iter().rev() {
-            let layer = record.step.layer.filter(|layer| seen.insert(layer.blob));
-            size = size.saturating_add(layer.map_or(0, |layer| layer.size));
-            if kept == BUILD_STEPS || size > bytes {
-                break;
+            let layer = record.step.layer;
+            let own = layer.filter(|layer| !seen.contains(&layer.blob));
+            let together = size.saturating_add(own.map_or(0, |layer| layer.size));
+            if kept == BUILD_STEPS || together > bytes {
+                surplus.push(&record.key);
+                continue;
             }
-            kept += 1;
+            seen.extend(own.map(|layer| layer.blob));
+            (kept, size) = (kept + 1, together);
         }
-        let surplus = records.len().saturating_sub(kept);
-        self.forget_steps(records.iter().take(surplus).map(|record| &record.key))
+        self.forget_steps(surplus)
     }
 
     /// Removes records that a killed build was writing. Nobody may be writing one.

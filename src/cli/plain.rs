@@ -79,6 +79,7 @@ pub fn run(flags: &Flags, options: &RunOptions) -> Result<u8> {
     let image = find_image(&options.image, &store)?;
     let id = names::random_id()?;
     let launch = launch(options, &image, &id)?;
+    policy.check_launch(&launch)?;
     output::note(WEAKER);
     let plain = Plain {
         root: &root,

@@ -8,8 +8,9 @@ mod rules;
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use images::Reference;
@@ -17,6 +18,7 @@ use nix::unistd::{Group, User, getegid, geteuid, getgroups};
 
 use self::rules::{Document, Rule, Rules, Who};
 use crate::sandbox::containers;
+use crate::sandbox::launch::Launch;
 use crate::sandbox::network::PortRequest;
 use crate::sandbox::paths::{self, Root};
 use crate::sandbox::state::{ContainerConfig, Folder};
@@ -55,7 +57,7 @@ impl Policy {
     /// # Errors
     /// It can't be read, somebody else than root may have written it, or it is none.
     pub fn of_user() -> Result<Self> {
-        let rules = read()
+        let rules = read(Path::new(PATH), 0)
             .and_then(|text| match text {
                 Some(text) => Document::parse(&text)?.rules(&who()?),
                 None => Ok(Rules::default()),
@@ -108,8 +110,18 @@ impl Policy {
         check_container(&self.0, config)
     }
 
-    /// Whether a container that is about to be started has room beside those that run. The caller holds
-    /// its lock, so that of two at once the second sees the first.
+    /// Whether something that is counted nowhere, such as a plain container, has room by itself.
+    ///
+    /// # Errors
+    /// [`NotAllowed`].
+    pub fn check_launch(&self, launch: &Launch) -> Result<()> {
+        let mut use_ = Use::default();
+        use_.add(launch, (0, 0));
+        check_use(&self.0, &use_)
+    }
+
+    /// Whether a container that is about to be started or changed has room beside those that run. Who
+    /// starts it holds its lock, so that of two at once the second sees the first.
     ///
     /// # Errors
     /// [`NotAllowed`].
@@ -121,10 +133,12 @@ impl Policy {
         let others = containers::list(root)?.into_iter();
         let others = others.filter(|(folder, other)| other.id != config.id && runs(folder));
         let mut use_ = Use::default();
-        for (_, other) in others {
-            use_.add(&other);
+        for (folder, other) in others {
+            // What it began with is what it has, whatever `update` has made of it for its next VM.
+            let size = folder.state().map_or((0, 0), |state| state.vm_size);
+            use_.add(&other.launch, size);
         }
-        use_.add(config);
+        use_.add(&config.launch, (0, 0));
         check_use(rules, &use_)
     }
 }
@@ -138,10 +152,11 @@ struct Use {
 }
 
 impl Use {
-    fn add(&mut self, config: &ContainerConfig) {
+    /// Adds one that is to have what `launch` says, or what its VM has if that is more.
+    fn add(&mut self, launch: &Launch, (vcpus, memory_mib): (u8, u32)) {
         self.vms += 1;
-        self.vcpus += u64::from(config.launch.vcpu_count);
-        self.bytes += u64::from(config.launch.memory_mib) << 20;
+        self.vcpus += u64::from(launch.vcpu_count.max(vcpus));
+        self.bytes += u64::from(launch.memory_mib.max(memory_mib)) << 20;
     }
 }
 
@@ -214,6 +229,7 @@ fn check_port(rules: &Rules, port: &PortRequest) -> Result<()> {
             let mut ranges = rule.value.iter();
             ranges.any(|range| range.contains(&first) && range.contains(&last))
         };
+        let any = (1, u16::MAX);
         let allowed_ports = || {
             let ranges = rule
                 .value
@@ -225,7 +241,7 @@ fn check_port(rules: &Rules, port: &PortRequest) -> Result<()> {
             listed(&ranges.collect::<Vec<_>>())
         };
         match port.host_ports {
-            Some(ports) if allowed(ports) => {}
+            ports if allowed(ports.unwrap_or(any)) => {}
             Some((first, last)) if first == last => {
                 return refuse(format!("port {first}"), "ports", rule, allowed_ports());
             }
@@ -240,8 +256,10 @@ fn check_port(rules: &Rules, port: &PortRequest) -> Result<()> {
         }
     }
     if let Some(rule) = &rules.addresses {
-        let ip = port.host_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        if !rule.value.contains(&ip) {
+        // Without an address it is at all of them, of both kinds.
+        let everywhere = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        let wanted = port.host_ip.map_or(everywhere.to_vec(), |ip| vec![ip]);
+        if let Some(ip) = wanted.iter().find(|ip| !rule.value.contains(ip)) {
             let allowed: Vec<String> = rule.value.iter().map(ToString::to_string).collect();
             let what = format!("to publish a port at {ip}");
             return refuse(what, "addresses", rule, listed(&allowed));
@@ -267,15 +285,15 @@ fn refuse<T>(what: String, name: &'static str, rule: &Rule<T>, allowed: String) 
     })
 }
 
-/// The file's text, if there is one.
-fn read() -> Result<Option<String>> {
-    let file = match File::open(PATH) {
+/// The file's text, if there is one. Nobody but `owner` may have written it.
+fn read(path: &Path, owner: u32) -> Result<Option<String>> {
+    let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     let metadata = file.metadata()?;
-    if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
+    if metadata.uid() != owner || metadata.mode() & 0o022 != 0 {
         bail!("it has to be root's, and nobody else may write it");
     }
     if metadata.len() > BYTES_MAX {
@@ -306,6 +324,8 @@ fn who() -> Result<Who> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::sandbox::containers::tests::config;
 
@@ -391,9 +411,46 @@ mod tests {
             assert!(error.contains(wanted), "{error}");
         }
         check_port(&rules(""), &port(None, None)).unwrap();
+        let any = rules("[default]\nports = [\"1-65535\"]\naddresses = [\"0.0.0.0\", \"::\"]\n");
+        check_port(&any, &port(None, None)).unwrap();
+        let v4 = rules("[default]\naddresses = [\"0.0.0.0\"]\n");
+        let error = told(check_port(&v4, &port(None, Some((80, 80)))));
+        assert!(
+            error.starts_with("to publish a port at :: is not"),
+            "{error}"
+        );
         let none = rules("[default]\nports = []\n");
         let error = told(check_port(&none, &port(None, Some((80, 80)))));
         assert!(error.ends_with("is empty"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_somebody_else_may_have_written_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy.toml");
+        let own = geteuid().as_raw();
+        assert_eq!(read(&path, own).unwrap(), None);
+        std::fs::write(&path, "[default]\n").unwrap();
+        let mode = |mode| {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        mode(0o644);
+        assert_eq!(read(&path, own).unwrap().as_deref(), Some("[default]\n"));
+        let wanted = "it has to be root's, and nobody else may write it";
+        assert_eq!(read(&path, own + 1).unwrap_err().to_string(), wanted);
+        for writable in [0o664, 0o646] {
+            mode(writable);
+            assert_eq!(read(&path, own).unwrap_err().to_string(), wanted);
+        }
+        mode(0o600);
+        let long = usize::try_from(BYTES_MAX).unwrap() + 1;
+        std::fs::write(&path, "#".repeat(long)).unwrap();
+        assert!(
+            read(&path, own)
+                .unwrap_err()
+                .to_string()
+                .contains("more than")
+        );
     }
 
     #[test]
@@ -402,8 +459,11 @@ mod tests {
         let mut one = config('a', "x", false);
         one.launch.vcpu_count = 2;
         one.launch.memory_mib = 512;
-        all.add(&one);
-        all.add(&one);
+        all.add(&one.launch, (0, 0));
+        // It was lowered for the next VM only.
+        one.launch.vcpu_count = 1;
+        one.launch.memory_mib = 128;
+        all.add(&one.launch, (2, 512));
         for (text, wanted) in [
             (
                 "vms = 1",

@@ -273,8 +273,12 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
 
 fn parse(flags: &Flags) -> Result<RunOptions> {
     with_caller(|caller| {
+        let proxies = proxies().into_iter();
+        let proxies: Vec<_> = proxies
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
         let caller = Caller {
-            variables: &proxies(),
+            variables: &proxies,
             ..*caller
         };
         RunOptions::parse(flags, &caller)
@@ -300,22 +304,16 @@ pub fn with_caller<T>(act: impl FnOnce(&Caller) -> Result<T>) -> Result<T> {
     })
 }
 
-/// `NAME=VALUE` of the proxies that Docker's config.json names. As in Docker, a file that can't be read is
+/// Names and values of the proxies that Docker's config.json names. As in Docker, a file that can't be read is
 /// told, and the container does without.
-fn proxies() -> Vec<String> {
-    match images::registry::proxies() {
-        Ok(proxies) => {
-            let pairs = proxies.into_iter();
-            pairs
-                .map(|(name, value)| format!("{name}={value}"))
-                .collect()
-        }
-        Err(error) => {
-            let error = anyhow::Error::from(error);
-            output::note(&format!("WARNING: no proxies for the container: {error:#}"));
-            Vec::new()
-        }
-    }
+pub fn proxies() -> Vec<(String, String)> {
+    images::registry::proxies().unwrap_or_else(|error| {
+        let error = anyhow::Error::from(error);
+        output::note(&format!(
+            "WARNING: the proxies of Docker's config.json are left out: {error:#}"
+        ));
+        Vec::new()
+    })
 }
 
 /// A variable of the command's own, for `-e NAME`. Frames and specs are text, so that no other

@@ -68,7 +68,7 @@ pub fn run(args: StartArgs) -> Result<u8> {
     };
     let ended = match take(&folder)? {
         Taken::Lock(lock) => {
-            check_policy(&root, &config)?;
+            check_policy(&root, &folder.config()?)?;
             run_attached(&root, &folder, lock, phases(began), options)?
         }
         Taken::Running(link) => attach_to(&folder, link, options)?,
@@ -93,7 +93,7 @@ pub fn start_detached(
     let failed = loop {
         match take(folder)? {
             Taken::Lock(lock) => {
-                check_policy(root, config)?;
+                check_policy(root, &folder.config()?)?;
                 break run_detached(root, folder, lock, phases(began))?;
             }
             Taken::Running(mut link) => {
@@ -114,9 +114,14 @@ pub fn start_detached(
     }
 }
 
-/// Whether what the container has is allowed, now that its lock is this command's.
-fn check_policy(root: &Root, config: &ContainerConfig) -> Result<()> {
+/// Whether what the container has is allowed. Before a start it is asked with the config as it is once
+/// the lock is this command's.
+///
+/// # Errors
+/// It is not.
+pub fn check_policy(root: &Root, config: &ContainerConfig) -> Result<()> {
     let policy = Policy::of_user()?;
+    policy.check_disk(root)?;
     policy.check_container(config)?;
     policy.check_room(root, config)
 }

@@ -11,6 +11,7 @@ use protocol::spec::Resources;
 use super::each::{done, each};
 use super::flags::{Flags, OF_UPDATE, WORDS_OF_UPDATE};
 use super::options::{Caller, Limits};
+use super::policy::Policy;
 use super::values::number;
 use super::{given, run};
 use crate::sandbox::given::Given;
@@ -45,6 +46,12 @@ pub fn run(matches: ArgMatches) -> Result<()> {
             let cannot = || format!("Cannot update container {}", config.id);
             let mut wanted = config.clone();
             change(&mut wanted, &flags, caller, policy).with_context(cannot)?;
+            // One that does not run is looked at when it is started.
+            if folder.is_locked()? {
+                Policy::of_user()?
+                    .check_room(root, &wanted)
+                    .with_context(cannot)?;
+            }
             let request = ToSupervisor::Update(Box::new(NewLimits {
                 resources: wanted.launch.run.resources,
                 vcpu_count: wanted.launch.vcpu_count,

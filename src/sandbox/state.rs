@@ -159,6 +159,9 @@ pub struct ContainerState {
     /// Whether a command is at starting it, or did.
     #[serde(default)]
     pub was_begun: bool,
+    /// vCPUs and memory in MiB of its last VM, which `update` does not change.
+    #[serde(default)]
+    pub vm_size: (u8, u32),
 }
 
 impl ContainerState {
@@ -179,6 +182,7 @@ impl ContainerState {
             health: None,
             restart_count: 0,
             was_begun: false,
+            vm_size: (0, 0),
         }
     }
 

@@ -4,12 +4,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use harness::Sandbox;
+use harness::registry::free_port;
 
 use crate::life::text;
 use crate::tenant::{self, GroupsDevice};
@@ -272,12 +272,6 @@ fn check_passt(vm: &Sandbox) -> Result<()> {
     }
     assert_eq!(passt.names("root")?, Vec::<String>::new());
     Ok(())
-}
-
-/// A port of the host that nobody has at this moment.
-fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind("0.0.0.0:0").context("find a port")?;
-    Ok(listener.local_addr()?.port())
 }
 
 /// Flags of a container that has everything.

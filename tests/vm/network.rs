@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use harness::Sandbox;
+use harness::registry::free_port;
 use harness::web::host_address;
 
 use crate::life::{begin, process_of, status, text, until};
@@ -153,10 +154,6 @@ fn ask_udp(address: SocketAddr, text: &str) -> Result<String> {
             Err(_) => thread::sleep(PAUSE),
         }
     }
-}
-
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("0.0.0.0:0")?.local_addr()?.port())
 }
 
 fn a_container_has_the_addresses_of_dockers_first_one(world: &World) -> Result<()> {

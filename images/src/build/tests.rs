@@ -172,6 +172,15 @@ fn layers_beyond_the_limit_are_forgotten_the_oldest_first() {
     let left: Vec<_> = store.cached_steps().unwrap();
     let left: Vec<Digest> = left.into_iter().map(|record| record.key).collect();
     assert_eq!(left, keys[1..]);
+    // One that is larger than all of the cache may be goes alone.
+    let large = Digest::of(b"large");
+    let mut made = layer(&store, 9);
+    made.size = 1 << 20;
+    store.cache_step(&large, &step(Some(made))).unwrap();
+    store.limit_steps_to(4096).unwrap();
+    let left: Vec<_> = store.cached_steps().unwrap();
+    let left: Vec<Digest> = left.into_iter().map(|record| record.key).collect();
+    assert_eq!(left, keys[1..]);
 }
 
 #[test]

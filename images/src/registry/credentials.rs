@@ -113,21 +113,26 @@ pub(super) fn default_config() -> Option<PathBuf> {
     Some(dir.join("config.json"))
 }
 
-/// The login for the registry named `domain`, if there is one.
-pub(super) fn find(config: &Path, domain: &str) -> Result<Option<Credentials>, CredentialsError> {
+/// What is in config.json, if there is one.
+pub(super) fn read(config: &Path) -> Result<Option<Vec<u8>>, CredentialsError> {
     let mut bytes = Vec::new();
     let read = std::fs::File::open(config)
         .and_then(|file| file.take(DOCKER_CONFIG_BYTES).read_to_end(&mut bytes));
     match read {
-        Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => {
-            return Err(CredentialsError::Read {
-                path: config.to_owned(),
-                source,
-            });
-        }
+        Ok(_) => Ok(Some(bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(CredentialsError::Read {
+            path: config.to_owned(),
+            source,
+        }),
     }
+}
+
+/// The login for the registry named `domain`, if there is one.
+pub(super) fn find(config: &Path, domain: &str) -> Result<Option<Credentials>, CredentialsError> {
+    let Some(bytes) = read(config)? else {
+        return Ok(None);
+    };
     let key = key_of(domain);
     let path = || config.to_owned();
     match docker_credential::get_credential_from_reader(bytes.as_slice(), key) {

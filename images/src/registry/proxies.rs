@@ -4,14 +4,11 @@
 //! registry. The file is the user's own.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use serde::Deserialize;
 
-use super::credentials::{CredentialsError, default_config};
-use crate::limits::DOCKER_CONFIG_BYTES;
+use super::credentials::{self, CredentialsError, default_config};
 
 /// Docker's config.json; keys that are of no use here are left alone.
 #[derive(Debug, Default, Deserialize)]
@@ -41,19 +38,9 @@ pub fn proxies() -> Result<Vec<(String, String)>, CredentialsError> {
 }
 
 fn proxies_of(path: &Path) -> Result<Vec<(String, String)>, CredentialsError> {
-    let mut bytes = Vec::new();
-    let read =
-        File::open(path).and_then(|file| file.take(DOCKER_CONFIG_BYTES).read_to_end(&mut bytes));
-    match read {
-        Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => {
-            return Err(CredentialsError::Read {
-                path: path.to_owned(),
-                source,
-            });
-        }
-    }
+    let Some(bytes) = credentials::read(path)? else {
+        return Ok(Vec::new());
+    };
     let config: Config =
         serde_json::from_slice(&bytes).map_err(|_| CredentialsError::Config(path.to_owned()))?;
     let Some(named) = config.proxies.get("default") else {

@@ -19,13 +19,24 @@ pub(super) enum Reach {
     Private,
     /// This machine.
     Loopback,
-    /// Link-local (metadata services), multicast, unspecified, broadcast: never a registry.
+    /// Link-local and other addresses of metadata services, multicast, unspecified, broadcast: never a registry.
     Special,
 }
 
+/// Where clouds keep metadata and credentials of their machines, beyond link-local addresses: Alibaba,
+/// Oracle, Azure; and Amazon and Google over IPv6. No container gets there either.
+const METADATA: [IpAddr; 5] = [
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+];
+
 impl Reach {
     pub(super) fn of(address: IpAddr) -> Self {
-        match address {
+        match address.to_canonical() {
+            address if METADATA.contains(&address) => Self::Special,
             IpAddr::V4(address) => Self::of_v4(address),
             IpAddr::V6(address) => Self::of_v6(address),
         }
@@ -46,15 +57,12 @@ impl Reach {
     }
 
     fn of_v6(address: Ipv6Addr) -> Self {
-        if let Some(mapped) = address.to_ipv4_mapped() {
-            return Self::of_v4(mapped);
-        }
         // NAT64 (RFC 6052) and 6to4 (RFC 3056) carry an IPv4 address that is reached in the end.
         match address.segments() {
             [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
                 let [a, b] = high.to_be_bytes();
                 let [c, d] = low.to_be_bytes();
-                Self::of_v4(Ipv4Addr::new(a, b, c, d))
+                Self::of(Ipv4Addr::new(a, b, c, d).into())
             }
             _ if address.is_loopback() => Self::Loopback,
             [first, ..]

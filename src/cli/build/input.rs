@@ -68,7 +68,7 @@ impl Unpacked {
 /// Removes the folders that killed builds left.
 fn clear(all: &Path) {
     for entry in std::fs::read_dir(all).into_iter().flatten().flatten() {
-        if try_lock(&entry.path()).is_some() {
+        if let Some(_lock) = try_lock(&entry.path()) {
             // What can't be removed now is tried again the next time.
             let _ = removal::remove_tree(&entry.path());
         }

@@ -204,10 +204,8 @@ impl<'a> Progress<'a> {
         let stage = self.plan.stages.get(id.stage);
         let text = stage.and_then(|stage| stage.steps.get(id.step));
         let text = text.map_or("", |step| &step.text);
-        {
-            let label = label(self.plan, id.stage, position);
-            harmless(&format!("{label} {}", one_line(text)))
-        }
+        let label = label(self.plan, id.stage, position);
+        harmless(&format!("{label} {}", one_line(text)))
     }
 
     fn output(&self, id: StepId, bytes: &[u8]) {

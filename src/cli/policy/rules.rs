@@ -51,7 +51,7 @@ pub struct Who {
     pub user: [String; 2],
     /// Names and numbers of the user's groups.
     pub groups: Vec<String>,
-    /// Whether the default is not meant.
+    /// Whether only the user's own section is meant.
     pub is_root: bool,
 }
 
@@ -116,11 +116,9 @@ impl Document {
             }
         }
         let default = self.default.rules("default")?;
-        let rules = user.or(groups);
-        Ok(if who.is_root {
-            rules
-        } else {
-            rules.or(default)
+        Ok(match who.is_root {
+            true => user,
+            false => user.or(groups).or(default),
         })
     }
 }
@@ -276,7 +274,7 @@ mod tests {
         let mut root = who("root", &["root"]);
         root.user = ["root".to_owned(), "0".to_owned()];
         assert_eq!(of(TEXT, &root).unwrap(), Rules::default());
-        let text = "[default]\nvms = 1\n[user.root]\nvcpus = 8\n";
+        let text = "[default]\nvms = 1\n[group.root]\nvms = 2\n[user.root]\nvcpus = 8\n";
         let rules = of(text, &root).unwrap();
         assert_eq!((rules.vms, rules.vcpus), (None, rule("user.root", Some(8))));
     }

@@ -195,6 +195,7 @@ impl Supervisor {
         self.state.network = self.network.as_ref().map(|network| network.state.clone());
         let card = self.network.as_ref().map(Network::card).transpose()?;
         self.state.phases.vmm_spawn = monotonic_ns();
+        self.state.vm_size = (launch.vcpu_count, launch.memory_mib);
         let mut vm = RunningVm::spawn(
             &self.root,
             &guest,

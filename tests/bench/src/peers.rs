@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
+use tempfile::TempDir;
 
 use crate::host::Host;
 
@@ -164,13 +165,13 @@ const DISK: &str = "/var/lib/containers";
 
 /// buildah with the storage driver that it has by itself, overlay, and without namespaces of steps,
 /// which is the quickest it has.
-pub struct Buildah(PathBuf);
+pub struct Buildah(TempDir);
 
 impl Buildah {
     /// One with its storage on a disk.
     pub fn new() -> Result<Self> {
-        let folder = Path::new(DISK).join("bulkhead-bench");
-        fs::create_dir_all(&folder).context("create buildah's storage")?;
+        fs::create_dir_all(DISK).context("create buildah's storage")?;
+        let folder = tempfile::tempdir_in(DISK).context("create buildah's storage")?;
         Ok(Self(folder))
     }
 
@@ -179,9 +180,9 @@ impl Buildah {
         let mut command = Command::new("buildah");
         command
             .args(["--storage-driver", "overlay", "--root"])
-            .arg(self.0.join("root"))
+            .arg(self.0.path().join("root"))
             .arg("--runroot")
-            .arg(self.0.join("run"))
+            .arg(self.0.path().join("run"))
             .args(args)
             .env("BUILDAH_ISOLATION", "chroot")
             .stdin(Stdio::null());

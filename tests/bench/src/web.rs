@@ -3,13 +3,14 @@
 //! to a VM of QEMU's.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use harness::registry::free_port;
 
 use crate::host::Host;
 use crate::network::{MEMORY_MIB, make_image};
@@ -144,8 +145,7 @@ fn requests(host: &Host, podman: &Podman, qemu: &Qemu, table: &mut Table) -> Res
 
 /// A port that was free, and the flag's value for it.
 fn publish(container: u16) -> Result<(u16, String)> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
-    let port = listener.local_addr()?.port();
+    let port = free_port()?;
     Ok((port, format!("{port}:{container}")))
 }
 

@@ -143,13 +143,13 @@ fn configure(folder: &Path, port: u16, access: Access) -> String {
     text
 }
 
-/// A port that nothing listens on right now.
+/// A port that nothing listens on right now, at no address.
 ///
 /// # Errors
 ///
 /// There is none.
 pub fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).context("find a free port")?;
     Ok(listener.local_addr().context("find a free port")?.port())
 }
 

@@ -3,10 +3,10 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::thread;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// When every file was changed, as the server says it.
 const MODIFIED: &str = "Mon, 01 Jan 2024 00:00:00 GMT";
@@ -53,7 +53,10 @@ fn answer(folder: &Path, mut stream: TcpStream) -> Result<()> {
         }
     }
     let path = request.split(' ').nth(1).unwrap_or_default();
-    let mut file = folder.join(path.trim_start_matches('/'));
+    let path = Path::new(path.trim_start_matches('/'));
+    let is_below = |part| matches!(part, Component::Normal(_));
+    ensure!(path.components().all(is_below), "a path beneath the folder");
+    let mut file = folder.join(path);
     if file.is_dir() {
         file = file.join("index.html");
     }
