@@ -9,6 +9,7 @@
 //! gets no reply (FORGET) is answered with no bytes. Called by the process that [`crate::jail`] made.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc;
 
 use ::jail::filter::Filter;
 use ::jail::table::Thread;
@@ -30,26 +31,49 @@ pub const SLOT_BYTES: usize = DATA_BYTES_MAX as usize + 4096;
 /// Threads, so that a slow call does not hold up the others.
 const THREADS: usize = 4;
 
-/// Serves until the other end is closed, each thread under its filter before the first request.
+/// Serves until the other end is closed. Every thread is under its filter before `ready` is called, and
+/// that is before the first request is read.
 ///
 /// # Errors
-/// When a thread can't be started or the socket fails.
-pub fn serve(socket: &OwnedFd, area: &Area, files: &Files) -> std::io::Result<()> {
+/// When a thread can't be started or confined, or the socket fails.
+pub fn serve(
+    socket: &OwnedFd,
+    area: &Area,
+    files: &Files,
+    ready: impl FnOnce() -> std::io::Result<()>,
+) -> std::io::Result<()> {
     let filter = Filter::new(Thread::Files).map_err(std::io::Error::other)?;
     let (socket, filter) = (socket.as_fd(), &filter);
     std::thread::scope(|scope| {
         let mut threads = Vec::new();
+        // Whoever waits leaves when these are dropped.
+        let mut starts = Vec::new();
+        let (tell, confined) = mpsc::channel();
         for index in 0..THREADS {
+            let (start, started) = mpsc::channel::<()>();
+            let tell = tell.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("files{index}"))
                 .stack_size(256 << 10)
                 .spawn_scoped(scope, move || {
-                    filter.install().map_err(std::io::Error::other)?;
-                    serve_one(socket, area, files)
+                    let _ = tell.send(filter.install());
+                    match started.recv() {
+                        Ok(()) => serve_one(socket, area, files),
+                        Err(_) => Ok(()),
+                    }
                 })?;
             threads.push(thread);
+            starts.push(start);
         }
+        drop(tell);
         filter.install().map_err(std::io::Error::other)?;
+        for result in confined.iter().take(THREADS) {
+            result.map_err(std::io::Error::other)?;
+        }
+        ready()?;
+        for start in starts {
+            start.send(()).map_err(std::io::Error::other)?;
+        }
         for thread in threads {
             thread
                 .join()

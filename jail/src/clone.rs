@@ -17,9 +17,10 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use crate::{Context, JailError};
 
 /// First of the users that copies of root's processes become; the copy's process id is added, so
-/// that no two that live have the same. At most 2^22 of them (`pid_max`), far beyond what
-/// distributions give to users and to subordinate ids.
-pub const FIRST_UID: u32 = 0x6200_0000;
+/// that no two that live in one pid namespace have the same. At most 2^22 of them (`pid_max`), below
+/// 2^31 and beyond what systemd gives to containers (to 0x6fff_ffff) and SSSD to users of a domain by
+/// default (to 2,000,200,000).
+pub const FIRST_UID: u32 = 0x7800_0000;
 
 /// Which of the two goes on.
 #[derive(Debug)]
@@ -63,26 +64,37 @@ pub fn clone_into_namespaces() -> Result<Side, JailError> {
 pub struct Ids {
     uid: u32,
     gid: u32,
+    /// Whether it has to become that.
+    is_other: bool,
 }
 
 impl Ids {
     /// The number to become; none where it is the caller's own already.
     #[must_use]
     pub fn own(self) -> Option<u32> {
-        (self.uid >= FIRST_UID).then_some(self.uid)
+        self.is_other.then_some(self.uid)
     }
 }
 
 /// The ids of the copy with this process id.
 #[must_use]
 pub fn ids(copy: Pid) -> Ids {
-    if geteuid().is_root() {
+    ids_for(copy, geteuid(), getegid())
+}
+
+fn ids_for(copy: Pid, uid: Uid, gid: Gid) -> Ids {
+    if uid.is_root() {
         let own = FIRST_UID.saturating_add(copy.as_raw_nonzero().get().unsigned_abs());
-        return Ids { uid: own, gid: own };
+        return Ids {
+            uid: own,
+            gid: own,
+            is_other: true,
+        };
     }
     Ids {
-        uid: geteuid().as_raw(),
-        gid: getegid().as_raw(),
+        uid: uid.as_raw(),
+        gid: gid.as_raw(),
+        is_other: false,
     }
 }
 
@@ -116,4 +128,21 @@ pub fn become_own(own: Option<u32>) -> Result<(), JailError> {
         .and_then(|()| set_thread_res_gid(gid, gid, gid))
         .and_then(|()| set_thread_res_uid(uid, uid, uid))
         .context("become a user of its own")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_roots_copy_becomes_another() {
+        let copy = Pid::from_raw(4_194_303).unwrap();
+        let own = |uid| ids_for(copy, Uid::from_raw(uid), Gid::from_raw(uid)).own();
+        assert_eq!(own(0), Some(FIRST_UID + 4_194_303));
+        assert!(own(0) < Some(1 << 31));
+        // A user of a domain may have any number.
+        for uid in [1000, FIRST_UID, FIRST_UID + 7, u32::MAX - 1] {
+            assert_eq!(own(uid), None, "{uid}");
+        }
+    }
 }

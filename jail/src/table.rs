@@ -21,9 +21,10 @@ pub enum Thread {
 }
 
 /// Tables with the headings that they have in the documentation, and whose calls they are.
-pub const TABLES: [(&str, &[Call], &[Thread]); 2] = [
+pub const TABLES: [(&str, &[Call], &[Thread]); 3] = [
     ("### System calls of a VMM\n", VMM, EVERY),
     ("### System calls of a file server\n", FILES, SERVERS),
+    ("### System calls of both\n", EVERYONES, EVERYONE),
 ];
 
 impl Thread {
@@ -36,7 +37,7 @@ impl Thread {
 
     /// The calls it may make.
     pub fn calls(self) -> impl Iterator<Item = &'static Call> {
-        let table = self.table().iter();
+        let table = self.table().iter().chain(EVERYONES);
         table.filter(move |call| call.threads.contains(&self))
     }
 
@@ -65,8 +66,8 @@ pub enum Check {
 /// A system call and who may make it.
 #[derive(Debug, Clone, Copy)]
 pub struct Call {
-    /// As in the kernel's tables.
-    pub name: &'static str,
+    /// Its number's name in C, such as `SYS_read`.
+    constant: &'static str,
     /// Its number on x86-64.
     pub number: c_long,
     /// Who.
@@ -75,6 +76,14 @@ pub struct Call {
     pub checks: &'static [Check],
     /// What for.
     pub purpose: &'static str,
+}
+
+impl Call {
+    /// As in the kernel's tables.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.constant.strip_prefix("SYS_").unwrap_or(self.constant)
+    }
 }
 
 use Thread::{EventLoop, Files, TemplateMaker, Vcpu, Waiter};
@@ -86,6 +95,8 @@ const MAIN: &[Thread] = &[EventLoop, TemplateMaker];
 
 /// Every thread of a file server's two processes.
 const SERVERS: &[Thread] = &[Files, Waiter];
+/// All of them.
+const EVERYONE: &[Thread] = &[Vcpu, EventLoop, TemplateMaker, Files, Waiter];
 
 /// `_IO(KVMIO, 0x80)` and others of `linux/kvm.h`.
 const OF_A_VCPU: &[(&str, u32)] = &[
@@ -112,408 +123,108 @@ const READS_STATE: &[(&str, u32)] = &[
 
 const NOT_EXECUTABLE: Check = Check::Bits(2, 4, 0, "not `PROT_EXEC`");
 
-const fn call(
-    name: &'static str,
-    number: c_long,
-    threads: &'static [Thread],
-    purpose: &'static str,
-) -> Call {
-    Call {
-        name,
-        number,
-        threads,
-        checks: &[],
-        purpose,
-    }
-}
-
-const fn checked(
-    name: &'static str,
-    number: c_long,
-    threads: &'static [Thread],
-    checks: &'static [Check],
-    purpose: &'static str,
-) -> Call {
-    Call {
-        name,
-        number,
-        threads,
-        checks,
-        purpose,
-    }
+/// Rows: a call, who makes it, what its arguments must be, what for.
+macro_rules! calls {
+    ($($call:ident, $threads:expr, [$($check:expr),*], $purpose:literal;)*) => {
+        &[$(Call {
+            constant: stringify!($call),
+            number: libc::$call,
+            threads: $threads,
+            checks: &[$($check),*],
+            purpose: $purpose,
+        }),*]
+    };
 }
 
 /// The threads of a VMM.
-pub const VMM: &[Call] = &[
-    checked(
-        "ioctl",
-        libc::SYS_ioctl,
-        &[Vcpu],
-        &[Check::OneOf(1, OF_A_VCPU)],
-        "run the guest, and tell whether it waits",
-    ),
-    checked(
-        "ioctl",
-        libc::SYS_ioctl,
-        &[TemplateMaker],
-        &[Check::OneOf(1, READS_STATE)],
-        "read the state of a VM whose vCPUs have ended",
-    ),
-    call("read", libc::SYS_read, MAIN, "eventfds and timers"),
-    call(
-        "write",
-        libc::SYS_write,
-        EVERY,
-        "eventfds, the VM's log, the report at the end",
-    ),
-    call("readv", libc::SYS_readv, MAIN, "frames of the network"),
-    call("preadv", libc::SYS_preadv, MAIN, "blocks of disks"),
-    call("pwritev", libc::SYS_pwritev, MAIN, "blocks of disks"),
-    checked(
-        "fallocate",
-        libc::SYS_fallocate,
-        MAIN,
-        &[Check::OneOf(
-            1,
-            &[
-                ("PUNCH_HOLE + KEEP_SIZE", 3),
-                ("ZERO_RANGE + KEEP_SIZE", 0x11),
-            ],
-        )],
-        "discarded blocks",
-    ),
-    call("fdatasync", libc::SYS_fdatasync, MAIN, "flushed disks"),
-    call(
-        "recvmsg",
-        libc::SYS_recvmsg,
-        MAIN,
-        "streams, offers of ports, replies of the file server",
-    ),
-    call(
-        "recvfrom",
-        libc::SYS_recvfrom,
-        MAIN,
-        "streams, replies of the file server",
-    ),
-    checked(
-        "sendmsg",
-        libc::SYS_sendmsg,
-        MAIN,
-        &[Check::Bits(2, 0x4000, 0x4000, "`MSG_NOSIGNAL`")],
-        "streams, frames of the network",
-    ),
-    checked(
-        "sendto",
-        libc::SYS_sendto,
-        MAIN,
-        &[Check::OneOf(5, &[("addrlen 0", 0)])],
-        "requests to the file server",
-    ),
-    call("shutdown", libc::SYS_shutdown, MAIN, "ends of streams"),
-    call(
-        "close",
-        libc::SYS_close,
-        EVERY,
-        "streams that ended; a vCPU's end",
-    ),
-    checked(
-        "fcntl",
-        libc::SYS_fcntl,
-        EVERY,
-        &[Check::OneOf(
-            1,
-            &[("F_GETFD", 1), ("F_GETFL", 3), ("F_SETFL", 4)],
-        )],
-        "an offered stream does not block; an unoptimized build looks before it closes",
-    ),
-    call("epoll_wait", libc::SYS_epoll_wait, MAIN, "the event loop"),
-    call("epoll_ctl", libc::SYS_epoll_ctl, MAIN, "the event loop"),
-    checked(
-        "tgkill",
-        libc::SYS_tgkill,
-        MAIN,
-        &[Check::OneOf(2, &[("SIGRTMIN", 34)])],
-        "kick a vCPU out of the guest",
-    ),
-    call("getpid", libc::SYS_getpid, MAIN, "name its process there"),
-    call(
-        "getrandom",
-        libc::SYS_getrandom,
-        MAIN,
-        "the entropy device; keys of hash tables",
-    ),
-    call(
-        "clock_nanosleep",
-        libc::SYS_clock_nanosleep,
-        &[TemplateMaker],
-        "wait for vCPUs to pause",
-    ),
-    checked(
-        "mmap",
-        libc::SYS_mmap,
-        EVERY,
-        &[
-            NOT_EXECUTABLE,
-            Check::Bits(3, 0x23, 0x22, "`MAP_PRIVATE`, `MAP_ANONYMOUS`"),
-        ],
-        "the allocator",
-    ),
-    checked(
-        "mprotect",
-        libc::SYS_mprotect,
-        EVERY,
-        &[NOT_EXECUTABLE],
-        "the allocator",
-    ),
-    call("mremap", libc::SYS_mremap, EVERY, "the allocator"),
-    call(
-        "munmap",
-        libc::SYS_munmap,
-        EVERY,
-        "the allocator; a thread's end",
-    ),
-    call("brk", libc::SYS_brk, EVERY, "the allocator"),
-    checked(
-        "madvise",
-        libc::SYS_madvise,
-        EVERY,
-        &[Check::OneOf(2, &[("MADV_DONTNEED", 4)])],
-        "memory that the guest gave back; a thread's stack at its end",
-    ),
-    call("futex", libc::SYS_futex, EVERY, "locks and channels"),
-    call(
-        "sched_yield",
-        libc::SYS_sched_yield,
-        EVERY,
-        "locks and channels",
-    ),
-    call(
-        "clock_gettime",
-        libc::SYS_clock_gettime,
-        EVERY,
-        "where the vDSO has no clock",
-    ),
-    call(
-        "rt_sigprocmask",
-        libc::SYS_rt_sigprocmask,
-        EVERY,
-        "a thread's end",
-    ),
-    call(
-        "rt_sigreturn",
-        libc::SYS_rt_sigreturn,
-        EVERY,
-        "return from the handler of a kick",
-    ),
-    call(
-        "restart_syscall",
-        libc::SYS_restart_syscall,
-        EVERY,
-        "go on waiting after a stop",
-    ),
-    call(
-        "sigaltstack",
-        libc::SYS_sigaltstack,
-        EVERY,
-        "a thread's end",
-    ),
-    call("exit", libc::SYS_exit, &[Vcpu], "a thread's end"),
-    call(
-        "exit_group",
-        libc::SYS_exit_group,
-        EVERY,
-        "the process's end",
-    ),
-];
+pub const VMM: &[Call] = calls! {
+    SYS_ioctl, &[Vcpu], [Check::OneOf(1, OF_A_VCPU)], "run the guest, and tell whether it waits";
+    SYS_ioctl, &[TemplateMaker], [Check::OneOf(1, READS_STATE)], "read the state of a VM whose vCPUs have ended";
+    SYS_read, MAIN, [], "eventfds and timers";
+    SYS_write, EVERY, [], "eventfds, the VM's log, the report at the end";
+    SYS_readv, MAIN, [], "frames of the network";
+    SYS_preadv, MAIN, [], "blocks of disks";
+    SYS_pwritev, MAIN, [], "blocks of disks";
+    SYS_fallocate, MAIN, [Check::OneOf( 1, &[ ("PUNCH_HOLE + KEEP_SIZE", 3), ("ZERO_RANGE + KEEP_SIZE", 0x11), ], )], "discarded blocks";
+    SYS_fdatasync, MAIN, [], "flushed disks";
+    SYS_recvmsg, MAIN, [], "streams, offers of ports, replies of the file server";
+    SYS_recvfrom, MAIN, [], "streams, replies of the file server";
+    SYS_sendmsg, MAIN, [Check::Bits(2, 0x4000, 0x4000, "`MSG_NOSIGNAL`")], "streams, frames of the network";
+    SYS_sendto, MAIN, [Check::OneOf(5, &[("addrlen 0", 0)])], "requests to the file server";
+    SYS_shutdown, MAIN, [], "ends of streams";
+    SYS_close, EVERY, [], "streams that ended; a vCPU's end";
+    SYS_fcntl, EVERY, [Check::OneOf(1, &[("F_GETFD", 1)])], "an unoptimized build looks before it closes";
+    SYS_epoll_wait, MAIN, [], "the event loop";
+    SYS_epoll_ctl, MAIN, [], "the event loop";
+    SYS_tgkill, MAIN, [Check::OneOf(2, &[("SIGRTMIN", 34)])], "kick a vCPU out of the guest";
+    SYS_getpid, MAIN, [], "name its process there";
+    SYS_getrandom, MAIN, [], "the entropy device; keys of hash tables";
+    SYS_clock_nanosleep, &[TemplateMaker], [], "wait for vCPUs to pause";
+    SYS_clock_gettime, EVERY, [], "where the vDSO has no clock";
+    SYS_rt_sigreturn, EVERY, [], "return from the handler of a kick";
+};
 
 /// The processes of a file server. What names a file names it below its shares: there is nothing else
 /// in its root.
-pub const FILES: &[Call] = &[
-    call("recvfrom", libc::SYS_recvfrom, &[Files], "requests"),
-    call("sendto", libc::SYS_sendto, &[Files], "replies"),
-    call("write", libc::SYS_write, SERVERS, "what went wrong"),
-    call(
-        "openat",
-        libc::SYS_openat,
-        &[Files],
-        "a place that was looked up, for more",
-    ),
-    call(
-        "openat2",
-        libc::SYS_openat2,
-        &[Files],
-        "a name below a folder",
-    ),
-    call("close", libc::SYS_close, SERVERS, "what is forgotten"),
-    call("statx", libc::SYS_statx, &[Files], "attributes"),
-    call(
-        "fstatfs",
-        libc::SYS_fstatfs,
-        &[Files],
-        "room of a file system",
-    ),
-    call(
-        "getdents64",
-        libc::SYS_getdents64,
-        &[Files],
-        "names in a folder",
-    ),
-    call(
-        "lseek",
-        libc::SYS_lseek,
-        &[Files],
-        "places in a folder; holes of a file",
-    ),
-    call(
-        "readlinkat",
-        libc::SYS_readlinkat,
-        &[Files],
-        "links, which the guest follows",
-    ),
-    call("pread64", libc::SYS_pread64, &[Files], "data"),
-    call("pwritev2", libc::SYS_pwritev2, &[Files], "data"),
-    call(
-        "copy_file_range",
-        libc::SYS_copy_file_range,
-        &[Files],
-        "data",
-    ),
-    call("fallocate", libc::SYS_fallocate, &[Files], "room of a file"),
-    call(
-        "ftruncate",
-        libc::SYS_ftruncate,
-        &[Files],
-        "a file's length",
-    ),
-    call(
-        "fsync",
-        libc::SYS_fsync,
-        &[Files],
-        "what is to be on the disk",
-    ),
-    call("fdatasync", libc::SYS_fdatasync, &[Files], "the same"),
-    call("syncfs", libc::SYS_syncfs, &[Files], "the same"),
-    call("mkdirat", libc::SYS_mkdirat, &[Files], "new names"),
-    call(
-        "mknodat",
-        libc::SYS_mknodat,
-        &[Files],
-        "new names; no devices, for want of `CAP_MKNOD`",
-    ),
-    call("symlinkat", libc::SYS_symlinkat, &[Files], "new names"),
-    call("linkat", libc::SYS_linkat, &[Files], "new names"),
-    call("unlinkat", libc::SYS_unlinkat, &[Files], "names that go"),
-    call(
-        "renameat2",
-        libc::SYS_renameat2,
-        &[Files],
-        "names that change",
-    ),
-    call("renameat", libc::SYS_renameat, &[Files], "the same"),
-    call("fchmodat", libc::SYS_fchmodat, &[Files], "modes"),
-    call("fchownat", libc::SYS_fchownat, &[Files], "owners"),
-    call("utimensat", libc::SYS_utimensat, &[Files], "times"),
-    call(
-        "getxattr",
-        libc::SYS_getxattr,
-        &[Files],
-        "extended attributes",
-    ),
-    call("setxattr", libc::SYS_setxattr, &[Files], "the same"),
-    call("listxattr", libc::SYS_listxattr, &[Files], "the same"),
-    call("removexattr", libc::SYS_removexattr, &[Files], "the same"),
-    call(
-        "setfsuid",
-        libc::SYS_setfsuid,
-        &[Files],
-        "whose what is made is",
-    ),
-    call("setfsgid", libc::SYS_setfsgid, &[Files], "the same"),
-    call(
-        "capget",
-        libc::SYS_capget,
-        &[Files],
-        "write without `CAP_FSETID`",
-    ),
-    call("capset", libc::SYS_capset, &[Files], "the same"),
-    call(
-        "getrandom",
-        libc::SYS_getrandom,
-        &[Files],
-        "keys of hash tables",
-    ),
-    call("gettid", libc::SYS_gettid, &[Files], "a thread's end"),
-    checked(
-        "fcntl",
-        libc::SYS_fcntl,
-        SERVERS,
-        &[Check::OneOf(
-            1,
-            &[("F_GETFD", 1), ("F_DUPFD_CLOEXEC", 1030)],
-        )],
-        "a second descriptor of a folder that is read",
-    ),
-    call("wait4", libc::SYS_wait4, &[Waiter], "the server's end"),
-    checked(
-        "mmap",
-        libc::SYS_mmap,
-        SERVERS,
-        &[
-            NOT_EXECUTABLE,
-            Check::Bits(3, 0x23, 0x22, "`MAP_PRIVATE`, `MAP_ANONYMOUS`"),
-        ],
-        "the allocator",
-    ),
-    checked(
-        "mprotect",
-        libc::SYS_mprotect,
-        SERVERS,
-        &[NOT_EXECUTABLE],
-        "the allocator",
-    ),
-    call("mremap", libc::SYS_mremap, SERVERS, "the allocator"),
-    call(
-        "munmap",
-        libc::SYS_munmap,
-        SERVERS,
-        "the allocator; a thread's end",
-    ),
-    call("brk", libc::SYS_brk, SERVERS, "the allocator"),
-    checked(
-        "madvise",
-        libc::SYS_madvise,
-        SERVERS,
-        &[Check::OneOf(2, &[("MADV_DONTNEED", 4)])],
-        "a thread's stack at its end",
-    ),
-    call("futex", libc::SYS_futex, SERVERS, "locks"),
-    call("sched_yield", libc::SYS_sched_yield, SERVERS, "locks"),
-    call(
-        "rt_sigprocmask",
-        libc::SYS_rt_sigprocmask,
-        SERVERS,
-        "a thread's end",
-    ),
-    call(
-        "restart_syscall",
-        libc::SYS_restart_syscall,
-        SERVERS,
-        "go on waiting after a stop",
-    ),
-    call(
-        "sigaltstack",
-        libc::SYS_sigaltstack,
-        SERVERS,
-        "a thread's end",
-    ),
-    call("exit", libc::SYS_exit, &[Files], "a thread's end"),
-    call(
-        "exit_group",
-        libc::SYS_exit_group,
-        SERVERS,
-        "the process's end",
-    ),
-];
+pub const FILES: &[Call] = calls! {
+    SYS_recvfrom, &[Files], [], "requests";
+    SYS_sendto, &[Files], [], "replies";
+    SYS_write, SERVERS, [], "what went wrong";
+    SYS_openat, &[Files], [], "a place that was looked up, for more";
+    SYS_openat2, &[Files], [], "a name below a folder";
+    SYS_close, SERVERS, [], "what is forgotten";
+    SYS_statx, &[Files], [], "attributes";
+    SYS_fstatfs, &[Files], [], "room of a file system";
+    SYS_getdents64, &[Files], [], "names in a folder";
+    SYS_lseek, &[Files], [], "places in a folder; holes of a file";
+    SYS_readlinkat, &[Files], [], "links, which the guest follows";
+    SYS_pread64, &[Files], [], "data";
+    SYS_pwritev2, &[Files], [], "data";
+    SYS_copy_file_range, &[Files], [], "data";
+    SYS_fallocate, &[Files], [], "room of a file";
+    SYS_ftruncate, &[Files], [], "a file's length";
+    SYS_fsync, &[Files], [], "what is to be on the disk";
+    SYS_fdatasync, &[Files], [], "the same";
+    SYS_syncfs, &[Files], [], "the same";
+    SYS_mkdirat, &[Files], [], "new names";
+    SYS_mknodat, &[Files], [], "new names; no devices, for want of `CAP_MKNOD`";
+    SYS_symlinkat, &[Files], [], "new names";
+    SYS_linkat, &[Files], [], "new names";
+    SYS_unlinkat, &[Files], [], "names that go";
+    SYS_renameat2, &[Files], [], "names that change";
+    SYS_fchmodat, &[Files], [], "modes";
+    SYS_fchownat, &[Files], [], "owners";
+    SYS_utimensat, &[Files], [], "times";
+    SYS_getxattr, &[Files], [], "extended attributes";
+    SYS_setxattr, &[Files], [], "the same";
+    SYS_listxattr, &[Files], [], "the same";
+    SYS_removexattr, &[Files], [], "the same";
+    SYS_setfsuid, &[Files], [], "whose what is made is";
+    SYS_setfsgid, &[Files], [], "the same";
+    SYS_capget, &[Files], [], "write without `CAP_FSETID`";
+    SYS_capset, &[Files], [], "the same";
+    SYS_getrandom, &[Files], [], "keys of hash tables";
+    SYS_gettid, &[Files], [], "a thread's end";
+    SYS_fcntl, SERVERS, [Check::OneOf( 1, &[("F_GETFD", 1), ("F_DUPFD_CLOEXEC", 1030)], )], "a second descriptor of a folder that is read";
+    SYS_wait4, &[Waiter], [], "the server's end";
+};
+
+/// What memory, locks and the end of a thread take, whoever's it is.
+pub const EVERYONES: &[Call] = calls! {
+    SYS_mmap, EVERYONE, [NOT_EXECUTABLE, Check::Bits(3, 0x23, 0x22, "`MAP_PRIVATE`, `MAP_ANONYMOUS`")], "the allocator";
+    SYS_mprotect, EVERYONE, [NOT_EXECUTABLE], "the allocator";
+    SYS_mremap, EVERYONE, [], "the allocator";
+    SYS_munmap, EVERYONE, [], "the allocator; a thread's end";
+    SYS_brk, EVERYONE, [], "the allocator";
+    SYS_madvise, EVERYONE, [Check::OneOf(2, &[("MADV_DONTNEED", 4)])], "memory that the guest gave back; a thread's stack at its end";
+    SYS_futex, EVERYONE, [], "locks and channels";
+    SYS_sched_yield, EVERYONE, [], "locks and channels";
+    SYS_rt_sigprocmask, EVERYONE, [], "a thread's end";
+    SYS_restart_syscall, EVERYONE, [], "go on waiting after a stop";
+    SYS_sigaltstack, EVERYONE, [], "a thread's end";
+    SYS_exit, &[Vcpu, Files], [], "a thread's end";
+    SYS_exit_group, EVERYONE, [], "the process's end";
+};
 
 /// Calls in the union of a VMM's threads, and of a vCPU's: the bounds of the promise.
 pub const UNION_MAX: usize = 40;
@@ -530,7 +241,7 @@ pub fn rows(calls: &[Call]) -> Vec<String> {
             let checks: Vec<_> = call.checks.iter().map(|check| check.to_string()).collect();
             format!(
                 "| `{}` | {} | {} | {} |",
-                call.name,
+                call.name(),
                 threads.join(", "),
                 checks.join("; "),
                 call.purpose

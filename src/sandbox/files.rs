@@ -123,6 +123,8 @@ impl FileServer {
         let child = Command::new(command)
             .arg(FILES_VERB)
             .arg("3")
+            // Nothing of the user's is in a process that a guest attacks.
+            .env_clear()
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(lines.try_clone().context("share the VM's log")?)
@@ -194,7 +196,6 @@ fn create_area() -> Result<File> {
     Ok(area)
 }
 
-/// This user's range in a file of `subuid(5)`.
 /// Subordinate users and groups of this user.
 pub(super) fn subordinates() -> Ids {
     let range = |path| subordinate(path).map(|(start, count)| Subordinate { start, count });
@@ -204,6 +205,7 @@ pub(super) fn subordinates() -> Ids {
     }
 }
 
+/// This user's range in a file of `subuid(5)`.
 fn subordinate(path: &str) -> Option<(u32, u32)> {
     let uid = nix::unistd::geteuid();
     if uid.is_root() {
@@ -275,10 +277,14 @@ pub fn main(config: RawFd) -> Result<()> {
     let run = jail::run(&shares, &ids, move |root| {
         match begin(root, &area) {
             Ok((area, files)) => {
-                if report_of_child.write_all(READY.as_bytes()).is_err() {
-                    return 1;
+                let mut report = &report_of_child;
+                let ready = move || report.write_all(READY.as_bytes());
+                let served = serve(&socket, &area, &files, ready);
+                if let Err(error) = &served {
+                    // Told where it did not begin to serve.
+                    let _ = report_of_child.write_all(format!("{error}\n").as_bytes());
                 }
-                i32::from(serve(&socket, &area, &files).is_err())
+                i32::from(served.is_err())
             }
             Err(error) => {
                 // The supervisor tells it.

@@ -232,7 +232,7 @@ impl RunningVm {
             template: folder,
             files,
         };
-        if vm.child.id().is_none() {
+        if !vm.child.has_started() {
             let soon = Instant::now() + DEATH_TIMEOUT;
             let end = finish(&mut vm.child, &mut vm.report, soon)?.end;
             let reason = end.map_or_else(|reason| reason, |end| end.to_string());
@@ -248,8 +248,7 @@ impl RunningVm {
     /// Process id of the VMM.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        // `spawn` has seen to it that there is one.
-        self.child.id().unwrap_or_default()
+        self.child.id()
     }
 
     /// Offers the guest a stream on another port, and returns the host's end of it.

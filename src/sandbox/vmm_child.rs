@@ -8,15 +8,13 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdout, ExitStatus};
 
 use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::waitpid;
-use nix::unistd::Pid;
+use rustix::io::retry_on_intr;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
-use super::vmm_jail::PANIC_CODE;
+use super::vmm_jail::{PANIC_CODE, STARTED};
 
-/// Longest line that the starter says, in bytes.
-const WORD_BYTES_MAX: u64 = 32;
+/// Bytes of what the starter says: a number and a word.
+const WORDS_BYTES_MAX: u64 = 64;
 
 /// A process that is waited for.
 #[derive(Debug)]
@@ -24,6 +22,7 @@ pub struct VmmChild {
     /// None where it could not be made: the report says why.
     pid: Option<Pid>,
     status: Option<ExitStatus>,
+    has_started: bool,
 }
 
 impl VmmChild {
@@ -32,26 +31,34 @@ impl VmmChild {
     /// # Errors
     /// When the starter can't be waited for.
     pub fn of(mut starter: Child) -> Result<Self> {
-        let said = starter.stdout.take().map(id_of).transpose();
+        let said = starter.stdout.take().map(words_of).transpose();
         let ended = starter.wait().context("wait for the VMM's start")?;
-        let pid = said?.flatten();
+        let (pid, has_started) = said?.unwrap_or_default();
         Ok(Self {
             pid,
             status: pid.is_none().then_some(ended),
+            has_started,
         })
     }
 
-    /// Its process id; none when it could not be made.
+    /// Whether it is shut in and goes on; else the report says why not.
     #[must_use]
-    pub fn id(&self) -> Option<u32> {
-        self.pid.and_then(|pid| u32::try_from(pid.as_raw()).ok())
+    pub fn has_started(&self) -> bool {
+        self.has_started
+    }
+
+    /// Its process id; 0 when it could not be made.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        let pid = self.pid.map(|pid| pid.as_raw_nonzero().get());
+        pid.map_or(0, i32::unsigned_abs)
     }
 
     /// Ends it at once, as far as it has not ended.
     pub fn kill(&mut self) {
         if let (Some(pid), None) = (self.pid, self.status) {
             // It is this process's child and not waited for, so that the number is its own.
-            let _ = kill(pid, Signal::SIGKILL);
+            let _ = kill_process(pid, Signal::KILL);
         }
     }
 
@@ -66,45 +73,34 @@ impl VmmChild {
         let Some(pid) = self.pid else {
             bail!("there is no VMM process");
         };
-        let status = loop {
-            match wait_raw(pid) {
-                Err(Errno::EINTR) => {}
-                other => break other.context("wait for the VMM process")?,
-            }
-        };
+        let ended = retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
+        let ended = ended.context("wait for the VMM process")?;
+        // None only where nobody waits.
+        let (_, status) = ended.context("wait for the VMM process")?;
+        let status = ExitStatus::from_raw(status.as_raw());
         self.status = Some(status);
         Ok(status)
     }
 }
 
-fn wait_raw(pid: Pid) -> nix::Result<ExitStatus> {
-    use nix::sys::wait::WaitStatus;
-    Ok(match waitpid(pid, None)? {
-        WaitStatus::Exited(_, code) => ExitStatus::from_raw((code & 0xff) << 8),
-        WaitStatus::Signaled(_, signal, _) => ExitStatus::from_raw(signal as i32),
-        // Only with flags that were not given.
-        _ => ExitStatus::from_raw(0),
-    })
-}
-
-fn id_of(output: ChildStdout) -> Result<Option<Pid>> {
-    let mut line = String::new();
-    BufReader::new(output.take(WORD_BYTES_MAX))
-        .read_line(&mut line)
-        .context("read the VMM's process id")?;
-    if line.is_empty() {
-        return Ok(None);
-    }
-    let id = line.trim().parse().context("read the VMM's process id")?;
-    Ok(Some(Pid::from_raw(id)))
+/// The process's id, and whether it goes on.
+fn words_of(output: ChildStdout) -> Result<(Option<Pid>, bool)> {
+    let mut lines = BufReader::new(output.take(WORDS_BYTES_MAX)).lines();
+    let Some(id) = lines.next() else {
+        return Ok((None, false));
+    };
+    let about = "read the VMM's process id";
+    let id: i32 = id.context(about)?.parse().context(about)?;
+    let is_started = matches!(lines.next(), Some(Ok(word)) if word == STARTED);
+    Ok((Pid::from_raw(id), is_started))
 }
 
 /// Why a VMM that reported nothing ended, in one sentence.
 #[must_use]
 pub fn cause(status: ExitStatus) -> String {
-    if status.signal() == Some(Signal::SIGSYS as i32) {
-        return "the VMM made a system call that it may not make, and was ended (SIGSYS; the kernel's \
-            log has the call: `dmesg | grep type=1326`)"
+    if status.signal() == Some(libc::SIGSYS) {
+        return "the VMM made a system call that it may not make, or had no memory left within its limit, and \
+            was ended (SIGSYS; the kernel's log has the call: `dmesg | grep type=1326`)"
             .to_owned();
     }
     if status.code() == Some(PANIC_CODE) {
@@ -135,12 +131,13 @@ mod tests {
                 .unwrap()
         };
         let mut none = VmmChild::of(spawn("exit 3")).unwrap();
-        assert_eq!((none.id(), none.wait().unwrap().code()), (None, Some(3)));
+        assert_eq!((none.id(), none.has_started()), (0, false));
+        assert_eq!(none.wait().unwrap().code(), Some(3));
         none.kill();
         assert!(VmmChild::of(spawn("echo x")).is_err());
-        assert_eq!(
-            VmmChild::of(spawn("echo 4194304")).unwrap().id(),
-            Some(4_194_304)
-        );
+        let failed = VmmChild::of(spawn("echo 4194304; exit 1")).unwrap();
+        assert_eq!((failed.id(), failed.has_started()), (4_194_304, false));
+        let goes_on = VmmChild::of(spawn("echo 4194304; echo started")).unwrap();
+        assert!(goes_on.has_started());
     }
 }

@@ -6,7 +6,9 @@
 //!    │ tells its id on stdout              ├ builds the VM
 //!    └ ends                                └ each thread: its filter ──► the guest runs
 //! ```
+//! Until the copy has its ids, the starter reports what goes wrong; from then on the copy does.
 //! [`super::vmm_process`] calls it, [`super::vmm_child`] is the other side. It knows no VM.
+#![allow(unsafe_code)] // _exit
 
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::sync::Arc;
@@ -27,9 +29,8 @@ const OWN_BYTES: u64 = 256 << 20;
 /// their own, far below.
 const FILE_BYTES_MIN: u64 = 64 << 20;
 
-/// What is mapped is a byte; so is the user's number of bytes that follows it.
-const MAPPED: u8 = b'm';
-const GO: u8 = b'g';
+/// What the starter says when the copy may go on, on a line of its own.
+pub const STARTED: &str = "started";
 
 /// Goes on in a copy of this process that is shut in, and ends the process that called. The process
 /// has one thread and all the files it will ever open.
@@ -43,7 +44,16 @@ pub fn enter(config: &VmmConfig) -> Result<()> {
     match copied {
         Side::Starter(copy) => {
             drop((from_starter, to_starter));
-            let code = start(copy, config.supervisor, to_copy, from_copy);
+            let id = copy.as_raw_nonzero();
+            writeln!(std::io::stdout(), "{id}").context("tell the VMM's id")?;
+            let ids = clone::ids(copy);
+            clone::map(copy, ids).context("shut the VMM in")?;
+            let code = start(
+                ids.own().unwrap_or(0),
+                config.supervisor,
+                to_copy,
+                from_copy,
+            );
             // Its error is told by the copy, or by its silence.
             std::process::exit(i32::from(code.is_err()))
         }
@@ -56,22 +66,20 @@ pub fn enter(config: &VmmConfig) -> Result<()> {
 
 /// The starter's part; it ends when the copy is tied to the supervisor.
 fn start(
-    copy: rustix::process::Pid,
+    own: u32,
     supervisor: u32,
     mut to_copy: PipeWriter,
     mut from_copy: PipeReader,
 ) -> Result<()> {
-    let ids = clone::ids(copy);
-    clone::map(copy, ids)?;
-    let mut message = vec![MAPPED];
-    message.extend(ids.own().unwrap_or(0).to_ne_bytes());
-    to_copy.write_all(&message).context("start the VMM")?;
+    to_copy
+        .write_all(&own.to_ne_bytes())
+        .context("start the VMM")?;
     let mut tied = [0];
     from_copy.read_exact(&mut tied).context("start the VMM")?;
     // Had the supervisor died before the copy was tied to it, nobody would end the copy.
     super::vmm_process::check_parent(supervisor)?;
-    writeln!(std::io::stdout(), "{}", copy.as_raw_nonzero()).context("tell the VMM's id")?;
-    to_copy.write_all(&[GO]).context("start the VMM")
+    writeln!(std::io::stdout(), "{STARTED}").context("tell that the VMM goes on")?;
+    to_copy.write_all(&[0]).context("start the VMM")
 }
 
 /// The copy's part.
@@ -81,11 +89,11 @@ fn shut_in(
     mut to_starter: PipeWriter,
 ) -> Result<()> {
     rustix::stdio::dup2_stdout(std::io::stdin()).context("let go of the starter's output")?;
-    let mut mapped = [0; 5];
-    from_starter
-        .read_exact(&mut mapped)
-        .context("wait for a user")?;
-    let [_, own @ ..] = mapped;
+    let mut own = [0; 4];
+    if from_starter.read_exact(&mut own).is_err() {
+        // The starter reports why.
+        std::process::exit(1);
+    }
     let own = u32::from_ne_bytes(own);
     clone::become_own((own != 0).then_some(own))?;
     root::keep_mounts()?;
@@ -152,11 +160,16 @@ const STREAMS_MAX: u64 = {
     ports + vmm::virtio::vsock::MAX_CONNECTIONS as u64
 };
 
+/// Numbers of descriptors that are looked at: layers, devices and vCPUs are some hundred.
+const DESCRIPTORS_MAX: i32 = 1024;
+
 fn limit_to_what_is_there() -> Result<()> {
-    // The lowest number that is free.
-    let next = rustix::io::dup(std::io::stdin()).context("count descriptors")?;
-    let used = u64::try_from(std::os::fd::AsRawFd::as_raw_fd(&next))?;
-    drop(next);
+    let is_open = |number: &i32| {
+        // SAFETY: fcntl(2) with F_GETFD reads a flag, of whatever the number stands for.
+        let flags = unsafe { libc::fcntl(*number, libc::F_GETFD) };
+        flags >= 0
+    };
+    let used = u64::try_from((0..DESCRIPTORS_MAX).filter(is_open).count())?;
     privileges::limit(Resource::Nofile, used + STREAMS_MAX)?;
     privileges::limit(Resource::Nproc, 0)?;
     Ok(())
@@ -167,7 +180,9 @@ fn limit_to_what_is_there() -> Result<()> {
 pub fn end_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         let _ = writeln!(std::io::stderr(), "vmm: {panic}");
-        std::process::exit(PANIC_CODE);
+        // SAFETY: it ends the process. Not `exit`, where a second thread that panics would wait for the
+        // first by a call that it may not make.
+        unsafe { libc::_exit(PANIC_CODE) }
     }));
 }
 

@@ -25,7 +25,7 @@ crate::tests![
 const DOCUMENT: &str = include_str!("../../docs/security.md");
 
 /// First user of root's VMMs (`jail/src/clone.rs`).
-const FIRST_UID: u32 = 0x6200_0000;
+const FIRST_UID: u32 = 0x7800_0000;
 
 const NAMESPACES: [&str; 7] = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"];
 
@@ -190,9 +190,10 @@ fn check_vmm(vm: &Sandbox, user: Option<u32>) -> Result<()> {
         ("Max processes", 0),
         ("Max core file size", 0),
         ("Max locked memory", 0),
-        ("Max open files", 512),
-        ("Max data size", 4 << 30),
-        ("Max file size", 1 << 40),
+        ("Max open files", 420),
+        // A container without limits: 1 GiB, what the kernel takes, and the VMM's own.
+        ("Max data size", (1024 + 64 + 256) << 20),
+        ("Max file size", 20 << 30),
     ] {
         let limit = vmm.limit(name)?;
         for value in limit.split(' ') {
@@ -248,6 +249,9 @@ fn check_files(vm: &Sandbox, user: Option<u32>) -> Result<()> {
     assert_eq!(root, ["fd", "shares"]);
     assert_eq!(fs::metadata(server.0.join("fd"))?.uid(), 0);
     assert_eq!(server.limit("Max core file size")?, "0 0");
+    for process in [waiter, server] {
+        assert_eq!(process.read("environ")?, "");
+    }
     Ok(())
 }
 
@@ -266,6 +270,7 @@ fn check_passt(vm: &Sandbox) -> Result<()> {
         "0000000000000000"
     );
     passt.is_filtered(&passts[0].to_string())?;
+    assert_eq!(passt.read("environ")?, "");
     let own = passt.own_namespaces()?;
     for name in ["user", "mnt", "ipc", "uts"] {
         assert!(own.contains(&name), "{name}: {own:?}");

@@ -98,7 +98,9 @@ impl Passt {
     ) -> Result<Self, StartError> {
         let words = tempfile::tempfile().map_err(host_error("create a file"))?;
         let said = words.try_clone().map_err(host_error("share a file"))?;
-        let child = Command::new(PASST)
+        let child = Command::new(find().ok_or(StartError::Missing)?)
+            // Nothing of the user's is in a process that a guest attacks.
+            .env_clear()
             .args(arguments(endpoint, gateway_mac, routes, ports))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
