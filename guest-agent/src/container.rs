@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use protocol::message::{Event, ExitStatus, FailureKind, ProcessId, Request};
+use protocol::message::{Event, ExitStatus, ProcessId, Request};
 use protocol::probe::Probe;
 use protocol::spec::{ProcessSpec, RunSpec};
 use protocol::task::TaskId;
@@ -397,7 +397,7 @@ impl<'a> Container<'a> {
             .processes
             .get(&MAIN)
             .filter(|main| main.is_running())
-            .ok_or_else(|| Failure::new(FailureKind::NotRunning, "the container is not running"))?;
+            .ok_or_else(Failure::not_running)?;
         let streams = stdio::connect(spec)?.join(spec.terminal, &self.terminals)?;
         let spawned = self.spawn_beside(main, spec, &streams)?;
         self.processes.insert(id, Process::new(spawned, streams));
@@ -436,7 +436,7 @@ impl<'a> Container<'a> {
         });
         match spawned {
             // It has ended, and nobody has looked yet.
-            Err(Errno::SRCH) => Err(Failure::other("the container is not running")),
+            Err(Errno::SRCH) => Err(Failure::not_running()),
             spawned => spawned.context(|| "clone a process into the container".into()),
         }
     }
@@ -478,7 +478,10 @@ fn allow_devices(spec: &RunSpec, cgroup: &Cgroup, default: &Filter) -> Result<Ve
 /// the container's own may show anything by now.
 fn join(main: &Process, spec: &ProcessSpec) -> Result<(OwnedFd, Option<Detached>), Failure> {
     let about = || "join the container".to_owned();
-    namespaces::join(main.pidfd()).context(about)?;
+    match namespaces::join(main.pidfd()) {
+        Err(Errno::SRCH) => return Err(Failure::not_running()),
+        joined => joined.context(about)?,
+    }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = open("/", flags, Mode::empty()).context(about)?;
     let proc = match spec.oom_score_adj {

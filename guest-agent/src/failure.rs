@@ -32,6 +32,11 @@ impl Failure {
         Self::new(FailureKind::BadConfig, message)
     }
 
+    /// What was asked for needs the container's process, and that has ended.
+    pub fn not_running() -> Self {
+        Self::new(FailureKind::NotRunning, "the container is not running")
+    }
+
     /// Anything that no other kind fits.
     pub fn other(message: impl Into<String>) -> Self {
         Self::new(FailureKind::Other, message)

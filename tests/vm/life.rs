@@ -656,10 +656,13 @@ fn health_is_checked(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// The process of the sandbox's command with this hidden verb.
+/// The process of the sandbox's command with this hidden verb. A supervisor that starts a VM has a
+/// child like itself until that executes its program.
 pub(crate) fn process_of(vm: &Sandbox, verb: &str) -> Result<process::Process> {
     let mut all = process::executing(&vm.program())?;
     all.retain(|process| process.has_verb(verb));
+    let ids: Vec<u32> = all.iter().map(|process| process.id).collect();
+    all.retain(|process| !ids.contains(&process.parent));
     match all.pop() {
         Some(process) => Ok(process),
         None => bail!("no process {verb}"),

@@ -87,11 +87,11 @@ fn a_user_has_what_the_policy_allows(world: &World) -> Result<()> {
     bulkhead(&vm, "exec one true")?.code(0)?;
     // What its VM has is what counts, whatever the next one is to have.
     file.write("memory = \"400m\"")?;
-    bulkhead(&vm, "update -m 64m --memory-swap 128m one")?.code(0)?;
+    bulkhead(&vm, "update -m 64m --memory-swap 64m one")?.code(0)?;
     let much = "to have 478150656 bytes of memory at once";
     refused("run --rm -m 128m busybox true", 125, much, "memory")?;
     let much = "to have 1140850688 bytes of memory at once";
-    refused("update -m 1g --memory-swap 2g one", 1, much, "memory")?;
+    refused("update -m 1g --memory-swap 1g one", 1, much, "memory")?;
     // A rule that came later holds for the next life.
     file.write("ports = [\"9000\"]")?;
     refused("restart one", 1, "port 8000", "ports")?;

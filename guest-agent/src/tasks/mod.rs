@@ -298,7 +298,7 @@ impl Inside<'_> {
             }
             Task::Usage => match &self.cgroup {
                 Some(cgroup) => Ok(Outcome::Usage(usage::read(cgroup.as_fd())?)),
-                None => Err(Failure::other("the container is not running")),
+                None => Err(Failure::not_running()),
             },
         }
     }

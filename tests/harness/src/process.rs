@@ -17,6 +17,8 @@ use crate::{PATIENCE, POLL_INTERVAL};
 pub struct Process {
     /// Its id.
     pub id: u32,
+    /// Its parent's id.
+    pub parent: u32,
     /// Its arguments after the first.
     pub arguments: Vec<String>,
 }
@@ -79,9 +81,21 @@ pub fn executing(program: &Path) -> Result<Vec<Process>> {
             .skip(1)
             .map(|argument| String::from_utf8_lossy(argument).into_owned())
             .collect();
-        found.push(Process { id, arguments });
+        let parent = parent(&folder).unwrap_or_default();
+        found.push(Process {
+            id,
+            parent,
+            arguments,
+        });
     }
     Ok(found)
+}
+
+/// The second field after the name, which may hold anything (proc(5)).
+fn parent(folder: &Path) -> Option<u32> {
+    let stat = fs::read_to_string(folder.join("stat")).ok()?;
+    let (_, after_name) = stat.rsplit_once(") ")?;
+    after_name.split(' ').nth(1)?.parse().ok()
 }
 
 fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
@@ -127,6 +141,7 @@ mod tests {
         let process =
             wait_until(&program, "a sleeper", |found| found.first().cloned()).expect("found");
         assert_eq!(process.id, child.id());
+        assert_eq!(process.parent, std::process::id());
         assert!(process.has_verb("1000"));
         process.kill().expect("kill");
         child.wait().expect("wait");
