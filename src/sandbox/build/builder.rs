@@ -136,7 +136,7 @@ impl<'a> Builder<'a> {
                 Event::Failed { message, .. } => {
                     return Err(Refused(super::super::printable(&message)).into());
                 }
-                other => bail!("the agent broke the protocol: unexpected {other:?}"),
+                other => bail!(super::super::unexpected(&other)),
             }
         }
     }
@@ -205,7 +205,7 @@ impl<'a> Builder<'a> {
             } => Err(Refused(super::super::printable(&message)).into()),
             Event::TaskEnded { outcome, .. } => Ok(outcome),
             Event::Failed { message, .. } => Err(Refused(super::super::printable(&message)).into()),
-            other => bail!("the agent broke the protocol: unexpected {other:?}"),
+            other => bail!(super::super::unexpected(&other)),
         }
     }
 
@@ -310,7 +310,7 @@ impl<'a> Builder<'a> {
                 Event::Failed { message, .. } => {
                     return Err(Refused(super::super::printable(&message)).into());
                 }
-                other => bail!("the agent broke the protocol: unexpected {other:?}"),
+                other => bail!(super::super::unexpected(&other)),
             }
         }
     }
@@ -345,7 +345,7 @@ impl<'a> Builder<'a> {
         match self.next(None)? {
             Event::Sealed(None) => Ok(Some(layer)),
             Event::Sealed(Some(message)) => Err(Refused(super::super::printable(&message)).into()),
-            other => bail!("the agent broke the protocol: unexpected {other:?}"),
+            other => bail!(super::super::unexpected(&other)),
         }
     }
 }
