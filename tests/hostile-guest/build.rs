@@ -1,5 +1,5 @@
-//! Links the program as a kernel: static, without a C runtime, at 2 MiB, the second of the pages
-//! that the hypervisor maps at boot.
+//! Links the program as a kernel: static, without a C runtime, in pages that no number which a device
+//! writes by itself names to the balloon.
 
 fn main() {
     for argument in [
@@ -7,7 +7,7 @@ fn main() {
         "-nostartfiles",
         "-static",
         "-no-pie",
-        "-Wl,--image-base=0x200000",
+        "-Wl,--image-base=0x1234000",
         "-Wl,--build-id=none",
         "-Wl,-z,norelro",
         "-Wl,-z,noexecstack",

@@ -103,15 +103,13 @@ fn cve_2019_5736_the_runtime_is_not_overwritten(world: &World) -> Result<()> {
         done; sleep 100000";
     crate::life::begin(&vm, "evil", &["--cap-add", "ALL"], script)?;
     let exec = |words: &[&str]| vm.bulkhead(["exec", "evil"]).args(words).output();
-    // What starts a process there opens its own program, and is run by it.
+    // What starts a process there is started by itself: the agent's program as an ordinary process.
     for words in [
         &["/proc/self/exe"][..],
         &["/evil"],
         &["/proc/self/exe", "run"],
     ] {
-        let out = exec(words)?;
-        ended(&out)?;
-        ensure!(out.code != 0, "{out}");
+        ended(&exec(words)?)?;
     }
     let script = "for id in /proc/[0-9]*; do (echo hostile >$id/exe) 2>/dev/null && echo wrote $id; done; echo tried";
     let text = exec(&["sh", "-c", script])?.only_stdout()?;
@@ -147,13 +145,10 @@ fn cve_2019_19921_proc_can_not_be_shadowed(world: &World) -> Result<()> {
         ["--mount", "type=tmpfs,target=/sys/fs/cgroup"],
     ] {
         let out = shell(vm, &flags, "busybox", script)?;
-        println!("{flags:?}: {out}");
         ended(&out)?;
-        ensure!(!out.stdout.contains("wrote"), "{flags:?}: {out}");
-        if out.code == 0 {
-            let expected = "CapEff:\t00000000a80425fb\nSeccomp:\t2\n";
-            assert_eq!(out.stdout, expected, "{flags:?}: {out}");
-        }
+        // With something else at /proc there is nothing to write to, and nothing to read.
+        let expected = ["CapEff:\t00000000a80425fb\nSeccomp:\t2\n", ""];
+        ensure!(expected.contains(&&*out.stdout), "{flags:?}: {out}");
     }
     Ok(())
 }
@@ -259,7 +254,6 @@ fn cve_2025_31133_devices_of_an_image_are_not_used(world: &World) -> Result<()> 
         layer.directory("target", root(0o755))?;
         layer.file("target/ptmx", root(0o644), b"as it was\n")
     })?;
-    let before = contents(&["/dev/null", "/dev/zero"].map(PathBuf::from)[..0])?;
     let script = "stat -c %F /dev/null /dev/console; echo x >/dev/null; cat /etc/target; \
         for file in /proc/kcore /proc/keys /proc/timer_list; do \
             [ -e $file ] && [ \"$(head -c 1 $file 2>/dev/null)\" ] && echo open $file; done; \
@@ -267,7 +261,6 @@ fn cve_2025_31133_devices_of_an_image_are_not_used(world: &World) -> Result<()> 
     for flags in [&[][..], &["-t"], &["--read-only"]] {
         for image in ["past:links", "past:dev"] {
             let out = shell(&vm, flags, image, script)?;
-            println!("{image} {flags:?}: {out}");
             ended(&out)?;
             ensure!(
                 !out.stdout.contains("open /") && !out.stdout.contains("wrote"),
@@ -275,7 +268,6 @@ fn cve_2025_31133_devices_of_an_image_are_not_used(world: &World) -> Result<()> 
             );
         }
     }
-    drop(before);
     Ok(())
 }
 
@@ -319,7 +311,6 @@ fn cve_2022_0492_what_runs_in_the_kernel_runs_in_the_guests(world: &World) -> Re
         "busybox",
         "echo 1 >/proc/sys/kernel/sysrq; echo b >/proc/sysrq-trigger; sleep 5; echo still there",
     )?;
-    println!("{out}");
     ended(&out)?;
     assert_eq!(boot_id()?, begun);
     Ok(())
@@ -405,16 +396,15 @@ fn cve_2026_53488_an_images_labels_decide_nothing(world: &World) -> Result<()> {
         .output()?
         .only_stdout()?;
     assert_eq!(text, "json-file false no\n");
+    // At a terminal, what they say moves no cursor.
     for words in [
         &["ps", "--format", "{{.Labels}}"][..],
-        &["images"],
         &["ps", "--no-trunc"],
+        &["inspect", "labels"],
     ] {
-        let text = vm.bulkhead(words).output()?.only_stdout()?;
-        ensure!(
-            !text.contains('\u{1b}'),
-            "{words:?} moves the cursor: {text:?}"
-        );
+        let (code, text) = vm.terminal(words)?.wait()?;
+        ensure!(code == 0, "{words:?}: {text}");
+        ensure!(!text.contains('\u{1b}'), "{words:?}: {text:?}");
     }
     vm.bulkhead(["rm", "-f", "labels"]).output()?.code(0)?;
     ensure!(!marker.exists(), "a label was obeyed");
@@ -449,7 +439,6 @@ fn cve_2022_23648_an_images_volumes_are_its_own(world: &World) -> Result<()> {
         })?;
         let script = format!("cat {}/file /link/file 2>/dev/null; true", secret.display());
         let out = shell(&vm, &[], &name, &script)?;
-        println!("{volume}: {out}");
         ended(&out)?;
         ensure!(!out.stdout.contains("the host's"), "{volume}: {out}");
         vm.bulkhead(["rmi", "-f", &name]).output()?;
@@ -589,7 +578,6 @@ fn cve_2024_9676_users_are_looked_up_in_the_guest(world: &World) -> Result<()> {
             layer.symlink("etc/group", target)
         })?;
         let out = shell(&vm, &[], &name, "id -u")?;
-        println!("{target}: {out}");
         out.refusal("app")?;
     }
     Ok(())

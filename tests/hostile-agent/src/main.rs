@@ -83,7 +83,7 @@ struct Control(File);
 impl Control {
     fn say(&mut self, event: &Event) -> std::io::Result<()> {
         let bytes = serde_json::to_vec(event)?;
-        self.frame(bytes.len(), &bytes)
+        self.whole(&bytes)
     }
 
     /// A frame that tells this length, whatever it has.
@@ -91,6 +91,11 @@ impl Control {
         let len = u32::try_from(len).unwrap_or(u32::MAX);
         self.0.write_all(&len.to_le_bytes())?;
         self.0.write_all(bytes)
+    }
+
+    /// A frame of these bytes.
+    fn whole(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.frame(bytes.len(), bytes)
     }
 
     fn hello(&mut self, version: u32, kernel: &str) -> std::io::Result<()> {
@@ -138,6 +143,13 @@ fn failed(message: String) -> Event {
     }
 }
 
+/// The process's output ends, as it should.
+fn streams_end() {
+    for port in FIRST_STREAM_PORT..FIRST_STREAM_PORT + 3 {
+        drop(connect(port));
+    }
+}
+
 /// Does what the orders name.
 #[allow(clippy::too_many_lines)] // a line or two for each lie
 fn lie(mode: &str) -> std::io::Result<()> {
@@ -154,15 +166,15 @@ fn lie(mode: &str) -> std::io::Result<()> {
             control.frame(1000, b"{\"hello\"")?;
             Err(std::io::Error::other("cut"))
         }
-        "empty" => control.frame(0, b""),
-        "unknown" => control.frame(15, b"{\"surrender\":{}}"),
-        "deep" => control.frame(MAX_FRAME, &vec![b'['; MAX_FRAME]),
-        "not-text" => control.frame(8, &[0xff; 8]),
-        "wrong-type" => control.frame(21, b"{\"hello\":{\"version\":\"7\"}}"),
+        "empty" => control.whole(b""),
+        "unknown" => control.whole(b"{\"surrender\":{}}"),
+        "deep" => control.whole(&vec![b'['; MAX_FRAME]),
+        "not-text" => control.whole(&[0xff; 8]),
+        "wrong-type" => control.whole(b"{\"hello\":{\"version\":\"7\"}}"),
         "code-300" => {
             control.started()?;
             let bytes = br#"{"exited":{"process":0,"status":{"code":300},"oom_killed":false}}"#;
-            control.frame(bytes.len(), bytes)
+            control.whole(bytes)
         }
         // Events out of order.
         "exited-first" => control.say(&exited(0, ExitStatus::Code(0))),
@@ -244,10 +256,7 @@ fn lie(mode: &str) -> std::io::Result<()> {
             if mode == "code-3-twice" {
                 control.say(&exited(0, ExitStatus::Code(0)))?;
             }
-            // Its output ends, as it should.
-            for port in FIRST_STREAM_PORT..FIRST_STREAM_PORT + 3 {
-                drop(connect(port));
-            }
+            streams_end();
             Ok(())
         }
         // Floods.
@@ -262,10 +271,12 @@ fn lie(mode: &str) -> std::io::Result<()> {
         "log" => {
             control.started()?;
             let line = "y".repeat(1000) + "\n";
-            for _ in 0..64 << 10 {
+            for _ in 0..6 << 10 {
                 console().write_all(line.as_bytes())?;
             }
-            control.say(&exited(0, ExitStatus::Code(4)))
+            control.say(&exited(0, ExitStatus::Code(4)))?;
+            streams_end();
+            Ok(())
         }
         "ports" => {
             control.started()?;

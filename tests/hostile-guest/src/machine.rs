@@ -5,8 +5,9 @@ use core::arch::{asm, global_asm};
 use core::cell::Cell;
 use core::fmt::{self, Write};
 
-/// RAM that nothing else uses: rings and buffers.
-pub const SCRATCH: u64 = 16 << 20;
+/// RAM that nothing else uses: rings and buffers. The program lies below, so that what is too long runs
+/// over other things.
+pub const SCRATCH: u64 = 32 << 20;
 /// Its length.
 pub const SCRATCH_LEN: u64 = 32 << 20;
 /// First address beyond RAM: the tests give the VM 128 MiB.

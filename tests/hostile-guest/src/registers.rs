@@ -1,8 +1,8 @@
 //! Registers and ports: each in each state of the device, and any at random.
 
 use crate::machine::{
-    MMIO_START, RAM_END, REGION_LEN, Random, SCRATCH, SCRATCH_LEN, port_read, port_strings,
-    port_write, read, resets, write,
+    MMIO_START, RAM_END, REGION_LEN, RESET_PORT, Random, SCRATCH, SCRATCH_LEN, port_read,
+    port_strings, port_write, read, resets, write,
 };
 use crate::say;
 use crate::virtio::{ACKNOWLEDGE, DRIVER, Device, SLOTS};
@@ -155,7 +155,12 @@ pub fn at_random(random: &Random, count: u64) {
                     enter(device, random.of(&STATES));
                 }
             }
-            1 => port_strings(some_port(random), 1 + random.below(64) as u32),
+            1 => {
+                let port = some_port(random);
+                if !is_serial(port) && port != RESET_PORT {
+                    port_strings(port, 1 + random.below(64) as u32);
+                }
+            }
             2..16 => {
                 let (port, width) = (some_port(random), random.of(&[1, 2, 4]));
                 let value = some_value(random) as u32;

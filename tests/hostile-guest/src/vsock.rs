@@ -164,7 +164,9 @@ pub fn bad_packets(random: &Random, count: u64) {
         } else {
             len.min(1 << 20)
         };
-        socket.send(&packet, payload);
+        // What arrives on the control port is a frame, and ends the VM: `bad_frames` has those.
+        let is_frame = packet.to_port == CONTROL && packet.operation == RW;
+        socket.send(&packet, if is_frame { 0 } else { payload });
         if round % 16 == 0 {
             socket.return_buffers();
         }
