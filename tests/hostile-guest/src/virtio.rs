@@ -113,7 +113,8 @@ impl Device {
     /// Sets a queue up in 64 KiB at `at`, as it should be.
     pub fn queue(self, index: u32, at: u64) -> Queue {
         self.set(0x30, index);
-        let size = self.get(0x34).min(256);
+        // Another vCPU may have chosen another queue meanwhile, or none.
+        let size = self.get(0x34).clamp(1, 256);
         fill(at, 0x10000, 0);
         let queue = Queue {
             device: self,
