@@ -23,7 +23,7 @@ pub fn run() -> ! {
     rustix::process::umask(Mode::empty());
     let answer = match prepare() {
         Ok(prepared) => Answer::Done(prepared),
-        Err(Failure { kind, message }) => Answer::Failed { kind, message },
+        Err(Failure { message, .. }) => Answer::Failed { message },
     };
     let mut out = std::io::stdout().lock();
     let written = serde_json::to_writer(&mut out, &answer)

@@ -12,14 +12,16 @@ mod table;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fs::OpenOptions;
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use jail::table::Thread;
 use protocol::probe::Probe;
+use tempfile::NamedTempFile;
 
 use super::complaint::CODE_OURS;
 use super::run::{run_probe, with_code};
@@ -95,8 +97,10 @@ pub fn run(args: &ContrastArgs) -> Result<()> {
         vmm_syscalls: vmm_syscalls(),
     };
     if let Some((mut file, path)) = page {
+        let about = || format!("write {}", path.display());
         file.write_all(html::page(&contrast).as_bytes())
-            .with_context(|| format!("write {}", path.display()))?;
+            .with_context(about)?;
+        file.persist(path).with_context(about)?;
     }
     match args.format {
         Format::Table => {
@@ -109,13 +113,14 @@ pub fn run(args: &ContrastArgs) -> Result<()> {
     Ok(())
 }
 
-/// Opens the page's file before anything runs.
-fn create(path: &Path) -> Result<(std::fs::File, &Path)> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(path)
+/// Makes a file in the page's folder before anything runs; an older page stays until there is another.
+fn create(path: &Path) -> Result<(NamedTempFile, &Path)> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let file = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(folder.unwrap_or(Path::new(".")))
         .with_context(|| format!("create {}", path.display()))?;
     Ok((file, path))
 }

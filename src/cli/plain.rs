@@ -80,6 +80,10 @@ pub fn run(flags: &Flags, options: &RunOptions) -> Result<u8> {
     let id = names::random_id()?;
     let launch = launch(options, &image, &id)?;
     policy.check_launch(&launch)?;
+    let without_effect = flags.warnings().into_iter().map(str::to_owned);
+    for warning in without_effect.chain(options.warnings()) {
+        output::note(&format!("WARNING: {warning}"));
+    }
     output::note(WEAKER);
     let plain = Plain {
         root: &root,
@@ -89,9 +93,10 @@ pub fn run(flags: &Flags, options: &RunOptions) -> Result<u8> {
         launch: &launch,
         image: &image,
         store: &store,
-        unpacking: &|| {
+        forward_signals: options.container.forward_signals,
+        tell: &|words| {
             if !options.image.quiet {
-                output::note("unpacking the image for plain containers …");
+                output::note(words);
             }
         },
     };
@@ -106,6 +111,13 @@ fn check(flags: &Flags, options: &RunOptions) -> Result<()> {
     }
     if let Some(name) = flags.set_beyond(&SUPPORTED) {
         bail!("--{name} is not supported with --isolation=container; remove one of both");
+    }
+    let security = &options.process.security;
+    if security.system_paths_unconfined || security.writable_cgroups.is_some() {
+        bail!(
+            "--security-opt systempaths and writable-cgroups are not supported with \
+             --isolation=container: its /proc and /sys are the host's"
+        );
     }
     if options.network.mode != Mode::None && !flags.list("network").is_empty() {
         bail!(

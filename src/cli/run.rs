@@ -88,9 +88,6 @@ pub fn run_probe(matches: ArgMatches, probe: Probe, began: u64) -> Result<u8> {
 
 fn run_parsed(flags: &Flags, options: RunOptions, began: u64) -> Result<u8> {
     let container = &options.container;
-    if container.isolation == Isolation::Container {
-        return plain::run(flags, &options);
-    }
     if container.detach && !flags.list("attach").is_empty() {
         return Err(failure(
             "conflicting options: cannot specify both --attach and --detach".to_owned(),
@@ -99,6 +96,9 @@ fn run_parsed(flags: &Flags, options: RunOptions, began: u64) -> Result<u8> {
     let types = container.streams.stdin && !container.detach;
     if types && options.process.tty && !std::io::stdin().is_terminal() {
         return Err(failure("the input device is not a TTY".to_owned()));
+    }
+    if container.isolation == Isolation::Container {
+        return plain::run(flags, &options);
     }
     let made = make(flags, options, true)?;
     let phases = Phases {

@@ -26,7 +26,7 @@ use super::vm::{DISK_ALIGNMENT, DiskSource, RunningVm, Segment, VmRequest};
 
 /// Memory of a converter VM in MiB: the layer's tree is held in memory while it is built, some
 /// 300 bytes an entry, so that this is enough for the most entries a layer may have.
-const CONVERTER_MEMORY_MIB: u32 = 2048;
+pub(super) const CONVERTER_MEMORY_MIB: u32 = 2048;
 
 /// One vCPU unpacks, the other decompresses.
 const CONVERTER_VCPUS_MAX: u8 = 2;

@@ -129,17 +129,23 @@ pub fn lock(folder: &Path) -> Result<Flock<File>> {
         .with_context(|| format!("lock {}", folder.display()))
 }
 
-/// Bytes that the files below a folder take; what can't be read counts for nothing.
+/// Bytes that the files below a folder take, each once however many names it has; what can't be read
+/// counts for nothing.
 #[must_use]
 pub fn space_below(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
     let mut bytes = 0_u64;
+    let mut seen = std::collections::HashSet::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let Ok(status) = entry.metadata() else {
+                continue;
+            };
+            if status.is_dir() {
                 folders.push(entry.path());
-            } else {
-                bytes = bytes.saturating_add(space_of(&entry.path()));
+            } else if status.nlink() == 1 || seen.insert((status.dev(), status.ino())) {
+                bytes = bytes.saturating_add(status.blocks().saturating_mul(512));
             }
         }
     }

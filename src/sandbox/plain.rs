@@ -14,6 +14,8 @@ mod jail;
 mod keeper;
 mod rootfs;
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -74,8 +76,10 @@ pub struct Plain<'a> {
     pub image: &'a Image,
     /// Where its blobs are.
     pub store: &'a Store,
-    /// Told when layers are to be unpacked.
-    pub unpacking: &'a dyn Fn(),
+    /// `--sig-proxy`.
+    pub forward_signals: bool,
+    /// Told what takes time, and what is left out.
+    pub tell: &'a dyn Fn(&str),
 }
 
 /// Prepares the container, calls `ready`, and becomes its keeper, whose exit code is the container's.
@@ -91,9 +95,9 @@ pub fn run(plain: &Plain, ready: impl FnOnce() -> Result<()>) -> Result<()> {
              leave them out, or leave out --isolation=container"
         );
     }
-    let lower = rootfs::unpacked(plain)?;
-    let prepared = jail::prepare(plain, &lower, &[])?;
-    let bundle = bundle::create(plain, &lower, &prepared)?;
+    let image = rootfs::unpacked(plain)?;
+    let prepared = jail::prepare(plain, &image.path, &[])?;
+    let bundle = bundle::create(plain, image, &prepared)?;
     ready()?;
     let config = serde_json::to_string(&bundle.keeper).context("configure the keeper")?;
     let program = std::env::current_exe().context("find the path of this command")?;
@@ -106,7 +110,16 @@ fn folder(root: &Root) -> PathBuf {
     root.path().join("plain")
 }
 
-/// Reads the agent's program.
+/// Makes a folder that is this user's alone: images have programs that take their owner's rights.
+fn create_private(path: &Path) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("create {}", path.display()))
+}
+
+/// Finds the agent's program.
 fn agent(guest: &GuestFiles) -> Result<PathBuf> {
     let path = guest.kernel.with_file_name("guest-agent");
     if !path.is_file() {

@@ -382,6 +382,7 @@ pub fn make_template(guest: &GuestFiles, shape: Shape, state: &File, memory: &Fi
         card: shape.network.then(|| CardConfig {
             socket: None,
             endpoint: network::template_endpoint(),
+            go: None,
         }),
         streams: Vec::new(),
         offers: None,
@@ -465,6 +466,7 @@ fn card_config(card: Card, fds: &mut ChildFds) -> Result<CardConfig> {
     Ok(CardConfig {
         socket: Some(fds.add(card.socket)?),
         endpoint: card.endpoint,
+        go: card.go.map(|gate| fds.add(gate)).transpose()?,
     })
 }
 

@@ -126,6 +126,8 @@ pub struct CardConfig {
     pub socket: Option<RawFd>,
     /// The guest's addresses on its network.
     pub endpoint: net::Endpoint,
+    /// A pipe: the guest begins when a byte comes, and never if none does.
+    pub go: Option<RawFd>,
 }
 
 /// The file system device.
@@ -294,6 +296,12 @@ fn run(config: &VmmConfig, times: &mut VmTimes) -> Result<(VmEnd, ExitCounts)> {
     let built = vm.times();
     times.created = since(built.vm_created);
     times.loaded = since(built.loaded);
+    if let Some(go) = config.card.and_then(|card| card.go) {
+        // SAFETY: as above. It is closed before descriptors are counted.
+        let mut go = unsafe { File::from_raw_fd(go) };
+        go.read_exact(&mut [0])
+            .context("wait for the network: the supervisor gave up")?;
+    }
     vm.set_confinement(super::vmm_jail::confinement(config)?);
     times.first_instruction = super::clock::monotonic_ns();
     let Some(state) = state else {

@@ -15,6 +15,8 @@ crate::tests![
     both_sides_are_measured,
     a_plain_container_has_the_flags_it_says,
     a_plain_container_ends_with_dockers_codes,
+    what_a_plain_container_left_is_removed,
+    an_image_in_use_stays_unpacked,
     a_plain_container_is_held_to_its_limits,
     a_plain_container_of_several_layers_has_their_files,
     after_a_kill_no_plain_container_is_left,
@@ -146,6 +148,10 @@ fn a_plain_container_has_the_flags_it_says(world: &World) -> Result<()> {
         (&["-d"], "works with run --rm in the foreground only"),
         (&["--name", "box"], "--name is not supported with"),
         (&["--privileged"], "--privileged is not supported with"),
+        (
+            &["--security-opt", "systempaths=unconfined"],
+            "--security-opt systempaths and writable-cgroups are not supported",
+        ),
     ];
     for (flags, words) in refused {
         plain
@@ -185,6 +191,70 @@ fn a_plain_container_ends_with_dockers_codes(world: &World) -> Result<()> {
         .output()?
         .code(0)?;
     assert_eq!(out.stdout, "in and out");
+    // Without -i the input is somebody else's.
+    let words = ["run", "--rm", "--isolation=container", "busybox", "cat"];
+    let out = plain
+        .vm
+        .bulkhead(words)
+        .stdin("not mine")
+        .output()?
+        .code(0)?;
+    assert_eq!(out.stdout, "");
+    Ok(())
+}
+
+/// Deeper than there are descriptors, and below folders that nobody may read.
+fn what_a_plain_container_left_is_removed(world: &World) -> Result<()> {
+    let plain = Plain::new(world)?;
+    let script = "i=0; while [ $i -lt 1100 ]; do mkdir d && cd d; i=$((i+1)); done; \
+                  mkdir /shut && touch /shut/x && chmod 0 /shut; exit 3";
+    let out = plain.run(&["busybox", "sh", "-c", script])?;
+    assert_eq!(out.code, 3, "{out}");
+    assert_eq!(plain.bundles()?, 0);
+    Ok(())
+}
+
+/// The files of an image are those of whoever runs it, also when the image is gone.
+fn an_image_in_use_stays_unpacked(world: &World) -> Result<()> {
+    let plain = Plain::new(world)?;
+    let build = |name: &str| {
+        let words = ["build", "-q", "-t", name, "-"];
+        let dockerfile = format!("FROM busybox\nRUN echo {name} > /name\n");
+        plain.vm.bulkhead(words).stdin(dockerfile).output()?.code(0)
+    };
+    build("one")?;
+    build("two")?;
+    let words = [
+        "run",
+        "--rm",
+        "-i",
+        "--isolation=container",
+        "one",
+        "sh",
+        "-c",
+    ];
+    let (input, mut typed) = std::io::pipe().context("make a pipe")?;
+    let script = "echo runs; read line; cat /name";
+    let mut one = plain
+        .vm
+        .bulkhead(words)
+        .arg(script)
+        .stdin_from(input)
+        .spawn()?;
+    one.wait_for_stdout("runs")?;
+    plain.vm.bulkhead(["rmi", "one"]).output()?.code(0)?;
+    plain.run(&["two", "true"])?.code(0)?;
+    let images = || -> Result<usize> {
+        let entries = fs::read_dir(plain.vm.root().join("plain/images"))?;
+        Ok(entries.count())
+    };
+    assert_eq!(images()?, 2);
+    std::io::Write::write_all(&mut typed, b"go\n")?;
+    let out = one.wait()?.code(0)?;
+    assert_eq!(out.stdout, "runs\none\n");
+    // It goes when another is unpacked.
+    plain.run(&["busybox", "true"])?.code(0)?;
+    assert_eq!(images()?, 2);
     Ok(())
 }
 

@@ -4,7 +4,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::message::FailureKind;
 use crate::spec::ConvertSpec;
 
 /// `argv[0]` with which the agent's program does this.
@@ -37,8 +36,6 @@ pub enum Answer {
     Done(Prepared),
     /// It can't be.
     Failed {
-        /// What decides the exit code.
-        kind: FailureKind,
         /// One sentence.
         message: String,
     },

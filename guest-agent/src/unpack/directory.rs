@@ -1,8 +1,8 @@
 //! Writes a tree as files of a directory, over those of the layers below.
 //!
 //! Called by [`super::into_directory`] in a process whose root is that directory, for a plain
-//! container. Every path is made of names of the tree and opened with `RESOLVE_IN_ROOT` and without
-//! following links, so that what lower layers left there leads nowhere else.
+//! container. Every folder is opened by names of the tree, beneath that directory and without following
+//! links, so that what lower layers left there leads nowhere else.
 //!
 //! Device nodes are left out and owners that the user namespace does not have become root's, as in a
 //! container of an ordinary user; attributes of `trusted.` and those that the file system refuses are

@@ -11,7 +11,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -32,6 +32,9 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Longest time to an end that was asked for.
 const END_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Lines that are kept before anybody asks for them.
+const LINES_AHEAD: usize = 4;
 
 /// Bytes of what the command says on standard error.
 const WORDS_MAX: u64 = 16 << 10;
@@ -168,7 +171,7 @@ impl Side {
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().context("take the output")?;
         let stderr = child.stderr.take().context("take the output")?;
-        let (sender, lines) = channel();
+        let (sender, lines) = sync_channel(LINES_AHEAD);
         std::thread::Builder::new()
             .name("probe".to_owned())
             .spawn(move || {

@@ -87,7 +87,7 @@ impl<'a> Builder<'a> {
         let launch = machine.launch;
         let (layers, disks) = disks::for_a_while(machine.root, layers, launch.writable_bytes)?;
         let network = launch.network.as_ref().filter(|_| runs);
-        let network = network
+        let mut network = network
             .map(|config| Network::start(machine.root, config))
             .transpose()?;
         let mut run = launch.run.clone();
@@ -100,7 +100,7 @@ impl<'a> Builder<'a> {
             memory_mib: launch.memory_mib,
             host_cpus: launch.host_cpus.clone(),
             disks,
-            card: network.as_ref().map(Network::card).transpose()?,
+            card: network.as_mut().map(Network::card).transpose()?,
             shares,
             stream_ports: Vec::new(),
             log: log.try_clone().context("share the builder's log")?,

@@ -5,21 +5,25 @@
 //! Launch.network ─► ports::resolve (busy? which of a range?) ─► passt ─► Network
 //!                     Network.card ─► the VM's network card    Network.spec ─► the agent
 //! ```
-//! The supervisor starts passt before the VM where ports are published, so that one that is taken
-//! fails at once; elsewhere when the guest has sent its first frame. It ends with the VM. It knows
-//! neither flags nor images; what a guest may reach is held in `vmm/src/virtio/net/filter.rs`.
+//! The supervisor starts passt beside the VM where ports are published; the guest begins when they are
+//! bound, so that one that is taken fails at once. Elsewhere it is started when the guest has sent its
+//! first frame. It ends with the VM. It knows neither flags nor images; what a guest may reach is held
+//! in `vmm/src/virtio/net/filter.rs`.
 
 mod host;
 mod passt;
 mod ports;
 mod shown;
 
+use std::fs::File;
+use std::io::{PipeReader, PipeWriter, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use nix::fcntl::Flock;
 use protocol::spec::NetworkSpec;
 use serde::{Deserialize, Serialize};
 use vmm::virtio::net::{Endpoint, GatewayAddresses};
@@ -133,6 +137,8 @@ pub struct Card {
     pub socket: OwnedFd,
     /// Its addresses.
     pub endpoint: Endpoint,
+    /// A byte comes when the guest may begin; an end, when it may not.
+    pub go: Option<PipeReader>,
 }
 
 /// The network of a life of a container; dropping it ends it, and its ports are free then.
@@ -154,45 +160,63 @@ pub struct Network {
 enum Side {
     /// Nobody yet: nothing is published, and the guest has sent nothing. Most short runs end so.
     Asleep(UnixStream),
+    /// passt, which binds its ports meanwhile.
+    Starting(Box<Starting>),
     /// passt, whose end is waited for when it is dropped.
     Awake(Passt),
     /// Nobody any more.
     Gone,
 }
 
+/// What it takes to wait for passt, and to try again with other ports.
+#[derive(Debug)]
+struct Starting {
+    passt: Passt,
+    requests: Vec<PortRequest>,
+    host: host::Routes,
+    /// The other end of the VM's socket, for another passt.
+    theirs: UnixStream,
+    /// Lets the guest begin.
+    go: PipeWriter,
+    /// Where that is read, until the VM's process has it.
+    gate: Option<PipeReader>,
+    /// Two containers that start at once would find the same port free. This lock is for ports
+    /// alone, so that nobody else waits for passt.
+    _alone: Flock<File>,
+}
+
 impl Network {
-    /// Starts the network of a container.
+    /// Starts the network of a container; [`Self::ready`] says whether it succeeds.
     ///
     /// # Errors
-    /// In Docker's words when a port is taken; when there is no passt, or it fails.
+    /// In Docker's words when a port is taken; when there is no passt.
     pub fn start(root: &Root, config: &NetworkConfig) -> Result<Self> {
         let host = host::Routes::read();
         let endpoint = endpoint(config.mac(), &host);
-        // Two containers that start at once would find the same port free. This lock is for ports
-        // alone, so that nobody else waits for passt.
-        let _alone = match config.ports.is_empty() {
+        let alone = match config.ports.is_empty() {
             true => None,
             false => Some(super::paths::lock(root.path())?),
         };
-        let mut attempt = 1;
-        let (passt, socket, ports) = loop {
-            let ports = ports::resolve(&config.ports, endpoint.v6.is_some(), attempt)?;
-            let (socket, theirs) = passt::socket_pair()?;
-            if ports.is_empty() {
-                if passt::find().is_none() {
-                    return Err(StartError::Missing.into());
-                }
-                break (Side::Asleep(theirs), socket, ports);
-            }
-            let mut passt = Passt::spawn(theirs, &endpoint, GATEWAY_MAC, &host, &ports)?;
-            match passt.wait(&socket, &endpoint, &ports) {
-                Ok(()) => break (Side::Awake(passt), socket, ports),
-                Err(StartError::PortTaken(_))
-                    if ports::has_random(&config.ports) && attempt < ATTEMPTS =>
-                {
-                    attempt += 1;
-                }
-                Err(error) => return Err(error.into()),
+        let ports = ports::resolve(&config.ports, endpoint.v6.is_some(), 1)?;
+        let (mut socket, theirs) = passt::socket_pair()?;
+        let passt = match alone {
+            None if passt::find().is_none() => return Err(StartError::Missing.into()),
+            None => Side::Asleep(theirs),
+            Some(alone) => {
+                socket
+                    .write_all(&passt::greeting(&endpoint))
+                    .context("write to passt")?;
+                let (gate, go) = std::io::pipe().context("create a pipe")?;
+                let other = theirs.try_clone().context("share a socket")?;
+                Side::Starting(Box::new(Starting {
+                    passt: Passt::spawn(other, &endpoint, GATEWAY_MAC, &host, &ports)?,
+                    requests: config.ports.clone(),
+                    host,
+                    theirs,
+                    go,
+                    gate: Some(gate),
+                    _alone: alone,
+                }))
             }
         };
         Ok(Self {
@@ -207,12 +231,52 @@ impl Network {
         })
     }
 
+    /// Waits until every port is bound, and lets the guest begin.
+    ///
+    /// # Errors
+    /// In Docker's words when a port is taken; when passt fails.
+    pub fn ready(&mut self) -> Result<()> {
+        let mut starting = match std::mem::replace(&mut self.passt, Side::Gone) {
+            Side::Starting(starting) => starting,
+            other => {
+                self.passt = other;
+                return Ok(());
+            }
+        };
+        let mut attempt = 1;
+        loop {
+            match starting.passt.wait(&self.socket, &self.state.ports) {
+                Ok(()) => break,
+                // Random ones that somebody else took just before passt bound them.
+                Err(StartError::PortTaken(_))
+                    if ports::has_random(&starting.requests) && attempt < ATTEMPTS =>
+                {
+                    attempt += 1;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            self.state.ports =
+                ports::resolve(&starting.requests, self.endpoint.v6.is_some(), attempt)?;
+            starting.passt = Passt::spawn(
+                starting.theirs.try_clone().context("share a socket")?,
+                &self.endpoint,
+                GATEWAY_MAC,
+                &starting.host,
+                &self.state.ports,
+            )?;
+        }
+        // A VM that has ended meanwhile says so itself.
+        let _ = starting.go.write_all(&[0]);
+        self.passt = Side::Awake(starting.passt);
+        Ok(())
+    }
+
     /// What is readable when the guest's first frame has come and passt does not run yet.
     #[must_use]
     pub fn first_frame(&self) -> Option<BorrowedFd<'_>> {
         match &self.passt {
             Side::Asleep(theirs) => Some(theirs.as_fd()),
-            Side::Awake(_) | Side::Gone => None,
+            Side::Starting(_) | Side::Awake(_) | Side::Gone => None,
         }
     }
 
@@ -247,11 +311,16 @@ impl Network {
     ///
     /// # Errors
     /// When the process is out of descriptors.
-    pub fn card(&self) -> Result<Card> {
+    pub fn card(&mut self) -> Result<Card> {
         let socket = self.socket.try_clone().context("share a socket")?;
+        let go = match &mut self.passt {
+            Side::Starting(starting) => starting.gate.take(),
+            Side::Asleep(_) | Side::Awake(_) | Side::Gone => None,
+        };
         Ok(Card {
             socket: socket.into(),
             endpoint: self.endpoint,
+            go,
         })
     }
 }

@@ -5,16 +5,19 @@
 //! VM and the supervisor, whoever kills them.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::net::{Ipv6Addr, Shutdown};
-use std::os::fd::AsFd;
+use std::io::{Read, Seek, SeekFrom};
+use std::net::Ipv6Addr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{setsockopt, sockopt};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use vmm::virtio::net::{Endpoint, MTU};
 
 use super::super::poll;
@@ -83,6 +86,8 @@ pub fn find() -> Option<PathBuf> {
 #[derive(Debug)]
 pub(super) struct Passt {
     child: Child,
+    /// Readable when it has ended.
+    process: OwnedFd,
     /// What it says.
     words: File,
 }
@@ -115,40 +120,74 @@ impl Passt {
                 std::io::ErrorKind::NotFound => StartError::Missing,
                 _ => host_error("start passt")(error),
             })?;
-        Ok(Self { child, words })
+        let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())
+            .map_err(|error| host_error("watch passt")(error.into()))?;
+        Ok(Self {
+            child,
+            process,
+            words,
+        })
     }
 
-    /// Waits until it serves, all its ports bound: that is when it answers who has the gateway's
-    /// address. From the question it has learnt the guest's Ethernet address, without which no
-    /// connection from outside would find the guest.
+    /// Waits until it serves, all its ports bound: that is when it answers the [`greeting`].
     pub(super) fn wait(
         &mut self,
-        mut socket: &UnixStream,
-        endpoint: &Endpoint,
+        socket: &UnixStream,
         ports: &[PublishedPort],
     ) -> Result<(), StartError> {
-        let mut bytes = Vec::new();
-        let announcement = endpoint.v6.map(|_| announcement(endpoint));
-        for frame in announcement.into_iter().chain([question(endpoint)]) {
-            bytes.extend(u32::try_from(frame.len()).unwrap_or(0).to_be_bytes());
-            bytes.extend(frame);
-        }
-        socket
-            .write_all(&bytes)
-            .map_err(host_error("write to passt"))?;
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
-            match read_frame(socket, deadline) {
+            match self.read_frame(socket, deadline) {
                 // What else may come is for the guest, which is not there yet.
                 Ok(frame) if frame.get(12..14) == Some(&[8, 6]) => return Ok(()),
                 Ok(_) => {}
                 Err(error) => {
                     // What it has to say is said when it has ended.
-                    let _ = socket.shutdown(Shutdown::Both);
-                    self.end();
+                    let _ = self.child.kill();
+                    let _ = self.child.wait();
                     return Err(failure(&mut self.words, ports, &error));
                 }
             }
+        }
+    }
+
+    /// Reads one frame and not a byte more: what follows is the VM's.
+    fn read_frame(&self, socket: &UnixStream, deadline: Instant) -> std::io::Result<Vec<u8>> {
+        let read = |bytes: &mut [u8]| -> std::io::Result<()> {
+            let mut done = 0;
+            while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+                match (&mut &*socket).read(rest) {
+                    Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                    Ok(count) => done += count,
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                        self.wait_for(socket, deadline)?;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        };
+        let mut length = [0; 4];
+        read(&mut length)?;
+        let length = usize::from(u16::try_from(u32::from_be_bytes(length)).unwrap_or(u16::MAX));
+        let mut frame = vec![0; length];
+        read(&mut frame)?;
+        Ok(frame)
+    }
+
+    /// Waits until there is something to read; an error where it ends instead. Its end of the socket
+    /// may be open elsewhere, so that its death alone is no end of the stream.
+    fn wait_for(&self, socket: &UnixStream, deadline: Instant) -> std::io::Result<()> {
+        let mut fds =
+            [socket.as_fd(), self.process.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        match nix::poll::poll(&mut fds, poll::timeout_until(Some(deadline))) {
+            Ok(0) if Instant::now() >= deadline => Err(std::io::ErrorKind::TimedOut.into()),
+            Ok(0) | Err(Errno::EINTR) => Ok(()),
+            Ok(_) => match fds.map(|fd| fd.any().unwrap_or(false)) {
+                [false, true] => Err(std::io::Error::other("it has ended")),
+                _ => Ok(()),
+            },
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -262,29 +301,17 @@ pub(super) fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// Reads one frame and not a byte more: what follows is the VM's.
-fn read_frame(socket: &UnixStream, deadline: Instant) -> std::io::Result<Vec<u8>> {
-    let read = |bytes: &mut [u8]| -> std::io::Result<()> {
-        let mut done = 0;
-        while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            if !poll::readable_until(socket.as_fd(), Some(deadline))? {
-                return Err(std::io::ErrorKind::TimedOut.into());
-            }
-            match (&mut &*socket).read(rest) {
-                Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => done += count,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    };
-    let mut length = [0; 4];
-    read(&mut length)?;
-    let length = usize::from(u16::try_from(u32::from_be_bytes(length)).unwrap_or(u16::MAX));
-    let mut frame = vec![0; length];
-    read(&mut frame)?;
-    Ok(frame)
+/// What is sent for the guest ahead of it, whole: an announcement where there is IPv6, and who has
+/// the gateway's address, which passt answers. From it passt learns the guest's Ethernet address,
+/// without which no connection from outside would find the guest.
+pub(super) fn greeting(endpoint: &Endpoint) -> Vec<u8> {
+    let announcement = endpoint.v6.map(|_| announcement(endpoint));
+    let mut bytes = Vec::new();
+    for frame in announcement.into_iter().chain([question(endpoint)]) {
+        bytes.extend(u32::try_from(frame.len()).unwrap_or(0).to_be_bytes());
+        bytes.extend(frame);
+    }
+    bytes
 }
 
 /// An ARP request for the gateway (RFC 826).

@@ -25,7 +25,8 @@ use serde_json::{Value, json};
 
 use super::jail;
 use super::keeper::Keeper;
-use super::{Plain, agent, folder};
+use super::rootfs::Unpacked;
+use super::{Plain, agent, create_private, folder};
 
 /// Below which control group containers are.
 pub(super) const CGROUP: &str = "/bulkhead";
@@ -59,16 +60,16 @@ const READ_ONLY: [&str; 5] = [
 pub(super) struct Bundle {
     pub(super) keeper: Keeper,
     /// Inherited by number; held here until then.
-    _lock: Flock<File>,
+    _locks: [Flock<File>; 2],
 }
 
 /// Makes the bundle; removes those that killed keepers left.
 ///
 /// # Errors
 /// When a file can't be written.
-pub(super) fn create(plain: &Plain, lower: &Path, prepared: &Prepared) -> Result<Bundle> {
+pub(super) fn create(plain: &Plain, image: Unpacked, prepared: &Prepared) -> Result<Bundle> {
     let all = folder(plain.root).join("run");
-    fs::create_dir_all(&all).with_context(|| format!("create {}", all.display()))?;
+    create_private(&all)?;
     let _alone = crate::sandbox::paths::lock(&all)?;
     sweep(&all)?;
     let path = all.join(plain.id);
@@ -87,6 +88,7 @@ pub(super) fn create(plain: &Plain, lower: &Path, prepared: &Prepared) -> Result
         make(&path.join(name), 0o755)?;
     }
     let run = &plain.launch.run;
+    let process = &run.process;
     for (name, text) in [
         ("hosts", run.hosts.clone()),
         ("resolv.conf", run.resolv_conf.clone()),
@@ -103,13 +105,15 @@ pub(super) fn create(plain: &Plain, lower: &Path, prepared: &Prepared) -> Result
         runtime: plain.runtime.to_owned(),
         id: plain.id.to_owned(),
         bundle: path,
-        lower: lower.to_owned(),
-        lock: jail::keep_open(&lock)?,
+        lower: image.path,
+        locks: [jail::keep_open(&lock)?, jail::keep_open(&image.lock)?],
         limits: is_root,
+        open_stdin: plain.launch.open_stdin || process.terminal.is_some(),
+        forward_signals: plain.forward_signals,
     };
     Ok(Bundle {
         keeper,
-        _lock: lock,
+        _locks: [lock, image.lock],
     })
 }
 
@@ -127,7 +131,9 @@ fn sweep(all: &Path) -> Result<()> {
             old.push(path);
         }
     }
-    jail::remove(&old)
+    // What can't be removed is tried again the next time.
+    let _ = jail::remove(&old);
+    Ok(())
 }
 
 /// The configuration, as a checked document of the specification.

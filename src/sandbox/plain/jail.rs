@@ -15,26 +15,34 @@ use std::io::{PipeReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use command_fds::{CommandFdExt, FdMapping};
 use file_server::jail as ids;
 use images::Layer;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, chdir, fexecve, geteuid, pivot_root};
 use protocol::plain::{Answer, FIRST_FD, Job, MESSAGE_BYTES_MAX, PLAIN_NAME, Prepared};
 use protocol::spec::ConvertSpec;
+use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use super::{Plain, agent};
-use crate::sandbox::disks::{LAYER_LIMITS, compression};
+use crate::sandbox::disks::{CONVERTER_MEMORY_MIB, LAYER_LIMITS, compression};
 use crate::sandbox::files::subordinates;
+use crate::sandbox::poll::readable_until;
 use crate::sandbox::printable;
+use crate::sandbox::removal::remove_tree;
 
 /// Name of the hidden verb.
 pub const PREPARE_VERB: &str = "__plain-prepare";
+
+/// Bytes of memory of what unpacks.
+const UNPACKER_BYTES: u64 = (CONVERTER_MEMORY_MIB as u64) << 20;
 
 /// Bytes of what the child says on standard error.
 const WORDS_MAX: u64 = 4 << 10;
@@ -43,7 +51,12 @@ const WORDS_MAX: u64 = 4 << 10;
 #[derive(Debug, Serialize, Deserialize)]
 enum Work {
     /// Run the agent's program with this directory as its root.
-    Agent { root: PathBuf, agent: PathBuf },
+    Agent {
+        root: PathBuf,
+        agent: PathBuf,
+        /// How many descriptors it gets, from [`FIRST_FD`] on.
+        descriptors: u32,
+    },
     /// Remove these directories.
     Remove(Vec<PathBuf>),
 }
@@ -67,12 +80,21 @@ pub(super) fn namespaces(user: bool, all: bool) -> libc::c_int {
 /// When there can be none, or its ids can't be mapped.
 pub(super) fn child(flags: libc::c_int, body: impl FnOnce() -> Result<()>) -> Result<Pid> {
     let (go, ready) = std::io::pipe().context("create a pipe")?;
+    let parent = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
+        .context("watch for this process's end")?;
     // SAFETY: without CLONE_VM this is a fork, and the process has this thread only.
     let answer = unsafe { libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0, 0, 0, 0) };
     if answer == 0 {
         drop(ready);
         let result = wait_for(go).and_then(|()| {
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).context("tie to the command")?;
+            // It may have ended before that.
+            if readable_until(parent.as_fd(), Some(Instant::now()))
+                .context("look for the command")?
+            {
+                bail!("the command is gone");
+            }
+            drop(parent);
             body()
         });
         if let Err(error) = result {
@@ -116,10 +138,15 @@ pub fn main(config: &str) -> Result<u8> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).context("tie to the command")?;
     let work: Work = serde_json::from_str(config).context("read the configuration")?;
     let pid = child(namespaces(true, true), move || match work {
-        Work::Agent { root, agent } => become_agent(&root, &agent),
+        Work::Agent {
+            root,
+            agent,
+            descriptors,
+        } => become_agent(&root, &agent, descriptors),
         Work::Remove(paths) => {
-            for path in paths {
-                remove_tree(&path)?;
+            for path in paths.iter().filter(|path| path.exists()) {
+                let removed = remove_tree(path);
+                removed.with_context(|| format!("remove {}", path.display()))?;
             }
             std::process::exit(0)
         }
@@ -134,10 +161,26 @@ pub fn main(config: &str) -> Result<u8> {
     }
 }
 
-fn become_agent(root: &Path, agent: &Path) -> Result<()> {
+fn become_agent(root: &Path, agent: &Path, descriptors: u32) -> Result<()> {
     let program = File::open(agent).with_context(|| format!("open {}", agent.display()))?;
     enter(root).with_context(|| format!("shut into {}", root.display()))?;
     nix::sys::prctl::set_no_new_privs().context("give up privileges")?;
+    // As much memory as a converter's VM has; what it makes is in files.
+    setrlimit(Resource::RLIMIT_AS, UNPACKER_BYTES, UNPACKER_BYTES).context("limit memory")?;
+    // What whoever called this command left open is not the program's.
+    let first = u32::try_from(FIRST_FD)?.saturating_add(descriptors);
+    // SAFETY: it marks descriptors to be closed by the execution, and touches no memory.
+    let closed = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    if closed != 0 {
+        return Err(std::io::Error::last_os_error()).context("keep descriptors from the program");
+    }
     let name = std::ffi::CString::new(PLAIN_NAME).context("name the program")?;
     let environment: [&std::ffi::CStr; 0] = [];
     fexecve(program.as_fd(), &[name.as_c_str()], &environment)
@@ -150,22 +193,16 @@ fn enter(root: &Path) -> Result<()> {
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none).context("keep mounts")?;
     mount(Some(root), root, none, MsFlags::MS_BIND, none).context("bind")?;
+    let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let again = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | quiet;
+    mount(none, root, none, again, none).context("bind without devices")?;
     chdir(root).context("enter")?;
     pivot_root(".", ".").context("pivot")?;
     umount2(".", MntFlags::MNT_DETACH).context("leave the host's tree")?;
     chdir("/").context("enter")
 }
 
-/// Removes a directory whose folders may forbid it.
-fn remove_tree(path: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("remove {}", path.display())),
-    }
-}
-
-/// Removes directories that hold what containers wrote.
+/// Removes directories that hold what containers wrote, as deep as those liked.
 ///
 /// # Errors
 /// When one can't be.
@@ -225,6 +262,11 @@ pub(super) fn prepare(plain: &Plain, root: &Path, layers: &[Layer]) -> Result<Pr
         group_add: process.group_add.clone(),
         capabilities: process.capabilities.clone(),
     };
+    let work = Work::Agent {
+        root: root.to_owned(),
+        agent: agent(plain.guest)?,
+        descriptors: u32::try_from(files.len())?,
+    };
     let mappings = (FIRST_FD..)
         .zip(files)
         .map(|(child_fd, parent_fd)| FdMapping {
@@ -232,10 +274,6 @@ pub(super) fn prepare(plain: &Plain, root: &Path, layers: &[Layer]) -> Result<Pr
             child_fd,
         })
         .collect();
-    let work = Work::Agent {
-        root: root.to_owned(),
-        agent: agent(plain.guest)?,
-    };
     let mut child = verb(&work)?
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -269,7 +307,7 @@ pub(super) fn prepare(plain: &Plain, root: &Path, layers: &[Layer]) -> Result<Pr
     told.context("speak to a child")?;
     match serde_json::from_slice(&answer).context("read what the agent's program says")? {
         Answer::Done(prepared) => Ok(prepared),
-        Answer::Failed { message, .. } => bail!("{}", printable(&message)),
+        Answer::Failed { message } => bail!("{}", printable(&message)),
     }
 }
 

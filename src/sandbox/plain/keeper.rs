@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
@@ -39,10 +39,14 @@ pub(super) struct Keeper {
     pub(super) bundle: PathBuf,
     /// The image's file system.
     pub(super) lower: PathBuf,
-    /// Number of the lock's descriptor.
-    pub(super) lock: i32,
+    /// Numbers of the locks' descriptors: the bundle's and the image's.
+    pub(super) locks: [i32; 2],
     /// Whether there is a control group.
     pub(super) limits: bool,
+    /// Whether the process reads this command's input.
+    pub(super) open_stdin: bool,
+    /// `--sig-proxy`.
+    pub(super) forward_signals: bool,
 }
 
 /// The hidden verb: the container's exit code.
@@ -51,22 +55,29 @@ pub(super) struct Keeper {
 /// When the child can't be made.
 pub fn main(config: &str) -> Result<u8> {
     let keeper: Keeper = serde_json::from_str(config).context("read the configuration")?;
-    let lock = jail::take_fd(keeper.lock);
+    let locks = keeper.locks.map(jail::take_fd);
     let mask = SigSet::all();
     mask.thread_block().context("block signals")?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC).context("watch signals")?;
     let is_root = nix::unistd::geteuid().is_root();
     let flags = jail::namespaces(!is_root, false);
     let pid = jail::child(flags, || {
-        mask.thread_unblock().context("unblock signals")?;
+        // crun takes signals when it is ready to; until then they wait. Go's programs never would.
+        if !keeper.runtime.ends_with("crun") {
+            mask.thread_unblock().context("unblock signals")?;
+        }
         become_runtime(&keeper, is_root)
     });
-    let code = pid.and_then(|pid| serve(pid, &signals));
+    let code = pid.and_then(|pid| serve(pid, &signals, keeper.forward_signals));
     // The runtime has said itself why there is no process.
-    let code = code.map(|code| no_process(&keeper.bundle).unwrap_or(code));
+    let code = code.map(|code| match code {
+        0 => 0,
+        code => no_process(&keeper.bundle).unwrap_or(code),
+    });
     remove_cgroup(&keeper.bundle);
-    jail::remove(std::slice::from_ref(&keeper.bundle))?;
-    drop(lock);
+    // What can't be removed is tried again with the next container.
+    let _ = jail::remove(std::slice::from_ref(&keeper.bundle));
+    drop(locks);
     code
 }
 
@@ -103,6 +114,9 @@ fn become_runtime(keeper: &Keeper, is_root: bool) -> Result<()> {
     }
     command.args(["run", "--bundle"]);
     command.arg(&keeper.bundle).arg(&keeper.id);
+    if !keeper.open_stdin {
+        command.stdin(Stdio::null());
+    }
     Err(command.exec()).with_context(|| format!("run {}", keeper.runtime.display()))
 }
 
@@ -120,13 +134,13 @@ fn escaped(path: &Path) -> Result<String> {
 }
 
 /// Hands signals on until the child has ended: its exit code.
-fn serve(pid: Pid, signals: &SignalFd) -> Result<u8> {
+fn serve(pid: Pid, signals: &SignalFd, forward: bool) -> Result<u8> {
     loop {
         let Some(signal) = signals.read_signal().context("read a signal")? else {
             continue;
         };
         let number = i32::try_from(signal.ssi_signo).context("read a signal")?;
-        let sent = signal.ssi_code <= 0;
+        let sent = forward && signal.ssi_code <= 0;
         match Signal::try_from(number) {
             Ok(Signal::SIGCHLD) => match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(_, code)) => return Ok(u8::try_from(code).unwrap_or(1)),

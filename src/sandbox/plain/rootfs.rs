@@ -7,50 +7,94 @@
 //! <root>/plain/run/<id>/             bundles, see bundle.rs
 //! ```
 
-use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use images::Image;
+use nix::fcntl::{Flock, FlockArg};
 
-use super::{Plain, folder, jail};
+use super::{Plain, create_private, folder, jail};
 use crate::sandbox::paths::{self, Root};
+
+/// The file system of an image, which nobody removes as long as this is held.
+pub(super) struct Unpacked {
+    pub(super) path: PathBuf,
+    pub(super) lock: Flock<File>,
+}
+
+impl Unpacked {
+    /// What is there, if it is.
+    fn find(path: &Path) -> Result<Option<Self>> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("open {}", path.display())),
+        };
+        let identity = |status: fs::Metadata| (status.dev(), status.ino());
+        let opened = identity(file.metadata().context("look at an unpacked image")?);
+        let lock = Flock::lock(file, FlockArg::LockShared)
+            .map_err(|(_, error)| error)
+            .context("lock an unpacked image")?;
+        // It may have been removed meanwhile, and another be there.
+        let is_same = fs::metadata(path).is_ok_and(|status| identity(status) == opened);
+        let path = path.to_owned();
+        Ok(is_same.then_some(Self { path, lock }))
+    }
+}
 
 /// The file system of the image; unpacked when it is not there.
 ///
 /// # Errors
 /// When a layer is corrupt, or there is no room.
-pub(super) fn unpacked(plain: &Plain) -> Result<PathBuf> {
+pub(super) fn unpacked(plain: &Plain) -> Result<Unpacked> {
     let images = folder(plain.root).join("images");
-    fs::create_dir_all(&images).with_context(|| format!("create {}", images.display()))?;
+    create_private(&images)?;
     let path = images.join(plain.image.id.hex());
-    if path.is_dir() {
-        return Ok(path);
+    if let Some(found) = Unpacked::find(&path)? {
+        return Ok(found);
     }
     // One at a time, so that what is half made is of a command that was killed.
     let _alone = paths::lock(&images)?;
-    if path.is_dir() {
-        return Ok(path);
+    if let Some(found) = Unpacked::find(&path)? {
+        return Ok(found);
     }
-    let mut old: Vec<PathBuf> = Vec::new();
-    for entry in fs::read_dir(&images).context("read the unpacked images")? {
+    sweep(plain, &images)?;
+    (plain.tell)("unpacking the image for plain containers …");
+    let new = images.join(format!(".new-{}", plain.image.id.hex()));
+    create_private(&new)?;
+    let prepared = jail::prepare(plain, &new, &plain.image.layers)?;
+    if prepared.devices_left_out > 0 {
+        let count = prepared.devices_left_out;
+        (plain.tell)(&format!("{count} device nodes of the image are left out"));
+    }
+    fs::rename(&new, &path).with_context(|| format!("rename to {}", path.display()))?;
+    Unpacked::find(&path)?.context("find the image that was unpacked")
+}
+
+/// Removes what is left of images that were removed since, and what is unfinished. Whoever unpacks
+/// holds the lock of all.
+fn sweep(plain: &Plain, images: &Path) -> Result<()> {
+    let mut old = Vec::new();
+    let mut locks = Vec::new();
+    for entry in fs::read_dir(images).context("read the unpacked images")? {
         let entry = entry.context("read the unpacked images")?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let known = plain.store.resolve(&format!("sha256:{name}")).is_ok();
-        // Of an image that was removed since, or unfinished.
-        if !known {
+        let known = plain.store.resolve(&format!("sha256:{name}"));
+        let is_gone = known.is_err_and(|error| error.is_no_such_image()) || name.starts_with('.');
+        let lock = File::open(entry.path())
+            .ok()
+            .and_then(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).ok());
+        if let (true, Some(lock)) = (is_gone, lock) {
+            locks.push(lock);
             old.push(entry.path());
         }
     }
-    jail::remove(&old)?;
-    (plain.unpacking)();
-    let new = images.join(format!(".new-{}", plain.image.id.hex()));
-    fs::create_dir(&new).with_context(|| format!("create {}", new.display()))?;
-    jail::prepare(plain, &new, &plain.image.layers)?;
-    fs::rename(&new, &path).with_context(|| format!("rename to {}", path.display()))?;
-    Ok(path)
+    // What can't be removed is tried again the next time.
+    let _ = jail::remove(&old);
+    Ok(())
 }
 
 /// Bytes of disk of an image's unpacked file system, and of the container's own files.
@@ -58,44 +102,7 @@ pub(super) fn unpacked(plain: &Plain) -> Result<PathBuf> {
 pub fn space(root: &Root, image: &Image, id: &str) -> (u64, u64) {
     let folder = folder(root);
     (
-        space_once(&folder.join("images").join(image.id.hex())),
-        space_once(&folder.join("run").join(id)),
+        paths::space_below(&folder.join("images").join(image.id.hex())),
+        paths::space_below(&folder.join("run").join(id)),
     )
-}
-
-/// Bytes that the files below a folder take, each once however many names it has.
-fn space_once(folder: &Path) -> u64 {
-    let mut files: BTreeMap<(u64, u64), u64> = BTreeMap::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let Ok(status) = entry.path().symlink_metadata() else {
-                continue;
-            };
-            if status.is_dir() {
-                folders.push(entry.path());
-            }
-            let bytes = status.blocks().saturating_mul(512);
-            files.insert((status.dev(), status.ino()), bytes);
-        }
-    }
-    files
-        .values()
-        .fold(0, |sum, bytes| sum.saturating_add(*bytes))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_of_two_names_takes_its_space_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a");
-        fs::write(&path, vec![1; 64 << 10]).unwrap();
-        let once = space_once(folder.path());
-        fs::hard_link(&path, folder.path().join("b")).unwrap();
-        assert_eq!(space_once(folder.path()), once);
-        assert!(once >= 64 << 10);
-    }
 }

@@ -173,6 +173,12 @@ impl Supervisor {
     fn spawn(&mut self, log: &File) -> Result<bool> {
         let guest = GuestFiles::find()?;
         let launch = self.config.launch.clone();
+        // First, as passt takes a while where ports are published.
+        self.network = launch
+            .network
+            .as_ref()
+            .map(|config| Network::start(&self.root, config))
+            .transpose()?;
         let (layers, disks) = disks::of_container(&self.root, &self.folder, &launch)?;
         let mut run = launch.run;
         run.layers = layers;
@@ -187,13 +193,8 @@ impl Supervisor {
         let Some(mounts) = self.prepare_mounts(&launch.mounts, &mut run)? else {
             return Ok(false);
         };
-        self.network = launch
-            .network
-            .map(|config| Network::start(&self.root, &config))
-            .transpose()?;
         run.network = self.network.as_ref().map(|network| network.spec.clone());
-        self.state.network = self.network.as_ref().map(|network| network.state.clone());
-        let card = self.network.as_ref().map(Network::card).transpose()?;
+        let card = self.network.as_mut().map(Network::card).transpose()?;
         self.state.phases.vmm_spawn = monotonic_ns();
         self.state.vm_size = (launch.vcpu_count, launch.memory_mib);
         let mut vm = RunningVm::spawn(
@@ -213,6 +214,10 @@ impl Supervisor {
                 log: log.try_clone().context("share the VM's log")?,
             },
         )?;
+        if let Some(network) = &mut self.network {
+            network.ready()?;
+            self.state.network = Some(network.state.clone());
+        }
         let own_log = logs::path(self.folder.path(), &self.config.id);
         let own_log = LogWriter::open(&own_log, &launch.log)?.map(Arc::new);
         let deliveries = Deliveries::new()?;
