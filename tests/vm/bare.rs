@@ -75,11 +75,20 @@ pub(crate) fn beside_a_neighbour(
 ) -> Result<Seen> {
     let guest = vm.work().join("guest");
     prepare(vm, &guest)?;
-    vm.bulkhead(["run", "-d", "--name", "neighbour", "-m", "128m", "busybox"])
-        .args(["sleep", "100000"])
-        .output()?
-        .code(0)?;
     let before = vm.snapshot()?;
+    vm.bulkhead([
+        "run",
+        "-d",
+        "--name",
+        "neighbour",
+        "-m",
+        "128m",
+        "--cpus",
+        "1",
+    ])
+    .args(["busybox", "sleep", "100000"])
+    .output()?
+    .code(0)?;
     let neighbours = executing(&vm.program())?;
     let quiet = (0..5).map(|_| ask(vm)).collect::<Result<Vec<_>>>()?;
     let memory = format!("{MEMORY_MIB}m");
@@ -116,27 +125,12 @@ pub(crate) fn beside_a_neighbour(
     let log = String::from_utf8_lossy(&log).into_owned();
     vm.bulkhead(["rm", "-f", "hostile"]).output()?.code(0)?;
     ask(vm)?;
-    let left = before_only(vm, &neighbours)?;
-    ensure!(left.is_empty(), "left behind: {left:?}");
     vm.bulkhead(["rm", "-f", "neighbour"]).output()?.code(0)?;
-    drop(before);
+    before.no_leftovers(vm)?;
     peaks.check()?;
     ensure!(!out.stderr.contains("panicked"), "{out}");
     ensure!(!log.contains("panicked"), "{log}");
     Ok(Seen { out, log, log_len })
-}
-
-/// Processes that are not the neighbour's, once they had time to go.
-fn before_only(vm: &Sandbox, neighbours: &[Process]) -> Result<Vec<Process>> {
-    let begun = Instant::now();
-    loop {
-        let mut left = executing(&vm.program())?;
-        left.retain(|process| neighbours.iter().all(|known| known.id != process.id));
-        if left.is_empty() || begun.elapsed() > Duration::from_secs(30) {
-            return Ok(left);
-        }
-        std::thread::sleep(harness::POLL_INTERVAL);
-    }
 }
 
 /// How long the neighbour takes for a process that does nothing.

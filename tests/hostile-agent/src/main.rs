@@ -10,6 +10,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::FromRawFd;
+use std::time::Duration;
 
 use protocol::frame::MAX_FRAME;
 use protocol::message::{Event, ExitStatus, FailureKind};
@@ -25,6 +26,9 @@ const MARK: usize = 16;
 /// Bytes written at once by what floods.
 const CHUNK: usize = 64 << 10;
 
+/// What was said may still be on its way to a busy host.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// The C runtime's entry point.
 // SAFETY: no other object of the program defines `main`, and the signature is C's.
 #[unsafe(no_mangle)]
@@ -35,8 +39,8 @@ pub extern "C" fn main() -> std::ffi::c_int {
     if let Err(error) = lie(text.trim()) {
         let _ = writeln!(console(), "hostile: {error}");
     }
-    // A frame that was sent may still be on its way.
-    std::thread::sleep(std::time::Duration::from_secs(2));
+    // The host ends a VM that breaks the protocol; where it does not, this does.
+    std::thread::sleep(PATIENCE);
     // SAFETY: ends the VM; nothing is to be kept.
     unsafe { libc::reboot(libc::RB_AUTOBOOT) }
 }
@@ -72,7 +76,7 @@ fn connect(port: u32) -> std::io::Result<File> {
         if std::io::Error::last_os_error().raw_os_error() != Some(libc::ENODEV) {
             return Err(std::io::Error::last_os_error());
         }
-        std::thread::sleep(std::time::Duration::from_millis(1));
+        std::thread::sleep(Duration::from_millis(1));
     }
     Err(std::io::Error::other("no vsock device"))
 }
