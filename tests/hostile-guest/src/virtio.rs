@@ -204,7 +204,12 @@ impl Queue {
 
     /// Waits until the device gave something back or gave up.
     pub fn wait(&mut self) -> bool {
-        for _ in 0..PATIENCE {
+        self.wait_for(PATIENCE)
+    }
+
+    /// As [`Self::wait`], for so many looks.
+    pub fn wait_for(&mut self, patience: u32) -> bool {
+        for _ in 0..patience {
             let used = read(self.used + 2, 2) as u16;
             if used != self.seen {
                 self.seen = used;

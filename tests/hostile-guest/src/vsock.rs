@@ -73,10 +73,12 @@ struct Socket {
     transmit: Queue,
     /// Buffers that the device filled and has again.
     returned: u16,
+    /// Looks for an answer to a packet.
+    patience: u32,
 }
 
 impl Socket {
-    fn open() -> Option<Self> {
+    fn open(patience: u32) -> Option<Self> {
         let device = Device::all().find(|device| device.kind == VSOCK)?;
         let [Some(receive), Some(transmit), ..] = device.bring_up(RINGS) else {
             return None;
@@ -86,6 +88,7 @@ impl Socket {
             receive,
             transmit,
             returned: 0,
+            patience,
         };
         socket.give_buffers();
         Some(socket)
@@ -119,8 +122,10 @@ impl Socket {
             let chain = [(HEADER, HEADER_LEN, false), (PAYLOAD, payload, false)];
             self.transmit.chain(&chain);
         }
-        let taken = self.transmit.send();
-        if !taken && let Some(fresh) = Self::open() {
+        self.transmit.offer(0);
+        self.transmit.kick();
+        let taken = self.transmit.wait_for(self.patience);
+        if !taken && let Some(fresh) = Self::open(self.patience) {
             *self = fresh;
         }
         taken
@@ -129,7 +134,7 @@ impl Socket {
     /// Connects to the control port; whether the host said so.
     fn connect(&mut self) -> bool {
         self.send(&Packet::of(CONTROL, REQUEST, 0), 0);
-        self.receive.wait();
+        self.receive.wait_for(self.patience);
         read(BUFFERS + 30, 2) as u16 == RESPONSE
     }
 }
@@ -137,7 +142,7 @@ impl Socket {
 /// Packets of all kinds of wrong, then connections to more ports than there are, then credit that
 /// is not the guest's to give.
 pub fn bad_packets(random: &Random, count: u64) {
-    let Some(mut socket) = Socket::open() else {
+    let Some(mut socket) = Socket::open(400) else {
         say!("hostile: no vsock");
         return;
     };
@@ -164,9 +169,12 @@ pub fn bad_packets(random: &Random, count: u64) {
         } else {
             len.min(1 << 20)
         };
-        // What arrives on the control port is a frame, and ends the VM: `bad_frames` has those.
-        let is_frame = packet.to_port == CONTROL && packet.operation == RW;
-        socket.send(&packet, if is_frame { 0 } else { payload });
+        // A control connection that ends, or has no frames of an agent, ends the VM: there is none
+        // before the last round, and `bad_frames` has those.
+        if packet.to_port == CONTROL && packet.operation == REQUEST {
+            packet.operation = RESPONSE;
+        }
+        socket.send(&packet, payload);
         if round % 16 == 0 {
             socket.return_buffers();
         }
@@ -179,6 +187,7 @@ pub fn bad_packets(random: &Random, count: u64) {
         socket.return_buffers();
     }
     let mut credit = Packet::of(CONTROL, CREDIT_UPDATE, 0);
+    credit.from_port = 6000 + CONTROL;
     for room in [0, u32::MAX, 1 << 31] {
         (credit.room, credit.taken) = (room, room.wrapping_neg());
         socket.send(&credit, 0);
@@ -189,7 +198,7 @@ pub fn bad_packets(random: &Random, count: u64) {
 
 /// Connects as the agent does and says what no agent says: `count` chooses.
 pub fn bad_frames(random: &Random, count: u64) {
-    let Some(mut socket) = Socket::open() else {
+    let Some(mut socket) = Socket::open(100_000) else {
         return;
     };
     assert!(socket.connect(), "the control port takes no connection");
