@@ -326,7 +326,7 @@ impl Held {
     fn end(&mut self, deadline: Option<Instant>) -> Result<Outcome> {
         match self.vm.agent.next(deadline) {
             Ok(Event::TaskEnded { outcome, .. }) => Ok(outcome),
-            Ok(other) => bail!("the agent broke the protocol: unexpected {other:?}"),
+            Ok(other) => bail!(super::unexpected(&other)),
             Err(AgentError::Timeout) => Err(AgentError::Timeout.into()),
             Err(error) => {
                 let console = super::log_tail(&mut self.log);
@@ -342,7 +342,7 @@ impl Held {
             match self.vm.agent.next(deadline)? {
                 Event::Bye => break,
                 Event::TaskEnded { .. } => {}
-                other => bail!("the agent broke the protocol: unexpected {other:?}"),
+                other => bail!(super::unexpected(&other)),
             }
         }
         self.vm.finish_soon().map(drop)
@@ -364,7 +364,7 @@ fn until_held(vm: &mut RunningVm, hold: Request) -> Result<()> {
             Event::Failed { message, .. } => {
                 return Err(Refused(super::printable(&message)).into());
             }
-            other => bail!("the agent broke the protocol: unexpected {other:?}"),
+            other => bail!(super::unexpected(&other)),
         }
     }
 }

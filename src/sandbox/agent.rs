@@ -24,10 +24,10 @@ pub enum AgentError {
     #[error("the agent did not answer in time")]
     Timeout,
     /// It speaks nonsense.
-    #[error("the agent broke the protocol: {0}")]
+    #[error("the agent broke the protocol")]
     Frame(#[from] FrameError),
     /// The socket failed.
-    #[error("talk to the agent: {0}")]
+    #[error("talk to the agent")]
     Io(#[from] std::io::Error),
 }
 

@@ -204,7 +204,7 @@ fn converse(vm: &mut RunningVm, spec: ConvertSpec, progress: &dyn Fn(u64)) -> Re
             Event::Converting { bytes } => progress(bytes),
             Event::Converted(converted) => return Ok(converted),
             Event::Failed { message, .. } => bail!("{}", super::printable(&message)),
-            other => bail!("the agent broke the protocol: unexpected {other:?}"),
+            other => bail!(super::unexpected(&other)),
         }
     }
 }

@@ -103,6 +103,12 @@ fn printable(text: &str) -> String {
         .collect()
 }
 
+/// What is said of an event that must not come where it came; as long as a sentence, whatever is in it.
+fn unexpected(event: &protocol::message::Event) -> String {
+    let event = printable(&format!("{event:?}"));
+    format!("the agent broke the protocol: unexpected {event}")
+}
+
 /// Bytes of a VM's log that are looked at for its last lines.
 const LOG_TAIL: i64 = 4096;
 
@@ -143,6 +149,19 @@ mod tests {
     fn a_guests_text_cannot_move_the_cursor() {
         assert_eq!(printable("a\x1b[2Jb\nc"), "a\u{fffd}[2Jb\u{fffd}c");
         assert_eq!(printable(&"x".repeat(5000)).len(), GUEST_TEXT_MAX);
+    }
+
+    #[test]
+    fn an_unexpected_event_is_told_in_a_sentence() {
+        let kernel = "\u{1b}[2J\n".repeat(1 << 16);
+        let hello = protocol::message::Event::Hello {
+            version: 1,
+            kernel,
+            boottime_ns: 0,
+        };
+        let text = unexpected(&hello);
+        assert!(text.chars().count() < GUEST_TEXT_MAX + 100, "{text}");
+        assert!(!text.chars().any(char::is_control), "{text}");
     }
 
     #[test]

@@ -20,6 +20,8 @@ const EDGES: &[(&str, &str)] = &[
     ("bulkhead-bench", "bulkhead-harness"),
     ("bulkhead-file-server", "bulkhead-jail"),
     ("bulkhead-harness", "bulkhead-fixtures"),
+    // It breaks the protocol, which it must know for that.
+    ("bulkhead-hostile-agent", "bulkhead-protocol"),
     // Patterns and modes of a Dockerfile mean the same on both sides of a VM's border.
     ("bulkhead-images", "bulkhead-protocol"),
     // What a build takes from a folder goes to its VM as a tar.

@@ -9,6 +9,7 @@ mod files;
 mod guest_kernel;
 mod invariants;
 mod license;
+mod past;
 
 use std::path::{Path, PathBuf};
 

@@ -142,7 +142,7 @@ fn the_writable_layer_is_limited(world: &World) -> Result<()> {
 const VMM: &str = "__vmm";
 
 /// A number of `/proc/ID/status`, in KiB.
-fn status_kib(id: u32, field: &str) -> Result<u64> {
+pub(crate) fn status_kib(id: u32, field: &str) -> Result<u64> {
     let path = format!("/proc/{id}/status");
     let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
     let value = text

@@ -4,8 +4,10 @@
 //!
 //! It has a main of its own because sandboxes are shared by tests and must be gone at the end.
 
+mod agents;
 mod archives;
 mod bad_input;
+mod bare;
 mod build;
 mod builds;
 mod confinement;
@@ -25,6 +27,7 @@ mod life;
 mod limits;
 mod lists;
 mod network;
+mod past;
 mod peers;
 mod policy;
 mod process;
@@ -97,6 +100,10 @@ fn main() -> ExitCode {
             (0, peers::tests()),
             (1, bad_input::tests()),
             (1, guests::tests()),
+            (0, bare::tests()),
+            (1, bare::others()),
+            (1, agents::tests()),
+            (0, past::tests()),
             (1, templates::tests()),
             (1, pulling::tests()),
             (1, store::tests()),
@@ -124,6 +131,7 @@ fn main() -> ExitCode {
     }
     if part.has_several_cpus() {
         trials.extend(self::trials(&world, smp::tests()));
+        trials.extend(self::trials(&world, bare::of_several_cpus()));
     }
     let passed = passed();
     trials.retain(|trial| !passed.contains(trial.name()));

@@ -16,7 +16,7 @@ use crate::{cargo, elf, kernel, packages, paths};
 
 /// The target triple of programs for guests. Named, although it is the host's, so that their flags and
 /// their output folder are their own.
-const AGENT_TARGET: &str = "x86_64-unknown-linux-gnu";
+pub(crate) const AGENT_TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Build the command, the guest kernel and the agent into target/bulkhead
 #[derive(Args, Debug, Default)]
@@ -99,7 +99,7 @@ pub(crate) fn static_program(package: &str, name: &str) -> Result<PathBuf> {
 }
 
 /// The guest's first root: the agent, a console to speak on, and where it mounts.
-fn initramfs(agent: &[u8]) -> Vec<u8> {
+pub(crate) fn initramfs(agent: &[u8]) -> Vec<u8> {
     let mut archive = Archive::new();
     for folder in ["dev", "proc", "sys"] {
         archive.directory(folder, 0o755);

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::progress::Step;
 use crate::test::{self, TestArgs};
-use crate::{cargo, packages, paths};
+use crate::{cargo, hostile, packages, paths};
 
 /// A check that is one cargo command.
 struct Check {
@@ -25,6 +25,28 @@ const CHECKS: &[Check] = &[
     Check {
         name: "format of the fuzz targets",
         arguments: &["fmt", "--manifest-path", "tests/fuzz/Cargo.toml", "--check"],
+        environment: &[],
+    },
+    Check {
+        name: "format of the hostile guest",
+        arguments: &["fmt", "--manifest-path", hostile::MANIFEST, "--check"],
+        environment: &[],
+    },
+    Check {
+        name: "lints of the hostile guest",
+        arguments: &[
+            "clippy",
+            "--manifest-path",
+            hostile::MANIFEST,
+            "--target-dir",
+            "target/hostile/build",
+            "--target",
+            "x86_64-unknown-linux-gnu",
+            "--locked",
+            "--",
+            "-D",
+            "warnings",
+        ],
         environment: &[],
     },
     Check {

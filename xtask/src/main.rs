@@ -11,6 +11,7 @@ mod elf;
 mod fixtures;
 mod fuzz;
 mod guide;
+mod hostile;
 mod install;
 mod kernel;
 mod lab;

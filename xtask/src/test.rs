@@ -19,7 +19,7 @@ use crate::artifacts::{self, ArtifactsArgs};
 use crate::fixtures::{self, Recipe};
 use crate::packages::{self, Package};
 use crate::progress::Step;
-use crate::{cargo, fuzz, lab, paths};
+use crate::{cargo, fuzz, hostile, lab, paths};
 
 /// The test target of the root package that needs KVM.
 const VM_TARGET: &str = "vm";
@@ -219,6 +219,7 @@ fn unit(filter: Option<&str>) -> Result<Run> {
 fn vm(filter: Option<&str>) -> Result<Run> {
     let artifacts = artifacts::provide(&ArtifactsArgs::default())?;
     let fixtures = fixtures::provide(Recipe::ALL)?;
+    let hostile = hostile::provide()?;
     let mut build = cargo::command();
     build.args([
         "test",
@@ -252,6 +253,7 @@ fn vm(filter: Option<&str>) -> Result<Run> {
         for (name, path) in [
             ("BULKHEAD", artifacts.join("bulkhead").as_path()),
             ("BULKHEAD_FIXTURES", &fixtures),
+            ("BULKHEAD_HOSTILE", &hostile),
             ("BULKHEAD_TEST_OUT", &out),
             ("BULKHEAD_TESTS_PASSED", &passed_list),
             ("BULKHEAD_ORACLE", &answers),

@@ -23,7 +23,7 @@ pub enum FrameError {
         len: usize,
     },
     /// The payload is no such message.
-    #[error("frame of {len} bytes is no valid message: {source}")]
+    #[error("frame of {len} bytes is no valid message")]
     Malformed {
         /// Length of the payload in bytes.
         len: usize,

@@ -137,7 +137,7 @@ impl<'a> Builder<'a> {
                 Event::Failed { message, .. } => {
                     return Err(Refused(super::super::printable(&message)).into());
                 }
-                other => bail!("the agent broke the protocol: unexpected {other:?}"),
+                other => bail!(super::super::unexpected(&other)),
             }
         }
     }
@@ -206,7 +206,7 @@ impl<'a> Builder<'a> {
             } => Err(Refused(super::super::printable(&message)).into()),
             Event::TaskEnded { outcome, .. } => Ok(outcome),
             Event::Failed { message, .. } => Err(Refused(super::super::printable(&message)).into()),
-            other => bail!("the agent broke the protocol: unexpected {other:?}"),
+            other => bail!(super::super::unexpected(&other)),
         }
     }
 
@@ -311,7 +311,7 @@ impl<'a> Builder<'a> {
                 Event::Failed { message, .. } => {
                     return Err(Refused(super::super::printable(&message)).into());
                 }
-                other => bail!("the agent broke the protocol: unexpected {other:?}"),
+                other => bail!(super::super::unexpected(&other)),
             }
         }
     }
@@ -346,7 +346,7 @@ impl<'a> Builder<'a> {
         match self.next(None)? {
             Event::Sealed(None) => Ok(Some(layer)),
             Event::Sealed(Some(message)) => Err(Refused(super::super::printable(&message)).into()),
-            other => bail!("the agent broke the protocol: unexpected {other:?}"),
+            other => bail!(super::super::unexpected(&other)),
         }
     }
 }

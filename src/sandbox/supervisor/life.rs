@@ -301,7 +301,7 @@ impl Supervisor {
                     }
                 }
                 Some(event) if deadline.is_none() => self.note_event(event)?,
-                Some(other) => bail!("the agent broke the protocol: unexpected {other:?}"),
+                Some(other) => bail!(super::super::unexpected(&other)),
             }
             if let Some(running) = &self.running
                 && running.end.is_some()
@@ -359,7 +359,7 @@ impl Supervisor {
 
     /// An event of a container that runs, other than its process's end.
     fn note_event(&mut self, event: Event) -> Result<()> {
-        let unexpected = || format!("the agent broke the protocol: unexpected {event:?}");
+        let unexpected = || super::super::unexpected(&event);
         let running = self.running.as_mut().context("the VM is gone")?;
         match event {
             Event::Frozen(frozen) => {

@@ -14,6 +14,7 @@
 pub mod bare;
 pub mod docker;
 pub mod fault;
+pub mod hostile;
 pub mod images;
 pub mod invocation;
 pub mod leftovers;
