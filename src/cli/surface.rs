@@ -101,7 +101,7 @@ pub const RUN: [Flag; 104] = [
     flag("cpu-quota", None, Value("int"), LIMITS, Works, "CPU time per period in microseconds"),
     flag("cpu-rt-period", None, Value("int"), LIMITS, Refused("a VM has no real-time share of its host; remove the flag"), "Real-time period"),
     flag("cpu-rt-runtime", None, Value("int"), LIMITS, Refused("a VM has no real-time share of its host; remove the flag"), "Real-time runtime"),
-    flag("cpu-shares", Some('c'), Value("int"), LIMITS, Differs("counts inside the VM"), "CPU weight"),
+    flag("cpu-shares", Some('c'), Value("int"), LIMITS, Differs("counts inside the VM, and between VMs where these have control groups"), "CPU weight"),
     flag("cpus", None, Value("decimal"), LIMITS, Differs("vCPUs rounded up, at most 32, and a quota of just as much"), "Number of CPUs"),
     flag("cpuset-cpus", None, Value("string"), LIMITS, Differs("the VM's threads run on these CPUs, and it has as many vCPUs, at most 32"), "Host CPUs to run on"),
     flag("cpuset-mems", None, Value("string"), LIMITS, Only(&["", "0"], "binding a VM's memory to NUMA nodes is not supported; remove the flag"), "Memory nodes"),

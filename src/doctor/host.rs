@@ -3,6 +3,8 @@
 
 use std::fs::OpenOptions;
 
+use crate::sandbox::control_group::beside;
+
 use super::{Finding, Host};
 
 const CPU: &str = "sys/devices/system/cpu";
@@ -93,17 +95,14 @@ pub fn cgroup(host: &Host) -> Finding {
             "boot with systemd.unified_cgroup_hierarchy=1",
         );
     }
-    let own = host.read("proc/self/cgroup");
-    let group = own
-        .lines()
-        .find_map(|line| line.strip_prefix("0::/"))
-        .unwrap_or_default();
-    let procs = host.path("sys/fs/cgroup").join(group).join("cgroup.procs");
+    // Groups of VMs are beside the own one, or at the top.
+    let parent = beside(&host.read("proc/self/cgroup")).unwrap_or_default();
+    let procs = host.path("sys/fs/cgroup").join(parent).join("cgroup.procs");
     match OpenOptions::new().write(true).open(procs) {
-        Ok(_) => Finding::ok("cgroup v2, and this user may use it"),
+        Ok(_) => Finding::ok("cgroup v2, and each VM of this user has a group of its own"),
         Err(_) => Finding::warn(
-            "cgroup v2, but it is not delegated to this user",
-            "log in through systemd, or run under `systemd-run --user --scope -p Delegate=yes`",
+            "cgroup v2, but it is not delegated to this user: the host does not limit a VM's CPU time",
+            "run under `systemd-run --user --scope`",
         ),
     }
 }
@@ -207,7 +206,7 @@ mod tests {
         let own = ("proc/self/cgroup", "0::/user.slice/a\n");
         let (_folder, host) = fake::host(&[controllers, own]);
         assert!(cgroup(&host).text.contains("not delegated"));
-        let procs = ("sys/fs/cgroup/user.slice/a/cgroup.procs", "");
+        let procs = ("sys/fs/cgroup/user.slice/cgroup.procs", "");
         let (_folder, host) = fake::host(&[controllers, own, procs]);
         assert_eq!(cgroup(&host).level, Level::Ok);
     }

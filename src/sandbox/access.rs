@@ -280,6 +280,7 @@ impl Held {
         let request = VmRequest {
             vcpu_count: launch.vcpu_count,
             memory_mib: launch.memory_mib,
+            cpu: (&launch.run.resources).into(),
             host_cpus: launch.host_cpus.clone(),
             disks,
             card: None,

@@ -19,6 +19,7 @@ use protocol::message::{Converted, Event, Request};
 use protocol::spec::{Compression, ConvertLimits, ConvertSpec, LayerExtent};
 
 use super::agent::AgentError;
+use super::control_group::CpuShare;
 use super::launch::Launch;
 use super::paths::{self, GuestFiles, Root};
 use super::state::Folder;
@@ -143,6 +144,7 @@ fn convert(
                 .unwrap_or(u8::MAX)
                 .min(CONVERTER_VCPUS_MAX),
             memory_mib: CONVERTER_MEMORY_MIB,
+            cpu: CpuShare::default(),
             host_cpus: Vec::new(),
             disks: vec![
                 DiskSource::ReadOnly(vec![Segment {

@@ -89,6 +89,7 @@ pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState
             "Vcpus": launch.vcpu_count,
             "MemoryMiB": launch.memory_mib,
             "WritableBytes": launch.writable_bytes,
+            "ControlGroup": state.control_group.as_deref().unwrap_or_default(),
             "Exits": state.exits,
             "PhasesMs": phases_ms(&state.phases),
         },

@@ -15,6 +15,7 @@ pub mod build;
 pub mod client;
 pub mod clock;
 pub mod containers;
+pub mod control_group;
 pub mod disks;
 pub mod events;
 pub mod files;

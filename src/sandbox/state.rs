@@ -162,6 +162,9 @@ pub struct ContainerState {
     /// vCPUs and memory in MiB of its last VM, which `update` does not change.
     #[serde(default)]
     pub vm_size: (u8, u32),
+    /// The host's control group of its last VM, where it had one.
+    #[serde(default)]
+    pub control_group: Option<String>,
 }
 
 impl ContainerState {
@@ -183,6 +186,7 @@ impl ContainerState {
             restart_count: 0,
             was_begun: false,
             vm_size: (0, 0),
+            control_group: None,
         }
     }
 

@@ -21,11 +21,13 @@ use nix::sys::socket::{
 use vmm::{ExitCounts, VmEnd};
 
 use super::agent::AgentLink;
+use super::control_group::{ControlGroup, CpuShare, Limits};
 use super::files::{FileServer, Share};
 use super::network::{self, Card};
 use super::paths::{GuestFiles, Root};
 use super::template::{Shape, Templates};
 use super::vmm_child::{self, VmmChild};
+use super::vmm_jail;
 use super::vmm_process::{
     CardConfig, DiskConfig, FilesConfig, KernelConfig, SegmentConfig, StartConfig, StreamConfig,
     VmReport, VmTimes, VmmConfig,
@@ -78,6 +80,8 @@ pub struct VmRequest {
     pub vcpu_count: u8,
     /// Guest memory in MiB.
     pub memory_mib: u32,
+    /// CPU time it may take.
+    pub cpu: CpuShare,
     /// Host CPUs the VM may run on; empty for all.
     pub host_cpus: Vec<usize>,
     /// In the guest's order.
@@ -107,6 +111,9 @@ pub struct RunningVm {
     template: Option<PathBuf>,
     /// What serves its shares.
     files: Option<FileServer>,
+    /// The host's limits for its process, where there can be any.
+    group: Option<ControlGroup>,
+    limits: Limits,
 }
 
 /// Collects descriptors for the child, numbered from [`FIRST_FD`].
@@ -201,9 +208,19 @@ impl RunningVm {
                 area: fds.add(backend.area)?,
             });
         }
+        let limits = Limits {
+            vcpu_count: request.vcpu_count,
+            cpu: request.cpu,
+            memory_bytes: vmm_jail::memory_bytes(request.memory_mib),
+        };
+        let group = ControlGroup::make(&limits);
         let own_lines = request.log.try_clone().context("share the VM's log")?;
         let config = VmmConfig {
             supervisor: std::process::id(),
+            group: group
+                .as_ref()
+                .map(|group| fds.add(group.entrance()?))
+                .transpose()?,
             vcpu_count: request.vcpu_count,
             memory_mib: request.memory_mib,
             host_cpus: request.host_cpus,
@@ -231,6 +248,8 @@ impl RunningVm {
             report,
             template: folder,
             files,
+            group,
+            limits,
         };
         if !vm.child.has_started() {
             let soon = Instant::now() + DEATH_TIMEOUT;
@@ -249,6 +268,20 @@ impl RunningVm {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The control group of its process, as `/proc/PID/cgroup` shows it.
+    #[must_use]
+    pub fn group(&self) -> Option<String> {
+        self.group.as_ref().map(ControlGroup::name)
+    }
+
+    /// Gives it another share of CPU time.
+    pub fn update(&mut self, cpu: CpuShare) {
+        self.limits.cpu = cpu;
+        if let Some(group) = &self.group {
+            group.limit(&self.limits);
+        }
     }
 
     /// Offers the guest a stream on another port, and returns the host's end of it.
@@ -364,6 +397,7 @@ pub fn make_template(guest: &GuestFiles, shape: Shape, state: &File, memory: &Fi
     let empty = tempfile::tempfile().context("create an empty disk")?;
     let config = VmmConfig {
         supervisor: std::process::id(),
+        group: None,
         vcpu_count: shape.vcpu_count,
         memory_mib: shape.memory_mib,
         host_cpus: Vec::new(),

@@ -114,10 +114,15 @@ fn shut_in(
     Ok(())
 }
 
+/// Memory in bytes that the process of a VM with so much may take.
+pub fn memory_bytes(guest_mib: u32) -> u64 {
+    (u64::from(guest_mib) << 20).saturating_add(OWN_BYTES)
+}
+
 /// What the process may take of the host; how many files and threads, [`confinement`] says.
 fn limit(config: &VmmConfig) -> Result<()> {
     let guest = u64::from(config.memory_mib) << 20;
-    privileges::limit(Resource::Data, guest.saturating_add(OWN_BYTES))?;
+    privileges::limit(Resource::Data, memory_bytes(config.memory_mib))?;
     let disks = config.disks.iter().map(|disk| match disk {
         DiskConfig::Writable { bytes, .. } => *bytes,
         DiskConfig::ReadOnly(_) | DiskConfig::Absent { .. } => 0,

@@ -18,6 +18,8 @@ use crate::world::World;
 crate::tests![
     a_container_of_root_is_shut_in,
     a_container_of_an_ordinary_user_is_shut_in,
+    a_vm_of_root_has_a_control_group,
+    a_vm_of_a_user_has_a_control_group_where_there_is_one_to_divide,
     a_vm_that_ends_by_itself_reports_it,
     a_vm_that_boots_and_one_of_a_template_are_alike_to_the_host,
 ];
@@ -334,6 +336,156 @@ fn a_container_of_an_ordinary_user_is_shut_in(world: &World) -> Result<()> {
     check_passt(&vm)?;
     as_user("exec cc touch /share/file")?.code(0)?;
     as_user("rm -f cc")?.code(0)?;
+    drop(device);
+    Ok(())
+}
+
+/// Where cgroup v2 is mounted.
+const GROUPS: &str = "/sys/fs/cgroup";
+
+/// The group of the only VM, as `inspect` and the kernel tell it, which is below `parent`.
+fn group_of(vm: &Sandbox, parent: &str) -> Result<PathBuf> {
+    let vmm = Seen::of(vm, "__vmm")?;
+    let text = vmm.read("cgroup")?;
+    let name = text
+        .lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .with_context(|| format!("no group in {text:?}"))?;
+    assert!(
+        name.starts_with(&format!("{parent}/bulkhead-vm-")),
+        "{name}"
+    );
+    let path = PathBuf::from(format!("{GROUPS}{name}"));
+    // Beside it there may be a kernel thread that KVM has for each VM.
+    let members = fs::read_to_string(path.join("cgroup.procs"))?;
+    let id = vmm.0.file_name().context("an id")?.to_string_lossy();
+    assert!(members.lines().any(|member| member == id), "{members}");
+    Ok(path)
+}
+
+fn limits_of(group: &std::path::Path) -> Result<[String; 4]> {
+    let mut values = Vec::new();
+    for name in ["memory.max", "pids.max", "cpu.max", "cpu.weight"] {
+        let path = group.join(name);
+        let text = fs::read_to_string(&path);
+        values.push(text.with_context(|| format!("read {}", path.display()))?);
+    }
+    let values = values.iter().map(|value| value.trim().to_owned());
+    values
+        .collect::<Vec<_>>()
+        .try_into()
+        .map_err(|values| anyhow::anyhow!("{values:?}"))
+}
+
+fn a_vm_of_root_has_a_control_group(world: &World) -> Result<()> {
+    tenant::needs_root()?;
+    let vm = world.own()?;
+    let flags = "run -d --name cc -m 200m --cpus 0.5 --cpu-shares 512 busybox sleep 1000";
+    vm.bulkhead(flags.split(' ')).output()?.code(0)?;
+    let group = group_of(&vm, "/bulkhead")?;
+    let name = text(&vm, &["inspect", "-f", "{{.Bulkhead.ControlGroup}}", "cc"])?;
+    assert_eq!(
+        format!("{GROUPS}{}", name.trim_end()),
+        group.display().to_string()
+    );
+    // 64 MiB are the guest kernel's, 256 the VMM's; the devices have a quarter of a CPU.
+    let memory = ((200 + 64 + 256) << 20).to_string();
+    let weight = limits_of(&group)?[3].clone();
+    assert_eq!(limits_of(&group)?, [&memory, "8", "75000 100000", &weight]);
+    assert!(weight.parse::<u64>()? < 100, "{weight}");
+    text(&vm, &["update", "--cpus", "1", "cc"])?;
+    assert_eq!(limits_of(&group)?[2], "125000 100000");
+    text(&vm, &["stop", "-t", "0", "cc"])?;
+    vm.wait_for_no_process()?;
+    assert!(!group.exists());
+    text(&vm, &["rm", "cc"])?;
+    // One whose supervisor was killed leaves its group to the next.
+    text(
+        &vm,
+        &["run", "-d", "--name", "cc", "busybox", "sleep", "1000"],
+    )?;
+    let group = group_of(&vm, "/bulkhead")?;
+    assert_eq!(limits_of(&group)?[2], "200000 100000");
+    crate::life::process_of(&vm, "__supervisor")?.kill()?;
+    text(&vm, &["wait", "cc"])?;
+    text(&vm, &["rm", "cc"])?;
+    vm.wait_for_no_process()?;
+    assert!(group.exists());
+    text(&vm, &["run", "--rm", "busybox", "true"])?;
+    assert!(!group.exists());
+    vm.wait_for_no_process()?;
+    let left = fs::read_dir(format!("{GROUPS}/bulkhead"))?;
+    let left: Vec<_> = left
+        .flatten()
+        .filter(|entry| entry.path().is_dir())
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    Ok(())
+}
+
+/// A group that a test has given to a user, until it is dropped.
+struct Delegated(PathBuf);
+
+impl Delegated {
+    fn make(user: u32) -> Result<Self> {
+        let all = std::path::Path::new(GROUPS);
+        let group = Self(all.join(format!("delegated-{}", std::process::id())));
+        for path in [group.0.clone(), group.0.join("own")] {
+            fs::create_dir(&path).context("make a group")?;
+        }
+        for (path, controllers) in [
+            (all, "+memory +pids +cpu"),
+            (&group.0, "+memory +pids +cpu"),
+        ] {
+            fs::write(path.join("cgroup.subtree_control"), controllers)
+                .with_context(|| format!("control what is below {}", path.display()))?;
+        }
+        for name in ["", "cgroup.procs", "own", "own/cgroup.procs"] {
+            std::os::unix::fs::chown(group.0.join(name), Some(user), Some(user))?;
+        }
+        Ok(group)
+    }
+}
+
+impl Drop for Delegated {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(self.0.join("own"));
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+fn a_vm_of_a_user_has_a_control_group_where_there_is_one_to_divide(world: &World) -> Result<()> {
+    tenant::needs_root()?;
+    let vm = world.own()?;
+    tenant::give(&vm)?;
+    let device = GroupsDevice::set()?;
+    let id = tenant::ID;
+    let delegated = Delegated::make(id)?;
+    let enter = format!("echo 0 >{}/own/cgroup.procs", delegated.0.display());
+    let user = format!(
+        "setpriv --reuid={id} --regid={id} --groups={}",
+        tenant::KVM_GROUP
+    );
+    let as_user = |before: &str, arguments: &str| {
+        vm.shell(&format!("{before}; exec {user} bulkhead {arguments}"))
+            .env("BULKHEAD_TEMPLATES", vm.work().join("templates"))
+            .output()
+    };
+    let run = "run -d --name cc busybox sleep 1000";
+    as_user(&enter, run)?.code(0)?;
+    let parent = format!("/delegated-{}", std::process::id());
+    let group = group_of(&vm, &parent)?;
+    let memory = ((1024 + 256) << 20).to_string();
+    assert_eq!(limits_of(&group)?, [&memory, "8", "200000 100000", "100"]);
+    as_user(":", "stop -t 0 cc")?.code(0)?;
+    vm.wait_for_no_process()?;
+    assert!(!group.exists());
+    as_user(":", "rm cc")?.code(0)?;
+    // Elsewhere it has none.
+    as_user(":", run)?.code(0)?;
+    let format = "inspect -f '{{.Bulkhead.ControlGroup}}' cc";
+    assert_eq!(as_user(":", format)?.code(0)?.stdout, "\n");
+    as_user(":", "rm -f cc")?.code(0)?;
     drop(device);
     Ok(())
 }

@@ -39,6 +39,9 @@ pub(crate) struct BenchArgs {
     /// Files of `shares-files` [default: 100000; an emulated host takes minutes for ten thousand]
     #[arg(long, value_name = "N")]
     files: Option<u32>,
+    /// Starts and stops of `cycles` [default: 1000; some three seconds each in an emulated host]
+    #[arg(long, value_name = "N")]
+    cycles: Option<u32>,
     /// Only the groups whose name contains this
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
@@ -88,6 +91,9 @@ pub(crate) fn main(arguments: &BenchArgs) -> Result<ExitCode> {
     }
     if let Some(runs) = arguments.runs {
         command.args(["--runs", &runs.to_string()]);
+    }
+    if let Some(cycles) = arguments.cycles {
+        command.args(["--cycles", &cycles.to_string()]);
     }
     if let Some(files) = arguments.files {
         command.args(["--files", &files.to_string()]);

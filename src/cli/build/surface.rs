@@ -32,7 +32,7 @@ pub const BUILD: [Flag; 54] = [
     flag("compress", None, Switch, INPUT, Differs("without effect: the context does not travel"), "Compress the build context"),
     flag("cpu-period", None, Value("int"), VM, Works, "Period of the CPU quota in microseconds"),
     flag("cpu-quota", None, Value("int"), VM, Works, "CPU quota in microseconds"),
-    flag("cpu-shares", Some('c'), Value("int"), VM, Differs("counts inside the VM"), "CPU weight"),
+    flag("cpu-shares", Some('c'), Value("int"), VM, Differs("counts inside the VM, and between VMs where these have control groups"), "CPU weight"),
     flag("cpuset-cpus", None, Value("string"), VM, Differs("the VM's threads run on these CPUs, and it has as many vCPUs, at most 32"), "CPUs of the host"),
     flag("cpuset-mems", None, Value("string"), VM, Only(&["", "0"], "a VM's memory is not bound to nodes of the host; remove the flag"), "Memory nodes"),
     flag("debug", Some('D'), Switch, OUTPUT, Only(&["false"], "there is no log to turn up; remove the flag"), "Debug log"),

@@ -98,6 +98,7 @@ impl<'a> Builder<'a> {
         let request = VmRequest {
             vcpu_count: launch.vcpu_count,
             memory_mib: launch.memory_mib,
+            cpu: (&launch.run.resources).into(),
             host_cpus: launch.host_cpus.clone(),
             disks,
             card: network.as_mut().map(Network::card).transpose()?,

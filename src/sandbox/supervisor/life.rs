@@ -203,6 +203,7 @@ impl Supervisor {
             VmRequest {
                 vcpu_count: launch.vcpu_count,
                 memory_mib: launch.memory_mib,
+                cpu: (&run.resources).into(),
                 host_cpus: launch.host_cpus,
                 disks,
                 card,
@@ -214,6 +215,7 @@ impl Supervisor {
                 log: log.try_clone().context("share the VM's log")?,
             },
         )?;
+        self.state.control_group = vm.group();
         if let Some(network) = &mut self.network {
             network.ready()?;
             self.state.network = Some(network.state.clone());

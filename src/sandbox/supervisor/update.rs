@@ -60,6 +60,9 @@ impl Supervisor {
                     return Ok(());
                 }
                 // Size and vCPUs stay what the VM has begun with.
+                if let Some(running) = &mut self.running {
+                    running.vm.update((&limits.resources).into());
+                }
                 self.config.launch.run.resources = limits.resources;
                 self.config.launch.host_cpus = limits.host_cpus;
                 ToCommand::Done

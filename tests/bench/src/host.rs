@@ -3,10 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
+
+/// The last VM is torn down after its command has ended.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+const IDLE_POLL: Duration = Duration::from_millis(20);
 
 /// Where and how to measure.
 pub struct Host {
@@ -59,7 +63,7 @@ impl Host {
         let mut command = Command::new(&self.bulkhead);
         command
             .args(args)
-            .env("BULKHEAD_ROOT", self.root.path().join("state"))
+            .env("BULKHEAD_ROOT", self.state_root())
             .env("BULKHEAD_GUEST", &self.guest)
             .stdin(Stdio::null());
         command
@@ -75,6 +79,28 @@ impl Host {
             );
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Its state root.
+    pub fn state_root(&self) -> PathBuf {
+        self.root.path().join("state")
+    }
+
+    /// Waits until no process of the command is left.
+    pub fn wait_until_idle(&self) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let mut left = fs::read_dir("/proc")?.flatten().filter(|entry| {
+                fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe == self.bulkhead)
+            });
+            if left.next().is_none() {
+                return Ok(());
+            }
+            if begun.elapsed() > IDLE_TIMEOUT {
+                bail!("processes of the command are left");
+            }
+            std::thread::sleep(IDLE_POLL);
+        }
     }
 
     /// Loads an image archive.

@@ -5,6 +5,7 @@
 //! whose speed drifts shifts both sides. A benchmark is no test: nothing here asserts on time.
 
 mod builds;
+mod cycles;
 mod disk;
 mod host;
 mod life;
@@ -54,6 +55,9 @@ struct Args {
     /// Files of `shares-files`. An emulated host takes minutes for each ten thousand.
     #[arg(long, default_value_t = 100_000)]
     files: u32,
+    /// Starts and stops of `cycles`.
+    #[arg(long, default_value_t = 1000)]
+    cycles: u32,
     /// Measure only the groups whose name contains this.
     #[arg(long)]
     only: Option<String>,
@@ -92,6 +96,9 @@ fn main() -> Result<()> {
     }
     if wanted("web") {
         web::measure(&host, &args.busybox, &args.traffic, &mut table)?;
+    }
+    if wanted("cycles") {
+        cycles::measure(&host, args.cycles, &mut table)?;
     }
     if wanted("build") {
         builds::measure(&host, &mut table)?;

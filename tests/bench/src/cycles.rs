@@ -1,0 +1,135 @@
+//! Many containers, one after the other: what the host has more of afterwards. Here figures have
+//! limits, and a growth beyond one ends the run: what grows is a leak.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::host::Host;
+use crate::table::Table;
+
+/// Cycles before the first look: templates, caches and journals are there then.
+const WARM_UP: u32 = 5;
+
+/// What is counted, its unit, and by how much it may grow however many cycles there are: the rest of
+/// the host lives on meanwhile.
+const LIMITS: [(&str, &str, u64); 6] = [
+    ("processes", "", 4),
+    ("open files of the host", "", 64),
+    ("mounts", "", 0),
+    ("control groups", "", 0),
+    ("files of the state root", "", 0),
+    ("memory that is no cache", "KiB", 32 << 10),
+];
+
+/// Starts and stops so many containers and adds the rows.
+///
+/// # Errors
+/// When something grows beyond its limit.
+pub fn measure(host: &Host, cycles: u32, table: &mut Table) -> Result<()> {
+    for _ in 0..WARM_UP {
+        cycle(host)?;
+    }
+    let before = count(host)?;
+    for _ in 0..cycles {
+        cycle(host)?;
+    }
+    let after = count(host)?;
+    let mut leaks = Vec::new();
+    for (name, unit, limit) in LIMITS {
+        let of = |all: &BTreeMap<&str, u64>| all.get(name).copied().context(name);
+        let (old, new) = (of(&before)?, of(&after)?);
+        let text = format!("{old} to {new} {unit}");
+        table.add(
+            &format!("{name}, {cycles} starts and stops"),
+            text.trim_end().to_owned(),
+            &format!("at most {limit} more"),
+            "",
+        );
+        if new > old.saturating_add(limit) {
+            leaks.push(format!("{name}: {text}"));
+        }
+    }
+    if !leaks.is_empty() {
+        bail!("grown by {cycles} starts and stops: {}", leaks.join(", "));
+    }
+    Ok(())
+}
+
+/// A container's life: started in the background, used, stopped, removed.
+fn cycle(host: &Host) -> Result<()> {
+    host.output(&["run", "-d", "--name", "cycle", "busybox", "sleep", "1000"])?;
+    host.output(&["exec", "cycle", "true"])?;
+    host.output(&["stop", "-t", "0", "cycle"])?;
+    host.output(&["rm", "cycle"])?;
+    Ok(())
+}
+
+/// What there is when no process of the command is left.
+fn count(host: &Host) -> Result<BTreeMap<&'static str, u64>> {
+    host.wait_until_idle()?;
+    let read = |path: &str| fs::read_to_string(path).with_context(|| format!("read {path}"));
+    let number = |text: Option<&str>| -> Result<u64> {
+        text.and_then(|text| text.parse().ok())
+            .context("a number of the kernel's")
+    };
+    let processes = fs::read_dir("/proc")?
+        .flatten()
+        .filter(|entry| {
+            let name = entry.file_name();
+            name.to_string_lossy()
+                .bytes()
+                .all(|byte| byte.is_ascii_digit())
+        })
+        .count();
+    let memory = read("/proc/meminfo")?;
+    let kib = |wanted: &str| -> Result<u64> {
+        let line = memory.lines().find_map(|line| line.strip_prefix(wanted));
+        number(line.and_then(|line| line.split_whitespace().next()))
+    };
+    let used = [
+        "AnonPages:",
+        "SUnreclaim:",
+        "PageTables:",
+        "Shmem:",
+        "KernelStack:",
+    ]
+    .iter()
+    .map(|name| kib(name))
+    .sum::<Result<u64>>()?;
+    Ok(BTreeMap::from([
+        ("processes", u64::try_from(processes)?),
+        (
+            "open files of the host",
+            number(read("/proc/sys/fs/file-nr")?.split_whitespace().next())?,
+        ),
+        (
+            "mounts",
+            u64::try_from(read("/proc/self/mounts")?.lines().count())?,
+        ),
+        ("control groups", entries(Path::new("/sys/fs/cgroup"), true)),
+        (
+            "files of the state root",
+            entries(&host.state_root(), false),
+        ),
+        ("memory that is no cache", used),
+    ]))
+}
+
+/// Files and folders below one, or folders alone.
+fn entries(folder: &Path, only_folders: bool) -> u64 {
+    let mut count = 0;
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            if is_folder {
+                folders.push(entry.path());
+            }
+            count += u64::from(is_folder || !only_folders);
+        }
+    }
+    count
+}
