@@ -75,14 +75,10 @@ fn count(host: &Host) -> Result<BTreeMap<&'static str, u64>> {
         text.and_then(|text| text.parse().ok())
             .context("a number of the kernel's")
     };
+    // The kernel's own come and go, and execute nothing.
     let processes = fs::read_dir("/proc")?
         .flatten()
-        .filter(|entry| {
-            let name = entry.file_name();
-            name.to_string_lossy()
-                .bytes()
-                .all(|byte| byte.is_ascii_digit())
-        })
+        .filter(|entry| fs::read_link(entry.path().join("exe")).is_ok())
         .count();
     let memory = read("/proc/meminfo")?;
     let kib = |wanted: &str| -> Result<u64> {
