@@ -21,6 +21,8 @@ const OF_THE_ROOT: [&str; 2] = ["containers", "events.log"];
 pub struct Snapshot {
     files: BTreeSet<PathBuf>,
     mounts: BTreeSet<String>,
+    /// Processes that stay.
+    kept: BTreeSet<u32>,
 }
 
 impl Snapshot {
@@ -33,6 +35,20 @@ impl Snapshot {
         Ok(Self {
             files: files(&sandbox.root())?,
             mounts: mounts()?,
+            kept: BTreeSet::new(),
+        })
+    }
+
+    /// As [`Self::of`], where what runs now goes on running: another container.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::of`].
+    pub fn with_what_runs(sandbox: &Sandbox) -> Result<Self> {
+        let processes = process::executing(&sandbox.program())?;
+        Ok(Self {
+            kept: processes.iter().map(|process| process.id).collect(),
+            ..Self::of(sandbox)?
         })
     }
 
@@ -59,6 +75,7 @@ impl Snapshot {
         let now = Self::of(sandbox)?;
         let mut left: Vec<_> = process::executing(&sandbox.program())?
             .iter()
+            .filter(|process| !self.kept.contains(&process.id))
             .map(|process| format!("{process:?}"))
             .collect();
         let files = now.files.difference(&self.files);
