@@ -82,3 +82,30 @@ pub const CLASSES: [Class; 25] = [
     ),
     class(25, "content in another's name, in a store that others use"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cases;
+
+    const DOCUMENT: &str = include_str!("../../../docs/hostile.md");
+
+    #[test]
+    fn the_document_has_a_row_for_each_class() {
+        let cases = cases();
+        for class in CLASSES {
+            let count = cases.iter().filter(|case| case.class == class.number);
+            let held = match class.elsewhere {
+                None => count.count().to_string(),
+                Some(why) => why.to_owned(),
+            };
+            let row = format!("| e{} | {} | {held} |", class.number, class.about);
+            assert!(DOCUMENT.contains(&row), "docs/hostile.md lacks: {row}");
+        }
+        let all = format!("{} images", cases.len());
+        assert!(
+            DOCUMENT.contains(&all),
+            "docs/hostile.md does not say {all}"
+        );
+    }
+}

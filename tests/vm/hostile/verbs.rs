@@ -51,7 +51,8 @@ pub(super) fn base_layer() -> Result<Vec<u8>> {
 
 /// Takes away what a case that went wrong has left.
 pub(super) fn clear(vm: &Sandbox) -> Result<()> {
-    vm.bulkhead(["rm", "-f", NAME]).output()?;
+    vm.bulkhead(["rm", "-f", "-v", NAME]).output()?;
+    vm.bulkhead(["builder", "prune", "-af"]).output()?;
     let images = vm
         .bulkhead(["images", "--format", "{{.Repository}}:{{.Tag}}"])
         .output()?;
@@ -166,6 +167,8 @@ pub(super) fn run(bench: &Bench, case: &Case, all_verbs: bool) -> Result<()> {
                 }
                 Expected::Reading { .. } => Ok(()),
             };
+            // One that went wrong is still there.
+            vm.bulkhead(["rm", "-f", "-v", NAME]).output()?;
             for name in pulled.iter().chain([&name]) {
                 verb(vm, ["rmi", "-f", name])?.code(0)?;
             }
@@ -277,7 +280,7 @@ fn runs(
         verb(vm, ["rmi", "-f", COMMITTED])?.code(0)?;
     }
     supervisors(vm)?;
-    verb(vm, ["rm", "-f", NAME])?.code(0).context("rm")?;
+    verb(vm, ["rm", "-f", "-v", NAME])?.code(0).context("rm")?;
     if all_verbs {
         let out = build(
             vm,
@@ -410,6 +413,7 @@ fn build(vm: &Sandbox, name: &str, steps: &str) -> Result<Output> {
         ],
     );
     remove(&context)?;
+    verb(vm, ["builder", "prune", "-af"])?.code(0)?;
     out
 }
 

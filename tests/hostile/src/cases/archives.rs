@@ -129,12 +129,6 @@ fn names() -> Vec<Case> {
             word,
         ),
         named(
-            "name-of-a-digest",
-            "a name that is another image's id",
-            "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-            word,
-        ),
-        named(
             "name-with-two-tags",
             "a name with two tags",
             "busybox:a:b",

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Case, Expected, alive, documents, draft, prints, reading};
+use super::{Case, Content, Expected, alive, documents, draft, prints, reading};
 use crate::image::{Base, Draft, Image, Layer, digest, gzip};
 use crate::tarball::Tar;
 
@@ -128,7 +128,7 @@ fn said() -> Vec<Case> {
             "digest-with-a-path",
             "a digest that is a path of the host",
             "sha256:../../../../tmp/bulkhead-canary/file",
-            "cannot use the descriptor of layer 2",
+            "cannot read the image manifest",
         ),
         named(
             "digest-of-sha512",
@@ -146,31 +146,31 @@ fn said() -> Vec<Case> {
             "digest-in-capitals",
             "a digest in capitals",
             "sha256:E3B0C44298FC1C149AFBF4C8996FB92427AE41E4649B934CA495991B7852B855",
-            "cannot use the descriptor of layer 2",
+            "cannot read the image manifest",
         ),
         named(
             "digest-short",
             "a digest of four digits",
             "sha256:e3b0",
-            "cannot use the descriptor of layer 2",
+            "cannot read the image manifest",
         ),
         named(
             "digest-without-an-algorithm",
             "a digest of nothing",
             "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-            "cannot use the descriptor of layer 2",
+            "cannot read the image manifest",
         ),
         named(
             "digest-with-escapes",
             "a digest that changes a terminal",
             "sha256:\u{1b}[2J\u{202e}",
-            "cannot use the descriptor of layer 2",
+            "cannot read the image manifest",
         ),
         named(
             "digest-empty",
             "no digest",
             "",
-            "cannot use the descriptor of layer 2",
+            "cannot read the image manifest",
         ),
         lying(
             15,
@@ -221,7 +221,7 @@ fn said() -> Vec<Case> {
             || json!(0),
             Expected::Reading {
                 load: "where the archive says 0",
-                pull: "0 bytes expected",
+                pull: "digest mismatch for layer",
             },
         ),
         documents(
@@ -229,7 +229,7 @@ fn said() -> Vec<Case> {
             "config-of-another",
             "a configuration that is not that of its digest",
             |base| {
-                let draft = Draft::on(base);
+                let draft = Draft::on(base).with(json!({"Labels": {"its": "own"}}));
                 let bytes = draft.configuration().to_string().into_bytes();
                 let name = digest(&bytes);
                 let mut image = draft.image();
@@ -258,7 +258,7 @@ fn said() -> Vec<Case> {
             "config-digest-with-a-path",
             "a configuration's digest that is a path",
             |base| of_config(base, "digest", json!("sha256:../config")),
-            reading("cannot use the descriptor of the image config"),
+            reading("cannot read the image manifest"),
         ),
     ]
 }
@@ -277,20 +277,17 @@ fn stolen() -> Vec<Case> {
             }),
             Expected::Unpacking("its diff_id is"),
         ),
+        // A pull has the true one already, and asks for no other.
         Case::new(
             25,
             "digest-of-the-base",
             "other bytes under the digest of a blob that others use",
-            draft(|base| {
+            Content::Archive(Box::new(|base| {
                 let mut draft = Draft::on(base);
                 draft.layers[0].bytes = Tar::new().file("bin/sh", b"pwned").end();
-                draft
-            }),
-            // A pull has the true one already, and asks for no other.
-            Expected::Reading {
-                load: "bytes where the archive says",
-                pull: "",
-            },
+                draft.image().archive("hostile:latest")
+            })),
+            reading("bytes where the archive says"),
         ),
         Case::new(
             25,

@@ -333,7 +333,7 @@ fn indexes() -> Vec<Case> {
                 entry["digest"] = json!("sha256:../../../etc/passwd");
                 json!([entry])
             },
-            reading("cannot use the descriptor of index entry 1"),
+            reading("cannot read the image manifest"),
         ),
         index(
             "entry-of-another-size",
@@ -355,18 +355,6 @@ fn indexes() -> Vec<Case> {
                 json!([entry])
             },
             reading("2000 annotations, above the limit of 1000"),
-        ),
-        documents(
-            16,
-            "index-as-a-manifest",
-            "an index where a manifest is announced",
-            |base| {
-                let image = Draft::on(base).image();
-                let mut index = image.clone().in_index(|entry| json!([entry]));
-                index.media_type = MANIFEST;
-                index
-            },
-            Expected::Reading { load: "", pull: "" },
         ),
     ]
 }

@@ -18,14 +18,17 @@ use serde_json::Value;
 use crate::image::{Base, Draft, Image, Layer};
 use crate::tarball::Tar;
 
+/// Makes a part of a case from what all are based on.
+pub type Make<T> = Box<dyn Fn(&Base) -> T + Send + Sync>;
+
 /// What a case consists of. It is made when it is asked for: some are large.
 pub enum Content {
     /// An image, in an archive or a registry.
-    Image(Box<dyn Fn(&Base) -> Draft + Send + Sync>),
+    Image(Make<Draft>),
     /// An image whose documents are no draft's.
-    Documents(Box<dyn Fn(&Base) -> Image + Send + Sync>),
+    Documents(Make<Image>),
     /// An archive, which no registry can have.
-    Archive(Box<dyn Fn(&Base) -> Vec<u8> + Send + Sync>),
+    Archive(Make<Vec<u8>>),
 }
 
 /// What must come of a case.
