@@ -67,7 +67,13 @@ fn hostile_images_are_loaded_and_pulled_alike() {
         .archive("base:latest");
     std::fs::write(user.work().join("base"), own).expect("write");
     user.stdout(&["load", "-i", "base"]);
-    let before = super::images::stored(&user);
+    // What was half downloaded is kept for a week, to go on with.
+    let stored = || {
+        let mut all = super::images::stored(&user);
+        all.retain(|path| !path.to_string_lossy().contains("/images/ingest/"));
+        all
+    };
+    let before = stored();
     let mut all = Vec::new();
     for case in cases() {
         if let Some(text) = wrong(&user, &registry, &base, &case) {
@@ -76,5 +82,5 @@ fn hostile_images_are_loaded_and_pulled_alike() {
         }
     }
     assert!(all.is_empty(), "{}", all.join("\n"));
-    assert_eq!(super::images::stored(&user), before);
+    assert_eq!(stored(), before);
 }

@@ -176,6 +176,11 @@ pub(super) fn run(bench: &Bench, case: &Case, all_verbs: bool) -> Result<()> {
         }),
     };
     fs::remove_file(&archive).context("remove an archive")?;
+    // What was half downloaded is kept for a week, to go on with.
+    let partial = vm.root().join("images/ingest");
+    if partial.exists() {
+        fs::remove_dir_all(&partial).context("remove partial downloads")?;
+    }
     done
 }
 
