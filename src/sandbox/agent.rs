@@ -26,6 +26,9 @@ pub enum AgentError {
     /// It speaks nonsense.
     #[error("the agent broke the protocol")]
     Frame(#[from] FrameError),
+    /// What it is to be told is too much: an environment, a command, mounts.
+    #[error("what the process is to be given is too large: {0}")]
+    Request(FrameError),
     /// The socket failed.
     #[error("talk to the agent")]
     Io(#[from] std::io::Error),
@@ -59,7 +62,7 @@ impl AgentLink {
     /// # Errors
     /// When the request is larger than a frame or the VM is gone.
     pub fn send(&mut self, request: &Request) -> Result<(), AgentError> {
-        let bytes = encode(request)?;
+        let bytes = encode(request).map_err(AgentError::Request)?;
         self.stream
             .write_all(&bytes)
             .map_err(|error| match error.kind() {
@@ -143,6 +146,19 @@ mod tests {
         guest.write_all(&bytes[3..]).unwrap();
         assert!(matches!(link.poll().unwrap(), Some(Event::Bye)));
         assert!(link.poll().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_request_that_is_too_large_is_no_fault_of_the_agent() {
+        let (mut link, _guest) = pair();
+        let request = Request::Convert(Box::new(protocol::spec::ConvertSpec {
+            blob_bytes: 0,
+            compression: protocol::spec::Compression::None,
+            diff_id: "0".repeat(2 << 20),
+            limits: super::super::disks::LAYER_LIMITS,
+        }));
+        let error = link.send(&request).unwrap_err();
+        assert!(matches!(error, AgentError::Request(_)), "{error}");
     }
 
     #[test]

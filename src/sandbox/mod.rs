@@ -99,7 +99,13 @@ const GUEST_TEXT_MAX: usize = 512;
 fn printable(text: &str) -> String {
     text.chars()
         .take(GUEST_TEXT_MAX)
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .map(|c| {
+            if c.is_control() || turns_text(c) {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
         .collect()
 }
 
@@ -107,6 +113,11 @@ fn printable(text: &str) -> String {
 fn unexpected(event: &protocol::message::Event) -> String {
     let event = printable(&format!("{event:?}"));
     format!("the agent broke the protocol: unexpected {event}")
+}
+
+/// Whether a terminal would show what follows in another direction or on another line (Unicode, UAX 9).
+fn turns_text(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Bytes of a VM's log that are looked at for its last lines.
@@ -148,6 +159,7 @@ mod tests {
     #[test]
     fn a_guests_text_cannot_move_the_cursor() {
         assert_eq!(printable("a\x1b[2Jb\nc"), "a\u{fffd}[2Jb\u{fffd}c");
+        assert_eq!(printable("a\u{202e}b\u{2066}"), "a\u{fffd}b\u{fffd}");
         assert_eq!(printable(&"x".repeat(5000)).len(), GUEST_TEXT_MAX);
     }
 

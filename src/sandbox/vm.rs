@@ -20,7 +20,7 @@ use nix::sys::socket::{
 
 use vmm::{ExitCounts, VmEnd};
 
-use super::agent::AgentLink;
+use super::agent::{AgentError, AgentLink};
 use super::control_group::{ControlGroup, CpuShare, Limits};
 use super::files::{FileServer, Share};
 use super::network::{self, Card};
@@ -329,6 +329,10 @@ impl RunningVm {
     /// said last. A template that it could not go on from is removed.
     #[must_use]
     pub fn post_mortem(mut self, error: &anyhow::Error, log: &mut File) -> anyhow::Error {
+        if let Some(AgentError::Request(_)) = error.downcast_ref() {
+            // The VM is not at fault.
+            return anyhow::anyhow!("{error:#}");
+        }
         let template = self.template.take();
         let end = match self.finish(Instant::now() + DEATH_TIMEOUT) {
             Ok(VmReport { end: Ok(end), .. }) => end.to_string(),

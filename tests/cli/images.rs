@@ -233,7 +233,7 @@ fn what_can_not_be_loaded_or_pulled_is_told() {
 }
 
 /// Names of all files below the user's state root.
-fn stored(user: &User) -> Vec<std::path::PathBuf> {
+pub(super) fn stored(user: &User) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
     let mut pending = vec![user.root()];
     while let Some(folder) = pending.pop() {

@@ -6,6 +6,7 @@ mod build;
 mod flags;
 mod help;
 mod host;
+mod hostile;
 mod images;
 mod lists;
 mod objects;

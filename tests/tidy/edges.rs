@@ -34,6 +34,8 @@ const EDGES: &[(&str, &str)] = &[
 const TEST_EDGES: &[(&str, &str)] = &[
     ("bulkhead", "bulkhead-fixtures"),
     ("bulkhead", "bulkhead-harness"),
+    ("bulkhead", "bulkhead-hostile"),
+    ("guest-agent", "bulkhead-hostile"),
 ];
 
 /// Crates that no async runtime or image code may get into: they see guest bytes or run as PID 1.

@@ -11,7 +11,6 @@ use harness::{Sandbox, SmallDisk, images};
 use crate::world::World;
 
 crate::tests![
-    layers_that_are_damaged_do_not_run,
     a_bomb_that_fills_the_disk_is_told,
     a_full_disk_in_the_store_is_told,
     a_host_that_fills_up_under_a_container_is_told,
@@ -24,19 +23,6 @@ crate::tests![
 /// How long a refusal may take at most: unpacking may have to read all of a layer.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Writes a hostile image and loads it.
-fn load(vm: &Sandbox, wrong: Wrong) -> Result<harness::Output> {
-    let layout = vm.work().join(format!("{wrong:?}"));
-    hostile::write(&layout, wrong)?;
-    let out = vm
-        .bulkhead(["load", "-i"])
-        .arg(&layout)
-        .timeout(PATIENCE)
-        .output();
-    fs::remove_dir_all(&layout).context("remove a layout")?;
-    out
-}
-
 /// The only line on standard error but for a hint.
 fn one_sentence(out: &harness::Output) -> Result<String> {
     let lines: Vec<_> = out
@@ -48,34 +34,6 @@ fn one_sentence(out: &harness::Output) -> Result<String> {
         [sentence] if !sentence.contains("panicked") => Ok((*sentence).to_owned()),
         _ => bail!("not one sentence of {out}"),
     }
-}
-
-fn layers_that_are_damaged_do_not_run(world: &World) -> Result<()> {
-    let vm = world.own()?;
-    let before = vm.snapshot()?;
-    for (wrong, text) in [
-        (Wrong::CutGzip, "truncated"),
-        (Wrong::CorruptGzip, "corrupt"),
-        (Wrong::NotATar, "checksum is wrong"),
-        (Wrong::CutTar, "truncated"),
-        (Wrong::DiffId, "diff_id"),
-        (Wrong::HugeEntry, "exceeds the limit"),
-    ] {
-        load(&vm, wrong)?
-            .code(0)
-            .with_context(|| format!("{wrong:?}"))?;
-        let out = vm
-            .bulkhead(["run", "--rm", hostile::IMAGE])
-            .timeout(PATIENCE)
-            .output()?;
-        let sentence = out.refusal("layer").with_context(|| format!("{wrong:?}"))?;
-        assert!(sentence.contains(text), "{wrong:?}: {sentence}");
-        vm.bulkhead(["rmi", hostile::IMAGE]).output()?.code(0)?;
-        before
-            .no_leftovers(&vm)
-            .with_context(|| format!("{wrong:?}"))?;
-    }
-    Ok(())
 }
 
 fn a_bomb_that_fills_the_disk_is_told(_: &World) -> Result<()> {

@@ -19,6 +19,7 @@ mod environment;
 mod flags;
 mod guests;
 mod held;
+mod hostile;
 mod jail;
 mod kills;
 mod lab;
@@ -77,6 +78,17 @@ fn main() -> ExitCode {
             }
         };
     }
+    if let [_, verb, words @ ..] = arguments.as_slice()
+        && verb == hostile::verbs::MEASURE
+    {
+        return match hostile::verbs::measure(words) {
+            Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)),
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let arguments = Arguments::from_args();
     let world = Arc::new(World::default());
     let part = part();
@@ -126,6 +138,8 @@ fn main() -> ExitCode {
         }
         let differential = (0..).zip(differential::trials(&world));
         trials.extend(differential.filter_map(|(share, trial)| part.has(share).then_some(trial)));
+        let hostile = (0..).zip(hostile::trials(&world, arguments.filter.as_deref()));
+        trials.extend(hostile.filter_map(|(share, trial)| part.has(share).then_some(trial)));
         let builds = (0..).zip(builds::trials(&world, arguments.filter.is_some()));
         trials.extend(builds.filter_map(|(share, trial)| part.has(share).then_some(trial)));
     }

@@ -40,6 +40,7 @@ const FUZZ_SECONDS: u32 = 5;
 const TOOLS: &[Package] = &[
     Package::file("docker-registry", &["/usr/bin/docker-registry"]),
     Package::file("erofs-utils", &["/usr/bin/fsck.erofs"]),
+    Package::file("libarchive-tools", &["/usr/bin/bsdtar"]),
     Package::file("tar", &["/bin/tar", "/usr/bin/tar"]),
 ];
 

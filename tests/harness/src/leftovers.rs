@@ -14,13 +14,15 @@ use crate::{POLL_INTERVAL, Sandbox, process};
 const SETTLING: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// What belongs to a state root, whatever it holds, and is made when first used.
-const OF_THE_ROOT: [&str; 2] = ["containers", "events.log"];
+const OF_THE_ROOT: [&str; 3] = ["containers", "events.log", "images/build-cache"];
 
 /// What there is at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     files: BTreeSet<PathBuf>,
     mounts: BTreeSet<String>,
+    /// Processes that stay.
+    kept: BTreeSet<u32>,
 }
 
 impl Snapshot {
@@ -33,6 +35,20 @@ impl Snapshot {
         Ok(Self {
             files: files(&sandbox.root())?,
             mounts: mounts()?,
+            kept: BTreeSet::new(),
+        })
+    }
+
+    /// As [`Self::of`], where what runs now goes on running: another container.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::of`].
+    pub fn with_what_runs(sandbox: &Sandbox) -> Result<Self> {
+        let processes = process::executing(&sandbox.program())?;
+        Ok(Self {
+            kept: processes.iter().map(|process| process.id).collect(),
+            ..Self::of(sandbox)?
         })
     }
 
@@ -59,6 +75,7 @@ impl Snapshot {
         let now = Self::of(sandbox)?;
         let mut left: Vec<_> = process::executing(&sandbox.program())?
             .iter()
+            .filter(|process| !self.kept.contains(&process.id))
             .map(|process| format!("{process:?}"))
             .collect();
         let files = now.files.difference(&self.files);

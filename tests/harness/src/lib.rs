@@ -12,6 +12,7 @@
 //! ```
 
 pub mod bare;
+pub mod bytes;
 pub mod docker;
 pub mod fault;
 pub mod hostile;
@@ -27,6 +28,7 @@ mod transcript;
 pub mod tree;
 pub mod web;
 
+pub use bytes::ByteRegistry;
 pub use docker::Docker;
 pub use invocation::{Invocation, Output, Running};
 pub use leftovers::Snapshot;

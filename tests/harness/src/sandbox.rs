@@ -167,7 +167,9 @@ impl Sandbox {
         ]
     }
 
-    fn equipped(&self, invocation: Invocation) -> Invocation {
+    /// A program with the command on PATH and its environment, to be run in [`Self::work`].
+    #[must_use]
+    pub fn equipped(&self, invocation: Invocation) -> Invocation {
         self.variables()
             .into_iter()
             .fold(invocation, |invocation, (name, value)| {

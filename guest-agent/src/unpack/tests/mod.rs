@@ -4,10 +4,11 @@ mod compressed;
 mod directories;
 mod files;
 mod headers;
+mod hostile;
 mod image;
 mod limits;
 mod links;
-mod tarball;
+mod readers;
 mod tools;
 mod tree;
 mod whiteouts;
@@ -18,8 +19,8 @@ use protocol::message::FailureKind;
 use sha2::{Digest as _, Sha256};
 
 use super::*;
+use hostile_images::tarball::{self, Tar};
 use image::Image;
-use tarball::Tar;
 
 const LIMITS: ConvertLimits = ConvertLimits {
     tar_bytes: 64 << 20,

@@ -1,30 +1,44 @@
-//! Builds a tar record by record, also such as no archiver would write.
+//! Builds a tar record by record, also such as no archiver would write. Cases are made with it, and
+//! the unpacker's own tests.
 
 /// Fields of a header that tests set.
 #[derive(Debug, Clone)]
-pub(super) struct Header {
-    pub(super) kind: u8,
-    pub(super) path: Vec<u8>,
-    pub(super) link: Vec<u8>,
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) mtime: u64,
+pub struct Header {
+    /// The type flag.
+    pub kind: u8,
+    /// At most 100 bytes.
+    pub path: Vec<u8>,
+    /// At most 100 bytes.
+    pub link: Vec<u8>,
+    /// At most seven octal digits; so for the other numbers, of eleven for size and time.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Seconds since 1970.
+    pub mtime: u64,
     /// Major and minor.
-    pub(super) device: (u32, u32),
-    pub(super) magic: [u8; 8],
-    pub(super) prefix: Vec<u8>,
+    pub device: (u32, u32),
+    /// With the version behind it.
+    pub magic: [u8; 8],
+    /// What ustar has before the path.
+    pub prefix: Vec<u8>,
     /// Where it is not the data's length.
-    pub(super) size: Option<u64>,
+    pub size: Option<u64>,
     /// Bytes that replace those at an offset, before the checksum is made.
-    pub(super) patches: Vec<(usize, Vec<u8>)>,
+    pub patches: Vec<(usize, Vec<u8>)>,
 }
 
-pub(super) const USTAR: [u8; 8] = *b"ustar\x0000";
-pub(super) const GNU: [u8; 8] = *b"ustar  \0";
+/// Of POSIX.
+pub const USTAR: [u8; 8] = *b"ustar\x0000";
+/// Of GNU tar.
+pub const GNU: [u8; 8] = *b"ustar  \0";
 
 impl Header {
-    pub(super) fn new(kind: u8, path: impl AsRef<[u8]>) -> Self {
+    /// Root's, of 2001, without data.
+    #[must_use]
+    pub fn new(kind: u8, path: impl AsRef<[u8]>) -> Self {
         Self {
             kind,
             path: path.as_ref().to_vec(),
@@ -41,7 +55,9 @@ impl Header {
         }
     }
 
-    pub(super) fn patch(mut self, at: usize, bytes: impl AsRef<[u8]>) -> Self {
+    /// With these bytes at an offset.
+    #[must_use]
+    pub fn patch(mut self, at: usize, bytes: impl AsRef<[u8]>) -> Self {
         self.patches.push((at, bytes.as_ref().to_vec()));
         self
     }
@@ -74,56 +90,71 @@ impl Header {
     }
 }
 
-/// A tar so far.
-#[derive(Default)]
-pub(super) struct Tar(pub(super) Vec<u8>);
+/// A tar so far, without its end.
+#[derive(Debug, Default)]
+pub struct Tar(pub Vec<u8>);
 
 impl Tar {
-    pub(super) fn new() -> Self {
+    /// An empty one.
+    #[must_use]
+    pub fn new() -> Self {
         Self::default()
     }
 
-    pub(super) fn header(mut self, header: &Header, data: &[u8]) -> Self {
+    /// An entry, with padding.
+    #[must_use]
+    pub fn header(mut self, header: &Header, data: &[u8]) -> Self {
         self.0.extend(header.encode(data.len()));
         self.0.extend(data);
         self.0.resize(self.0.len().next_multiple_of(512), 0);
         self
     }
 
-    pub(super) fn file(self, path: impl AsRef<[u8]>, data: &[u8]) -> Self {
+    /// A regular file.
+    #[must_use]
+    pub fn file(self, path: impl AsRef<[u8]>, data: &[u8]) -> Self {
         self.header(&Header::new(b'0', path), data)
     }
 
-    pub(super) fn dir(self, path: impl AsRef<[u8]>) -> Self {
+    /// A directory.
+    #[must_use]
+    pub fn dir(self, path: impl AsRef<[u8]>) -> Self {
         self.header(&Header::new(b'5', path), b"")
     }
 
     /// A hard link (`1`) or symbolic link (`2`).
-    pub(super) fn link(self, kind: u8, path: &str, target: &str) -> Self {
+    #[must_use]
+    pub fn link(self, kind: u8, path: &str, target: &str) -> Self {
         let mut header = Header::new(kind, path);
         header.link = target.into();
         self.header(&header, b"")
     }
 
     /// An extended header for the next entry.
-    pub(super) fn pax(self, records: &[(&str, &[u8])]) -> Self {
+    #[must_use]
+    pub fn pax(self, records: &[(&str, &[u8])]) -> Self {
         self.header(&Header::new(b'x', "PaxHeader"), &pax_records(records))
     }
 
     /// GNU's long name (`L`) or link name (`K`) for the next entry.
-    pub(super) fn long(self, kind: u8, name: impl AsRef<[u8]>) -> Self {
+    #[must_use]
+    pub fn long(self, kind: u8, name: impl AsRef<[u8]>) -> Self {
         let mut header = Header::new(kind, "././@LongLink");
         header.magic = GNU;
         self.header(&header, &[name.as_ref(), b"\0"].concat())
     }
 
-    pub(super) fn end(mut self) -> Vec<u8> {
+    /// The whole, with two records of zeros.
+    #[must_use]
+    pub fn end(mut self) -> Vec<u8> {
         self.0.extend([0; 1024]);
         self.0
     }
 }
 
-pub(super) fn pax_records(records: &[(&str, &[u8])]) -> Vec<u8> {
+/// The data of an extended header.
+#[must_use]
+pub fn pax_records(records: &[(&str, &[u8])]) -> Vec<u8> {
     let mut data = Vec::new();
     for (key, value) in records {
         let rest = key.len() + value.len() + 3;

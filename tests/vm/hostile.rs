@@ -1,0 +1,186 @@
+//! Every image of the table of hostile images (`tests/hostile`), through every verb: pulled from a
+//! registry, loaded from an archive, run, entered, copied out of and into, exported, committed, built upon.
+//! After each the host is as it was, and the container next to it goes on. A test a family.
+
+mod host;
+pub(crate) mod verbs;
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use harness::{ByteRegistry, Sandbox, Snapshot};
+use hostile_images::{Base, Case, Expected};
+use libtest_mimic::{Failed, Trial};
+
+use crate::life::text;
+use crate::world::World;
+
+/// The tests: which classes each has, and which share of their cases.
+const FAMILIES: [(&str, &[u8], (usize, usize)); 18] = [
+    ("devices", &[6], (0, 1)),
+    ("whiteouts", &[9], (0, 1)),
+    ("digests", &[15, 25], (0, 1)),
+    ("manifests", &[16, 17], (0, 1)),
+    ("archives", &[19, 21], (0, 1)),
+    ("exports", &[22], (0, 1)),
+    ("order", &[10], (0, 1)),
+    ("attributes", &[7], (0, 1)),
+    ("compression", &[13, 14, 23], (0, 1)),
+    ("numbers", &[8], (0, 1)),
+    ("headers", &[11], (0, 2)),
+    ("more_headers", &[11], (1, 2)),
+    ("special_names", &[5], (0, 2)),
+    ("configs", &[20], (0, 2)),
+    ("more_special_names", &[5], (1, 2)),
+    ("more_configs", &[20], (1, 2)),
+    ("links", &[2, 3, 4], (0, 1)),
+    ("paths", &[1], (0, 1)),
+];
+
+/// How much is done.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// One of so many cases, when nobody asks for hostile images: in an emulated host each takes some
+    /// seconds.
+    Some,
+    /// All cases. Of those that run, one of so many has every verb; the others are pulled, loaded, run and
+    /// entered.
+    All,
+    /// Every verb for every case.
+    EveryVerb,
+}
+
+/// Of so many cases one, see [`Depth::Some`].
+const CASES_ONE_OF: usize = 3;
+
+/// Of so many cases that run one, see [`Depth::All`].
+const VERBS_ONE_OF: usize = 6;
+
+/// In a filter and in the names of tests: [`Depth::EveryVerb`].
+const EVERY_VERB: &str = "every_verb";
+
+/// What the cases of a family share.
+struct Bench<'a> {
+    vm: &'a Sandbox,
+    registry: &'a ByteRegistry,
+    base: &'a Base,
+    before: Snapshot,
+    host: host::Host,
+}
+
+/// A test for each family.
+pub(crate) fn trials(world: &Arc<World>, filter: Option<&str>) -> Vec<Trial> {
+    let depth = match filter {
+        None => Depth::Some,
+        Some(filter) if filter.contains(EVERY_VERB) => Depth::EveryVerb,
+        Some(_) => Depth::All,
+    };
+    let of = match depth {
+        Depth::EveryVerb => format!("hostile::{EVERY_VERB}"),
+        Depth::All | Depth::Some => "hostile".to_owned(),
+    };
+    if depth == Depth::Some {
+        println!(
+            "hostile: one of {CASES_ONE_OF} images; all of them with a filter, `cargo xtask test hostile::`, and each through every verb with `hostile::{EVERY_VERB}`"
+        );
+    }
+    let trial = |(name, classes, share)| {
+        let world = Arc::clone(world);
+        Trial::test(format!("{of}::{name}"), move || {
+            family(&world, classes, share, depth)
+                .map_err(|error| Failed::from(format!("{error:#}")))
+        })
+    };
+    FAMILIES.into_iter().map(trial).collect()
+}
+
+fn family(world: &World, classes: &[u8], (share, of): (usize, usize), depth: Depth) -> Result<()> {
+    let vm = world.own()?;
+    let base = Base {
+        tar: verbs::base_layer()?,
+    };
+    let registry = ByteRegistry::start()?;
+    let script = "n=0; while :; do n=$((n+1)); echo $n >/count; sleep 1; done";
+    let words = [
+        "run",
+        "-d",
+        "--name",
+        "neighbour",
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ];
+    text(&vm, &words)?;
+    let bench = Bench {
+        vm: &vm,
+        registry: &registry,
+        base: &base,
+        before: Snapshot::with_what_runs(&vm)?,
+        host: host::Host::look(&vm)?,
+    };
+    let started = state_of_neighbour(&vm)?;
+    let step = if depth == Depth::Some {
+        CASES_ONE_OF
+    } else {
+        1
+    };
+    let cases = hostile_images::cases();
+    let cases = cases.iter().filter(|case| classes.contains(&case.class));
+    let mut wrong = Vec::new();
+    let (mut count, mut running) = (0, 0);
+    for case in cases.skip(share).step_by(of).step_by(step) {
+        count += 1;
+        let verbs_are_due = running % VERBS_ONE_OF == 0;
+        if matches!(case.expected, Expected::Runs { .. }) {
+            running += 1;
+        }
+        let all_verbs = depth == Depth::EveryVerb || verbs_are_due;
+        if let Err(error) = one(&bench, case, all_verbs) {
+            eprintln!("hostile: e{} {}: {error:#}", case.class, case.name);
+            wrong.push(format!("e{} {}: {error:#}", case.class, case.name));
+            verbs::clear(&vm)?;
+        }
+    }
+    ensure!(count > 0, "there is no such case");
+    // It is the one that was started, and it has gone on meanwhile.
+    ensure!(
+        state_of_neighbour(&vm)? == started,
+        "the neighbour is another"
+    );
+    let counted = counted_by_neighbour(&vm)?;
+    crate::life::until("the neighbour to go on", || {
+        Ok((counted_by_neighbour(&vm)? > counted).then_some(()))
+    })?;
+    text(&vm, &["rm", "-f", "neighbour"])?;
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    bail!("{} of {count} cases:\n{}", wrong.len(), wrong.join("\n"))
+}
+
+fn one(bench: &Bench, case: &Case, all_verbs: bool) -> Result<()> {
+    verbs::run(bench, case, all_verbs)?;
+    bench.host.is_as_it_was(bench.vm)?;
+    bench.before.no_leftovers(bench.vm)
+}
+
+fn state_of_neighbour(vm: &Sandbox) -> Result<String> {
+    let format = "{{.Id}} {{.State.Running}} {{.State.StartedAt}} {{.State.Pid}} {{.RestartCount}}";
+    let state = text(vm, &["inspect", "-f", format, "neighbour"])?;
+    ensure!(
+        state.contains(" true "),
+        "the neighbour does not run: {state}"
+    );
+    Ok(state)
+}
+
+fn counted_by_neighbour(vm: &Sandbox) -> Result<u64> {
+    let count = text(vm, &["exec", "neighbour", "cat", "/count"])?;
+    count.trim().parse().with_context(|| format!("{count:?}"))
+}
+
+/// The names of entries are unique, so each can be a tag.
+fn tag(case: &Case) -> &str {
+    case.name
+}
