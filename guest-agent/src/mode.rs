@@ -5,12 +5,16 @@
 //! probe): nothing here has a right that its caller lacks.
 
 use std::ffi::OsStr;
+use std::io::Write;
 use std::path::Path;
 
 use protocol::plain::PLAIN_NAME;
 use protocol::probe::PROBE_NAME;
 
 use crate::{init, plain, probe};
+
+/// Exit code of the agent as a container's process: found, and not to be executed.
+const NO_PROGRAM: i32 = 126;
 
 /// Becomes what the first argument says; without a known name, the agent.
 pub fn run() -> ! {
@@ -23,6 +27,14 @@ pub fn run() -> ! {
     }
     if name == OsStr::new(PLAIN_NAME) {
         plain::run();
+    }
+    // The kernel starts it where there is nothing but itself; a container's process has `/proc`.
+    if Path::new("/proc/self").exists() {
+        let _ = writeln!(
+            std::io::stderr(),
+            "this is the agent of a microVM, no program of a container"
+        );
+        std::process::exit(NO_PROGRAM);
     }
     init::run()
 }

@@ -517,7 +517,11 @@ fn disk_config(disk: DiskSource, fds: &mut ChildFds) -> Result<DiskConfig> {
                     Ok(SegmentConfig {
                         file: fds.add(segment.file)?,
                         len: segment.len,
-                        capacity: segment.len.next_multiple_of(DISK_ALIGNMENT),
+                        // A layer may be no bytes at all, no disk can be that small.
+                        capacity: segment
+                            .len
+                            .next_multiple_of(DISK_ALIGNMENT)
+                            .max(DISK_ALIGNMENT),
                     })
                 })
                 .collect::<Result<_>>()?,

@@ -369,7 +369,7 @@ fn bad_frames_on_the_control_port(world: &World) -> Result<()> {
 
 /// `vm.log` takes what it takes and no more.
 fn floods_of_both_consoles(world: &World) -> Result<()> {
-    let Seen { out, log_len, .. } = bare(world, "floods 1 64", &[])?;
+    let Seen { out, log_len, .. } = bare(world, "floods 1 16", &[])?;
     check_log(log_len)?;
     out.refusal("reset itself")?;
     Ok(())

@@ -416,6 +416,7 @@ fn count(command: &mut Command, timeout: Option<Duration>) -> Result<Run> {
     });
     let mut tally = Tally::default();
     let mut passed = BTreeSet::new();
+    let mut begun = None;
     loop {
         // Per line: a suite may be long, a silence may not.
         let line = match timeout {
@@ -426,7 +427,7 @@ fn count(command: &mut Command, timeout: Option<Duration>) -> Result<Run> {
             Ok(line) => {
                 println!("{line}");
                 tally.add(Tally::parse(&line).unwrap_or_default());
-                passed.extend(passed_test(&line).map(str::to_owned));
+                passed.extend(passed_test(&line, &mut begun));
             }
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
@@ -448,10 +449,19 @@ fn count(command: &mut Command, timeout: Option<Duration>) -> Result<Run> {
     })
 }
 
-/// The name in a line as `test streams::attach_chooses_streams   ... ok`.
-fn passed_test(line: &str) -> Option<&str> {
-    let name = line.strip_prefix("test ")?.strip_suffix("... ok")?;
-    Some(name.trim())
+/// The test that a line says has passed, as `test streams::attach_chooses_streams   ... ok`. Where the
+/// test itself prints, that is between its name and a last line `ok`: `begun` is the name until then.
+fn passed_test(line: &str, begun: &mut Option<String>) -> Option<String> {
+    if line == "ok" {
+        return begun.take();
+    }
+    let (name, end) = line.strip_prefix("test ")?.split_once("... ")?;
+    let name = name.trim().to_owned();
+    if end == "ok" {
+        return Some(name);
+    }
+    *begun = Some(name);
+    None
 }
 
 fn end(child: &mut Child) {
@@ -487,9 +497,15 @@ mod tests {
 
     #[test]
     fn tests_that_passed_are_known_by_name() {
-        assert_eq!(passed_test("test a::b   ... ok"), Some("a::b"));
-        assert_eq!(passed_test("test a::b   ... FAILED"), None);
-        assert_eq!(passed_test("a test ... ok"), None);
+        let mut begun = None;
+        let mut passed = |line| passed_test(line, &mut begun);
+        assert_eq!(passed("test a::b   ... ok").as_deref(), Some("a::b"));
+        assert_eq!(passed("test a::b   ... FAILED"), None);
+        assert_eq!(passed("a test ... ok"), None);
+        assert_eq!(passed("test a::c   ... seed 1"), None);
+        assert_eq!(passed("of its own"), None);
+        assert_eq!(passed("ok").as_deref(), Some("a::c"));
+        assert_eq!(passed("ok"), None);
     }
 
     #[test]

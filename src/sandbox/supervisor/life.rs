@@ -297,7 +297,8 @@ impl Supervisor {
                     oom_killed,
                 }) if deadline.is_none() => {
                     if let Some(running) = &mut self.running {
-                        running.end = Some((status, oom_killed));
+                        // The first word counts, whatever an agent says after it.
+                        running.end.get_or_insert((status, oom_killed));
                     }
                 }
                 Some(event) if deadline.is_none() => self.note_event(event)?,

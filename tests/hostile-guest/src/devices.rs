@@ -255,7 +255,7 @@ pub fn floods(mib: u64) {
     for _ in 0..512 {
         crate::machine::port_strings(0x3f8, 1024);
     }
-    for _ in 0..300_000 {
+    for _ in 0..20_000 {
         crate::machine::port_write(0x3f8, 1, u32::from(b'y'));
     }
 }

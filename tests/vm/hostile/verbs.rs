@@ -51,7 +51,12 @@ pub(super) fn base_layer() -> Result<Vec<u8>> {
 
 /// Takes away what a case that went wrong has left.
 pub(super) fn clear(vm: &Sandbox) -> Result<()> {
-    vm.bulkhead(["rm", "-f", "-v", NAME]).output()?;
+    let all = vm
+        .bulkhead(["ps", "-a", "--format", "{{.Names}}"])
+        .output()?;
+    for name in all.stdout.lines().filter(|name| *name != "neighbour") {
+        vm.bulkhead(["rm", "-f", "-v", name]).output()?;
+    }
     vm.bulkhead(["builder", "prune", "-af"]).output()?;
     let images = vm
         .bulkhead(["images", "--format", "{{.Repository}}:{{.Tag}}"])
