@@ -473,7 +473,11 @@ fn the_hosts_own_addresses_are_out_of_reach(world: &World) -> Result<()> {
             /probe datagram 0 $target:{udp_port} x
             /probe datagram 53 $target:{udp_port} x
         done
-        echo; echo done; printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc {host} {open_port} | tail -n 1",
+        echo; echo done
+        for try in 1 2 3 4 5 6; do
+            printf 'GET / HTTP/1.0\\r\\n\\r\\n' | timeout 10 nc {host} {open_port} | tail -n 1 |
+                grep from-host && break
+        done",
         loop_port = loopback.port,
         link_port = link_local.port,
         open_port = open.port,
@@ -494,8 +498,9 @@ fn the_hosts_own_addresses_are_out_of_reach(world: &World) -> Result<()> {
         (0, 0),
         "{out}"
     );
-    // By the host's own address, once: that this could have failed is seen here.
-    assert_eq!(open.visitors(), 1, "{out}");
+    // By the host's own address: that this could have failed is seen here. A guest's first connection
+    // may hang where VMs are emulated (docs/open.md).
+    ensure!(open.visitors() >= 1, "{out}");
     let mut buffer = [0; 16];
     let arrived = udp.recv(&mut buffer).map_err(|error| error.kind());
     assert_eq!(arrived, Err(ErrorKind::WouldBlock));

@@ -252,10 +252,11 @@ pub fn floods(mib: u64) {
             send(&mut queue);
         }
     }
-    for _ in 0..512 {
+    // More than the 256 KiB that are kept of the serial port.
+    for _ in 0..288 {
         crate::machine::port_strings(0x3f8, 1024);
     }
-    for _ in 0..20_000 {
+    for _ in 0..2000 {
         crate::machine::port_write(0x3f8, 1, u32::from(b'y'));
     }
 }
