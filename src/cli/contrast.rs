@@ -115,6 +115,11 @@ pub fn run(args: &ContrastArgs) -> Result<()> {
 
 /// Makes a file in the page's folder before anything runs; an older page stays until there is another.
 fn create(path: &Path) -> Result<(NamedTempFile, &Path)> {
+    if let Ok(status) = path.symlink_metadata()
+        && !status.is_file()
+    {
+        bail!("write {}: it is no regular file", path.display());
+    }
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());

@@ -47,7 +47,9 @@ pub fn run(matches: ArgMatches) -> Result<()> {
             let mut wanted = config.clone();
             change(&mut wanted, &flags, caller, policy).with_context(cannot)?;
             // One that does not run is looked at when it is started.
-            if folder.is_locked()? {
+            let grows = wanted.launch.vcpu_count > config.launch.vcpu_count
+                || wanted.launch.memory_mib > config.launch.memory_mib;
+            if grows && folder.is_locked()? {
                 Policy::of_user()?
                     .check_room(root, &wanted)
                     .with_context(cannot)?;

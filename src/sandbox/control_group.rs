@@ -20,10 +20,10 @@ use protocol::spec::Resources;
 use rustix::process::{Pid, test_kill_process};
 
 /// Where cgroup v2 is mounted.
-const MOUNT: &str = "/sys/fs/cgroup";
+pub const MOUNT: &str = "/sys/fs/cgroup";
 
 /// The group of all groups that root makes.
-const OWN: &str = "bulkhead";
+pub const OWN: &str = "bulkhead";
 
 /// First letters of a group's name; the ids of its maker's process and of the group follow.
 const PREFIX: &str = "bulkhead-vm-";
@@ -81,8 +81,8 @@ pub struct Limits {
     pub vcpu_count: u8,
     /// CPU time.
     pub cpu: CpuShare,
-    /// Memory of its processes in bytes, the guest's included.
-    pub memory_bytes: u64,
+    /// Memory of its processes in bytes, the guest's included; `None` where disks are in memory, too.
+    pub memory_bytes: Option<u64>,
 }
 
 impl Limits {
@@ -90,11 +90,16 @@ impl Limits {
     fn files(&self) -> [(&'static str, String); 4] {
         let tasks = u64::from(self.vcpu_count).saturating_add(OTHER_TASKS);
         [
-            ("memory.max", self.memory_bytes.to_string()),
+            ("memory.max", self.memory_max()),
             ("pids.max", tasks.to_string()),
             ("cpu.max", self.cpu_max()),
             ("cpu.weight", self.cpu_weight()),
         ]
+    }
+
+    fn memory_max(&self) -> String {
+        let bytes = self.memory_bytes.map(|bytes| bytes.to_string());
+        bytes.unwrap_or_else(|| "max".to_owned())
     }
 
     fn cpu_weight(&self) -> String {
@@ -126,6 +131,8 @@ impl ControlGroup {
         sweep(&parent);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = parent.join(format!("{PREFIX}{}-{number}", std::process::id()));
+        // One of that name is of a process that had this one's number, and is gone.
+        let _ = fs::remove_dir(&path);
         fs::create_dir(&path).ok()?;
         let group = Self(path);
         group.limit(limits);
@@ -185,7 +192,11 @@ fn parent(mount: &Path) -> Option<PathBuf> {
     let parent = mount.join(beside(&text)?);
     // Who moves a process must be able to write to the group above both.
     let may = |name: &str| access(&parent.join(name), AccessFlags::W_OK).is_ok();
-    (may("") && may("cgroup.procs")).then_some(parent)
+    if !may("") || !may("cgroup.procs") {
+        return None;
+    }
+    enable(&parent);
+    Some(parent)
 }
 
 /// The group above the one that `/proc/self/cgroup` tells, which is not the root.
@@ -236,7 +247,7 @@ mod tests {
         let mut limits = Limits {
             vcpu_count: 2,
             cpu: CpuShare::default(),
-            memory_bytes: 512 << 20,
+            memory_bytes: Some(512 << 20),
         };
         assert_eq!(
             limits.files(),
@@ -258,6 +269,8 @@ mod tests {
         assert_eq!(limits.cpu_weight(), "7");
         resources.cpu_quota_us = Some(u64::MAX);
         limits.cpu = CpuShare::from(&resources);
+        limits.memory_bytes = None;
+        assert_eq!(limits.memory_max(), "max");
         assert!(limits.cpu_max().ends_with(" 100000"));
     }
 

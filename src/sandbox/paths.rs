@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{AccessFlags, access};
 
 /// Overrides the state root; tests and tenants of one account use it.
 pub const ROOT_VARIABLE: &str = "BULKHEAD_ROOT";
@@ -127,6 +128,28 @@ pub fn lock(folder: &Path) -> Result<Flock<File>> {
     Flock::lock(file, FlockArg::LockExclusive)
         .map_err(|(_, error)| error)
         .with_context(|| format!("lock {}", folder.display()))
+}
+
+/// Whether the files below a folder are in memory (tmpfs, ramfs).
+#[must_use]
+pub fn is_in_memory(folder: &Path) -> bool {
+    use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+    /// linux/magic.h; not in nix.
+    const RAMFS_MAGIC: i64 = 0x8584_58f6;
+    statfs(folder).is_ok_and(|status| {
+        let kind = status.filesystem_type();
+        kind == TMPFS_MAGIC || kind.0 == RAMFS_MAGIC
+    })
+}
+
+/// Where a program is, by PATH.
+#[must_use]
+pub fn program(name: &str) -> Option<PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH")?)
+        .map(|folder| folder.join(name))
+        .find(|file| {
+            file.is_absolute() && file.is_file() && access(file, AccessFlags::X_OK).is_ok()
+        })
 }
 
 /// Bytes that the files below a folder take, each once however many names it has; what can't be read

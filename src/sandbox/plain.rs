@@ -24,7 +24,7 @@ use anyhow::{Context, Result, bail};
 use images::{Image, Store};
 
 use super::launch::Launch;
-use super::paths::{GuestFiles, Root};
+use super::paths::{self, GuestFiles, Root};
 
 pub use jail::{PREPARE_VERB, main as prepare_main};
 pub use keeper::{KEEPER_VERB, main as keeper_main};
@@ -51,12 +51,7 @@ impl NoRuntime {
 /// # Errors
 /// There is none.
 pub fn find_runtime() -> Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = RUNTIMES.iter().find_map(|name| {
-        std::env::split_paths(&path)
-            .map(|folder| folder.join(name))
-            .find(|file| file.is_absolute() && file.is_file())
-    });
+    let found = RUNTIMES.iter().find_map(|name| paths::program(name));
     found.ok_or_else(|| NoRuntime.into())
 }
 

@@ -24,7 +24,7 @@ use super::agent::{AgentError, AgentLink};
 use super::control_group::{ControlGroup, CpuShare, Limits};
 use super::files::{FileServer, Share};
 use super::network::{self, Card};
-use super::paths::{GuestFiles, Root};
+use super::paths::{self, GuestFiles, Root};
 use super::template::{Shape, Templates};
 use super::vmm_child::{self, VmmChild};
 use super::vmm_jail;
@@ -211,7 +211,8 @@ impl RunningVm {
         let limits = Limits {
             vcpu_count: request.vcpu_count,
             cpu: request.cpu,
-            memory_bytes: vmm_jail::memory_bytes(request.memory_mib),
+            memory_bytes: (!paths::is_in_memory(root.path()))
+                .then(|| vmm_jail::memory_bytes(request.memory_mib)),
         };
         let group = ControlGroup::make(&limits);
         let own_lines = request.log.try_clone().context("share the VM's log")?;
@@ -219,7 +220,8 @@ impl RunningVm {
             supervisor: std::process::id(),
             group: group
                 .as_ref()
-                .map(|group| fds.add(group.entrance()?))
+                .and_then(|group| group.entrance().ok())
+                .map(|entrance| fds.add(entrance))
                 .transpose()?,
             vcpu_count: request.vcpu_count,
             memory_mib: request.memory_mib,

@@ -292,17 +292,51 @@ fn random_accesses(world: &World, first: u64) -> Result<()> {
 }
 
 fn bad_rings_on_every_queue(world: &World) -> Result<()> {
-    to_its_end(world, "rings", &["-v", "/tmp:/share:ro"]).map(drop)
+    let log = to_its_end(world, "rings", &["-v", "/tmp:/share:ro"])?;
+    let told = log
+        .lines()
+        .find_map(|line| {
+            line.trim()
+                .strip_prefix("hostile: ")?
+                .strip_suffix(" bad rings")
+        })
+        .context("it counted none")?;
+    let count: u32 = told.parse().context("read a count")?;
+    ensure!(count > 1500, "{count} bad rings");
+    Ok(())
 }
 
 /// Registered where the host has two CPUs.
 fn two_vcpus_race_for_every_queue(world: &World) -> Result<()> {
     let orders = format!("races {} 300", seed()?);
-    to_its_end(world, &orders, &["--cpus", "2", "-v", "/tmp:/share:ro"]).map(drop)
+    let log = to_its_end(world, &orders, &["--cpus", "2", "-v", "/tmp:/share:ro"])?;
+    // Network, block (twice), console, random numbers, balloon, vsock, file system (virtio 1.2, 5).
+    for kind in [1, 2, 3, 4, 5, 19, 26] {
+        let line = format!("hostile: device {kind} raced for");
+        ensure!(log.contains(&line), "not for {kind}: {log}");
+    }
+    Ok(())
 }
 
 fn bad_requests_to_every_device(world: &World) -> Result<()> {
-    to_its_end(world, &format!("devices {}", seed()?), &[]).map(drop)
+    let log = to_its_end(world, &format!("devices {}", seed()?), &[])?;
+    for line in ["block of ", "2000 frames", "300 balloon requests"] {
+        ensure!(log.contains(&format!("hostile: {line}")), "{line}: {log}");
+    }
+    let most = log
+        .lines()
+        .find_map(|line| {
+            line.trim()
+                .strip_prefix("hostile: at most ")?
+                .strip_suffix(" random bytes at once")
+        })
+        .context("no random bytes")?;
+    let most: u32 = most.parse().context("read a count")?;
+    ensure!(
+        (1..=64 << 10).contains(&most),
+        "{most} random bytes at once"
+    );
+    Ok(())
 }
 
 /// Two shares, of which one is read-only, and a folder around them that is no share.
@@ -325,6 +359,17 @@ fn bad_requests_to_the_file_server(world: &World) -> Result<()> {
     println!("{}", said(&seen.log));
     seen.out.refusal("reset itself")?;
     ensure!(seen.log.contains("hostile: files done"), "{}", seen.log);
+    // Both shares and a file in each were reached; 1 is the root, where a name was not found.
+    let nodes = seen
+        .log
+        .lines()
+        .find_map(|line| {
+            line.trim()
+                .strip_prefix("hostile: nodes [")?
+                .strip_suffix(']')
+        })
+        .context("it looked for no node")?;
+    ensure!(nodes.split(", ").all(|node| node != "1"), "{nodes}");
     let names = |folder: &std::path::Path| -> Result<Vec<_>> {
         let entries = fs::read_dir(folder).context("read a folder")?;
         let mut names = entries

@@ -452,15 +452,19 @@ fn count(command: &mut Command, timeout: Option<Duration>) -> Result<Run> {
 /// The test that a line says has passed, as `test streams::attach_chooses_streams   ... ok`. Where the
 /// test itself prints, that is between its name and a last line `ok`: `begun` is the name until then.
 fn passed_test(line: &str, begun: &mut Option<String>) -> Option<String> {
-    if line == "ok" {
-        return begun.take();
+    match line {
+        "ok" => return begun.take(),
+        "FAILED" => *begun = None,
+        _ => {}
     }
     let (name, end) = line.strip_prefix("test ")?.split_once("... ")?;
     let name = name.trim().to_owned();
-    if end == "ok" {
-        return Some(name);
+    *begun = None;
+    match end {
+        "ok" => return Some(name),
+        "FAILED" | "ignored" => {}
+        _ => *begun = Some(name),
     }
-    *begun = Some(name);
     None
 }
 
@@ -505,6 +509,10 @@ mod tests {
         assert_eq!(passed("test a::c   ... seed 1"), None);
         assert_eq!(passed("of its own"), None);
         assert_eq!(passed("ok").as_deref(), Some("a::c"));
+        assert_eq!(passed("ok"), None);
+        assert_eq!(passed("test a::d   ... seed 1"), None);
+        assert_eq!(passed("FAILED"), None);
+        assert_eq!(passed("test a::e   ... FAILED"), None);
         assert_eq!(passed("ok"), None);
     }
 

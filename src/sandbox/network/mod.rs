@@ -6,7 +6,7 @@
 //!                     Network.card ─► the VM's network card    Network.spec ─► the agent
 //! ```
 //! The supervisor starts passt beside the VM where ports are published; the guest begins when they are
-//! bound, so that one that is taken fails at once. Elsewhere it is started when the guest has sent its
+//! bound, and never where one is taken. Elsewhere it is started when the guest has sent its
 //! first frame. It ends with the VM. It knows neither flags nor images; what a guest may reach is held
 //! in `vmm/src/virtio/net/filter.rs`.
 
@@ -20,9 +20,10 @@ use std::io::{PipeReader, PipeWriter, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use nix::fcntl::Flock;
 use protocol::spec::NetworkSpec;
 use serde::{Deserialize, Serialize};
@@ -186,7 +187,7 @@ struct Starting {
 }
 
 impl Network {
-    /// Starts the network of a container; [`Self::ready`] says whether it succeeds.
+    /// Starts the network of a container; [`Self::beside`] says whether its ports could be bound.
     ///
     /// # Errors
     /// In Docker's words when a port is taken; when there is no passt.
@@ -231,11 +232,30 @@ impl Network {
         })
     }
 
-    /// Waits until every port is bound, and lets the guest begin.
+    /// Starts the VM by `start` while passt binds the ports, and lets the guest begin when it has.
+    /// Others who publish ports wait for passt, and not for the VM.
     ///
     /// # Errors
-    /// In Docker's words when a port is taken; when passt fails.
-    pub fn ready(&mut self) -> Result<()> {
+    /// In Docker's words when a port is taken; when passt fails; what `start` says.
+    pub fn beside<T>(&mut self, start: impl FnOnce() -> Result<T>) -> Result<T> {
+        if !matches!(self.passt, Side::Starting(_)) {
+            return start();
+        }
+        thread::scope(|scope| {
+            let bound = thread::Builder::new()
+                .spawn_scoped(scope, || self.ready())
+                .context("start a thread")?;
+            // In this thread, with which the VM's process ends.
+            let started = start();
+            bound
+                .join()
+                .unwrap_or_else(|_| Err(anyhow!("wait for passt")))?;
+            started
+        })
+    }
+
+    /// Waits until every port is bound, and lets the guest begin.
+    fn ready(&mut self) -> Result<()> {
         let mut starting = match std::mem::replace(&mut self.passt, Side::Gone) {
             Side::Starting(starting) => starting,
             other => {

@@ -20,7 +20,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use vmm::virtio::net::{Endpoint, MTU};
 
-use super::super::poll;
+use super::super::{paths, poll};
 use super::host::Routes;
 use super::ports;
 use super::{PortRequest, Protocol, PublishedPort};
@@ -77,9 +77,7 @@ fn host_error(operation: &'static str) -> impl FnOnce(std::io::Error) -> StartEr
 /// Where passt is.
 #[must_use]
 pub fn find() -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH")?)
-        .map(|folder| folder.join(PASST))
-        .find(|path| path.is_file())
+    paths::program(PASST)
 }
 
 /// A process; dropping it waits for its end.
@@ -103,7 +101,7 @@ impl Passt {
     ) -> Result<Self, StartError> {
         let words = tempfile::tempfile().map_err(host_error("create a file"))?;
         let said = words.try_clone().map_err(host_error("share a file"))?;
-        let child = Command::new(find().ok_or(StartError::Missing)?)
+        let mut child = Command::new(find().ok_or(StartError::Missing)?)
             // Nothing of the user's is in a process that a guest attacks.
             .env_clear()
             .args(arguments(endpoint, gateway_mac, routes, ports))
@@ -120,8 +118,12 @@ impl Passt {
                 std::io::ErrorKind::NotFound => StartError::Missing,
                 _ => host_error("start passt")(error),
             })?;
-        let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())
-            .map_err(|error| host_error("watch passt")(error.into()))?;
+        let process =
+            pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).map_err(|error| {
+                let _ = child.kill();
+                let _ = child.wait();
+                host_error("watch passt")(error.into())
+            })?;
         Ok(Self {
             child,
             process,

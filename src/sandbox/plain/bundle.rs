@@ -23,13 +23,11 @@ use protocol::probe::PROBE_NAME;
 use protocol::spec::{ProcessSpec, Resources, Seccomp};
 use serde_json::{Value, json};
 
+use super::super::control_group;
 use super::jail;
 use super::keeper::Keeper;
 use super::rootfs::Unpacked;
 use super::{Plain, agent, create_private, folder};
-
-/// Below which control group containers are.
-pub(super) const CGROUP: &str = "/bulkhead";
 
 /// What a container may not look into, as on Docker.
 const MASKED: [&str; 12] = [
@@ -162,7 +160,7 @@ fn config(plain: &Plain, bundle: &Path, prepared: &Prepared, is_root: bool) -> R
     if is_root && let Some(linux) = value.get_mut("linux").and_then(Value::as_object_mut) {
         linux.insert(
             "cgroupsPath".into(),
-            format!("{CGROUP}/{}", plain.id).into(),
+            format!("/{}/{}", control_group::OWN, plain.id).into(),
         );
         linux.insert("resources".into(), resources(&run.resources));
     }

@@ -144,10 +144,13 @@ pub fn main(config: &str) -> Result<u8> {
             descriptors,
         } => become_agent(&root, &agent, descriptors),
         Work::Remove(paths) => {
+            let mut all = Ok(());
             for path in paths.iter().filter(|path| path.exists()) {
                 let removed = remove_tree(path);
-                removed.with_context(|| format!("remove {}", path.display()))?;
+                // One that stays does not keep the others.
+                all = all.and(removed.with_context(|| format!("remove {}", path.display())));
             }
+            all?;
             std::process::exit(0)
         }
     })?;

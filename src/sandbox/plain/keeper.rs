@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -19,7 +20,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use super::bundle::CGROUP;
+use super::super::control_group;
 use super::jail;
 
 /// Name of the hidden verb.
@@ -27,9 +28,6 @@ pub const KEEPER_VERB: &str = "__plain-keeper";
 
 /// Bytes of the runtime's log that are read for why there is no process.
 const LOG_MAX: u64 = 16 << 10;
-
-/// Where control groups are.
-const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
 /// What the keeper is told.
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,6 +54,10 @@ pub(super) struct Keeper {
 pub fn main(config: &str) -> Result<u8> {
     let keeper: Keeper = serde_json::from_str(config).context("read the configuration")?;
     let locks = keeper.locks.map(jail::take_fd);
+    for lock in &locks {
+        // A folder of the host's would be in the runtime's hands (CVE-2024-21626).
+        fcntl(lock, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).context("keep the locks")?;
+    }
     let mask = SigSet::all();
     mask.thread_block().context("block signals")?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC).context("watch signals")?;
@@ -191,8 +193,8 @@ fn code_of(log: &str) -> Option<u8> {
 /// Removes the control group of a bundle, which has nobody in it any more.
 pub(super) fn remove_cgroup(bundle: &Path) {
     let Some(id) = bundle.file_name() else { return };
-    let path = Path::new(CGROUP_ROOT)
-        .join(CGROUP.trim_start_matches('/'))
+    let path = Path::new(control_group::MOUNT)
+        .join(control_group::OWN)
         .join(id);
     if let Ok(entries) = fs::read_dir(&path) {
         for entry in entries.flatten() {

@@ -2,14 +2,15 @@
 //! of an overlay.
 //!
 //! ```text
-//! <root>/plain/images/<image id>/    the file system; its name only when it is whole
+//! <root>/plain/images/<image id>/    locked by who uses it; its name only when it is whole
+//!        rootfs/                     the file system, whose owner and mode are the image's
 //! <root>/plain/images/.new-<id>/     being unpacked, or left by a command that was killed
 //! <root>/plain/run/<id>/             bundles, see bundle.rs
 //! ```
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -18,6 +19,9 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::{Plain, create_private, folder, jail};
 use crate::sandbox::paths::{self, Root};
+
+/// Name of the file system in its image's folder.
+const ROOTFS: &str = "rootfs";
 
 /// The file system of an image, which nobody removes as long as this is held.
 pub(super) struct Unpacked {
@@ -40,7 +44,7 @@ impl Unpacked {
             .context("lock an unpacked image")?;
         // It may have been removed meanwhile, and another be there.
         let is_same = fs::metadata(path).is_ok_and(|status| identity(status) == opened);
-        let path = path.to_owned();
+        let path = path.join(ROOTFS);
         Ok(is_same.then_some(Self { path, lock }))
     }
 }
@@ -64,8 +68,14 @@ pub(super) fn unpacked(plain: &Plain) -> Result<Unpacked> {
     sweep(plain, &images)?;
     (plain.tell)("unpacking the image for plain containers …");
     let new = images.join(format!(".new-{}", plain.image.id.hex()));
-    create_private(&new)?;
-    let prepared = jail::prepare(plain, &new, &plain.image.layers)?;
+    // What could not be removed is not built upon.
+    DirBuilder::new()
+        .mode(0o700)
+        .create(&new)
+        .with_context(|| format!("create {}", new.display()))?;
+    let rootfs = new.join(ROOTFS);
+    fs::create_dir(&rootfs).with_context(|| format!("create {}", rootfs.display()))?;
+    let prepared = jail::prepare(plain, &rootfs, &plain.image.layers)?;
     if prepared.devices_left_out > 0 {
         let count = prepared.devices_left_out;
         (plain.tell)(&format!("{count} device nodes of the image are left out"));

@@ -173,12 +173,6 @@ impl Supervisor {
     fn spawn(&mut self, log: &File) -> Result<bool> {
         let guest = GuestFiles::find()?;
         let launch = self.config.launch.clone();
-        // First, as passt takes a while where ports are published.
-        self.network = launch
-            .network
-            .as_ref()
-            .map(|config| Network::start(&self.root, config))
-            .transpose()?;
         let (layers, disks) = disks::of_container(&self.root, &self.folder, &launch)?;
         let mut run = launch.run;
         run.layers = layers;
@@ -193,33 +187,35 @@ impl Supervisor {
         let Some(mounts) = self.prepare_mounts(&launch.mounts, &mut run)? else {
             return Ok(false);
         };
+        let network = launch.network.as_ref();
+        self.network = network
+            .map(|config| Network::start(&self.root, config))
+            .transpose()?;
         run.network = self.network.as_ref().map(|network| network.spec.clone());
         let card = self.network.as_mut().map(Network::card).transpose()?;
         self.state.phases.vmm_spawn = monotonic_ns();
         self.state.vm_size = (launch.vcpu_count, launch.memory_mib);
-        let mut vm = RunningVm::spawn(
-            &self.root,
-            &guest,
-            VmRequest {
-                vcpu_count: launch.vcpu_count,
-                memory_mib: launch.memory_mib,
-                cpu: (&run.resources).into(),
-                host_cpus: launch.host_cpus,
-                disks,
-                card,
-                stream_ports: [ports.stdin, ports.stdout, ports.stderr]
-                    .into_iter()
-                    .flatten()
-                    .collect(),
-                shares: mounts.shares,
-                log: log.try_clone().context("share the VM's log")?,
-            },
-        )?;
+        let request = VmRequest {
+            vcpu_count: launch.vcpu_count,
+            memory_mib: launch.memory_mib,
+            cpu: (&run.resources).into(),
+            host_cpus: launch.host_cpus,
+            disks,
+            card,
+            stream_ports: [ports.stdin, ports.stdout, ports.stderr]
+                .into_iter()
+                .flatten()
+                .collect(),
+            shares: mounts.shares,
+            log: log.try_clone().context("share the VM's log")?,
+        };
+        let start = || RunningVm::spawn(&self.root, &guest, request);
+        let mut vm = match &mut self.network {
+            Some(network) => network.beside(start),
+            None => start(),
+        }?;
+        self.state.network = self.network.as_ref().map(|network| network.state.clone());
         self.state.control_group = vm.group();
-        if let Some(network) = &mut self.network {
-            network.ready()?;
-            self.state.network = Some(network.state.clone());
-        }
         let own_log = logs::path(self.folder.path(), &self.config.id);
         let own_log = LogWriter::open(&own_log, &launch.log)?.map(Arc::new);
         let deliveries = Deliveries::new()?;
@@ -384,7 +380,9 @@ impl Supervisor {
                 self.note_not_frozen(why);
             }
             Event::Updated(ref trouble) => self.note_updated(trouble.as_deref())?,
-            Event::TaskEnded { id, outcome } => self.note_task(id, outcome),
+            // Who asked may have gone by now; this is one that nobody asked for.
+            Event::TaskEnded { id, .. } if id >= running.next_task => bail!(unexpected()),
+            Event::TaskEnded { id, ref outcome } => self.note_task(id, outcome.clone()),
             Event::Started { process, .. } => {
                 let exec = running.execs.get_mut(&process);
                 let exec = exec

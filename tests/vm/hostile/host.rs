@@ -70,6 +70,12 @@ impl Host {
     }
 }
 
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(CANARY);
+    }
+}
+
 fn make_canary() -> Result<()> {
     let folder = Path::new(CANARY);
     if folder.exists() {

@@ -265,7 +265,7 @@ fn texts() -> Vec<Case> {
             "entrypoint-of-the-runtime",
             "a program that would be the one that starts it",
             list(&["/proc/self/exe", "__vmm"]),
-            Expected::Starting(""),
+            Expected::Starting("no program of a container"),
         ),
         config(
             20,
