@@ -19,6 +19,7 @@ use protocol::task::{Outcome, Task, TaskId};
 use super::agent::AgentError;
 use super::client;
 use super::disks;
+use super::launcher::Launcher;
 use super::paths::{GuestFiles, Root};
 use super::state::{ContainerConfig, Folder, Lock};
 use super::vm::{RunningVm, VmRequest, stream_pair};
@@ -288,7 +289,7 @@ impl Held {
             stream_ports: Vec::new(),
             log: log.try_clone().context("share the VM's log")?,
         };
-        let mut vm = RunningVm::spawn(root, &GuestFiles::find()?, request)?;
+        let mut vm = RunningVm::spawn(&Launcher::Here, root, &GuestFiles::find()?, request)?;
         // Who removes the container ends this VM, or has done so by now.
         lock.sign_for_files(Some(vm.pid()))?;
         if !folder.path().exists() {

@@ -21,6 +21,7 @@ use protocol::spec::{Compression, ConvertLimits, ConvertSpec, LayerExtent};
 use super::agent::AgentError;
 use super::control_group::CpuShare;
 use super::launch::Launch;
+use super::launcher::Launcher;
 use super::paths::{self, GuestFiles, Root};
 use super::state::Folder;
 use super::vm::{DISK_ALIGNMENT, DiskSource, RunningVm, Segment, VmRequest};
@@ -135,6 +136,7 @@ fn convert(
     };
     let mut log = tempfile::tempfile().context("create the converter's log")?;
     let mut vm = RunningVm::spawn(
+        &Launcher::Here,
         root,
         guest,
         VmRequest {
