@@ -48,6 +48,7 @@ impl Root {
             root.containers(),
             root.disks(),
             root.volumes(),
+            super::events::folder(&root.0),
         ] {
             create_private(&folder)?;
         }
