@@ -80,6 +80,9 @@ impl Templates {
     pub fn find_or_make(&self, guest: &GuestFiles, shape: Shape) -> Result<Template> {
         let key = key(guest, shape)?;
         let folder = self.0.join(&key);
+        if self.0.exists() {
+            paths::check_own(&self.0).context("use a folder of templates")?;
+        }
         if let Some(found) = open(&folder)? {
             return Ok(found);
         }
