@@ -79,7 +79,10 @@ fn hidden(args: &[String]) -> Option<ExitCode> {
             .map_err(anyhow::Error::from)
             .and_then(sandbox::files::main),
         [verb] if verb == LAUNCHER_VERB => sandbox::launcher::main(),
-        [verb, config] if verb == SUPERVISOR_VERB => sandbox::supervisor::main(config),
+        [verb, config] if verb == SUPERVISOR_VERB => config
+            .parse()
+            .map_err(anyhow::Error::from)
+            .and_then(sandbox::supervisor::main),
         _ => return None,
     };
     Some(match result {

@@ -15,6 +15,8 @@
 //! packed layer: every image that uses this disk lists the same hostile bytes. Keyed by diff_id alone,
 //! anyone could push a hostile blob under the diff_id of a popular base layer and poison it for all.
 
+mod shared;
+
 use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -23,9 +25,12 @@ use nix::fcntl::Flock;
 use thiserror::Error;
 
 use crate::digest::Digest;
+use crate::image::Layer;
 use crate::limits::{DISK_BLOCK, DISK_BYTES, DISK_WAIT};
 use crate::lock;
 use crate::store::files::{self, FileError};
+
+pub use shared::{SharedDisks, SharedError, SharedImage};
 
 const TEMPORARY: &str = ".tmp";
 
@@ -109,6 +114,7 @@ pub enum Begin {
 #[derive(Debug, Clone)]
 pub struct LayerDisks {
     root: PathBuf,
+    shared: SharedDisks,
 }
 
 impl LayerDisks {
@@ -117,6 +123,7 @@ impl LayerDisks {
         files::make_dir(root)?;
         let disks = Self {
             root: root.to_owned(),
+            shared: SharedDisks::of_host(),
         };
         for name in disks.names()? {
             if name.ends_with(TEMPORARY) {
@@ -126,9 +133,31 @@ impl LayerDisks {
         Ok(disks)
     }
 
-    /// The disk of `key`, or `None` where it has not been made. One of an impossible length counts as
-    /// not made, so that it is made again.
+    /// The disk of `key`, this user's or one that root shares, or `None` where it has not been made. One of
+    /// an impossible length counts as not made, so that it is made again, and so does a shared one that is
+    /// not to be trusted: [`SharedDisks::get`] tells why.
     pub fn get(&self, key: &LayerKey) -> Result<Option<LayerDisk>, LayerError> {
+        Ok(match self.own(key)? {
+            Some(disk) => Some(disk),
+            None => self.shared.get(key).unwrap_or(None),
+        })
+    }
+
+    /// Why something that root shares of these layers, which this user has not, is not used.
+    pub fn shared_trouble(&self, layers: &[Layer]) -> Result<Option<SharedError>, LayerError> {
+        for layer in layers {
+            let key = layer.key();
+            if self.own(&key)?.is_none()
+                && let Err(trouble) = self.shared.get(&key)
+            {
+                return Ok(Some(trouble));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The disk of `key` that is this user's own.
+    fn own(&self, key: &LayerKey) -> Result<Option<LayerDisk>, LayerError> {
         let file = match files::open_finished(&self.path(key)) {
             Ok(file) => file,
             Err(error) if error.is_not_found() => return Ok(None),

@@ -48,7 +48,7 @@ pub use config::ImageConfig;
 pub use digest::Digest;
 pub use image::{Image, Layer};
 pub use inspect::inspect_json;
-pub use layers::{LayerDisk, LayerDisks, LayerKey, PendingDisk};
+pub use layers::{LayerDisk, LayerDisks, LayerKey, PendingDisk, SharedDisks, SharedImage};
 pub use manifest::Compression;
 pub use platform::Platform;
 pub use reference::Reference;

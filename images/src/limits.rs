@@ -146,6 +146,11 @@ pub const DISK_BYTES: u64 = 1024 * GIB;
 pub const DISK_BLOCK: u64 = 4096;
 /// Time that one process waits while another converts the same layer.
 pub const DISK_WAIT: Duration = Duration::from_secs(3600);
+/// Images that root shares with all users of a host. Each is a small file that is read when one is added or
+/// removed; hosts have some tens of base images.
+pub const SHARED_IMAGES: usize = 1_000;
+/// Bytes of the record of one of them: [`LAYERS`] keys of 300 bytes, and names.
+pub const SHARED_RECORD_BYTES: u64 = MIB;
 
 // -- archives
 

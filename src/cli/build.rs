@@ -20,7 +20,7 @@ use super::merge::{self, Host};
 use super::options::{PullPolicy, RunOptions};
 use super::policy::Policy;
 use super::run::{self, DEFAULT_WINDOW, WithCode};
-use super::{names, output, pull};
+use super::{names, output, pull, share};
 use crate::doctor;
 use crate::sandbox::build::{Build, BuildError, Built, StepFailed, StepId, build};
 use crate::sandbox::clock::{now, rfc3339};
@@ -129,6 +129,9 @@ pub fn run(matches: ArgMatches) -> Result<u8> {
             };
             output::note(&format!("WARNING: {}{place}", warning.text));
         }
+    }
+    for image in images.values() {
+        share::tell_untrusted(&store, &image.layers)?;
     }
     let launch = launch(&options.step)?;
     let progress = Progress::new(options.mode, &plan);

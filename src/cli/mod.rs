@@ -51,6 +51,7 @@ mod rmi;
 pub mod run;
 mod save;
 mod search;
+mod share;
 mod start;
 mod stats;
 mod stop;
@@ -203,6 +204,10 @@ enum SystemVerb {
     Info(info::InfoArgs),
     /// Remove what is not used
     Prune(prune::SystemPruneArgs),
+    /// Share unpacked images of root's with every user of this host
+    Share(share::ShareArgs),
+    /// Share images no more
+    Unshare(share::UnshareArgs),
 }
 
 /// `bulkhead container …`.
@@ -378,6 +383,8 @@ pub fn other(matches: &ArgMatches) -> Result<u8> {
         Verb::Image(ImageVerb::Prune(args)) => prune::images(&args)?,
         Verb::System(SystemVerb::Prune(args)) => prune::system(&args)?,
         Verb::System(SystemVerb::Df(args)) => df::run(&args)?,
+        Verb::System(SystemVerb::Share(args)) => share::share(&args)?,
+        Verb::System(SystemVerb::Unshare(args)) => share::unshare(&args)?,
         Verb::History(args) | Verb::Image(ImageVerb::History(args)) => history::run(&args)?,
         Verb::Events(args) | Verb::System(SystemVerb::Events(args)) => events::run(&args)?,
         Verb::Info(args) | Verb::System(SystemVerb::Info(args)) => info::run(&args)?,

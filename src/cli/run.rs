@@ -19,7 +19,7 @@ use super::flags::Flags;
 use super::merge::{self, Host};
 use super::options::{Caller, ImageOptions, Isolation, PullPolicy, RunOptions};
 use super::policy::Policy;
-use super::{given, names, output, plain, pull};
+use super::{given, names, output, plain, pull, share};
 use crate::doctor;
 use crate::sandbox::attach::{self, Ended};
 use crate::sandbox::clock::{monotonic_ns, now};
@@ -212,6 +212,7 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
     if begun && keeps_no_log(flags, &options) {
         launch.log = LogConfig::none();
     }
+    share::tell_untrusted(&store, &image.layers)?;
     let progress = pull::ConvertBar::new(options.image.quiet);
     disks::prepare_layers(
         &root,

@@ -9,7 +9,8 @@
 //! wall: what the VMM may do is the jail's matter, and where there can be no group, there is none. It
 //! knows no container.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -187,7 +188,8 @@ fn parent(mount: &Path) -> Option<PathBuf> {
     if nix::unistd::geteuid().is_root() {
         let own = mount.join(OWN);
         enable(mount);
-        match fs::create_dir(&own) {
+        // How many VMs root has, and what they take, is no other user's to know.
+        match DirBuilder::new().mode(0o700).create(&own) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return None,
             _ => {}
         }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use images::layers::Begin;
+use images::store::StoreError;
 use images::{Layer, LayerDisk, LayerDisks, LayerKey, Store};
 use protocol::message::{Converted, Event, Request};
 use protocol::spec::{Compression, ConvertLimits, ConvertSpec, LayerExtent};
@@ -270,13 +271,15 @@ pub fn for_a_while(
 
 /// Layers end to end, and where they lie.
 fn of_layers(root: &Root, layers: &[LayerKey]) -> Result<(Vec<LayerExtent>, DiskSource)> {
-    let disks = Store::open(&root.images())?.layer_disks()?;
+    let store = Store::open(&root.images())?;
+    let disks = store.layer_disks()?;
     let (mut extents, mut segments) = (Vec::new(), Vec::new());
     let mut offset = 0;
     for key in layers {
-        let disk = disks
-            .get(key)?
-            .with_context(|| format!("the disk of layer {} is missing", key.diff_id))?;
+        let disk = match disks.get(key)? {
+            Some(disk) => disk,
+            None => again(root, &store, &disks, key)?,
+        };
         extents.push(LayerExtent {
             offset,
             len: disk.len,
@@ -298,6 +301,27 @@ fn of_layers(root: &Root, layers: &[LayerKey]) -> Result<(Vec<LayerExtent>, Disk
         });
     }
     Ok((extents, DiskSource::ReadOnly(segments)))
+}
+
+/// Makes the disk of a layer that was there once: root shared it, and shares it no more.
+fn again(root: &Root, store: &Store, disks: &LayerDisks, key: &LayerKey) -> Result<LayerDisk> {
+    let blob = match store.blob(&key.blob) {
+        Ok(blob) => blob,
+        Err(StoreError::NoBlob(_)) => bail!(
+            "the disk of layer {} is missing, and so is the image's layer\n\
+             hint: pull or load the image again",
+            key.diff_id
+        ),
+        Err(error) => return Err(error.into()),
+    };
+    let layer = Layer {
+        blob: key.blob,
+        diff_id: key.diff_id,
+        compression: images::Compression::Sniff,
+        size: blob.metadata().context("read the size of the blob")?.len(),
+    };
+    convert(root, &GuestFiles::find()?, store, disks, &layer, &|_| {})
+        .with_context(|| format!("unpack layer {}", key.diff_id))
 }
 
 /// Makes `path` a blank ext4 of `bytes`, sparse. The blank of each size is made once by `mke2fs`

@@ -1,6 +1,7 @@
 //! Starts a container that exists: its supervisor, and the command's attachment to it; attaches to
 //! one that runs, or to another process in it.
 
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -199,6 +200,9 @@ fn spawn(
         });
         child_fd
     };
+    // Not an argument, which every user of the host could read.
+    let (reader, mut writer) = std::io::pipe().context("create a pipe")?;
+    let argument = add(reader.into());
     let config = SupervisorConfig {
         root: root.path().to_owned(),
         folder: folder.path().to_owned(),
@@ -206,12 +210,12 @@ fn spawn(
         command: add(theirs.into()),
         phases,
     };
-    let text = serde_json::to_string(&config).context("configure the supervisor")?;
+    let text = serde_json::to_vec(&config).context("configure the supervisor")?;
     let command = std::env::current_exe().context("find the path of this command")?;
     // Not waited for: it outlives a command that detaches, and init reaps it then.
     Command::new(command)
         .arg(SUPERVISOR_VERB)
-        .arg(text)
+        .arg(argument.to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(folder.open_log()?)
@@ -219,6 +223,8 @@ fn spawn(
         .context("pass descriptors to the supervisor")?
         .spawn()
         .context("start the supervisor")?;
+    // That it has ended by now is what the link tells.
+    let _ = writer.write_all(&text);
     Ok(link)
 }
 

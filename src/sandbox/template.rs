@@ -92,6 +92,9 @@ impl Templates {
     ) -> Result<Template> {
         let key = key(guest, shape)?;
         let folder = self.0.join(&key);
+        if self.0.exists() {
+            paths::check_own(&self.0).context("use a folder of templates")?;
+        }
         if let Some(found) = open(&folder)? {
             return Ok(found);
         }

@@ -39,6 +39,7 @@ mod store;
 mod streams;
 mod templates;
 mod tenant;
+mod tenants;
 mod terminal;
 mod volumes;
 mod world;
@@ -128,6 +129,7 @@ fn main() -> ExitCode {
             (1, contrast::tests()),
             (1, policy::tests()),
             (1, tenant::tests()),
+            (0, tenants::tests()),
             (1, jail::tests()),
             (1, volumes::tests()),
             (1, process::tests()),

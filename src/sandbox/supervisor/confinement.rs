@@ -12,6 +12,7 @@ use ::jail::landlock::{self, Rights};
 use ::jail::privileges;
 use ::jail::table::Thread;
 use anyhow::{Context, Result};
+use images::SharedDisks;
 use nix::unistd::Uid;
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::CapabilitySet;
@@ -64,6 +65,7 @@ impl Supervisor {
         let root = &self.root;
         let mut rules = vec![
             (root.path().to_owned(), Rights::Read),
+            (SharedDisks::of_host().folder().to_owned(), Rights::Read),
             // Its own folder loses its name before it goes.
             (root.containers(), Rights::Folders),
             (self.folder.path().to_owned(), Rights::All),

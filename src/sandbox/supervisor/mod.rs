@@ -20,6 +20,8 @@ mod probes;
 mod tasks;
 mod update;
 
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -71,13 +73,21 @@ pub struct SupervisorConfig {
     pub phases: Phases,
 }
 
-/// Runs the supervisor that `config`, a JSON argument, describes.
+/// Bytes of a configuration: two paths of PATH_MAX, each byte of which JSON may write as six.
+const CONFIG_BYTES_MAX: u64 = 64 << 10;
+
+/// Runs the supervisor whose configuration, in JSON, the descriptor `config` gives.
 ///
 /// # Errors
 /// When its configuration is unusable; everything later goes to the command and into the state.
-pub fn main(config: &str) -> Result<()> {
+pub fn main(config: RawFd) -> Result<()> {
+    let mut text = Vec::new();
+    File::from(take(config)?)
+        .take(CONFIG_BYTES_MAX)
+        .read_to_end(&mut text)
+        .context("read the supervisor's configuration")?;
     let config: SupervisorConfig =
-        serde_json::from_str(config).context("parse the supervisor's configuration")?;
+        serde_json::from_slice(&text).context("parse the supervisor's configuration")?;
     // A session of its own: a Ctrl-C at the command's terminal is the command's to forward.
     nix::unistd::setsid().context("leave the command's session")?;
     raise_descriptor_limit();

@@ -19,7 +19,13 @@ impl SmallDisk {
     pub fn mount(folder: &Path, mib: u32) -> Result<Self> {
         fs::create_dir(folder).context("create a mount point")?;
         Invocation::new("/bin/mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
+            .args([
+                "-t",
+                "tmpfs",
+                "-o",
+                &format!("size={mib}m,mode=755"),
+                "tmpfs",
+            ])
             .arg(folder)
             .output()?
             .code(0)?;

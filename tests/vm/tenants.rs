@@ -1,0 +1,611 @@
+//! Two ordinary users of one host, and root: each has a container with a volume, a port, a log and an
+//! image name of their own. What one of them finds of another's is nothing.
+//!
+//! All three have a state root that the command made, alice with a umask of 000, the others with 077; the
+//! folders above can be searched by everyone, so that nothing else keeps them apart.
+
+use std::collections::BTreeSet;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use harness::registry::{Access, PASSWORD, USER, free_port};
+use harness::{Invocation, Output, Registry, Sandbox};
+
+use crate::tenant::{GroupsDevice, KVM_GROUP, needs_root};
+use crate::world::World;
+
+crate::tests![
+    users_find_nothing_of_each_other,
+    what_a_login_keeps_is_its_users,
+    a_state_root_that_others_may_change_is_none,
+    what_root_shares_is_used_and_nobody_else_can_change_it,
+    what_is_shared_no_more_is_unpacked_again,
+];
+
+/// Users that nobody else is.
+const ALICE: u32 = 54_331;
+const BOB: u32 = 54_332;
+
+/// In the environment of each container.
+const SECRET: &str = "swordfish-";
+
+/// One user with what they have.
+struct Tenant {
+    id: u32,
+    name: &'static str,
+    umask: &'static str,
+    vm: Sandbox,
+}
+
+impl Tenant {
+    /// One with busybox in a state root that the command has made.
+    fn new(world: &World, id: u32, name: &'static str, umask: &'static str) -> Result<Self> {
+        let vm = world.own()?;
+        let tenant = Self {
+            id,
+            name,
+            umask,
+            vm,
+        };
+        let (vm, root) = (&tenant.vm, tenant.vm.root());
+        fs::set_permissions(vm.folder(), Permissions::from_mode(0o755))?;
+        for folder in [vm.folder().to_owned(), vm.home(), vm.work()] {
+            chown(folder, Some(id), Some(id))?;
+        }
+        let old = vm.folder().join("old");
+        fs::rename(&root, &old)?;
+        tenant.bulkhead("images")?.code(0)?;
+        for folder in ["images", "disks"] {
+            let _ = fs::remove_dir_all(root.join(folder));
+            fs::rename(old.join(folder), root.join(folder))?;
+        }
+        fs::remove_dir_all(&old)?;
+        Invocation::new("/bin/chown")
+            .args(["-R", &format!("{id}:{id}")])
+            .arg(&root)
+            .output()?
+            .code(0)?;
+        Ok(tenant)
+    }
+
+    /// A script as this user.
+    fn shell(&self, script: &str) -> Invocation {
+        let Self { id, umask, .. } = self;
+        let user = format!("setpriv --reuid={id} --regid={id} --groups={KVM_GROUP}");
+        self.vm
+            .shell(&format!("umask {umask}; exec {user} sh -c \"$SCRIPT\""))
+            .env("SCRIPT", script)
+            .env("BULKHEAD_TEMPLATES", self.vm.root().join("templates"))
+    }
+
+    fn bulkhead(&self, words: &str) -> Result<Output> {
+        self.shell(&format!("exec bulkhead {words}")).output()
+    }
+
+    /// What this user's container is called; `rm` and the like take it.
+    fn container(&self) -> String {
+        format!("{}s-container", self.name)
+    }
+
+    fn image(&self) -> String {
+        format!("{}s/image:1", self.name)
+    }
+
+    /// A container with a volume, a port, a log, a secret. Its id.
+    fn begin(&self, port: u16) -> Result<String> {
+        let (name, container, image) = (self.name, self.container(), self.image());
+        self.bulkhead(&format!("tag busybox {image}"))?.code(0)?;
+        let out = self.bulkhead(&format!(
+            "run -d --name {container} -e WORD={SECRET}{name} -v data:/data -p 127.0.0.1:{port}:80 \
+             {image} sh -c 'echo {name} > /data/whose; echo said by {name}; sleep 10000'"
+        ))?;
+        Ok(out.code(0)?.stdout.trim_end().to_owned())
+    }
+
+    /// Words that tell something of this user's.
+    fn words(&self, id: &str) -> Vec<String> {
+        vec![
+            id.to_owned(),
+            id.chars().take(12).collect(),
+            self.container(),
+            self.image(),
+            format!("{SECRET}{}", self.name),
+            format!("said by {}", self.name),
+        ]
+    }
+
+    /// Processes of the command and what it started.
+    fn processes(&self) -> Result<BTreeSet<u32>> {
+        let own = self.vm.processes()?;
+        let mut all: BTreeSet<u32> = own.iter().map(|process| process.id).collect();
+        // passt is the supervisor's child.
+        for (id, parent) in parents()? {
+            if all.contains(&parent) {
+                all.insert(id);
+            }
+        }
+        ensure!(all.len() >= 5, "{own:?} and {all:?}");
+        Ok(all)
+    }
+}
+
+/// Each process and its parent.
+fn parents() -> Result<Vec<(u32, u32)>> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let folder = entry?.path();
+        let id = folder
+            .file_name()
+            .and_then(|name| name.to_str()?.parse().ok());
+        let text = fs::read_to_string(folder.join("status")).unwrap_or_default();
+        let parent = text
+            .lines()
+            .find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok());
+        all.extend(id.zip(parent));
+    }
+    Ok(all)
+}
+
+/// All files and folders at and below a path.
+fn below(top: &Path) -> Result<Vec<PathBuf>> {
+    let out = Invocation::new("/usr/bin/find")
+        .arg(top)
+        .output()?
+        .code(0)?;
+    Ok(out.stdout.lines().map(PathBuf::from).collect())
+}
+
+fn users_find_nothing_of_each_other(world: &World) -> Result<()> {
+    needs_root()?;
+    let device = GroupsDevice::set()?;
+    let alice = Tenant::new(world, ALICE, "alice", "000")?;
+    let bob = Tenant::new(world, BOB, "bob", "077")?;
+    let root = Tenant::new(world, 0, "root", "022")?;
+    let port = free_port()?;
+    let of_alice = alice.begin(port)?;
+    let of_root = root.begin(free_port()?)?;
+    let of_bob = bob.begin(free_port()?)?;
+    for (other, id) in [(&alice, &of_alice), (&root, &of_root)] {
+        the_lists_are_ones_own(&bob, other, id)?;
+        it_is_no_container(&bob, other, id)?;
+        the_state_root_is_closed(&bob, other)?;
+        the_processes_are_closed(&bob, other, id)?;
+        nothing_lies_about(&bob, other, id)?;
+    }
+    a_volume_of_the_same_name_is_ones_own(&bob)?;
+    a_port_is_taken_by_nobody_in_particular(&bob, &alice, port, &of_alice)?;
+    // What was tried has changed nothing.
+    for tenant in [&alice, &bob, &root] {
+        let words = format!("exec {} cat /data/whose", tenant.container());
+        let out = tenant.bulkhead(&words)?;
+        assert_eq!(out.only_stdout()?, format!("{}\n", tenant.name));
+        let out = tenant.bulkhead(&format!("logs {}", tenant.container()))?;
+        assert_eq!(out.only_stdout()?, format!("said by {}\n", tenant.name));
+    }
+    let out = bob.bulkhead("ps -q --no-trunc")?.only_stdout()?;
+    assert_eq!(out.trim_end(), of_bob);
+    for tenant in [&alice, &bob, &root] {
+        only_the_user_may(tenant)?;
+        let words = format!("rm -f -v {}", tenant.container());
+        tenant.bulkhead(&words)?.code(0)?;
+        tenant.vm.wait_for_no_process()?;
+    }
+    drop(device);
+    Ok(())
+}
+
+fn the_lists_are_ones_own(who: &Tenant, other: &Tenant, id: &str) -> Result<()> {
+    for words in [
+        "ps -a --no-trunc",
+        "images --no-trunc",
+        "volume ls",
+        "system df -v",
+        "events --since 0 --until 1s",
+        "info",
+        "stats --no-stream --no-trunc",
+    ] {
+        let out = who.bulkhead(words)?.code(0)?;
+        for word in other.words(id) {
+            assert!(!out.stdout.contains(&word), "{words}: {word} in {out}");
+        }
+    }
+    Ok(())
+}
+
+fn it_is_no_container(who: &Tenant, other: &Tenant, id: &str) -> Result<()> {
+    let name = other.container();
+    for which in [name.as_str(), id] {
+        for verb in [
+            "logs", "exec", "stop", "kill", "rm", "start", "attach", "pause", "top", "port",
+            "wait", "diff", "rename", "restart", "export", "commit",
+        ] {
+            let rest = match verb {
+                "exec" => "true",
+                "rename" => "mine",
+                _ => "",
+            };
+            let out = who.bulkhead(&format!("{verb} {which} {rest}"))?;
+            assert_ne!(out.code, 0, "{out}");
+            let sentence = format!("No such container: {which}");
+            assert!(out.stderr.contains(&sentence), "{out}");
+        }
+        let out = who.bulkhead(&format!("inspect {which}"))?.code(1)?;
+        assert!(out.stderr.contains("No such object"), "{out}");
+    }
+    let out = who
+        .bulkhead(&format!("inspect {}", other.image()))?
+        .code(1)?;
+    assert!(out.stderr.contains("No such object"), "{out}");
+    let out = who.bulkhead(&format!("rmi {}", other.image()))?.code(1)?;
+    assert!(out.stderr.contains("No such image"), "{out}");
+    Ok(())
+}
+
+/// No file of the other's can be read, written, listed or connected to, not even by those who can name
+/// it, and not where the other has opened the state root's own folder to all.
+fn the_state_root_is_closed(who: &Tenant, other: &Tenant) -> Result<()> {
+    let root = other.vm.root();
+    let mode = fs::metadata(&root)?.mode() & 0o777;
+    assert_eq!(mode, 0o700);
+    let names = below(&root)?;
+    let sockets = names.iter().filter(|path| path.ends_with("control.sock"));
+    assert_eq!(sockets.count(), 1);
+    let list = who.vm.folder().join("list");
+    let text: Vec<_> = names.iter().map(|path| path.to_string_lossy()).collect();
+    fs::write(&list, text.join("\n") + "\n")?;
+    let script = format!(
+        "while read -r path; do \
+           if [ -r \"$path\" ] || [ -w \"$path\" ]; then echo \"$path\"; fi; \
+         done < {}",
+        list.display()
+    );
+    let reached = || -> Result<String> {
+        fs::set_permissions(&list, Permissions::from_mode(0o644))?;
+        who.shell(&script).output()?.only_stdout()
+    };
+    assert_eq!(reached()?, "");
+    fs::set_permissions(&root, Permissions::from_mode(0o755))?;
+    let open = reached();
+    for (words, code) in [
+        ("ps", 1),
+        ("exec x true", 1),
+        ("run --rm busybox true", 125),
+        ("rm -f x", 1),
+    ] {
+        let command = format!("BULKHEAD_ROOT={} exec bulkhead {words}", root.display());
+        let out = who.shell(&command).output()?.code(code)?;
+        let sentence = format!("{} is another user's", root.display());
+        assert!(out.stderr.contains(&sentence), "{out}");
+        let lines = out.stderr.lines();
+        let sentences = lines.filter(|line| !line.starts_with("hint: "));
+        assert_eq!(sentences.count(), 1, "{out}");
+    }
+    fs::set_permissions(&root, Permissions::from_mode(mode))?;
+    assert_eq!(open?, format!("{}\n", root.display()));
+    let command = format!("BULKHEAD_ROOT={} exec bulkhead ps", root.display());
+    let out = who.shell(&command).output()?.code(1)?;
+    assert_eq!(out.stderr.lines().count(), 1, "{out}");
+    Ok(())
+}
+
+/// What `/proc` shows to its owner and root only (`proc(5)`: a check of ptrace access).
+const OWN: [&str; 12] = [
+    "environ",
+    "mem",
+    "maps",
+    "smaps",
+    "pagemap",
+    "auxv",
+    "io",
+    "stack",
+    "syscall",
+    "timers",
+    "numa_maps",
+    "clear_refs",
+];
+
+fn the_processes_are_closed(who: &Tenant, other: &Tenant, id: &str) -> Result<()> {
+    let processes = other.processes()?;
+    for process in &processes {
+        let folder = format!("/proc/{process}");
+        // All may read these.
+        for name in ["cmdline", "status", "stat", "mountinfo", "cgroup", "comm"] {
+            let bytes = fs::read(format!("{folder}/{name}"))?;
+            let text = String::from_utf8_lossy(&bytes);
+            for word in other.words(id) {
+                assert!(!text.contains(&word), "{word} in {folder}/{name}: {text}");
+            }
+        }
+        let script = format!(
+            "for name in {}; do cat {folder}/$name >/dev/null 2>&1 && echo $name; done; \
+             for name in cwd root exe; do readlink {folder}/$name && echo $name; done; \
+             for name in fd fdinfo map_files; do ls {folder}/$name/ 2>/dev/null && echo $name; done; \
+             for number in 0 CONT TERM KILL; do kill -$number {process} 2>/dev/null && echo $number; \
+             done; true",
+            OWN.join(" ")
+        );
+        let out = who.shell(&script).output()?.code(0)?;
+        assert_eq!(out.stdout, "", "{folder}");
+    }
+    assert_eq!(other.processes()?, processes);
+    Ok(())
+}
+
+/// Nothing that others can reach by a name is in places that all share.
+fn nothing_lies_about(who: &Tenant, other: &Tenant, id: &str) -> Result<()> {
+    let of_others = format!(
+        "find /tmp /var/tmp /dev/shm /run -xdev -user {} ! -path '{}*' 2>/dev/null; true",
+        other.id,
+        other.vm.folder().display()
+    );
+    let out = who.shell(&of_others).output()?.code(0)?;
+    for path in out.stdout.lines() {
+        let is_ours = path.contains("bulkhead") && !path.contains("bulkhead-test");
+        assert!(!is_ours, "{path}");
+        if other.id != 0 {
+            panic!("{path} is {}'s", other.name);
+        }
+    }
+    let sockets = who.shell("cat /proc/net/unix").output()?.only_stdout()?;
+    for word in other.words(id) {
+        assert!(!sockets.contains(&word), "{word} in {sockets}");
+    }
+    let abstracts = sockets.lines().filter(|line| line.contains(" @"));
+    for line in abstracts {
+        assert!(!line.contains("bulkhead"), "{line}");
+    }
+    Ok(())
+}
+
+fn a_volume_of_the_same_name_is_ones_own(who: &Tenant) -> Result<()> {
+    let image = who.image();
+    let words = format!("run --rm -v data:/data {image} cat /data/whose");
+    assert_eq!(
+        who.bulkhead(&words)?.only_stdout()?,
+        format!("{}\n", who.name)
+    );
+    Ok(())
+}
+
+fn a_port_is_taken_by_nobody_in_particular(
+    who: &Tenant,
+    other: &Tenant,
+    port: u16,
+    id: &str,
+) -> Result<()> {
+    let words = format!("run --rm -p 127.0.0.1:{port}:80 busybox true");
+    let out = who.bulkhead(&words)?.code(125)?;
+    assert!(out.stderr.contains(&port.to_string()), "{out}");
+    for word in other.words(id) {
+        assert!(!out.stderr.contains(&word), "{out}");
+    }
+    assert!(!out.stderr.contains(other.name), "{out}");
+    Ok(())
+}
+
+/// Whatever the umask was: of what the command made, the group and others have nothing, but below
+/// folders that they can't enter.
+fn only_the_user_may(tenant: &Tenant) -> Result<()> {
+    let root = tenant.vm.root();
+    for entry in fs::read_dir(&root)? {
+        let entry = entry?;
+        let mode = entry.metadata()?.mode() & 0o7777;
+        assert_eq!(mode & 0o077, 0, "{:?}: {mode:o}", entry.path());
+        assert_eq!(entry.metadata()?.uid(), tenant.id, "{:?}", entry.path());
+    }
+    for folder in ["containers", "volumes", "templates"] {
+        for entry in fs::read_dir(root.join(folder))? {
+            let entry = entry?;
+            let mode = entry.metadata()?.mode() & 0o7777;
+            assert_eq!(mode & 0o077, 0, "{:?}: {mode:o}", entry.path());
+        }
+    }
+    for path in below(&root)? {
+        let metadata = fs::symlink_metadata(&path)?;
+        let shared = metadata.mode() & 0o022 != 0 && !metadata.is_symlink();
+        let is_data = path.components().any(|part| part.as_os_str() == "_data");
+        assert!(!shared || is_data, "{path:?}: {:o}", metadata.mode());
+    }
+    Ok(())
+}
+
+fn what_a_login_keeps_is_its_users(world: &World) -> Result<()> {
+    needs_root()?;
+    let registry = Registry::start(Access::Password)?;
+    for umask in ["000", "077"] {
+        let alice = Tenant::new(world, ALICE, "alice", umask)?;
+        let address = registry.address();
+        let words = format!("login -u {USER} --password-stdin {address}");
+        let script = format!("printf '{PASSWORD}' | bulkhead {words}");
+        alice.shell(&script).output()?.code(0)?;
+        let folder = alice.vm.home().join(".docker");
+        let mode = |path: &Path| Ok::<_, anyhow::Error>(fs::metadata(path)?.mode() & 0o777);
+        assert_eq!(mode(&folder)?, 0o700);
+        assert_eq!(mode(&folder.join("config.json"))?, 0o600);
+    }
+    Ok(())
+}
+
+fn a_state_root_that_others_may_change_is_none(world: &World) -> Result<()> {
+    needs_root()?;
+    let alice = Tenant::new(world, ALICE, "alice", "022")?;
+    let root = alice.vm.root();
+    for (mode, code) in [(0o720, 1), (0o702, 1), (0o1777, 1), (0o755, 0)] {
+        fs::set_permissions(&root, Permissions::from_mode(mode))?;
+        let out = alice.bulkhead("ps")?.code(code)?;
+        if code == 1 {
+            let sentence = format!("others may write {}", root.display());
+            assert!(out.stderr.contains(&sentence), "{out}");
+            assert!(out.stderr.contains("hint: take that away"), "{out}");
+        }
+    }
+    // Root's command is as careful: alice chooses what her names lead to.
+    let out = alice.vm.bulkhead(["ps"]).output()?.code(1)?;
+    assert!(out.stderr.contains("is another user's"), "{out}");
+    Ok(())
+}
+
+/// Where root shares layer disks, until it is dropped.
+struct Shared(&'static str);
+
+impl Shared {
+    fn new() -> Result<Self> {
+        let shared = Self("/var/lib/bulkhead-layers");
+        ensure!(
+            !Path::new(shared.0).exists(),
+            "this host shares layers of its own"
+        );
+        Ok(shared)
+    }
+
+    /// The disks, of which there has to be one.
+    fn disk(&self) -> Result<PathBuf> {
+        let all = below(Path::new(self.0))?;
+        let is_disk = |path: &&PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.len() == 129
+        };
+        let disks: Vec<_> = all.iter().filter(is_disk).collect();
+        match disks.as_slice() {
+            [disk] => Ok((*disk).clone()),
+            other => anyhow::bail!("{other:?} of {all:?}"),
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(self.0);
+    }
+}
+
+/// Layer disks of the user's own.
+fn own_disks(tenant: &Tenant) -> Result<Vec<PathBuf>> {
+    let mut all = below(&tenant.vm.root().join("images/layers"))?;
+    all.retain(|path| path.is_file());
+    Ok(all)
+}
+
+fn forget_disks(tenant: &Tenant) -> Result<()> {
+    for disk in own_disks(tenant)? {
+        fs::remove_file(disk)?;
+    }
+    Ok(())
+}
+
+const RUN: &str = "run --rm --network none busybox echo done";
+
+fn what_root_shares_is_used_and_nobody_else_can_change_it(world: &World) -> Result<()> {
+    needs_root()?;
+    // One of these tests at a time.
+    let _device = GroupsDevice::set()?;
+    let shared = Shared::new()?;
+    let root = Tenant::new(world, 0, "root", "077")?;
+    let alice = Tenant::new(world, ALICE, "alice", "022")?;
+    for verb in ["share", "unshare"] {
+        let out = alice.bulkhead(&format!("system {verb} busybox"))?.code(1)?;
+        assert!(out.stderr.contains("is for root"), "{out}");
+    }
+    assert!(!Path::new(shared.0).exists());
+    let out = root.bulkhead("system share busybox")?;
+    assert_eq!(out.only_stdout()?, "Shared: busybox\n");
+    for path in below(Path::new(shared.0))? {
+        let metadata = fs::symlink_metadata(&path)?;
+        let mode = if metadata.is_dir() { 0o755 } else { 0o444 };
+        let found = (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777);
+        assert_eq!(found, (0, 0, mode), "{path:?}");
+    }
+    let out = alice.bulkhead("system share")?.only_stdout()?;
+    assert!(out.contains("busybox:latest"), "{out}");
+    // Nothing is unpacked or kept, and what prunes takes and tells is the user's own.
+    forget_disks(&alice)?;
+    assert_eq!(alice.bulkhead(RUN)?.only_stdout()?, "done\n");
+    assert_eq!(own_disks(&alice)?, Vec::<PathBuf>::new());
+    let out = alice.bulkhead("system df")?.only_stdout()?;
+    let line = out.lines().find(|line| line.starts_with("Layer Disks"));
+    assert!(line.is_some_and(|line| line.contains("0B")), "{out}");
+    alice.bulkhead("tag busybox kept")?.code(0)?;
+    alice.bulkhead("system prune -f")?.code(0)?;
+    let disk = shared.disk()?;
+    let bytes = fs::read(&disk)?;
+    let script = format!(
+        "cd {folder}; for file in * .; do \
+           chmod u+w \"$file\" && echo chmod; mv \"$file\" x && echo mv; \
+           rm -f \"$file\" && [ ! -e \"$file\" ] && echo rm; \
+           (echo evil >> \"$file\") && echo write; ln /bin/sh \"$file.new\" && echo ln; \
+           ln -sf /etc/passwd \"$file\" && echo symlink; done; touch new && echo touch; true",
+        folder = shared.0
+    );
+    let out = alice
+        .shell(&format!("{{ {script}; }} 2>/dev/null"))
+        .output()?;
+    assert_eq!(out.only_stdout()?, "");
+    assert!(fs::read(shared.disk()?)? == bytes);
+    // What somebody else may have made is told and not used.
+    let evil = alice.vm.folder().join("evil");
+    fs::copy(&disk, &evil)?;
+    chown(&evil, Some(ALICE), Some(ALICE))?;
+    fs::set_permissions(&evil, Permissions::from_mode(0o444))?;
+    fs::rename(&disk, alice.vm.folder().join("good"))?;
+    fs::hard_link(&evil, &disk)?;
+    untrusted(&alice, &disk, "it is not root's")?;
+    fs::remove_file(&disk)?;
+    std::os::unix::fs::symlink(alice.vm.folder().join("good"), &disk)?;
+    untrusted(&alice, &disk, "it is a link")?;
+    fs::set_permissions(shared.0, Permissions::from_mode(0o777))?;
+    let folder = Path::new(shared.0);
+    untrusted(&alice, folder, "others than root may write it")?;
+    Ok(())
+}
+
+/// A run that says so once, and unpacks the layer itself.
+fn untrusted(tenant: &Tenant, path: &Path, why: &str) -> Result<()> {
+    forget_disks(tenant)?;
+    let out = tenant.bulkhead(RUN)?.code(0)?;
+    assert_eq!(out.stdout, "done\n");
+    let sentence = format!("WARNING: {} is not used: {why}\n", path.display());
+    assert_eq!(out.stderr, sentence);
+    assert_eq!(own_disks(tenant)?.len(), 1);
+    Ok(())
+}
+
+fn what_is_shared_no_more_is_unpacked_again(world: &World) -> Result<()> {
+    needs_root()?;
+    // One of these tests at a time.
+    let _device = GroupsDevice::set()?;
+    let shared = Shared::new()?;
+    let root = Tenant::new(world, 0, "root", "022")?;
+    let bob = Tenant::new(world, BOB, "bob", "022")?;
+    root.bulkhead("system share busybox")?.code(0)?;
+    forget_disks(&bob)?;
+    bob.bulkhead("run -d --name long --network none busybox sleep 1000")?
+        .code(0)?;
+    bob.bulkhead("create --name orphan --network none busybox true")?
+        .code(0)?;
+    assert_eq!(own_disks(&bob)?, Vec::<PathBuf>::new());
+    let out = root.bulkhead("system unshare nothing")?.code(1)?;
+    assert!(out.stderr.contains("no shared image: nothing"), "{out}");
+    let out = root.bulkhead("system unshare busybox")?.only_stdout()?;
+    assert!(out.starts_with("Unshared: busybox\nTotal"), "{out}");
+    assert_eq!(below(Path::new(shared.0))?.len(), 1);
+    // The VM that runs has its disk open; what it has not read yet is there, too.
+    bob.bulkhead("exec long sh -c 'echo 3 > /proc/sys/vm/drop_caches; sha256sum /bin/busybox'")?
+        .code(0)?;
+    bob.bulkhead("restart -t 0 long")?.code(0)?;
+    assert_eq!(own_disks(&bob)?.len(), 1);
+    bob.bulkhead("exec long true")?.code(0)?;
+    bob.bulkhead("rm -f long")?.code(0)?;
+    // Without the image there is nothing to unpack.
+    forget_disks(&bob)?;
+    let out = bob.bulkhead("images -q --no-trunc")?.only_stdout()?;
+    for id in out.lines() {
+        bob.bulkhead(&format!("rmi -f {id}"))?.code(0)?;
+    }
+    let out = bob.bulkhead("start -a orphan")?;
+    assert_ne!(out.code, 0, "{out}");
+    assert!(out.stderr.contains("pull or load the image again"), "{out}");
+    bob.bulkhead("rm orphan")?.code(0)?;
+    Ok(())
+}
