@@ -407,3 +407,69 @@ fn carry_out(
     };
     Ok(Answer::Process(pid.as_raw_nonzero().get()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::network::{Protocol, template_endpoint};
+    use super::*;
+
+    fn some(count: usize) -> Vec<OwnedFd> {
+        let null = || File::open("/dev/null").unwrap().into();
+        std::iter::repeat_with(null).take(count).collect()
+    }
+
+    #[test]
+    fn passt_gets_the_containers_ports_and_no_other() {
+        let request = PortRequest {
+            host_ip: None,
+            host_ports: Some((8000, 8001)),
+            container_port: 80,
+            protocol: Protocol::Tcp,
+        };
+        let port = |host_port, container_port, protocol| PublishedPort {
+            host_ip: None,
+            host_port,
+            container_port,
+            protocol,
+        };
+        assert!(request.takes(&port(8001, 80, Protocol::Tcp)));
+        let config = LauncherConfig {
+            supervisor: 1,
+            shares: Vec::new(),
+            ports: vec![request],
+        };
+        for other in [
+            port(8002, 80, Protocol::Tcp),
+            port(8000, 81, Protocol::Tcp),
+            port(8000, 80, Protocol::Udp),
+            PublishedPort {
+                host_ip: Some([127, 0, 0, 1].into()),
+                ..port(8000, 80, Protocol::Tcp)
+            },
+        ] {
+            let order = Order::Passt(template_endpoint(), vec![other.clone()]);
+            let error = carry_out(&config, order, some(2)).unwrap_err().to_string();
+            let words = format!("port {} is not the container's", other.host_port);
+            assert_eq!(error, words);
+        }
+    }
+
+    #[test]
+    fn an_order_comes_with_its_descriptors() {
+        let config = LauncherConfig {
+            supervisor: 1,
+            shares: Vec::new(),
+            ports: Vec::new(),
+        };
+        for (order, count) in [(Order::Vmm(3), 4), (Order::Files, 5), (Order::Routes, 1)] {
+            let error = carry_out(&config, order, some(count)).unwrap_err();
+            assert!(
+                error
+                    .to_string()
+                    .starts_with(&format!("{count} descriptors instead of"))
+            );
+        }
+        let routes = carry_out(&config, Order::Routes, Vec::new()).unwrap();
+        assert!(matches!(routes, Answer::Routes(_)));
+    }
+}
