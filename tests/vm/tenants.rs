@@ -22,6 +22,7 @@ crate::tests![
     a_state_root_that_others_may_change_is_none,
     what_root_shares_is_used_and_nobody_else_can_change_it,
     what_is_shared_no_more_is_unpacked_again,
+    vms_run_where_the_processes_of_others_are_hidden,
 ];
 
 /// Users that nobody else is.
@@ -72,10 +73,17 @@ impl Tenant {
 
     /// A script as this user.
     fn shell(&self, script: &str) -> Invocation {
+        self.shell_after("true", script)
+    }
+
+    /// So, after something that root does.
+    fn shell_after(&self, before: &str, script: &str) -> Invocation {
         let Self { id, umask, .. } = self;
         let user = format!("setpriv --reuid={id} --regid={id} --groups={KVM_GROUP}");
+        let line = format!("umask {umask}; {before} && exec {user} sh -c \"$SCRIPT\"");
         self.vm
-            .shell(&format!("umask {umask}; exec {user} sh -c \"$SCRIPT\""))
+            .shell("exec unshare --mount sh -c \"$LINE\"")
+            .env("LINE", line)
             .env("SCRIPT", script)
             .env("BULKHEAD_TEMPLATES", self.vm.root().join("templates"))
     }
@@ -291,7 +299,7 @@ fn the_state_root_is_closed(who: &Tenant, other: &Tenant) -> Result<()> {
 }
 
 /// What `/proc` shows to its owner and root only (`proc(5)`: a check of ptrace access).
-const OWN: [&str; 12] = [
+const OWN: [&str; 11] = [
     "environ",
     "mem",
     "maps",
@@ -301,7 +309,6 @@ const OWN: [&str; 12] = [
     "io",
     "stack",
     "syscall",
-    "timers",
     "numa_maps",
     "clear_refs",
 ];
@@ -336,8 +343,9 @@ fn the_processes_are_closed(who: &Tenant, other: &Tenant, id: &str) -> Result<()
 /// Nothing that others can reach by a name is in places that all share.
 fn nothing_lies_about(who: &Tenant, other: &Tenant, id: &str) -> Result<()> {
     let of_others = format!(
-        "find /tmp /var/tmp /dev/shm /run -xdev -user {} ! -path '{}*' 2>/dev/null; true",
+        "find /tmp /var/tmp /dev/shm /run -xdev -user {} -newer {} ! -path '{}*' 2>/dev/null; true",
         other.id,
+        other.vm.home().display(),
         other.vm.folder().display()
     );
     let out = who.shell(&of_others).output()?.code(0)?;
@@ -608,4 +616,17 @@ fn what_is_shared_no_more_is_unpacked_again(world: &World) -> Result<()> {
     assert!(out.stderr.contains("pull or load the image again"), "{out}");
     bob.bulkhead("rm orphan")?.code(0)?;
     Ok(())
+}
+
+fn vms_run_where_the_processes_of_others_are_hidden(world: &World) -> Result<()> {
+    needs_root()?;
+    let _device = GroupsDevice::set()?;
+    let bob = Tenant::new(world, BOB, "bob", "077")?;
+    let script = "[ -e /proc/self/stat ] && [ ! -e /proc/1 ] && \
+        bulkhead run -d --name box -p 127.0.0.1::80 -v data:/data busybox sleep 1000 && \
+        bulkhead exec box sh -c 'echo said > /data/file; cat /data/file' && bulkhead rm -f -v box";
+    let hidden = "mount -t proc -o hidepid=invisible proc /proc";
+    let out = bob.shell_after(hidden, script).output()?.only_stdout()?;
+    assert!(out.ends_with("said\nbox\n"), "{out}");
+    bob.vm.wait_for_no_process()
 }
