@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use cli::complaint::{CODE_FAILURE, CODE_OURS, complain, is_broken_pipe, usage};
 use sandbox::clock::monotonic_ns;
 use sandbox::files::FILES_VERB;
+use sandbox::launcher::LAUNCHER_VERB;
 use sandbox::plain;
 use sandbox::supervisor::SUPERVISOR_VERB;
 use sandbox::vm::VMM_VERB;
@@ -77,6 +78,7 @@ fn hidden(args: &[String]) -> Option<ExitCode> {
             .parse()
             .map_err(anyhow::Error::from)
             .and_then(sandbox::files::main),
+        [verb] if verb == LAUNCHER_VERB => sandbox::launcher::main(),
         [verb, config] if verb == SUPERVISOR_VERB => config
             .parse()
             .map_err(anyhow::Error::from)

@@ -1,5 +1,6 @@
 //! Makes a seccomp filter of a thread's calls (seccomp(2)), and puts the calling thread under it.
-//! Whatever is not in the table kills the process with SIGSYS, and the kernel's log names the call.
+//! Whatever is not in the table kills the process with SIGSYS, and the kernel's log names the call; a
+//! supervisor's call fails as one that the kernel does not have.
 
 use std::collections::BTreeMap;
 
@@ -44,7 +45,12 @@ impl Filter {
         }
         let filter = SeccompFilter::new(
             rules,
-            SeccompAction::KillProcess,
+            match thread {
+                // What it lacks may be of no account, and a container ends with it. glibc tries another
+                // way to make a thread then.
+                Thread::Supervisor => SeccompAction::Errno(libc::ENOSYS.unsigned_abs()),
+                _ => SeccompAction::KillProcess,
+            },
             SeccompAction::Allow,
             TargetArch::x86_64,
         )?;

@@ -1,11 +1,11 @@
 //! Landlock (landlock(7)) with no rule, or one: whatever a kernel can deny of files, network and other
-//! processes is denied, so that what is open is all there is.
+//! processes is denied, so that what is open is all there is. A supervisor has rules for its files.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetError, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 
 /// What a kernel made of it.
@@ -40,14 +40,66 @@ pub fn restrict_to(folder: Option<BorrowedFd<'_>>) -> Result<Enforcement, Rulese
         .scope(Scope::from_all(abi))?
         .create()?;
     if let Some(folder) = folder {
-        let denied = AccessFs::Execute | AccessFs::MakeBlock | AccessFs::MakeChar;
-        let access = AccessFs::from_all(abi) & !denied;
-        rules = rules.add_rule(PathBeneath::new(folder, access))?;
+        rules = rules.add_rule(PathBeneath::new(folder, Rights::All.access(abi)))?;
     }
-    let status = rules.restrict_self()?;
-    Ok(match status.ruleset {
-        RulesetStatus::FullyEnforced => Enforcement::Full,
-        RulesetStatus::PartiallyEnforced => Enforcement::Partial,
-        RulesetStatus::NotEnforced => Enforcement::None,
-    })
+    Ok(rules.restrict_self()?.ruleset.into())
+}
+
+/// What may be done below a folder, or with a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rights {
+    /// Read files and folders.
+    Read,
+    /// The same, and write to files.
+    ReadAndWrite,
+    /// Read, make folders and remove empty ones.
+    Folders,
+    /// Read and remove.
+    Removal,
+    /// All but executing a file and making a device.
+    All,
+}
+
+impl Rights {
+    fn access(self, abi: ABI) -> BitFlags<AccessFs> {
+        let read = AccessFs::ReadFile | AccessFs::ReadDir;
+        match self {
+            Self::Read => read,
+            Self::ReadAndWrite => read | AccessFs::WriteFile,
+            Self::Folders => read | AccessFs::MakeDir | AccessFs::RemoveDir,
+            Self::Removal => read | AccessFs::RemoveFile | AccessFs::RemoveDir,
+            Self::All => AccessFs::from_all(abi) & !denied(),
+        }
+    }
+}
+
+/// What nothing that is shut in has to do with files.
+fn denied() -> BitFlags<AccessFs> {
+    AccessFs::Execute | AccessFs::MakeBlock | AccessFs::MakeChar
+}
+
+/// Denies the calling thread, and all it starts then, every file but those below these. What is open
+/// stays so; sockets and signals are another filter's.
+///
+/// # Errors
+/// As [`restrict`].
+pub fn restrict_files(places: &[(impl AsFd, Rights)]) -> Result<Enforcement, RulesetError> {
+    let abi = ABI::V6;
+    let mut rules = Ruleset::default()
+        .handle_access(AccessFs::from_all(abi))?
+        .create()?;
+    for (place, rights) in places {
+        rules = rules.add_rule(PathBeneath::new(place.as_fd(), rights.access(abi)))?;
+    }
+    Ok(rules.restrict_self()?.ruleset.into())
+}
+
+impl From<RulesetStatus> for Enforcement {
+    fn from(status: RulesetStatus) -> Self {
+        match status {
+            RulesetStatus::FullyEnforced => Self::Full,
+            RulesetStatus::PartiallyEnforced => Self::Partial,
+            RulesetStatus::NotEnforced => Self::None,
+        }
+    }
 }

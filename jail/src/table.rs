@@ -18,13 +18,20 @@ pub enum Thread {
     Files,
     /// The process that started a file server and waits for its end.
     Waiter,
+    /// Any thread of a supervisor that has a VM. What it may not call fails.
+    Supervisor,
 }
 
 /// Tables with the headings that they have in the documentation, and whose calls they are.
-pub const TABLES: [(&str, &[Call], &[Thread]); 3] = [
+pub const TABLES: [(&str, &[Call], &[Thread]); 4] = [
     ("### System calls of a VMM\n", VMM, EVERY),
     ("### System calls of a file server\n", FILES, SERVERS),
     ("### System calls of both\n", EVERYONES, EVERYONE),
+    (
+        "### System calls of a supervisor\n",
+        SUPERVISOR,
+        SUPERVISORS,
+    ),
 ];
 
 impl Thread {
@@ -32,6 +39,7 @@ impl Thread {
         match self {
             Self::Vcpu | Self::EventLoop | Self::TemplateMaker => VMM,
             Self::Files | Self::Waiter => FILES,
+            Self::Supervisor => SUPERVISOR,
         }
     }
 
@@ -50,6 +58,7 @@ impl Thread {
             Self::TemplateMaker => "template",
             Self::Files => "files",
             Self::Waiter => "waiter",
+            Self::Supervisor => "supervisor",
         }
     }
 }
@@ -86,7 +95,7 @@ impl Call {
     }
 }
 
-use Thread::{EventLoop, Files, TemplateMaker, Vcpu, Waiter};
+use Thread::{EventLoop, Files, Supervisor, TemplateMaker, Vcpu, Waiter};
 
 /// Every thread of a VMM.
 const EVERY: &[Thread] = &[Vcpu, EventLoop, TemplateMaker];
@@ -95,7 +104,9 @@ const MAIN: &[Thread] = &[EventLoop, TemplateMaker];
 
 /// Every thread of a file server's two processes.
 const SERVERS: &[Thread] = &[Files, Waiter];
-/// All of them.
+/// Those of a supervisor, which are all alike.
+const SUPERVISORS: &[Thread] = &[Supervisor];
+/// All threads of processes that a guest's bytes reach first.
 const EVERYONE: &[Thread] = &[Vcpu, EventLoop, TemplateMaker, Files, Waiter];
 
 /// `_IO(KVMIO, 0x80)` and others of `linux/kvm.h`.
@@ -224,6 +235,116 @@ pub const EVERYONES: &[Call] = calls! {
     SYS_sigaltstack, EVERYONE, [], "a thread's end";
     SYS_exit, &[Vcpu, Files], [], "a thread's end";
     SYS_exit_group, EVERYONE, [], "the process's end";
+};
+
+/// The calls of a supervisor. Which files it reaches is Landlock's to say; it executes nothing, makes no
+/// process and no socket but of its own kind.
+pub const SUPERVISOR: &[Call] = calls! {
+    SYS_read, SUPERVISORS, [], "the agent's frames, streams, commands, files";
+    SYS_write, SUPERVISORS, [], "the same; logs, state";
+    SYS_readv, SUPERVISORS, [], "the same";
+    SYS_writev, SUPERVISORS, [], "the same";
+    SYS_pread64, SUPERVISORS, [], "files";
+    SYS_pwrite64, SUPERVISORS, [], "files";
+    SYS_openat, SUPERVISORS, [], "files of its container";
+    SYS_close, SUPERVISORS, [], "what ended";
+    SYS_fstat, SUPERVISORS, [], "files";
+    SYS_newfstatat, SUPERVISORS, [], "files";
+    SYS_statx, SUPERVISORS, [], "files";
+    SYS_fstatfs, SUPERVISORS, [], "files";
+    SYS_statfs, SUPERVISORS, [], "files";
+    SYS_access, SUPERVISORS, [], "files";
+    SYS_faccessat, SUPERVISORS, [], "files";
+    SYS_faccessat2, SUPERVISORS, [], "files";
+    SYS_readlink, SUPERVISORS, [], "where this command is";
+    SYS_readlinkat, SUPERVISORS, [], "the same";
+    SYS_lseek, SUPERVISORS, [], "logs";
+    SYS_getdents64, SUPERVISORS, [], "folders";
+    SYS_flock, SUPERVISORS, [], "locks";
+    SYS_fsync, SUPERVISORS, [], "files";
+    SYS_fdatasync, SUPERVISORS, [], "files";
+    SYS_ftruncate, SUPERVISORS, [], "files";
+    SYS_fallocate, SUPERVISORS, [], "a disk";
+    SYS_copy_file_range, SUPERVISORS, [], "a disk";
+    SYS_sendfile, SUPERVISORS, [], "a disk";
+    SYS_splice, SUPERVISORS, [], "streams";
+    SYS_mkdir, SUPERVISORS, [], "folders";
+    SYS_mkdirat, SUPERVISORS, [], "folders";
+    SYS_rmdir, SUPERVISORS, [], "folders";
+    SYS_unlink, SUPERVISORS, [], "files";
+    SYS_unlinkat, SUPERVISORS, [], "files";
+    SYS_rename, SUPERVISORS, [], "files";
+    SYS_renameat, SUPERVISORS, [], "files";
+    SYS_renameat2, SUPERVISORS, [], "files";
+    SYS_linkat, SUPERVISORS, [], "a temporary file's name";
+    SYS_chmod, SUPERVISORS, [], "files of a volume that goes";
+    SYS_fchmod, SUPERVISORS, [], "the same";
+    SYS_fchmodat, SUPERVISORS, [], "the same";
+    SYS_umask, SUPERVISORS, [], "files";
+    SYS_poll, SUPERVISORS, [], "wait";
+    SYS_ppoll, SUPERVISORS, [], "wait";
+    SYS_epoll_create1, SUPERVISORS, [], "wait";
+    SYS_epoll_ctl, SUPERVISORS, [], "wait";
+    SYS_epoll_wait, SUPERVISORS, [], "wait";
+    SYS_nanosleep, SUPERVISORS, [], "wait";
+    SYS_clock_nanosleep, SUPERVISORS, [], "wait";
+    SYS_fcntl, SUPERVISORS, [], "flags of descriptors";
+    SYS_ioctl, SUPERVISORS, [Check::OneOf(1, &[("FIONBIO", 0x5421), ("FIOCLEX", 0x5451)])], "the same";
+    SYS_dup, SUPERVISORS, [], "descriptors";
+    SYS_dup2, SUPERVISORS, [], "descriptors";
+    SYS_dup3, SUPERVISORS, [], "descriptors";
+    SYS_pipe2, SUPERVISORS, [], "streams";
+    SYS_eventfd2, SUPERVISORS, [], "deliveries";
+    SYS_signalfd4, SUPERVISORS, [], "that it is to end";
+    SYS_timerfd_create, SUPERVISORS, [], "time";
+    SYS_timerfd_settime, SUPERVISORS, [], "time";
+    SYS_memfd_create, SUPERVISORS, [], "what passt says; memory of a file server";
+    SYS_socketpair, SUPERVISORS, [Check::OneOf(0, &[("AF_UNIX", 1)])], "streams, a VM's connections";
+    SYS_accept4, SUPERVISORS, [], "commands";
+    SYS_setsockopt, SUPERVISORS, [], "sizes and times of its sockets";
+    SYS_getsockopt, SUPERVISORS, [], "the same";
+    SYS_sendmsg, SUPERVISORS, [], "commands, offers to a VM, orders to the launcher";
+    SYS_recvmsg, SUPERVISORS, [], "the same";
+    SYS_sendto, SUPERVISORS, [], "streams";
+    SYS_recvfrom, SUPERVISORS, [], "streams";
+    SYS_shutdown, SUPERVISORS, [], "ends of streams";
+    SYS_kill, SUPERVISORS, [], "the end of a VM";
+    SYS_tgkill, SUPERVISORS, [], "a thread that waits";
+    SYS_pidfd_open, SUPERVISORS, [], "whether passt has ended";
+    SYS_wait4, SUPERVISORS, [], "the end of a VM";
+    SYS_waitid, SUPERVISORS, [], "the same";
+    SYS_sched_setaffinity, SUPERVISORS, [], "CPUs of a VM";
+    SYS_sched_getaffinity, SUPERVISORS, [], "the same";
+    SYS_clone, SUPERVISORS, [Check::Bits(0, 0x7e02_0000 | 0x1_0900, 0x1_0900, "a thread: `CLONE_VM`, `CLONE_THREAD`, `CLONE_SIGHAND`, no namespace")], "threads of streams";
+    SYS_prctl, SUPERVISORS, [Check::OneOf(0, &[("PR_SET_NAME", 15)])], "their names";
+    SYS_set_robust_list, SUPERVISORS, [], "threads";
+    SYS_rseq, SUPERVISORS, [], "threads";
+    SYS_rt_sigaction, SUPERVISORS, [], "signals";
+    SYS_rt_sigprocmask, SUPERVISORS, [], "signals";
+    SYS_rt_sigreturn, SUPERVISORS, [], "signals";
+    SYS_sigaltstack, SUPERVISORS, [], "threads";
+    SYS_getpid, SUPERVISORS, [], "names of temporary files and groups";
+    SYS_gettid, SUPERVISORS, [], "threads";
+    SYS_getuid, SUPERVISORS, [], "whose it is";
+    SYS_geteuid, SUPERVISORS, [], "the same";
+    SYS_getgid, SUPERVISORS, [], "the same";
+    SYS_getegid, SUPERVISORS, [], "the same";
+    SYS_uname, SUPERVISORS, [], "the host's kernel, for the key of a template";
+    SYS_sysinfo, SUPERVISORS, [], "memory";
+    SYS_prlimit64, SUPERVISORS, [Check::OneOf(2, &[("0", 0)])], "limits, to read them";
+    SYS_clock_gettime, SUPERVISORS, [], "where the vDSO has no clock";
+    SYS_getrandom, SUPERVISORS, [], "names; keys of hash tables";
+    SYS_mmap, SUPERVISORS, [NOT_EXECUTABLE], "the allocator; threads' stacks";
+    SYS_mprotect, SUPERVISORS, [NOT_EXECUTABLE], "the same";
+    SYS_mremap, SUPERVISORS, [], "the allocator";
+    SYS_munmap, SUPERVISORS, [], "the same";
+    SYS_brk, SUPERVISORS, [], "the same";
+    SYS_madvise, SUPERVISORS, [], "the same";
+    SYS_futex, SUPERVISORS, [], "locks";
+    SYS_sched_yield, SUPERVISORS, [], "locks";
+    SYS_restart_syscall, SUPERVISORS, [], "go on waiting after a stop";
+    SYS_exit, SUPERVISORS, [], "a thread's end";
+    SYS_exit_group, SUPERVISORS, [], "the process's end";
 };
 
 /// Calls in the union of a VMM's threads, and of a vCPU's: the bounds of the promise.

@@ -80,7 +80,7 @@ fn wrong(check: &Check) -> (usize, u64) {
 }
 
 fn threads() -> impl Iterator<Item = Thread> {
-    // The last table is of all of them again.
+    // A supervisor's calls fail; the third table is of all of these again.
     let own = TABLES.iter().take(2);
     own.flat_map(|(_, _, threads)| *threads).copied()
 }
@@ -123,6 +123,56 @@ fn each_checked_argument_is_looked_at() {
             }
         }
     }
+}
+
+/// The error of a call under a supervisor's filter, 0 for none.
+fn error_of(filter: &Filter, number: libc::c_long, arguments: [u64; 6]) -> i32 {
+    let [a, b, c, d, e, f] = arguments;
+    // SAFETY: as above.
+    unsafe {
+        let child = libc::fork();
+        assert!(child >= 0, "fork");
+        if child == 0 {
+            if filter.install().is_err() {
+                libc::_exit(255);
+            }
+            let failed = libc::syscall(number, a, b, c, d, e, f) == -1;
+            libc::_exit(if failed { *libc::__errno_location() } else { 0 });
+        }
+        let mut status = 0;
+        while libc::waitpid(child, &raw mut status, 0) < 0 {}
+        assert!(libc::WIFEXITED(status), "call {number}: {status:#x}");
+        libc::WEXITSTATUS(status)
+    }
+}
+
+#[test]
+fn a_supervisors_calls_fail_where_they_are_not_in_its_table() {
+    let filter = Filter::new(Thread::Supervisor).unwrap();
+    let own: Vec<&Call> = Thread::Supervisor.calls().collect();
+    for number in NUMBERS.filter(|number| !OF_THE_KERNEL.contains(number)) {
+        if own.iter().all(|call| call.number != number) {
+            let error = error_of(&filter, number, [0; 6]);
+            assert_eq!(error, libc::ENOSYS, "call {number}");
+        }
+    }
+    let mut checked = 0;
+    for call in own {
+        for check in call.checks {
+            let (at, value) = wrong(check);
+            let mut all = arguments(call)[0];
+            all[at] = value;
+            let error = error_of(&filter, call.number, all);
+            assert_eq!(error, libc::ENOSYS, "{} {check}", call.name());
+            checked += 1;
+        }
+    }
+    assert!(checked >= 5, "{checked}");
+    // As it is with those that it may make.
+    assert_eq!(
+        error_of(&filter, libc::SYS_close, [u64::MAX; 6]),
+        libc::EBADF
+    );
 }
 
 #[test]

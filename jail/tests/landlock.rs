@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::ErrorKind;
 
-use bulkhead_jail::landlock::{Enforcement, restrict};
+use bulkhead_jail::landlock::{Enforcement, Rights, restrict, restrict_files};
 
 #[test]
 fn a_restricted_thread_opens_nothing_where_the_kernel_can_deny_it() {
@@ -21,4 +21,80 @@ fn a_restricted_thread_opens_nothing_where_the_kernel_can_deny_it() {
         assert_eq!(refused, Some(ErrorKind::PermissionDenied), "{enforced:?}");
     }
     assert!(File::open("/dev/null").is_ok(), "others are not restricted");
+}
+
+#[test]
+fn a_thread_with_places_has_these_and_no_other() {
+    let temp = tempfile::tempdir().unwrap();
+    let [own, others, outside] = ["own", "others", "outside"].map(|name| {
+        let folder = temp.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("file"), "x").unwrap();
+        folder
+    });
+    let places = [(&own, Rights::All), (&others, Rights::Folders)]
+        .map(|(folder, rights)| (File::open(folder).unwrap(), rights));
+    let asked = std::thread::spawn(move || {
+        let enforced = restrict_files(&places).unwrap();
+        let denied = ErrorKind::PermissionDenied;
+        let outcomes = [
+            ("write its own", std::fs::write(own.join("file"), "y"), true),
+            (
+                "rename its own",
+                std::fs::rename(own.join("file"), own.join("new")),
+                true,
+            ),
+            (
+                "read another's",
+                std::fs::read(others.join("file")).map(drop),
+                true,
+            ),
+            (
+                "make a folder there",
+                std::fs::create_dir(others.join("folder")),
+                true,
+            ),
+            (
+                "write another's",
+                std::fs::write(others.join("file"), "y"),
+                false,
+            ),
+            (
+                "make a file there",
+                File::create(others.join("new")).map(drop),
+                false,
+            ),
+            (
+                "remove another's",
+                std::fs::remove_file(others.join("file")),
+                false,
+            ),
+            (
+                "take another's",
+                std::fs::rename(others.join("file"), own.join("taken")),
+                false,
+            ),
+            (
+                "read what is outside",
+                std::fs::read(outside.join("file")).map(drop),
+                false,
+            ),
+            (
+                "list what is outside",
+                std::fs::read_dir(&outside).map(drop),
+                false,
+            ),
+        ];
+        for (what, outcome, may) in outcomes {
+            let may = may || enforced == Enforcement::None;
+            let kind = outcome.err().map(|error| error.kind());
+            let refused = [denied, ErrorKind::CrossesDevices];
+            assert_eq!(kind.is_none(), may, "{what}: {kind:?} ({enforced:?})");
+            assert!(
+                kind.is_none_or(|kind| refused.contains(&kind)),
+                "{what}: {kind:?}"
+            );
+        }
+    });
+    asked.join().unwrap();
 }

@@ -19,6 +19,7 @@ use protocol::task::{Outcome, Task, TaskId};
 use super::agent::AgentError;
 use super::client;
 use super::disks;
+use super::launcher::Launcher;
 use super::paths::{GuestFiles, Root};
 use super::state::{ContainerConfig, Folder, Lock};
 use super::vm::{RunningVm, VmRequest, stream_pair};
@@ -273,6 +274,7 @@ impl Held {
         }
         let launch = &config.launch;
         let mut log = folder.open_log()?;
+        disks::ensure(root, &launch.layers)?;
         let (layers, disks) = disks::of_container(root, folder, launch)?;
         let mut run = launch.run.clone();
         run.layers = layers;
@@ -288,7 +290,7 @@ impl Held {
             stream_ports: Vec::new(),
             log: log.try_clone().context("share the VM's log")?,
         };
-        let mut vm = RunningVm::spawn(root, &GuestFiles::find()?, request)?;
+        let mut vm = RunningVm::spawn(&Launcher::Here, root, &GuestFiles::find()?, request)?;
         // Who removes the container ends this VM, or has done so by now.
         lock.sign_for_files(Some(vm.pid()))?;
         if !folder.path().exists() {

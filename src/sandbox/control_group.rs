@@ -174,6 +174,12 @@ impl Drop for ControlGroup {
     }
 }
 
+/// The folder of the group below which this user may make one.
+#[must_use]
+pub fn folder() -> Option<PathBuf> {
+    parent(Path::new(MOUNT))
+}
+
 /// The group below which this user may make one.
 fn parent(mount: &Path) -> Option<PathBuf> {
     if !mount.join("cgroup.controllers").exists() {

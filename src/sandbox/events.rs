@@ -1,8 +1,8 @@
 //! The journal of what happened to containers and images, in Docker's form: a JSON object a line.
 //!
 //! ```text
-//! <root>/events.log      appended to by whoever does the thing: a supervisor or a verb
-//! <root>/events.log.1    what was that before it had grown to its limit
+//! <root>/events/log      appended to by whoever does the thing: a supervisor or a verb
+//! <root>/events/log.1    what was that before it had grown to its limit
 //! ```
 //! There is no daemon that could be asked. Each event is one write to a file opened for appending,
 //! so that those of several processes do not mix. That an event can't be kept, on a full disk, say,
@@ -28,7 +28,7 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 const EVENT_BYTES_MAX: usize = 64 << 10;
 
 /// Name of the newest file.
-const FILE: &str = "events.log";
+const FILE: &str = "log";
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,10 +62,16 @@ pub struct Actor {
     pub attributes: BTreeMap<String, String>,
 }
 
+/// The journal's folder, which a supervisor may write to.
+#[must_use]
+pub fn folder(root: &Path) -> PathBuf {
+    root.join("events")
+}
+
 /// The newest file of the journal below `root`.
 #[must_use]
 pub fn path(root: &Path) -> PathBuf {
-    root.join(FILE)
+    folder(root).join(FILE)
 }
 
 /// Notes what was done to a container.
@@ -121,6 +127,7 @@ fn append(root: &Path, mut event: Event, file_bytes: u64) -> Result<()> {
     }
     line.push(b'\n');
     let path = path(root);
+    paths::create_private(&folder(root))?;
     rotate(root, &path, file_bytes)?;
     OpenOptions::new()
         .create(true)
@@ -139,7 +146,7 @@ fn rotate(root: &Path, path: &Path, file_bytes: u64) -> Result<()> {
     }
     let _alone = paths::lock(root)?;
     if is_full() {
-        let old = root.join(format!("{FILE}.1"));
+        let old = folder(root).join(format!("{FILE}.1"));
         std::fs::rename(path, &old).with_context(|| format!("rename {}", path.display()))?;
     }
     Ok(())
@@ -202,7 +209,7 @@ mod tests {
         let times: Vec<i64> = all(temp.path()).iter().map(|event| event.time).collect();
         assert!(times.len() >= 10 && times.len() < 40, "{times:?}");
         assert!(times.is_sorted() && times.last() == Some(&99), "{times:?}");
-        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 2);
+        assert_eq!(std::fs::read_dir(folder(temp.path())).unwrap().count(), 2);
     }
 
     #[test]

@@ -1,19 +1,17 @@
 //! The hidden verb `__files`: the file server of one VM, in a jail of its own (crate `file-server`).
 //!
-//! [`super::vm`] starts it for a VM that has shares and gives the VM's process the other end of its
-//! socket. It knows paths and numbers, no container.
+//! [`super::vm`] has it started for a VM that has shares and gives the VM's process the other end of
+//! its socket. It knows paths and numbers, no container.
 #![allow(unsafe_code)] // takes ownership of inherited descriptors by number
 
 use std::fs::File;
-use std::io::{PipeReader, Read, Write};
+use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ::jail::JailError;
 use anyhow::{Context, Result, bail};
-use command_fds::{CommandFdExt, FdMapping};
 use file_server::area::Area;
 use file_server::files::Files;
 use file_server::jail::{self, Ids, Subordinate};
@@ -22,6 +20,9 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde::{Deserialize, Serialize};
+
+use super::child::Child;
+use super::launcher::{FIRST_FD, Launcher, Program};
 
 /// Name of the hidden verb.
 pub const FILES_VERB: &str = "__files";
@@ -82,11 +83,11 @@ pub struct FileServer {
 }
 
 impl FileServer {
-    /// Starts one for these shares; it says its own lines to `lines`.
+    /// Has one started for these shares; it says its own lines to `lines`.
     ///
     /// # Errors
     /// When the process can't be started; whether it serves is [`Self::wait_ready`]'s to say.
-    pub fn start(shares: &[Share], lines: &File) -> Result<(Self, Backend)> {
+    pub fn start(launcher: &Launcher, shares: &[Share], lines: &File) -> Result<(Self, Backend)> {
         if shares.len() > jail::SHARES_MAX {
             bail!("{} shares: at most {}", shares.len(), jail::SHARES_MAX);
         }
@@ -95,50 +96,12 @@ impl FileServer {
             .context("create a socket pair")?;
         let area = create_area()?;
         let (report, report_writer) = std::io::pipe().context("create a pipe")?;
-        let (config_reader, mut config_writer) = std::io::pipe().context("create a pipe")?;
+        let lines = lines.try_clone().context("share the VM's log")?;
         let of_server = area.try_clone().context("share the area")?;
-        let inherited = [
-            OwnedFd::from(config_reader),
-            theirs,
-            of_server.into(),
-            report_writer.into(),
-        ];
-        let mappings = (3..)
-            .zip(inherited)
-            .map(|(child_fd, parent_fd)| FdMapping {
-                parent_fd,
-                child_fd,
-            })
-            .collect();
-        let config = FilesConfig {
-            supervisor: std::process::id(),
-            shares: shares.to_vec(),
-            users: subordinate("/etc/subuid"),
-            groups: subordinate("/etc/subgid"),
-            socket: 4,
-            area: 5,
-            report: 6,
-        };
-        let command = std::env::current_exe().context("find the path of this command")?;
-        let child = Command::new(command)
-            .arg(FILES_VERB)
-            .arg("3")
-            // Nothing of the user's is in a process that a guest attacks.
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(lines.try_clone().context("share the VM's log")?)
-            .fd_mappings(mappings)
-            .context("pass descriptors to the file server")?
-            .spawn()
-            .context("start the file server")?;
-        let server = Self { child, report };
-        let text = serde_json::to_vec(&config).context("configure the file server")?;
-        config_writer
-            .write_all(&text)
-            .context("configure the file server")?;
+        let ends = Ends([lines.into(), theirs, of_server.into(), report_writer.into()]);
+        let child = launcher.files(shares, ends)?;
         let backend = Backend { socket: ours, area };
-        Ok((server, backend))
+        Ok((Self { child, report }, backend))
     }
 
     /// Waits until it serves.
@@ -182,6 +145,70 @@ impl Drop for FileServer {
             && self.report.read(&mut buffer).is_ok_and(|len| len > 0)
         {}
     }
+}
+
+/// Number of a file server's [`Ends`].
+pub(super) const ENDS: usize = 4;
+
+/// What a file server is given: where its lines go, its socket, the area, where it reports.
+#[derive(Debug)]
+pub(super) struct Ends([OwnedFd; ENDS]);
+
+impl Ends {
+    /// In that order.
+    pub(super) fn of(descriptors: [OwnedFd; ENDS]) -> Self {
+        Self(descriptors)
+    }
+
+    /// In that order.
+    pub(super) fn into_descriptors(self) -> [OwnedFd; ENDS] {
+        self.0
+    }
+}
+
+/// What a file server reads when it is there.
+#[derive(Debug)]
+pub(super) struct Told {
+    config: FilesConfig,
+    writer: PipeWriter,
+}
+
+impl Told {
+    /// Tells it, once its process is there to read.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(super) fn write(mut self) -> Result<()> {
+        let about = "configure the file server";
+        let text = serde_json::to_vec(&self.config).context(about)?;
+        self.writer.write_all(&text).context(about)
+    }
+}
+
+/// The file server of these shares, for the process `supervisor`.
+///
+/// # Errors
+/// When there are no descriptors left.
+pub(super) fn program(shares: &[Share], supervisor: u32, ends: Ends) -> Result<(Program, Told)> {
+    let [lines, socket, area, report] = ends.0;
+    let (config_reader, writer) = std::io::pipe().context("create a pipe")?;
+    let config = FilesConfig {
+        supervisor,
+        shares: shares.to_vec(),
+        users: subordinate("/etc/subuid"),
+        groups: subordinate("/etc/subgid"),
+        socket: FIRST_FD + 1,
+        area: FIRST_FD + 2,
+        report: FIRST_FD + 3,
+    };
+    let program = Program {
+        path: std::env::current_exe().context("find the path of this command")?,
+        arguments: vec![FILES_VERB.to_owned(), FIRST_FD.to_string()],
+        stdout: None,
+        stderr: lines,
+        descriptors: vec![config_reader.into(), socket, area, report],
+    };
+    Ok((program, Told { config, writer }))
 }
 
 /// Memory that both sides may write to and neither may make smaller.

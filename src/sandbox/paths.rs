@@ -7,7 +7,7 @@
 //!   disks/                      blank writable disks, one per size
 //!   containers/<id>/            one container's state, see state.rs
 //!   templates/<key>/            VMs that have booted already, see template.rs
-//!   events.log, events.log.1    what happened, see events.rs
+//!   events/log, events/log.1    what happened, see events.rs
 //!   build-contexts/             archives of build contexts, see cli/build/input.rs
 //!   build-mounts/<digest>/      what RUN --mount=type=cache shares, see build/stage.rs
 //!   volumes/<name>/             what containers share and leave, see volumes.rs
@@ -45,7 +45,12 @@ impl Root {
         let root = Self(path);
         create_private(&root.0)?;
         check_own(&root.0).context("use the state root")?;
-        for folder in [root.containers(), root.disks(), root.volumes()] {
+        for folder in [
+            root.containers(),
+            root.disks(),
+            root.volumes(),
+            super::events::folder(&root.0),
+        ] {
             create_private(&folder)?;
         }
         Ok(root)
@@ -180,7 +185,11 @@ pub fn space_of(path: &Path) -> u64 {
         .map_or(0, |file| file.blocks().saturating_mul(512))
 }
 
-fn create_private(path: &Path) -> Result<()> {
+/// Makes a folder that is this user's alone, and those above it.
+///
+/// # Errors
+/// When it can't be made.
+pub fn create_private(path: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
         .recursive(true)

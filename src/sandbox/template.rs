@@ -14,8 +14,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
+use super::launcher::Launcher;
 use super::paths::{self, GuestFiles, Root};
 use super::vm;
 
@@ -73,11 +74,22 @@ impl Templates {
         }
     }
 
+    /// The folder that they are in.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.0
+    }
+
     /// The template of this shape, made now if there is none: that takes as long as a boot.
     ///
     /// # Errors
     /// When a file can't be written or the guest does not come up.
-    pub fn find_or_make(&self, guest: &GuestFiles, shape: Shape) -> Result<Template> {
+    pub fn find_or_make(
+        &self,
+        launcher: &Launcher,
+        guest: &GuestFiles,
+        shape: Shape,
+    ) -> Result<Template> {
         let key = key(guest, shape)?;
         let folder = self.0.join(&key);
         if self.0.exists() {
@@ -85,6 +97,9 @@ impl Templates {
         }
         if let Some(found) = open(&folder)? {
             return Ok(found);
+        }
+        if !launcher.is_here() {
+            bail!("a supervisor makes no template");
         }
         fs::DirBuilder::new()
             .recursive(true)

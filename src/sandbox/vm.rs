@@ -9,11 +9,9 @@ use std::io::{IoSlice, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
 };
@@ -23,6 +21,7 @@ use vmm::{ExitCounts, VmEnd};
 use super::agent::{AgentError, AgentLink};
 use super::control_group::{ControlGroup, CpuShare, Limits};
 use super::files::{FileServer, Share};
+use super::launcher::{FIRST_FD, Launcher};
 use super::network::{self, Card};
 use super::paths::{self, GuestFiles, Root};
 use super::template::{Shape, Templates};
@@ -38,9 +37,6 @@ pub const VMM_VERB: &str = "__vmm";
 
 /// How long a request to the agent may wait for room.
 const AGENT_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// First descriptor that a VMM process finds something on; it is its configuration.
-const FIRST_FD: RawFd = 3;
 
 /// Longest report in bytes that is read from a VMM process.
 const REPORT_BYTES_MAX: u64 = 64 << 10;
@@ -116,9 +112,9 @@ pub struct RunningVm {
     limits: Limits,
 }
 
-/// Collects descriptors for the child, numbered from [`FIRST_FD`].
+/// Collects descriptors for the child, numbered from [`FIRST_FD`], which is its configuration.
 #[derive(Default)]
-struct ChildFds(Vec<FdMapping>);
+struct ChildFds(Vec<OwnedFd>);
 
 impl ChildFds {
     /// Makes the first one the end of a pipe that the configuration is written to.
@@ -130,10 +126,7 @@ impl ChildFds {
 
     fn add(&mut self, fd: impl Into<OwnedFd>) -> Result<RawFd> {
         let number = FIRST_FD + RawFd::try_from(self.0.len()).context("number a descriptor")?;
-        self.0.push(FdMapping {
-            parent_fd: fd.into(),
-            child_fd: number,
-        });
+        self.0.push(fd.into());
         Ok(number)
     }
 }
@@ -144,7 +137,12 @@ impl RunningVm {
     ///
     /// # Errors
     /// When a file is missing or the process can't be started.
-    pub fn spawn(root: &Root, guest: &GuestFiles, request: VmRequest) -> Result<Self> {
+    pub fn spawn(
+        launcher: &Launcher,
+        root: &Root,
+        guest: &GuestFiles,
+        request: VmRequest,
+    ) -> Result<Self> {
         let shape = Shape {
             vcpu_count: request.vcpu_count,
             memory_mib: request.memory_mib,
@@ -152,7 +150,7 @@ impl RunningVm {
             shares: !request.shares.is_empty(),
         };
         let template = Templates::of(root)
-            .map(|templates| templates.find_or_make(guest, shape))
+            .map(|templates| templates.find_or_make(launcher, guest, shape))
             .transpose();
         let mut fds = ChildFds::default();
         let config_reader = fds.begin()?;
@@ -201,7 +199,7 @@ impl RunningVm {
         let mut files = None;
         let mut files_config = None;
         if shape.shares {
-            let (server, backend) = FileServer::start(&request.shares, &request.log)?;
+            let (server, backend) = FileServer::start(launcher, &request.shares, &request.log)?;
             files = Some(server);
             files_config = Some(FilesConfig::Served {
                 socket: fds.add(backend.socket)?,
@@ -243,7 +241,7 @@ impl RunningVm {
             report: fds.add(report_writer)?,
         };
         let mut vm = Self {
-            child: start_process(fds, config_reader, own_lines, &config)?,
+            child: start_process(launcher, fds, config_reader, own_lines, &config)?,
             agent: AgentLink::new(agent),
             streams,
             offers,
@@ -430,7 +428,7 @@ pub fn make_template(guest: &GuestFiles, shape: Shape, state: &File, memory: &Fi
         console: fds.add(share(&log)?)?,
         report: fds.add(report_writer)?,
     };
-    let mut child = start_process(fds, config_reader, share(&log)?, &config)?;
+    let mut child = start_process(&Launcher::Here, fds, config_reader, share(&log)?, &config)?;
     let end = finish(&mut child, &mut report, Instant::now() + TEMPLATE_TIMEOUT)?.end;
     match end {
         Ok(VmEnd::Saved) => Ok(()),
@@ -455,29 +453,19 @@ fn kernel(guest: &GuestFiles, fds: &mut ChildFds) -> Result<KernelConfig> {
 
 /// Starts a VMM process, which says its own lines to `lines`, and tells it its configuration.
 fn start_process(
+    launcher: &Launcher,
     fds: ChildFds,
     mut config_writer: PipeWriter,
     lines: File,
     config: &VmmConfig,
 ) -> Result<VmmChild> {
-    let command = std::env::current_exe().context("find the path of this command")?;
-    let starter = Command::new(command)
-        .arg(VMM_VERB)
-        .arg(FIRST_FD.to_string())
-        // Nothing of the user's, such as passwords, is in the process that a guest attacks.
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(lines)
-        .fd_mappings(fds.0)
-        .context("pass descriptors to the VMM process")?
-        .spawn()
-        .context("start the VMM process")?;
+    let (said, output) = std::io::pipe().context("create a pipe")?;
+    let starter = launcher.vmm(output.into(), lines.into(), fds.0)?;
     let text = serde_json::to_vec(config).context("write the VM's configuration")?;
     // One that has ended by now says so by its status; a broken pipe would be taken for the user's.
     let _ = config_writer.write_all(&text);
     drop(config_writer);
-    VmmChild::of(starter)
+    VmmChild::of(starter, said)
 }
 
 /// A guest whose agent fails resets itself; one that does not is killed after so long.

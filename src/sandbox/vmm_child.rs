@@ -3,14 +3,14 @@
 //!
 //! It knows how to end it and how it ended, nothing of what it runs.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, PipeReader, Read};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ChildStdout, ExitStatus};
+use std::process::ExitStatus;
 
-use anyhow::{Context, Result, bail};
-use rustix::io::retry_on_intr;
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use anyhow::{Context, Result};
+use rustix::process::Pid;
 
+use super::child::Child;
 use super::vmm_jail::{PANIC_CODE, STARTED};
 
 /// Bytes of what the starter says: a number and a word.
@@ -19,24 +19,24 @@ const WORDS_BYTES_MAX: u64 = 64;
 /// A process that is waited for.
 #[derive(Debug)]
 pub struct VmmChild {
-    /// None where it could not be made: the report says why.
-    pid: Option<Pid>,
-    status: Option<ExitStatus>,
+    /// Its starter where it could not be made: the report says why.
+    process: Child,
+    is_made: bool,
     has_started: bool,
 }
 
 impl VmmChild {
-    /// The process that `starter`, whose standard output is a pipe, makes; waits until it is there.
+    /// The process that `starter` makes, which says so on `output`; waits until it is there.
     ///
     /// # Errors
     /// When the starter can't be waited for.
-    pub fn of(mut starter: Child) -> Result<Self> {
-        let said = starter.stdout.take().map(words_of).transpose();
-        let ended = starter.wait().context("wait for the VMM's start")?;
-        let (pid, has_started) = said?.unwrap_or_default();
+    pub fn of(mut starter: Child, output: PipeReader) -> Result<Self> {
+        let said = words_of(output);
+        starter.wait().context("wait for the VMM's start")?;
+        let (pid, has_started) = said?;
         Ok(Self {
-            pid,
-            status: pid.is_none().then_some(ended),
+            process: pid.map_or(starter, Child::of),
+            is_made: pid.is_some(),
             has_started,
         })
     }
@@ -50,16 +50,15 @@ impl VmmChild {
     /// Its process id; 0 when it could not be made.
     #[must_use]
     pub fn id(&self) -> u32 {
-        let pid = self.pid.map(|pid| pid.as_raw_nonzero().get());
-        pid.map_or(0, i32::unsigned_abs)
+        match self.is_made {
+            true => self.process.pid().as_raw_nonzero().get().unsigned_abs(),
+            false => 0,
+        }
     }
 
     /// Ends it at once, as far as it has not ended.
     pub fn kill(&mut self) {
-        if let (Some(pid), None) = (self.pid, self.status) {
-            // It is this process's child and not waited for, so that the number is its own.
-            let _ = kill_process(pid, Signal::KILL);
-        }
+        self.process.kill();
     }
 
     /// Waits for its end.
@@ -67,24 +66,12 @@ impl VmmChild {
     /// # Errors
     /// When somebody else waited for it.
     pub fn wait(&mut self) -> Result<ExitStatus> {
-        if let Some(status) = self.status {
-            return Ok(status);
-        }
-        let Some(pid) = self.pid else {
-            bail!("there is no VMM process");
-        };
-        let ended = retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
-        let ended = ended.context("wait for the VMM process")?;
-        // None only where nobody waits.
-        let (_, status) = ended.context("wait for the VMM process")?;
-        let status = ExitStatus::from_raw(status.as_raw());
-        self.status = Some(status);
-        Ok(status)
+        self.process.wait().context("wait for the VMM process")
     }
 }
 
 /// The process's id, and whether it goes on.
-fn words_of(output: ChildStdout) -> Result<(Option<Pid>, bool)> {
+fn words_of(output: PipeReader) -> Result<(Option<Pid>, bool)> {
     let mut lines = BufReader::new(output.take(WORDS_BYTES_MAX)).lines();
     let Some(id) = lines.next() else {
         return Ok((None, false));
@@ -123,21 +110,21 @@ mod tests {
 
     #[test]
     fn what_a_starter_says_is_the_id_of_its_child() {
-        let spawn = |script: &str| {
-            std::process::Command::new("/bin/sh")
-                .args(["-c", script])
-                .stdout(std::process::Stdio::piped())
-                .spawn()
-                .unwrap()
+        let made = |script: &str| {
+            let (said, output) = std::io::pipe().unwrap();
+            let mut command = std::process::Command::new("/bin/sh");
+            let child = command.args(["-c", script]).stdout(output).spawn().unwrap();
+            drop(command);
+            VmmChild::of(child.into(), said)
         };
-        let mut none = VmmChild::of(spawn("exit 3")).unwrap();
+        let mut none = made("exit 3").unwrap();
         assert_eq!((none.id(), none.has_started()), (0, false));
         assert_eq!(none.wait().unwrap().code(), Some(3));
         none.kill();
-        assert!(VmmChild::of(spawn("echo x")).is_err());
-        let failed = VmmChild::of(spawn("echo 4194304; exit 1")).unwrap();
+        assert!(made("echo x").is_err());
+        let failed = made("echo 4194304; exit 1").unwrap();
         assert_eq!((failed.id(), failed.has_started()), (4_194_304, false));
-        let goes_on = VmmChild::of(spawn("echo 4194304; echo started")).unwrap();
+        let goes_on = made("echo 4194304; echo started").unwrap();
         assert!(goes_on.has_started());
     }
 }

@@ -24,8 +24,11 @@ use serde::{Deserialize, Serialize};
 
 use super::agent::AgentError;
 
-/// Descriptors that one message may bring: stdin, stdout, stderr.
+/// Descriptors that a message of or to a command may bring: stdin, stdout, stderr.
 const DESCRIPTORS_MAX: usize = 3;
+
+/// Descriptors that any message may bring (`SCM_MAX_FD`).
+const DESCRIPTORS_OF_ALL_MAX: usize = 253;
 
 /// Bytes read at once.
 const READ_LEN: usize = 16 << 10;
@@ -141,6 +144,7 @@ pub struct Link {
     stream: UnixStream,
     decoder: Decoder,
     descriptors: VecDeque<OwnedFd>,
+    descriptors_max: usize,
 }
 
 impl Link {
@@ -151,6 +155,16 @@ impl Link {
             stream,
             decoder: Decoder::new(),
             descriptors: VecDeque::new(),
+            descriptors_max: DESCRIPTORS_MAX,
+        }
+    }
+
+    /// The same between a supervisor and its launcher, which is handed what a VM needs.
+    #[must_use]
+    pub fn of_launcher(stream: UnixStream) -> Self {
+        Self {
+            descriptors_max: DESCRIPTORS_OF_ALL_MAX,
+            ..Self::new(stream)
         }
     }
 
@@ -190,7 +204,7 @@ impl Link {
     /// More descriptors than any message brings.
     pub fn receive(&mut self) -> Result<bool> {
         let mut bytes = [0; READ_LEN];
-        let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX]);
+        let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS_OF_ALL_MAX]);
         let (len, received) = {
             let mut iovecs = [IoSliceMut::new(&mut bytes)];
             let flags = MsgFlags::MSG_CMSG_CLOEXEC;
@@ -211,7 +225,7 @@ impl Link {
             (message.bytes, received)
         };
         self.descriptors.extend(received);
-        if self.descriptors.len() > DESCRIPTORS_MAX {
+        if self.descriptors.len() > self.descriptors_max {
             bail!("more descriptors than a message brings");
         }
         self.decoder.push(bytes.get(..len).unwrap_or_default());
@@ -263,6 +277,11 @@ impl Link {
         self.descriptors
             .pop_front()
             .context("a descriptor is missing")
+    }
+
+    /// All descriptors of the last message.
+    pub fn take_all(&mut self) -> Vec<OwnedFd> {
+        self.descriptors.drain(..).collect()
     }
 
     /// The descriptors of a message that hands these over.

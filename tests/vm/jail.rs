@@ -216,6 +216,9 @@ fn check_vmm(vm: &Sandbox, user: Option<u32>) -> Result<()> {
 /// What the file server keeps for its guest's users (`file-server/src/jail.rs`).
 const OF_FILES: &str = "00000000800000db";
 
+/// What root's supervisor keeps (`src/sandbox/supervisor/confinement.rs`).
+const OF_ROOTS_SUPERVISOR: &str = "000000000080102a";
+
 /// The file server: the process that waits, and its child in namespaces of its own.
 fn check_files(vm: &Sandbox, user: Option<u32>) -> Result<()> {
     let all = vm.processes()?;
@@ -255,6 +258,53 @@ fn check_files(vm: &Sandbox, user: Option<u32>) -> Result<()> {
         assert_eq!(process.read("environ")?, "");
     }
     Ok(())
+}
+
+/// The supervisor, whose launcher starts for it what it may not.
+fn check_supervisor(vm: &Sandbox, user: Option<u32>) -> Result<()> {
+    let process = vm.wait_for_process("__supervisor")?.id;
+    let supervisor = Seen::at(process);
+    let threads = supervisor.names("task")?;
+    assert!(threads.len() > 1, "{threads:?}");
+    for thread in threads {
+        supervisor.is_filtered(&thread)?;
+        assert_eq!(supervisor.status(&thread, "NoNewPrivs")?, "1");
+        if user.is_none() {
+            for set in ["CapPrm", "CapEff", "CapBnd"] {
+                assert_eq!(
+                    supervisor.status(&thread, set)?,
+                    OF_ROOTS_SUPERVISOR,
+                    "{set}"
+                );
+            }
+        }
+    }
+    let launcher = vm.wait_for_process("__launcher")?.id;
+    let launcher = Seen::at(launcher);
+    assert_eq!(
+        launcher.status(&launcher_thread(&launcher)?, "PPid")?,
+        process.to_string()
+    );
+    // Standard streams and its socket: none of a guest's.
+    let mut descriptors = launcher.names("fd")?;
+    descriptors.sort();
+    assert_eq!(descriptors, ["0", "1", "2", "3"]);
+    let environment = launcher.read("environ")?;
+    ensure!(
+        environment
+            .split_terminator('\0')
+            .all(|line| line.starts_with("PATH=")),
+        "{environment:?}"
+    );
+    Ok(())
+}
+
+fn launcher_thread(launcher: &Seen) -> Result<String> {
+    let [thread] = launcher
+        .names("task")?
+        .try_into()
+        .map_err(|all| anyhow::anyhow!("threads of the launcher: {all:?}"))?;
+    Ok(thread)
 }
 
 /// passt, which shuts itself in.
@@ -308,7 +358,14 @@ fn a_container_of_root_is_shut_in(world: &World) -> Result<()> {
     check_vmm(&vm, None)?;
     check_files(&vm, None)?;
     check_passt(&vm)?;
+    check_supervisor(&vm, None)?;
     text(&vm, &["exec", "cc", "touch", "/share/file"])?;
+    // What the launcher starts is as what the supervisor started.
+    text(&vm, &["restart", "-t", "0", "cc"])?;
+    check_vmm(&vm, None)?;
+    check_files(&vm, None)?;
+    check_passt(&vm)?;
+    text(&vm, &["exec", "cc", "touch", "/share/again"])?;
     text(&vm, &["rm", "-f", "cc"])?;
     fs::remove_dir_all(vm.work().join("share"))?;
     before.no_leftovers(&vm)
@@ -334,7 +391,13 @@ fn a_container_of_an_ordinary_user_is_shut_in(world: &World) -> Result<()> {
     check_vmm(&vm, Some(id))?;
     check_files(&vm, Some(id))?;
     check_passt(&vm)?;
+    check_supervisor(&vm, Some(id))?;
     as_user("exec cc touch /share/file")?.code(0)?;
+    as_user("restart -t 0 cc")?.code(0)?;
+    check_vmm(&vm, Some(id))?;
+    check_files(&vm, Some(id))?;
+    check_passt(&vm)?;
+    as_user("exec cc touch /share/again")?.code(0)?;
     as_user("rm -f cc")?.code(0)?;
     drop(device);
     Ok(())

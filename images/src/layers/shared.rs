@@ -86,6 +86,11 @@ impl SharedDisks {
         }
     }
 
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     #[cfg(test)]
     pub(super) fn at(folder: &Path, owner: u32) -> Self {
         let folder = folder.to_owned();

@@ -22,6 +22,7 @@ use protocol::task::{Gather, Outcome, Place, Task, TaskId};
 use super::super::disks;
 use super::super::files::Share;
 use super::super::launch::Launch;
+use super::super::launcher::Launcher;
 use super::super::network::Network;
 use super::super::paths::{GuestFiles, Root};
 use super::super::vm::{RunningVm, VmRequest, stream_pair};
@@ -88,7 +89,7 @@ impl<'a> Builder<'a> {
         let (layers, disks) = disks::for_a_while(machine.root, layers, launch.writable_bytes)?;
         let network = launch.network.as_ref().filter(|_| runs);
         let mut network = network
-            .map(|config| Network::start(machine.root, config))
+            .map(|config| Network::start(&Launcher::Here, machine.root, config))
             .transpose()?;
         let mut run = launch.run.clone();
         run.layers = layers;
@@ -107,7 +108,7 @@ impl<'a> Builder<'a> {
             log: log.try_clone().context("share the builder's log")?,
         };
         let mut builder = Self {
-            vm: RunningVm::spawn(machine.root, machine.guest, request)?,
+            vm: RunningVm::spawn(&Launcher::Here, machine.root, machine.guest, request)?,
             network,
             log,
             next_task: 0,
@@ -142,6 +143,11 @@ impl<'a> Builder<'a> {
         }
     }
 
+    fn wake(&mut self) -> Result<()> {
+        let network = self.network.as_mut();
+        network.map_or(Ok(()), |network| network.wake(&Launcher::Here))
+    }
+
     /// The agent's next event. Meanwhile its network is started when it is needed.
     fn next(&mut self, deadline: Option<Instant>) -> Result<Event> {
         loop {
@@ -154,7 +160,7 @@ impl<'a> Builder<'a> {
             if deadline.is_some_and(|at| Instant::now() >= at) {
                 bail!("the agent did not answer in time");
             }
-            if let Err(error) = self.network.as_mut().map_or(Ok(()), Network::wake) {
+            if let Err(error) = self.wake() {
                 bail!("the step has no network: {error:#}");
             }
             let first_frame = self.network.iter().filter_map(Network::first_frame);

@@ -4,9 +4,11 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
+use serde::{Deserialize, Serialize};
+
 /// Where the host's default routes lead.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Routes {
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Routes {
     /// Interface of IPv4's.
     pub(super) v4: Option<String>,
     /// Interface of IPv6's.
@@ -17,7 +19,8 @@ pub(super) struct Routes {
 
 impl Routes {
     /// As they are now.
-    pub(super) fn read() -> Self {
+    #[must_use]
+    pub fn read() -> Self {
         let text = |path| fs::read_to_string(path).unwrap_or_default();
         Self {
             v4: default_v4(&text("/proc/net/route")),

@@ -30,10 +30,14 @@ use serde::{Deserialize, Serialize};
 use vmm::virtio::net::{Endpoint, GatewayAddresses};
 
 use self::passt::{Passt, StartError};
+use super::launcher::Launcher;
 use super::paths::Root;
 
+pub use self::host::Routes;
 pub use self::host::{address as host_address, has_v6};
+pub(super) use self::passt::program;
 pub use self::passt::{PASST, find as find_passt};
+pub(super) use self::ports::resolve;
 pub use self::shown::{Binding, bindings, mode, port_bindings, settings};
 pub use vmm::virtio::net::is_forbidden;
 
@@ -99,6 +103,19 @@ pub struct NetworkConfig {
     pub mac: Option<[u8; 6]>,
     /// `-p` and `-P`.
     pub ports: Vec<PortRequest>,
+}
+
+impl PortRequest {
+    /// Whether this port is one that was asked for.
+    #[must_use]
+    pub fn takes(&self, port: &PublishedPort) -> bool {
+        self.host_ip == port.host_ip
+            && self.container_port == port.container_port
+            && self.protocol == port.protocol
+            && self
+                .host_ports
+                .is_none_or(|(first, last)| (first..=last).contains(&port.host_port))
+    }
 }
 
 impl NetworkConfig {
@@ -174,7 +191,6 @@ enum Side {
 struct Starting {
     passt: Passt,
     requests: Vec<PortRequest>,
-    host: host::Routes,
     /// The other end of the VM's socket, for another passt.
     theirs: UnixStream,
     /// Lets the guest begin.
@@ -191,14 +207,17 @@ impl Network {
     ///
     /// # Errors
     /// In Docker's words when a port is taken; when there is no passt.
-    pub fn start(root: &Root, config: &NetworkConfig) -> Result<Self> {
-        let host = host::Routes::read();
+    pub fn start(launcher: &Launcher, root: &Root, config: &NetworkConfig) -> Result<Self> {
+        let host = launcher.routes()?;
         let endpoint = endpoint(config.mac(), &host);
         let alone = match config.ports.is_empty() {
             true => None,
             false => Some(super::paths::lock(root.path())?),
         };
-        let ports = ports::resolve(&config.ports, endpoint.v6.is_some(), 1)?;
+        let ports = match config.ports.as_slice() {
+            [] => Vec::new(),
+            requests => launcher.ports(requests, endpoint.v6.is_some(), 1)?,
+        };
         let (mut socket, theirs) = passt::socket_pair()?;
         let passt = match alone {
             None if passt::find().is_none() => return Err(StartError::Missing.into()),
@@ -210,9 +229,8 @@ impl Network {
                 let (gate, go) = std::io::pipe().context("create a pipe")?;
                 let other = theirs.try_clone().context("share a socket")?;
                 Side::Starting(Box::new(Starting {
-                    passt: Passt::spawn(other, &endpoint, GATEWAY_MAC, &host, &ports)?,
+                    passt: Passt::start(launcher, other, &endpoint, &ports)?,
                     requests: config.ports.clone(),
-                    host,
                     theirs,
                     go,
                     gate: Some(gate),
@@ -237,13 +255,17 @@ impl Network {
     ///
     /// # Errors
     /// In Docker's words when a port is taken; when passt fails; what `start` says.
-    pub fn beside<T>(&mut self, start: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub fn beside<T>(
+        &mut self,
+        launcher: &Launcher,
+        start: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
         if !matches!(self.passt, Side::Starting(_)) {
             return start();
         }
         thread::scope(|scope| {
             let bound = thread::Builder::new()
-                .spawn_scoped(scope, || self.ready())
+                .spawn_scoped(scope, || self.ready(launcher))
                 .context("start a thread")?;
             // In this thread, with which the VM's process ends.
             let started = start();
@@ -255,7 +277,7 @@ impl Network {
     }
 
     /// Waits until every port is bound, and lets the guest begin.
-    fn ready(&mut self) -> Result<()> {
+    fn ready(&mut self, launcher: &Launcher) -> Result<()> {
         let mut starting = match std::mem::replace(&mut self.passt, Side::Gone) {
             Side::Starting(starting) => starting,
             other => {
@@ -275,15 +297,10 @@ impl Network {
                 }
                 Err(error) => return Err(error.into()),
             }
-            self.state.ports =
-                ports::resolve(&starting.requests, self.endpoint.v6.is_some(), attempt)?;
-            starting.passt = Passt::spawn(
-                starting.theirs.try_clone().context("share a socket")?,
-                &self.endpoint,
-                GATEWAY_MAC,
-                &starting.host,
-                &self.state.ports,
-            )?;
+            let v6 = self.endpoint.v6.is_some();
+            self.state.ports = launcher.ports(&starting.requests, v6, attempt)?;
+            let theirs = starting.theirs.try_clone().context("share a socket")?;
+            starting.passt = Passt::start(launcher, theirs, &self.endpoint, &self.state.ports)?;
         }
         // A VM that has ended meanwhile says so itself.
         let _ = starting.go.write_all(&[0]);
@@ -305,7 +322,7 @@ impl Network {
     /// # Errors
     /// What starting it says, once, and what it says itself when it has ended; the guest then has no
     /// network.
-    pub fn wake(&mut self) -> Result<()> {
+    pub fn wake(&mut self, launcher: &Launcher) -> Result<()> {
         if let Side::Awake(passt) = &mut self.passt
             && let Some(error) = passt.end_by_itself()
         {
@@ -319,9 +336,7 @@ impl Network {
             return Ok(());
         }
         if let Side::Asleep(theirs) = std::mem::replace(&mut self.passt, Side::Gone) {
-            // As the host is now: it may have moved since the container's start.
-            let host = host::Routes::read();
-            let passt = Passt::spawn(theirs, &self.endpoint, GATEWAY_MAC, &host, &[])?;
+            let passt = Passt::start(launcher, theirs, &self.endpoint, &[])?;
             self.passt = Side::Awake(passt);
         }
         Ok(())

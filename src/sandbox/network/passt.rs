@@ -10,26 +10,24 @@ use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use command_fds::{CommandFdExt, FdMapping};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{setsockopt, sockopt};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{PidfdFlags, pidfd_open};
 use vmm::virtio::net::{Endpoint, MTU};
 
+use super::super::child::Child;
+use super::super::launcher::{FIRST_FD, Launcher, Program};
 use super::super::{paths, poll};
 use super::host::Routes;
 use super::ports;
-use super::{PortRequest, Protocol, PublishedPort};
+use super::{GATEWAY_MAC, PortRequest, Protocol, PublishedPort};
 
 /// Its name, looked up in PATH.
 pub const PASST: &str = "passt";
-
-/// Descriptor on which it finds its socket.
-const SOCKET_FD: i32 = 3;
 
 /// It takes some 20 ms; a busy emulated host many times that.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -91,39 +89,23 @@ pub(super) struct Passt {
 }
 
 impl Passt {
-    /// Starts it at its end of a [`socket_pair`].
-    pub(super) fn spawn(
+    /// Has it started at its end of a [`socket_pair`].
+    pub(super) fn start(
+        launcher: &Launcher,
         socket: UnixStream,
         endpoint: &Endpoint,
-        gateway_mac: [u8; 6],
-        routes: &Routes,
         ports: &[PublishedPort],
-    ) -> Result<Self, StartError> {
-        let words = tempfile::tempfile().map_err(host_error("create a file"))?;
+    ) -> anyhow::Result<Self> {
+        let words = memfd_create("passt", MFdFlags::MFD_CLOEXEC)
+            .map(File::from)
+            .map_err(|error| host_error("create a file")(error.into()))?;
         let said = words.try_clone().map_err(host_error("share a file"))?;
-        let mut child = Command::new(find().ok_or(StartError::Missing)?)
-            // Nothing of the user's is in a process that a guest attacks.
-            .env_clear()
-            .args(arguments(endpoint, gateway_mac, routes, ports))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(said)
-            .fd_mappings(vec![FdMapping {
-                parent_fd: socket.into(),
-                child_fd: SOCKET_FD,
-            }])
-            .map_err(|error| StartError::Failed(error.to_string()))?
-            .spawn()
-            .map_err(|error| match error.kind() {
-                std::io::ErrorKind::NotFound => StartError::Missing,
-                _ => host_error("start passt")(error),
-            })?;
-        let process =
-            pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).map_err(|error| {
-                let _ = child.kill();
-                let _ = child.wait();
-                host_error("watch passt")(error.into())
-            })?;
+        let mut child = launcher.passt(endpoint, ports, said.into(), socket.into())?;
+        let process = pidfd_open(child.pid(), PidfdFlags::empty()).map_err(|error| {
+            child.kill();
+            let _ = child.wait();
+            host_error("watch passt")(error.into())
+        })?;
         Ok(Self {
             child,
             process,
@@ -145,7 +127,7 @@ impl Passt {
                 Ok(_) => {}
                 Err(error) => {
                     // What it has to say is said when it has ended.
-                    let _ = self.child.kill();
+                    self.child.kill();
                     let _ = self.child.wait();
                     return Err(failure(&mut self.words, ports, &error));
                 }
@@ -212,7 +194,7 @@ impl Passt {
                 _ => return,
             }
         }
-        let _ = self.child.kill();
+        self.child.kill();
         let _ = self.child.wait();
     }
 }
@@ -242,6 +224,26 @@ fn enlarge(socket: &UnixStream) {
     }
 }
 
+/// passt as it is executed: with the host's routes as they are now, since the host may have moved
+/// since the container's start.
+///
+/// # Errors
+/// [`StartError::Missing`].
+pub(in super::super) fn program(
+    endpoint: &Endpoint,
+    ports: &[PublishedPort],
+    words: OwnedFd,
+    socket: OwnedFd,
+) -> anyhow::Result<Program> {
+    Ok(Program {
+        path: find().ok_or(StartError::Missing)?,
+        arguments: arguments(endpoint, GATEWAY_MAC, &Routes::read(), ports),
+        stdout: None,
+        stderr: words,
+        descriptors: vec![socket],
+    })
+}
+
 fn arguments(
     endpoint: &Endpoint,
     gateway_mac: [u8; 6],
@@ -259,7 +261,7 @@ fn arguments(
     .map(str::to_owned)
     .to_vec();
     let mut option = |name: &str, value: String| all.extend([name.to_owned(), value]);
-    option("--fd", SOCKET_FD.to_string());
+    option("--fd", FIRST_FD.to_string());
     option("--mtu", MTU.to_string());
     option("--mac-addr", mac_text(gateway_mac));
     option("--address", endpoint.v4.to_string());

@@ -25,7 +25,7 @@ pub(super) fn has_random(requests: &[PortRequest]) -> bool {
 ///
 /// # Errors
 /// In Docker's words when one is taken, or all of a range are.
-pub(super) fn resolve(
+pub(in super::super) fn resolve(
     requests: &[PortRequest],
     v6: bool,
     attempt: u32,

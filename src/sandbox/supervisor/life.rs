@@ -189,12 +189,13 @@ impl Supervisor {
         };
         let network = launch.network.as_ref();
         self.network = network
-            .map(|config| Network::start(&self.root, config))
+            .map(|config| Network::start(&self.launcher, &self.root, config))
             .transpose()?;
         run.network = self.network.as_ref().map(|network| network.spec.clone());
         let card = self.network.as_mut().map(Network::card).transpose()?;
         self.state.phases.vmm_spawn = monotonic_ns();
         self.state.vm_size = (launch.vcpu_count, launch.memory_mib);
+        let shares = mounts.shares;
         let request = VmRequest {
             vcpu_count: launch.vcpu_count,
             memory_mib: launch.memory_mib,
@@ -206,14 +207,17 @@ impl Supervisor {
                 .into_iter()
                 .flatten()
                 .collect(),
-            shares: mounts.shares,
+            shares: shares.clone(),
             log: log.try_clone().context("share the VM's log")?,
         };
-        let start = || RunningVm::spawn(&self.root, &guest, request);
+        let launcher = &self.launcher;
+        let start = || RunningVm::spawn(launcher, &self.root, &guest, request);
         let mut vm = match &mut self.network {
-            Some(network) => network.beside(start),
+            Some(network) => network.beside(launcher, start),
             None => start(),
         }?;
+        // From here on it hears a guest.
+        self.confine(&guest, shares)?;
         self.state.network = self.network.as_ref().map(|network| network.state.clone());
         self.state.control_group = vm.group();
         let own_log = logs::path(self.folder.path(), &self.config.id);

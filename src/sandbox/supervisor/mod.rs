@@ -11,6 +11,7 @@
 #![allow(unsafe_code)] // takes ownership of inherited descriptors by number
 
 mod clients;
+mod confinement;
 mod freezing;
 mod journal;
 mod life;
@@ -37,6 +38,7 @@ use super::agent::AgentError;
 use super::client::{self, Listener};
 use super::clock::monotonic_ns;
 use super::events;
+use super::launcher::Launcher;
 use super::network::Network;
 use super::paths::Root;
 use super::restart::Backoff;
@@ -137,6 +139,8 @@ struct Supervisor {
     config: ContainerConfig,
     state: ContainerState,
     phases: Phases,
+    /// Starts what runs beside it.
+    launcher: Launcher,
     clients: Clients,
     stop: Stop,
     /// The VM, while there is one.
@@ -177,6 +181,7 @@ impl Supervisor {
             config,
             state,
             phases,
+            launcher: Launcher::Here,
             clients,
             stop: Stop::new()?,
             running: None,
@@ -372,7 +377,8 @@ impl Supervisor {
         if self.stop.is_due(Instant::now())? {
             self.signal_main(libc::SIGKILL);
         }
-        if let Err(error) = self.network.as_mut().map_or(Ok(()), Network::wake) {
+        let network = self.network.as_mut();
+        if let Err(error) = network.map_or(Ok(()), |network| network.wake(&self.launcher)) {
             // Into the VM's log.
             eprintln!("bulkhead: the container has no network: {error:#}");
         }

@@ -1,0 +1,106 @@
+//! What a supervisor gives up when it has a VM, before it hears the guest: files that are not its
+//! container's (Landlock), system calls that it has no use for, and as root all capabilities but
+//! those that its VM's end takes. What it may not start any more, its launcher starts.
+//!
+//! docs/security.md has the promise. [`super::life`] calls it in the first life.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use ::jail::filter::Filter;
+use ::jail::landlock::{self, Rights};
+use ::jail::privileges;
+use ::jail::table::Thread;
+use anyhow::{Context, Result};
+use images::SharedDisks;
+use nix::unistd::Uid;
+use rustix::fs::{Mode, OFlags};
+use rustix::thread::CapabilitySet;
+
+use super::super::control_group;
+use super::super::events;
+use super::super::files::Share;
+use super::super::launcher::{Launcher, LauncherConfig};
+use super::super::paths::GuestFiles;
+use super::super::template::Templates;
+use super::super::volumes::MountKind;
+use super::Supervisor;
+
+/// What root's supervisor keeps: a VMM has another user, whom it ends and whose CPUs it sets; a volume
+/// that goes with its container has files of others; the socket to passt has more than the usual room.
+const CAPABILITIES: CapabilitySet = CapabilitySet::KILL
+    .union(CapabilitySet::SYS_NICE)
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::NET_ADMIN);
+
+impl Supervisor {
+    /// Starts the launcher, which may serve these shares, and shuts this process in; once.
+    ///
+    /// # Errors
+    /// When that can't be: then there is no container.
+    pub(super) fn confine(&mut self, guest: &GuestFiles, shares: Vec<Share>) -> Result<()> {
+        if !self.launcher.is_here() {
+            return Ok(());
+        }
+        let network = self.config.launch.network.as_ref();
+        self.launcher = Launcher::apart(&LauncherConfig {
+            supervisor: std::process::id(),
+            shares,
+            ports: network
+                .map(|network| network.ports.clone())
+                .unwrap_or_default(),
+        })?;
+        let rules = self.rules(guest)?;
+        landlock::restrict_files(&rules).context("shut the supervisor in by Landlock")?;
+        if Uid::effective().is_root() {
+            privileges::drop_all_but(CAPABILITIES).context("shut the supervisor in")?;
+        }
+        let filter = Filter::new(Thread::Supervisor)?;
+        filter.install().context("shut the supervisor in")
+    }
+
+    /// What it may do below which folder.
+    fn rules(&self, guest: &GuestFiles) -> Result<Vec<(File, Rights)>> {
+        let root = &self.root;
+        let mut rules = vec![
+            (root.path().to_owned(), Rights::Read),
+            // Layers for its next life.
+            (SharedDisks::of_host().folder().to_owned(), Rights::Read),
+            // Its own folder loses its name before it goes.
+            (root.containers(), Rights::Folders),
+            (self.folder.path().to_owned(), Rights::All),
+            (root.volumes(), Rights::Folders),
+            (events::folder(root.path()), Rights::All),
+            // Of the kernel: processes of its VM, memory, numbers of ports.
+            ("/proc".into(), Rights::Read),
+            ("/dev/null".into(), Rights::ReadAndWrite),
+            ("/dev/urandom".into(), Rights::Read),
+        ];
+        rules.extend(
+            guest
+                .kernel
+                .parent()
+                .map(|folder| (folder.to_owned(), Rights::Read)),
+        );
+        // One that its VM could not go on from is removed.
+        rules.extend(Templates::of(root).map(|it| (it.folder().to_owned(), Rights::Removal)));
+        rules.extend(control_group::folder().map(|folder| (folder, Rights::All)));
+        let mounts = self.config.launch.mounts.iter();
+        let volumes = mounts.filter(|mount| mount.kind == MountKind::Volume);
+        let volumes = volumes.filter_map(|mount| mount.source.parent());
+        rules.extend(volumes.map(|folder| (folder.to_owned(), Rights::All)));
+        // What is not there can't be opened later, either.
+        let there = rules.into_iter().filter(|(path, _)| path.exists());
+        there
+            .map(|(path, rights): (PathBuf, Rights)| Ok((open(&path)?, rights)))
+            .collect()
+    }
+}
+
+/// A place, whether it may be read or not.
+fn open(path: &Path) -> Result<File> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map(File::from)
+        .with_context(|| format!("open {}", path.display()))
+}
