@@ -14,7 +14,7 @@ use crate::sandbox::paths::Root;
 use crate::sandbox::start::{AttachOptions, attach_to, run_attached, run_detached};
 use crate::sandbox::state::{ContainerConfig, Folder, Lock, Phases, Status};
 use crate::sandbox::wire::{Link, StreamSet, ToCommand, ToSupervisor};
-use crate::sandbox::{client, containers};
+use crate::sandbox::{client, containers, disks};
 
 /// Flags of `start`.
 #[derive(Debug, clap::Args)]
@@ -68,7 +68,7 @@ pub fn run(args: StartArgs) -> Result<u8> {
     };
     let ended = match take(&folder)? {
         Taken::Lock(lock) => {
-            check_policy(&root, &folder.config()?)?;
+            prepare(&root, &folder.config()?)?;
             run_attached(&root, &folder, lock, phases(began), options)?
         }
         Taken::Running(link) => attach_to(&folder, link, options)?,
@@ -93,7 +93,7 @@ pub fn start_detached(
     let failed = loop {
         match take(folder)? {
             Taken::Lock(lock) => {
-                check_policy(root, &folder.config()?)?;
+                prepare(root, &folder.config()?)?;
                 break run_detached(root, folder, lock, phases(began))?;
             }
             Taken::Running(mut link) => {
@@ -114,12 +114,21 @@ pub fn start_detached(
     }
 }
 
+/// What is to be before a container starts: it is allowed, and its layers are there.
+///
+/// # Errors
+/// It is not allowed, or a layer that is there no more can't be unpacked again.
+pub fn prepare(root: &Root, config: &ContainerConfig) -> Result<()> {
+    check_policy(root, config)?;
+    disks::ensure(root, &config.launch.layers)
+}
+
 /// Whether what the container has is allowed. Before a start it is asked with the config as it is once
 /// the lock is this command's.
 ///
 /// # Errors
 /// It is not.
-pub fn check_policy(root: &Root, config: &ContainerConfig) -> Result<()> {
+fn check_policy(root: &Root, config: &ContainerConfig) -> Result<()> {
     let policy = Policy::of_user()?;
     policy.check_disk(root)?;
     policy.check_container(config)?;

@@ -274,6 +274,7 @@ impl Held {
         }
         let launch = &config.launch;
         let mut log = folder.open_log()?;
+        disks::ensure(root, &launch.layers)?;
         let (layers, disks) = disks::of_container(root, folder, launch)?;
         let mut run = launch.run.clone();
         run.layers = layers;

@@ -271,15 +271,14 @@ pub fn for_a_while(
 
 /// Layers end to end, and where they lie.
 fn of_layers(root: &Root, layers: &[LayerKey]) -> Result<(Vec<LayerExtent>, DiskSource)> {
-    let store = Store::open(&root.images())?;
-    let disks = store.layer_disks()?;
+    let disks = Store::open(&root.images())?.layer_disks()?;
     let (mut extents, mut segments) = (Vec::new(), Vec::new());
     let mut offset = 0;
     for key in layers {
-        let disk = match disks.get(key)? {
-            Some(disk) => disk,
-            None => again(root, &store, &disks, key)?,
-        };
+        let disk = disks.get(key)?.with_context(|| {
+            let id = key.diff_id;
+            format!("the disk of layer {id} is missing\nhint: bulkhead start unpacks it again")
+        })?;
         extents.push(LayerExtent {
             offset,
             len: disk.len,
@@ -303,7 +302,22 @@ fn of_layers(root: &Root, layers: &[LayerKey]) -> Result<(Vec<LayerExtent>, Disk
     Ok((extents, DiskSource::ReadOnly(segments)))
 }
 
-/// Makes the disk of a layer that was there once: root shared it, and shares it no more.
+/// Makes the disks of a container's layers that root shared once, and shares no more. A supervisor could
+/// not: who starts a container does it before.
+///
+/// # Errors
+/// When the image is gone, too, or as [`prepare_layers`].
+pub fn ensure(root: &Root, layers: &[LayerKey]) -> Result<()> {
+    let store = Store::open(&root.images())?;
+    let disks = store.layer_disks()?;
+    for key in layers {
+        if disks.get(key)?.is_none() {
+            again(root, &store, &disks, key)?;
+        }
+    }
+    Ok(())
+}
+
 fn again(root: &Root, store: &Store, disks: &LayerDisks, key: &LayerKey) -> Result<LayerDisk> {
     let blob = match store.blob(&key.blob) {
         Ok(blob) => blob,

@@ -45,8 +45,12 @@ impl Root {
         let root = Self(path);
         create_private(&root.0)?;
         check_own(&root.0).context("use the state root")?;
-        let events = super::events::folder(&root.0);
-        for folder in [root.containers(), root.disks(), root.volumes(), events] {
+        for folder in [
+            root.containers(),
+            root.disks(),
+            root.volumes(),
+            super::events::folder(&root.0),
+        ] {
             create_private(&folder)?;
         }
         Ok(root)

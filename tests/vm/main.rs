@@ -130,6 +130,7 @@ fn main() -> ExitCode {
             (1, policy::tests()),
             (1, tenant::tests()),
             (0, tenants::tests()),
+            (1, tenants::sharing::tests()),
             (1, jail::tests()),
             (1, volumes::tests()),
             (1, process::tests()),

@@ -87,7 +87,6 @@ impl SharedDisks {
     }
 
     /// Where it is.
-    #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -180,6 +179,9 @@ impl SharedDisks {
     /// # Errors
     /// There is no such image, or a file can't be removed.
     pub fn remove(&self, text: &str) -> Result<u64, SharedError> {
+        let Some(_alone) = self.lock()? else {
+            return Err(SharedError::NoSuchImage(text.to_owned()));
+        };
         let images = self.images()?;
         let hex = text.strip_prefix("sha256:").unwrap_or(text);
         let is_meant = |image: &SharedImage| {
@@ -190,7 +192,6 @@ impl SharedDisks {
         let [(image, _)] = meant.as_slice() else {
             return Err(SharedError::NoSuchImage(text.to_owned()));
         };
-        let _alone = self.lock()?;
         files::remove(&self.folder.join(record(&image.id)))?;
         let others = images.iter().filter(|(other, _)| other.id != image.id);
         let used: HashSet<LayerKey> = others.flat_map(|(other, _)| other.layers.clone()).collect();
@@ -206,12 +207,13 @@ impl SharedDisks {
         Ok(freed)
     }
 
-    fn lock(&self) -> Result<Flock<File>, SharedError> {
-        let Some(folder) = self.open_folder()? else {
-            return Err(SharedError::NoSuchImage(self.folder.display().to_string()));
+    /// Locks the folder against others who write it; `None` where it is not.
+    fn lock(&self) -> Result<Option<Flock<File>>, SharedError> {
+        let lock = |folder| {
+            let locked = Flock::lock(folder, FlockArg::LockExclusive);
+            locked.map_err(|(_, errno)| FileError::of("lock", &self.folder)(errno.into()))
         };
-        let locked = Flock::lock(folder, FlockArg::LockExclusive);
-        Ok(locked.map_err(|(_, errno)| FileError::of("lock", &self.folder)(errno.into()))?)
+        Ok(self.open_folder()?.map(lock).transpose()?)
     }
 
     /// Writes a file that nobody is to write again; under the lock.
@@ -314,14 +316,9 @@ fn record(id: &Digest) -> String {
     format!("{}{}{}", RECORD.0, id.hex(), RECORD.1)
 }
 
-/// Copies a whole disk; the kernel shares its blocks where the file system can.
+/// Copies a whole disk, which has just been opened; the kernel shares its blocks where the file system can.
 fn copy(disk: &LayerDisk, target: &mut File) -> std::io::Result<()> {
-    // A descriptor of its own, that begins at the start.
-    let source = File::open(format!(
-        "/proc/self/fd/{}",
-        std::os::fd::AsRawFd::as_raw_fd(&disk.file)
-    ))?;
-    let copied = std::io::copy(&mut source.take(disk.len), target)?;
+    let copied = std::io::copy(&mut (&disk.file).take(disk.len), target)?;
     if copied == disk.len {
         Ok(())
     } else {

@@ -65,6 +65,7 @@ impl Supervisor {
         let root = &self.root;
         let mut rules = vec![
             (root.path().to_owned(), Rights::Read),
+            // Layers for its next life.
             (SharedDisks::of_host().folder().to_owned(), Rights::Read),
             // Its own folder loses its name before it goes.
             (root.containers(), Rights::Folders),

@@ -19,6 +19,7 @@ fn disk(content: &[u8]) -> LayerDisk {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(content).unwrap();
     file.set_len(4096).unwrap();
+    std::io::Seek::rewind(&mut file).unwrap();
     LayerDisk { file, len: 4096 }
 }
 
