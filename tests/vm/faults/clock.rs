@@ -1,0 +1,124 @@
+//! The host's clock is set an hour and twenty years back and forth while commands are on: what waits goes
+//! by the monotonic clock. Only in emulated hosts: nobody's own clock is changed.
+
+use std::fs;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result, ensure};
+use harness::fault::{Fault, FaultyRegistry};
+use harness::{Invocation, Sandbox};
+
+use super::{Verb, layout, nothing_is_left};
+use crate::life::{begin, status, text, until};
+use crate::world::World;
+
+/// None where the host is not an emulated one, and then it says so.
+pub(crate) fn tests() -> Vec<(&'static str, crate::Test)> {
+    if is_emulated() {
+        return all::tests();
+    }
+    println!("faults: the clock is left as it is, since this is no emulated host");
+    Vec::new()
+}
+
+/// All of this file.
+mod all {
+    use super::{a_clock_jumps_under_containers, a_clock_jumps_under_pull_and_build};
+
+    crate::tests![
+        a_clock_jumps_under_containers,
+        a_clock_jumps_under_pull_and_build,
+    ];
+}
+
+/// The lab starts its kernel with these words (`xtask/src/lab/emulator.rs`).
+fn is_emulated() -> bool {
+    fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.contains("no_timer_check nokaslr"))
+}
+
+const HOUR: i64 = 3600;
+const YEARS: i64 = 20 * 365 * 24 * HOUR;
+
+/// By how much, one after the other; in all it comes back to where it was.
+const JUMPS: [i64; 4] = [HOUR, -2 * HOUR, YEARS, -YEARS + HOUR];
+
+fn jump(seconds: i64) -> Result<()> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    let then = i64::try_from(now.as_secs())? + seconds;
+    Invocation::new("/bin/date")
+        .args(["-s", &format!("@{then}")])
+        .output()?
+        .code(0)
+        .context("set the clock")?;
+    Ok(())
+}
+
+fn a_clock_jumps_under_containers(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    for seconds in JUMPS {
+        let health = ["--health-cmd", "true", "--health-interval", "1s"];
+        begin(&vm, "one", &health, "echo begun; exec sleep 1000")?;
+        jump(seconds)?;
+        // Probes go on.
+        let format = ["inspect", "-f", "{{.State.Health.Status}}", "one"];
+        until("health", || {
+            Ok((text(&vm, &format)? == "healthy\n").then_some(()))
+        })?;
+        ensure!(status(&vm, "one")? == "running true 0", "it runs on");
+        ensure!(text(&vm, &["exec", "one", "echo", "in"])? == "in\n", "exec");
+        ensure!(text(&vm, &["logs", "one"])? == "begun\n", "its log");
+        text(&vm, &["logs", "--since", "10m", "one"])?;
+        let listed = text(&vm, &["ps", "--format", "{{.Status}}"])?;
+        ensure!(listed.starts_with("Up "), "{listed}");
+        // It is deaf to the signal: the time-out is of seconds, not of years.
+        text(&vm, &["stop", "-t", "1", "one"])?;
+        ensure!(status(&vm, "one")? == "exited false 137", "it is stopped");
+        let listed = text(&vm, &["ps", "-a", "--format", "{{.Status}}"])?;
+        ensure!(listed.starts_with("Exited (137) "), "{listed}");
+        text(&vm, &["rm", "one"])?;
+        nothing_is_left(&vm)?;
+        // A VM that begins now has this time.
+        let seen: i64 = vm
+            .run(["busybox", "date", "+%s"])?
+            .only_stdout()?
+            .trim()
+            .parse()?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+        let late = i64::try_from(now.as_secs())? - seen;
+        ensure!((-60..600).contains(&late), "the guest is {late} s late");
+    }
+    Ok(())
+}
+
+fn a_clock_jumps_under_pull_and_build(world: &World) -> Result<()> {
+    for seconds in JUMPS {
+        let registry = FaultyRegistry::start(&layout()?, Fault::Slow)?;
+        let name = registry.name("busybox:latest");
+        let vm = Verb::Pull.prepared(world)?;
+        let running = vm.bulkhead(Verb::Pull.words(&name)).spawn()?;
+        until("half of a layer", || half_is_there(&vm))?;
+        jump(seconds)?;
+        registry.set_fault(Fault::None);
+        running.wait()?.only_stdout()?;
+        nothing_is_left(&vm)?;
+    }
+    for seconds in JUMPS {
+        let vm = Verb::Build.prepared(world)?;
+        let words = ["build", "--progress=plain", "-t", "built", "c"];
+        let mut running = vm.bulkhead(words).spawn()?;
+        running.wait_for_stderr("COPY")?;
+        jump(seconds)?;
+        running.wait()?.code(0)?;
+        // What was built before is known again.
+        Verb::Build.works(&vm, "")?;
+        nothing_is_left(&vm)?;
+    }
+    Ok(())
+}
+
+fn half_is_there(vm: &Sandbox) -> Result<Option<()>> {
+    let files = fs::read_dir(vm.root().join("images/ingest"));
+    let mut files = files.into_iter().flatten().flatten();
+    let half = files.any(|file| file.metadata().is_ok_and(|file| file.len() > 100_000));
+    Ok(half.then_some(()))
+}
