@@ -1,7 +1,8 @@
-//! Faults of the host: processes that stop, a disk that is full. Nothing leaks, what is said is one
+//! Faults of the host: processes that stop, a disk that is full, a clock that jumps. Nothing leaks, what is said is one
 //! sentence, and the same command without the fault works. kill -9 is in `kills`, `races`, `pulling` and
 //! `build`.
 
+mod clock;
 mod scarce;
 mod stopped;
 
@@ -16,7 +17,7 @@ use crate::world::World;
 
 /// The tests of this folder.
 pub(crate) fn tests() -> Vec<(&'static str, Test)> {
-    [stopped::tests(), scarce::tests()].concat()
+    [stopped::tests(), scarce::tests(), clock::tests()].concat()
 }
 
 /// What is to be done under a fault.

@@ -1,14 +1,13 @@
-//! The host's clock is set an hour and twenty years back and forth while commands are on: what waits goes
+//! The host's clock is set an hour and twenty years back and forth under containers: what waits goes
 //! by the monotonic clock. Only in emulated hosts: nobody's own clock is changed.
 
 use std::fs;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
-use harness::fault::{Fault, FaultyRegistry};
-use harness::{Invocation, Sandbox};
+use harness::Invocation;
 
-use super::{Verb, layout, nothing_is_left};
+use super::nothing_is_left;
 use crate::life::{begin, status, text, until};
 use crate::world::World;
 
@@ -23,12 +22,9 @@ pub(crate) fn tests() -> Vec<(&'static str, crate::Test)> {
 
 /// All of this file.
 mod all {
-    use super::{a_clock_jumps_under_containers, a_clock_jumps_under_pull_and_build};
+    use super::a_clock_jumps_under_containers;
 
-    crate::tests![
-        a_clock_jumps_under_containers,
-        a_clock_jumps_under_pull_and_build,
-    ];
+    crate::tests![a_clock_jumps_under_containers];
 }
 
 /// The lab starts its kernel with these words (`xtask/src/lab/emulator.rs`).
@@ -88,37 +84,4 @@ fn a_clock_jumps_under_containers(world: &World) -> Result<()> {
         ensure!((-60..600).contains(&late), "the guest is {late} s late");
     }
     Ok(())
-}
-
-fn a_clock_jumps_under_pull_and_build(world: &World) -> Result<()> {
-    for seconds in JUMPS {
-        let registry = FaultyRegistry::start(&layout()?, Fault::Slow)?;
-        let name = registry.name("busybox:latest");
-        let vm = Verb::Pull.prepared(world)?;
-        let running = vm.bulkhead(Verb::Pull.words(&name)).spawn()?;
-        until("half of a layer", || half_is_there(&vm))?;
-        jump(seconds)?;
-        registry.set_fault(Fault::None);
-        running.wait()?.only_stdout()?;
-        nothing_is_left(&vm)?;
-    }
-    for seconds in JUMPS {
-        let vm = Verb::Build.prepared(world)?;
-        let words = ["build", "--progress=plain", "-t", "built", "c"];
-        let mut running = vm.bulkhead(words).spawn()?;
-        running.wait_for_stderr("COPY")?;
-        jump(seconds)?;
-        running.wait()?.code(0)?;
-        // What was built before is known again.
-        Verb::Build.works(&vm, "")?;
-        nothing_is_left(&vm)?;
-    }
-    Ok(())
-}
-
-fn half_is_there(vm: &Sandbox) -> Result<Option<()>> {
-    let files = fs::read_dir(vm.root().join("images/ingest"));
-    let mut files = files.into_iter().flatten().flatten();
-    let half = files.any(|file| file.metadata().is_ok_and(|file| file.len() > 100_000));
-    Ok(half.then_some(()))
 }
