@@ -25,12 +25,19 @@ pub fn each(names: &[String], act: impl Fn(&Root, &str) -> Result<String> + Sync
             let (root, act) = (&root, &act);
             let threads: Vec<_> = some
                 .iter()
-                .map(|name| scope.spawn(move || act(root, name)))
+                .map(|name| {
+                    let thread = std::thread::Builder::new();
+                    thread.spawn_scoped(scope, move || act(root, name))
+                })
                 .collect();
-            for thread in threads {
-                let done = thread
-                    .join()
-                    .map_err(|_| anyhow::anyhow!("a thread of this command panicked"))?;
+            for (thread, name) in threads.into_iter().zip(some) {
+                let done = match thread {
+                    Ok(thread) => thread
+                        .join()
+                        .map_err(|_| anyhow::anyhow!("a thread of this command panicked"))?,
+                    // The host has no further thread.
+                    Err(_) => act(root, name),
+                };
                 match done {
                     Ok(text) => output::line(&text)?,
                     Err(error) => {

@@ -76,6 +76,7 @@ pub fn prepare_layers(
             missing.push((index, layer));
         }
     }
+    let missing_count = missing.len();
     let queue = Mutex::new(missing.into_iter());
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work = || -> Result<()> {
@@ -91,8 +92,9 @@ pub fn prepare_layers(
         Ok(())
     };
     thread::scope(|scope| {
-        let others: Vec<_> = (1..cpu_count().min(CONVERTERS_MAX))
-            .map(|_| scope.spawn(work))
+        // Fewer at once where the host has no further thread.
+        let others: Vec<_> = (1..cpu_count().min(CONVERTERS_MAX).min(missing_count))
+            .filter_map(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
             .collect();
         let mut result = work();
         for other in others {

@@ -16,6 +16,7 @@ mod contrast;
 mod debian;
 mod differential;
 mod environment;
+mod faults;
 mod flags;
 mod guests;
 mod held;
@@ -107,6 +108,7 @@ fn main() -> ExitCode {
             (1, life::tests()),
             (0, held::tests()),
             (0, races::tests()),
+            (1, faults::tests()),
             (1, lists::tests()),
             (1, archives::tests()),
             (1, build::tests()),

@@ -30,27 +30,30 @@ pub(super) fn layers(
     let queue = Mutex::new(layers.iter().copied().collect::<VecDeque<_>>());
     let stop = AtomicBool::new(false);
     let failure = Mutex::new(None);
-    std::thread::scope(|scope| {
-        for _ in 0..PARALLEL_DOWNLOADS.min(layers.len()) {
-            scope.spawn(|| {
-                while let Some(blob) = next(&queue).filter(|_| !stop.load(Ordering::Relaxed)) {
-                    let layer = Layer {
-                        session,
-                        store,
-                        blob,
-                        progress,
-                        stop: &stop,
-                    };
-                    if let Err(error) = layer.download() {
-                        stop.store(true, Ordering::Relaxed);
-                        let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
-                        if failure.is_none() || matches!(*failure, Some(RegistryError::Stopped)) {
-                            *failure = Some(error);
-                        }
-                    }
+    let download = || {
+        while let Some(blob) = next(&queue).filter(|_| !stop.load(Ordering::Relaxed)) {
+            let layer = Layer {
+                session,
+                store,
+                blob,
+                progress,
+                stop: &stop,
+            };
+            if let Err(error) = layer.download() {
+                stop.store(true, Ordering::Relaxed);
+                let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
+                if failure.is_none() || matches!(*failure, Some(RegistryError::Stopped)) {
+                    *failure = Some(error);
                 }
-            });
+            }
         }
+    };
+    std::thread::scope(|scope| {
+        // Fewer at once where the host has no further thread; the first is this one.
+        for _ in 1..PARALLEL_DOWNLOADS.min(layers.len()) {
+            let _ = std::thread::Builder::new().spawn_scoped(scope, download);
+        }
+        download();
     });
     failure
         .into_inner()

@@ -5,6 +5,7 @@
 //! the result. It compresses only: nothing here can undo it.
 
 use std::io::{self, Read};
+use std::thread::Builder;
 
 use flate2::{Compress, Compression, Crc, FlushCompress};
 
@@ -63,13 +64,20 @@ impl<R: Read> Gzip<R> {
         let compressed: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = pieces
                 .iter()
-                .map(|piece| scope.spawn(|| compress(piece)))
+                .map(|piece| Builder::new().spawn_scoped(scope, || compress(piece)))
                 .collect();
-            let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
-            joined.collect()
+            let pieces = threads.into_iter().zip(&pieces);
+            let done = pieces.map(|(thread, piece)| match thread {
+                Ok(thread) => thread
+                    .join()
+                    .map_err(|_| io::Error::other("a thread ended"))?,
+                // The host has no further thread.
+                Err(_) => compress(piece),
+            });
+            done.collect()
         });
         for result in compressed {
-            let (bytes, crc) = result.map_err(|_| io::Error::other("a thread ended"))??;
+            let (bytes, crc) = result?;
             self.out.extend_from_slice(&bytes);
             self.crc.combine(&crc);
         }

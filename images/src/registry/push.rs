@@ -246,30 +246,32 @@ impl Pushing<'_> {
         let workers = PARALLEL_UPLOADS.min(layers.len());
         let queue = Mutex::new(VecDeque::from(layers));
         let there = Mutex::new(Ok(HashMap::new()));
-        std::thread::scope(|scope| {
-            for _ in 0..workers {
-                scope.spawn(|| {
-                    loop {
-                        let next = lock(&queue).pop_front();
-                        let Some(layer) = next.filter(|_| !self.stop.load(Ordering::Relaxed))
-                        else {
-                            return;
-                        };
-                        let result = self.layer(&layer);
-                        let mut there = lock(&there);
-                        match (result, &mut *there) {
-                            (Ok(blob), Ok(there)) => {
-                                there.insert(layer.stored.digest, blob);
-                            }
-                            (Err(error), Ok(_) | Err(RegistryError::Stopped)) => {
-                                self.stop.store(true, Ordering::Relaxed);
-                                *there = Err(error);
-                            }
-                            (_, Err(_)) => {}
-                        }
+        let upload = || {
+            loop {
+                let next = lock(&queue).pop_front();
+                let Some(layer) = next.filter(|_| !self.stop.load(Ordering::Relaxed)) else {
+                    return;
+                };
+                let result = self.layer(&layer);
+                let mut there = lock(&there);
+                match (result, &mut *there) {
+                    (Ok(blob), Ok(there)) => {
+                        there.insert(layer.stored.digest, blob);
                     }
-                });
+                    (Err(error), Ok(_) | Err(RegistryError::Stopped)) => {
+                        self.stop.store(true, Ordering::Relaxed);
+                        *there = Err(error);
+                    }
+                    (_, Err(_)) => {}
+                }
             }
+        };
+        std::thread::scope(|scope| {
+            // Fewer at once where the host has no further thread; the first is this one.
+            for _ in 1..workers {
+                let _ = std::thread::Builder::new().spawn_scoped(scope, upload);
+            }
+            upload();
         });
         there.into_inner().unwrap_or_else(PoisonError::into_inner)
     }

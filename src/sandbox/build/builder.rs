@@ -292,11 +292,18 @@ impl<'a> Builder<'a> {
         self.vm.agent.send(&Request::Run(Box::new(run)))?;
         thread::scope(|scope| {
             let streams = [&stdout, &stderr];
-            let readers = streams.map(|stream| scope.spawn(move || forward(stream, output)));
-            let end = self.until_exit();
+            let readers = streams.map(|stream| {
+                thread::Builder::new().spawn_scoped(scope, move || forward(stream, output))
+            });
+            let end = match readers.iter().find_map(|reader| reader.as_ref().err()) {
+                Some(error) => Err(anyhow::anyhow!(
+                    "start a thread for a step's output: {error}"
+                )),
+                None => self.until_exit(),
+            };
             let deadline = Instant::now() + DRAIN_TIMEOUT;
             while end.is_ok()
-                && readers.iter().any(|reader| !reader.is_finished())
+                && readers.iter().flatten().any(|reader| !reader.is_finished())
                 && Instant::now() < deadline
             {
                 thread::sleep(Duration::from_millis(1));

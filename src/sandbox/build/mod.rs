@@ -186,7 +186,10 @@ pub fn build(build: &Build<'_>) -> Result<Built, BuildError> {
             }
             worked
         };
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        // Fewer at once where the host has no further thread.
+        let others: Vec<_> = (1..threads)
+            .filter_map(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
+            .collect();
         let mut results = vec![work()];
         for other in others {
             results.push(

@@ -13,18 +13,26 @@ use crate::table::Table;
 /// Cycles before the first look: templates, caches and journals are there then.
 const WARM_UP: u32 = 5;
 
+/// The first look is after so many cycles; each further one after ten times as many, but never after so
+/// many more than the last.
+const FIRST_LOOK: u32 = 10;
+const LONGEST_STRIDE: u32 = 100;
+
 /// What is counted, its unit, and by how much it may grow however many cycles there are: the rest of
 /// the host lives on meanwhile.
-const LIMITS: [(&str, &str, u64); 6] = [
+const LIMITS: [(&str, &str, u64); 7] = [
     ("processes", "", 4),
     ("open files of the host", "", 64),
     ("mounts", "", 0),
     ("control groups", "", 0),
     ("files of the state root", "", 0),
+    // The journal of events may have two files of 4 MiB.
+    ("disk of the state root", "KiB", 8 << 10),
     ("memory that is no cache", "KiB", 32 << 10),
 ];
 
-/// Starts and stops so many containers and adds the rows.
+/// Starts and stops so many containers and adds the rows. After 10, 100 … it says what there is by then,
+/// so that a slow growth shows long before its limit, and a run that is ended early has told something.
 ///
 /// # Errors
 /// When something grows beyond its limit.
@@ -33,8 +41,16 @@ pub fn measure(host: &Host, cycles: u32, table: &mut Table) -> Result<()> {
         cycle(host)?;
     }
     let before = count(host)?;
-    for _ in 0..cycles {
+    tell(0, &before);
+    let mut next = FIRST_LOOK;
+    for number in 1..=cycles {
         cycle(host)?;
+        if number == next {
+            tell(number, &count(host)?);
+            next = next
+                .saturating_mul(10)
+                .min(next.saturating_add(LONGEST_STRIDE));
+        }
     }
     let after = count(host)?;
     let mut leaks = Vec::new();
@@ -56,6 +72,15 @@ pub fn measure(host: &Host, cycles: u32, table: &mut Table) -> Result<()> {
         bail!("grown by {cycles} starts and stops: {}", leaks.join(", "));
     }
     Ok(())
+}
+
+/// What there is after so many cycles, on standard error: the table comes at the end.
+fn tell(cycles: u32, counted: &BTreeMap<&str, u64>) {
+    let figures: Vec<_> = LIMITS
+        .iter()
+        .filter_map(|(name, unit, _)| Some(format!("{name} {} {unit}", counted.get(name)?)))
+        .collect();
+    eprintln!("after {cycles} starts and stops: {}", figures.join(", "));
 }
 
 /// A container's life: started in the background, used, stopped, removed.
@@ -110,6 +135,10 @@ fn count(host: &Host) -> Result<BTreeMap<&'static str, u64>> {
             "files of the state root",
             entries(&host.state_root(), false),
         ),
+        (
+            "disk of the state root",
+            blocks(&host.state_root()).div_ceil(2),
+        ),
         ("memory that is no cache", used),
     ]))
 }
@@ -126,6 +155,22 @@ fn entries(folder: &Path, only_folders: bool) -> u64 {
             }
             count += u64::from(is_folder || !only_folders);
         }
+    }
+    count
+}
+
+/// Blocks of 512 bytes that the files below a folder take.
+fn blocks(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let mut count = 0;
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let Ok(metadata) = entry.metadata() else {
+            continue;
+        };
+        count += match metadata.is_dir() {
+            true => blocks(&entry.path()),
+            false => metadata.blocks(),
+        };
     }
     count
 }

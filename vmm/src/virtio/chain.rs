@@ -114,12 +114,13 @@ impl Spans {
     /// Leaves `bytes` bytes at the front, or what there is.
     pub fn truncate(&mut self, bytes: u64) {
         let mut left = bytes;
-        for span in self.spans.iter_mut().skip(self.taken) {
+        self.spans.drain(..self.taken);
+        self.taken = 0;
+        for span in &mut self.spans {
             span.len = u32::try_from(left).map_or(span.len, |left| span.len.min(left));
             left -= u64::from(span.len);
         }
         self.spans.retain(|span| span.len > 0);
-        self.taken = 0;
     }
 
     /// The memory itself.

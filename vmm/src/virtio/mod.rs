@@ -20,6 +20,8 @@ mod chain;
 mod config;
 pub mod console;
 mod device;
+#[cfg(test)]
+mod exhaustive;
 pub mod fs;
 pub mod mmio;
 #[cfg(any(test, feature = "mock"))]

@@ -146,4 +146,44 @@ mod tests {
         credit.learn(&says(100, 450));
         assert_eq!(credit.available(), 50);
     }
+
+    /// Counters and claims at each border of their 32 bits: a lie buys no more than `buf_alloc` bytes
+    /// under way, and nothing overflows.
+    #[test]
+    fn no_claim_buys_more_than_the_buffer() {
+        const BORDERS: [u32; 11] = [
+            0,
+            1,
+            2,
+            255,
+            256,
+            257,
+            0x7fff_ffff,
+            0x8000_0000,
+            0x8000_0001,
+            u32::MAX - 1,
+            u32::MAX,
+        ];
+        for sent in BORDERS {
+            for peer_fwd_cnt in BORDERS {
+                for buf_alloc in BORDERS {
+                    for claimed in BORDERS {
+                        let mut credit = Credit {
+                            sent,
+                            peer_fwd_cnt,
+                            ..Credit::default()
+                        };
+                        let before = credit.under_way();
+                        credit.learn(&says(buf_alloc, claimed));
+                        assert!(credit.under_way() <= before);
+                        let under_way = u64::from(credit.under_way());
+                        let in_all = under_way + u64::from(credit.available());
+                        assert!(in_all <= u64::from(buf_alloc).max(under_way));
+                        credit.spend(credit.available());
+                        assert_eq!(credit.available(), 0);
+                    }
+                }
+            }
+        }
+    }
 }
