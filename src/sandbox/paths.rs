@@ -45,12 +45,8 @@ impl Root {
         let root = Self(path);
         create_private(&root.0)?;
         check_own(&root.0).context("use the state root")?;
-        for folder in [
-            root.containers(),
-            root.disks(),
-            root.volumes(),
-            super::events::folder(&root.0),
-        ] {
+        let events = super::events::folder(&root.0);
+        for folder in [root.containers(), root.disks(), root.volumes(), events] {
             create_private(&folder)?;
         }
         Ok(root)

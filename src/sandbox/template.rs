@@ -10,7 +10,7 @@
 //! CPU or host kernel makes another. Called by [`super::vm`]. It must not know what a VM is for.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -115,6 +115,8 @@ impl Templates {
         self.make_room()?;
         let new = tempfile::Builder::new()
             .prefix(NEW)
+            // Whatever the umask is.
+            .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in(&self.0)
             .context("create a template")?;
         let state = create(&new.path().join("state"))?;

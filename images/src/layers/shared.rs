@@ -87,6 +87,7 @@ impl SharedDisks {
     }
 
     /// Where it is.
+    #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }

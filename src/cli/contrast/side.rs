@@ -8,7 +8,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -91,7 +93,11 @@ pub struct Panic {
 /// # Errors
 /// It can't be run, or its probe says nothing that is a report.
 pub fn measure(wanted: &Wanted, with_panic: bool) -> Result<Measured> {
-    let scratch = tempfile::tempdir().context("create a scratch folder")?;
+    // Nobody else's, whatever the umask.
+    let scratch = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir()
+        .context("create a scratch folder")?;
     let id_file = scratch.path().join("id");
     // What is pulled and unpacked is so once; it is no part of a start.
     Side::start(wanted, "report", None)?.end()?;
