@@ -67,8 +67,8 @@ fn hidden(args: &[String]) -> Option<ExitCode> {
         [verb, config] if verb == plain::PREPARE_VERB => {
             return Some(end(plain::prepare_main(config), CODE_OURS));
         }
-        [verb, config] if verb == plain::KEEPER_VERB => {
-            return Some(end(plain::keeper_main(config), CODE_OURS));
+        [verb, config] if verb == plain::AGENT_VERB => {
+            return Some(end(plain::agent_main(config), CODE_OURS));
         }
         [verb, config] if verb == VMM_VERB => config
             .parse()

@@ -19,7 +19,7 @@ use super::options::{Mode, RunOptions, check_workdir};
 use super::values;
 use super::values::ports::PublishedRange;
 use crate::sandbox::health::HealthConfig;
-use crate::sandbox::launch::{Launch, memory_mib};
+use crate::sandbox::launch::{Isolation, Launch, memory_mib};
 use crate::sandbox::network::{NetworkConfig, PortRequest};
 use crate::sandbox::state::SHORT_ID_LEN;
 
@@ -87,6 +87,7 @@ pub fn launch(
             step_mounts: Vec::new(),
             process: process_spec(options, image, hostname, host)?,
         },
+        isolation: options.container.isolation,
         network: network(options, image)?,
         vcpu_count: u8::try_from(limits.vcpu_count)?,
         memory_mib: memory_mib(limits.resources.memory_max),
@@ -278,7 +279,8 @@ pub fn labels(options: &RunOptions, image: &ImageConfig) -> BTreeMap<String, Str
 
 /// The network that was asked for.
 fn network(options: &RunOptions, image: &ImageConfig) -> Result<Option<NetworkConfig>> {
-    if options.network.mode == Mode::None {
+    let is_plain = options.container.isolation == Isolation::Container;
+    if is_plain || options.network.mode == Mode::None {
         return Ok(None);
     }
     let mut ports: Vec<PortRequest> = Vec::new();

@@ -20,7 +20,7 @@ use super::mounts::MountOptions;
 use super::values::security::{SecurityOptions, security_options};
 use super::values::{self, device, keys, lines, number, time};
 use crate::sandbox::health::HealthConfig;
-use crate::sandbox::launch::{DEFAULT_STOP_TIMEOUT_S, DEFAULT_WRITABLE_BYTES};
+use crate::sandbox::launch::{DEFAULT_STOP_TIMEOUT_S, DEFAULT_WRITABLE_BYTES, Isolation};
 use crate::sandbox::logs::LogConfig;
 use crate::sandbox::restart::RestartPolicy;
 
@@ -47,23 +47,12 @@ pub struct Caller<'a> {
     pub cpus_online: &'a str,
 }
 
-/// `--isolation`: what is between the process and the host's kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Isolation {
-    /// A microVM.
-    Vm,
-    /// Nothing: a plain container.
-    Container,
-}
-
-impl Isolation {
-    fn parse(word: Option<&str>) -> Result<Self> {
-        match word {
-            None | Some("default" | "vm") => Ok(Self::Vm),
-            Some("container") => Ok(Self::Container),
-            Some(other) => {
-                bail!("--isolation={other} is not supported: it is vm, the default, or container")
-            }
+fn isolation(word: Option<&str>) -> Result<Isolation> {
+    match word {
+        None | Some("default" | "vm") => Ok(Isolation::Vm),
+        Some("container") => Ok(Isolation::Container),
+        Some(other) => {
+            bail!("--isolation={other} is not supported: it is vm, the default, or container")
         }
     }
 }
@@ -440,7 +429,7 @@ fn container(flags: &Flags, caller: &Caller) -> Result<ContainerOptions> {
             None => keys::DEFAULT.to_vec(),
         },
         detach: flags.is_on("detach"),
-        isolation: Isolation::parse(flags.text("isolation").as_deref())?,
+        isolation: isolation(flags.text("isolation").as_deref())?,
         restart,
         health: health(flags)?,
         log: LogConfig::parse(

@@ -1,23 +1,22 @@
-//! `run --isolation=container`: which flags it has, and the way to [`crate::sandbox::plain`].
+//! `--isolation=container`: which flags it has, what is asked before there is such a container, and what
+//! is prepared for it. Called by [`super::run`] and [`super::start`].
 
 use anyhow::{Result, bail};
-use images::Store;
+use images::Image;
 
 use super::flags::Flags;
 use super::options::{Mode, RunOptions};
+use super::output;
 use super::policy::Policy;
-use super::run::{CidFile, find_image, launch};
-use super::{names, output};
+use crate::sandbox::launch::Launch;
 use crate::sandbox::paths::{GuestFiles, Root};
-use crate::sandbox::plain::{self, Plain};
-
-/// Why nothing but `run --rm` in the foreground has it.
-pub const NOT_KEPT: &str = "--isolation=container works with run --rm in the foreground only: a plain \
-    container is gone when it ends; leave the flag out for one that is kept";
+use crate::sandbox::plain;
 
 /// Flags that a plain container has; any other is refused.
-const SUPPORTED: [&str; 38] = [
+const SUPPORTED: [&str; 57] = [
     "add-host",
+    "annotation",
+    "attach",
     "cap-add",
     "cap-drop",
     "cidfile",
@@ -25,20 +24,34 @@ const SUPPORTED: [&str; 38] = [
     "cpu-quota",
     "cpu-shares",
     "cpus",
+    "detach",
+    "detach-keys",
     "dns",
     "dns-option",
     "dns-search",
     "entrypoint",
     "env",
     "env-file",
+    "expose",
     "group-add",
+    "health-cmd",
+    "health-interval",
+    "health-retries",
+    "health-start-interval",
+    "health-start-period",
+    "health-timeout",
     "hostname",
     "interactive",
     "ipc",
     "isolation",
+    "label",
+    "label-file",
+    "log-driver",
+    "log-opt",
     "memory",
     "memory-reservation",
     "memory-swap",
+    "name",
     "network",
     "no-healthcheck",
     "oom-score-adj",
@@ -47,68 +60,28 @@ const SUPPORTED: [&str; 38] = [
     "pull",
     "quiet",
     "read-only",
+    "restart",
     "rm",
     "security-opt",
     "shm-size",
     "sig-proxy",
+    "stop-signal",
+    "stop-timeout",
     "tty",
     "ulimit",
     "user",
     "workdir",
 ];
 
-/// Said once at each start.
+/// Said once when one is made.
 const WEAKER: &str = "WARNING: --isolation=container: the process runs on the host's kernel, shielded \
     by namespaces and filters only, and without a network";
 
-/// Runs it: becomes its keeper, or says why not.
+/// Refuses what a plain container has not, and what this host or its administrator has not for it.
 ///
 /// # Errors
-/// A flag that it has not, no runtime, or what keeps it from being prepared.
-pub fn run(flags: &Flags, options: &RunOptions) -> Result<u8> {
-    check(flags, options)?;
-    let policy = Policy::of_user()?;
-    policy.check_isolation()?;
-    let runtime = plain::find_runtime()?;
-    let cidfile = CidFile::check(options.container.cidfile.as_deref())?;
-    let guest = GuestFiles::find()?;
-    let root = Root::of_user()?;
-    policy.check_disk(&root)?;
-    let store = Store::open(&root.images())?;
-    let _lease = store.lease()?;
-    let image = find_image(&options.image, &store)?;
-    let id = names::random_id()?;
-    let launch = launch(options, &image, &id)?;
-    policy.check_launch(&launch)?;
-    let without_effect = flags.warnings().into_iter().map(str::to_owned);
-    for warning in without_effect.chain(options.warnings()) {
-        output::note(&format!("WARNING: {warning}"));
-    }
-    output::note(WEAKER);
-    let plain = Plain {
-        root: &root,
-        guest: &guest,
-        runtime: &runtime,
-        id: &id,
-        launch: &launch,
-        image: &image,
-        store: &store,
-        forward_signals: options.container.forward_signals,
-        tell: &|words| {
-            if !options.image.quiet {
-                output::note(words);
-            }
-        },
-    };
-    plain::run(&plain, || cidfile.write(&id))?;
-    bail!("the keeper of the container did not start")
-}
-
-/// Refuses what a plain container has not.
-fn check(flags: &Flags, options: &RunOptions) -> Result<()> {
-    if !options.container.auto_remove || options.container.detach {
-        bail!(NOT_KEPT);
-    }
+/// A flag that it has not, no runtime, or the policy.
+pub fn check(flags: &Flags, options: &RunOptions) -> Result<()> {
     if let Some(name) = flags.set_beyond(&SUPPORTED) {
         bail!("--{name} is not supported with --isolation=container; remove one of both");
     }
@@ -119,11 +92,46 @@ fn check(flags: &Flags, options: &RunOptions) -> Result<()> {
              --isolation=container: its /proc and /sys are the host's"
         );
     }
+    if security.seccomp.is_some() {
+        bail!(
+            "--security-opt seccomp is not supported with --isolation=container: a plain container \
+             has Docker's default filter"
+        );
+    }
     if options.network.mode != Mode::None && !flags.list("network").is_empty() {
         bail!(
             "a plain container has the loopback only; use --network none, or leave \
              --isolation=container out"
         );
     }
-    Ok(())
+    can_run()
+}
+
+/// Whether a plain container may and can be started.
+///
+/// # Errors
+/// The policy, or there is no runtime.
+pub fn can_run() -> Result<()> {
+    Policy::of_user()?.check_isolation()?;
+    plain::find_runtime().map(drop)
+}
+
+/// Has the image unpacked.
+///
+/// # Errors
+/// Limits that nobody would hold, or when it can't be.
+pub fn prepare(
+    root: &Root,
+    guest: &GuestFiles,
+    image: &Image,
+    launch: &Launch,
+    quiet: bool,
+) -> Result<()> {
+    plain::check_limits(launch)?;
+    output::note(WEAKER);
+    plain::prepare_image(root, guest, &image.id, &|words| {
+        if !quiet {
+            output::note(words);
+        }
+    })
 }

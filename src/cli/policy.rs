@@ -110,16 +110,6 @@ impl Policy {
         check_container(&self.0, config)
     }
 
-    /// Whether something that is counted nowhere, such as a plain container, has room by itself.
-    ///
-    /// # Errors
-    /// [`NotAllowed`].
-    pub fn check_launch(&self, launch: &Launch) -> Result<()> {
-        let mut use_ = Use::default();
-        use_.add(launch, (0, 0));
-        check_use(&self.0, &use_)
-    }
-
     /// Whether a container that is about to be started or changed has room beside those that run. Who
     /// starts it holds its lock, so that of two at once the second sees the first.
     ///

@@ -17,7 +17,7 @@ use protocol::probe::Probe;
 use super::complaint::{CODE_FAILURE, complain};
 use super::flags::Flags;
 use super::merge::{self, Host};
-use super::options::{Caller, ImageOptions, Isolation, PullPolicy, RunOptions};
+use super::options::{Caller, ImageOptions, PullPolicy, RunOptions};
 use super::policy::Policy;
 use super::{given, names, output, plain, pull, share};
 use crate::doctor;
@@ -25,7 +25,7 @@ use crate::sandbox::attach::{self, Ended};
 use crate::sandbox::clock::{monotonic_ns, now};
 use crate::sandbox::containers;
 use crate::sandbox::disks;
-use crate::sandbox::launch::Launch;
+use crate::sandbox::launch::{Isolation, Launch};
 use crate::sandbox::logs::LogConfig;
 use crate::sandbox::network;
 use crate::sandbox::paths::{GuestFiles, Root};
@@ -97,9 +97,6 @@ fn run_parsed(flags: &Flags, options: RunOptions, began: u64) -> Result<u8> {
     if types && options.process.tty && !std::io::stdin().is_terminal() {
         return Err(failure("the input device is not a TTY".to_owned()));
     }
-    if container.isolation == Isolation::Container {
-        return plain::run(flags, &options);
-    }
     let made = make(flags, options, true)?;
     let phases = Phases {
         command: began,
@@ -169,9 +166,6 @@ pub fn with_code(code: u8, message: String) -> anyhow::Error {
 pub fn create(matches: ArgMatches) -> Result<u8> {
     let flags = Flags::check(matches)?;
     let options = parse(&flags)?;
-    if options.container.isolation == Isolation::Container {
-        bail!(plain::NOT_KEPT);
-    }
     let made = match make(&flags, options, false) {
         Ok(made) => made,
         Err(error) => {
@@ -190,6 +184,14 @@ fn keeps_no_log(flags: &Flags, options: &RunOptions) -> bool {
     options.container.auto_remove && !options.container.detach && asked == [false, false]
 }
 
+/// Whether this host runs containers of this kind with these flags.
+fn can_run(flags: &Flags, options: &RunOptions) -> Result<()> {
+    match options.container.isolation {
+        Isolation::Vm => Ok(doctor::can_run()?),
+        Isolation::Container => plain::check(flags, options),
+    }
+}
+
 /// Makes a container; one that is not `begun` at once waits to be started.
 fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
     let without_effect = flags.warnings().into_iter().map(str::to_owned);
@@ -197,7 +199,7 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
         output::note(&format!("WARNING: {warning}"));
     }
     let cidfile = CidFile::check(options.container.cidfile.as_deref())?;
-    doctor::can_run()?;
+    can_run(flags, &options)?;
     let guest = GuestFiles::find()?;
     let root = Root::of_user()?;
     let policy = Policy::of_user()?;
@@ -212,20 +214,25 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
     if begun && keeps_no_log(flags, &options) {
         launch.log = LogConfig::none();
     }
-    share::tell_untrusted(&store, &image.layers)?;
-    let progress = pull::ConvertBar::new(options.image.quiet);
-    disks::prepare_layers(
-        &root,
-        &guest,
-        &store,
-        &image.layers,
-        &|index, count, done, all| progress.show(index, count, done, all),
-    )?;
-    drop(progress);
+    let quiet = options.image.quiet;
+    let volumes_of_image = match launch.isolation {
+        Isolation::Vm => {
+            share::tell_untrusted(&store, &image.layers)?;
+            let progress = pull::ConvertBar::new(quiet);
+            let show = |index, count, done, all| progress.show(index, count, done, all);
+            disks::prepare_layers(&root, &guest, &store, &image.layers, &show)?;
+            &image.config.volumes[..]
+        }
+        Isolation::Container => {
+            plain::prepare(&root, &guest, &image, &launch, quiet)?;
+            // What the image says are volumes is changed in its own files.
+            &[][..]
+        }
+    };
     let volumes = Volumes::lock(&root)?;
     let goes_with = launch.auto_remove.then_some(id.as_str());
     let mounts = &options.storage.mounts;
-    let mounts = mounts.resolve(&root, &volumes, &image.config.volumes, goes_with)?;
+    let mounts = mounts.resolve(&root, &volumes, volumes_of_image, goes_with)?;
     let mut config = ContainerConfig {
         name: match &options.container.name {
             Some(name) => name.clone(),

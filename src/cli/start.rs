@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 
 use super::each::each;
+use super::plain;
 use super::policy::Policy;
 use super::run::{exit_code, failure};
 use super::values;
@@ -10,6 +11,7 @@ use super::values::keys;
 use crate::doctor;
 use crate::sandbox::attach::Ended;
 use crate::sandbox::clock::monotonic_ns;
+use crate::sandbox::launch::Isolation;
 use crate::sandbox::paths::Root;
 use crate::sandbox::start::{AttachOptions, attach_to, run_attached, run_detached};
 use crate::sandbox::state::{ContainerConfig, Folder, Lock, Phases, Status};
@@ -39,7 +41,6 @@ pub struct StartArgs {
 /// The last that could not be started.
 pub fn run(args: StartArgs) -> Result<u8> {
     let began = monotonic_ns();
-    doctor::can_run()?;
     if !args.attach && !args.interactive {
         each(&args.containers, |root, name| {
             let (folder, config) = containers::find(root, name)?;
@@ -120,16 +121,24 @@ pub fn start_detached(
 /// It is not allowed, or a layer that is there no more can't be unpacked again.
 pub fn prepare(root: &Root, config: &ContainerConfig) -> Result<()> {
     check_policy(root, config)?;
-    disks::ensure(root, &config.launch.layers)
+    match config.launch.isolation {
+        Isolation::Vm => disks::ensure(root, &config.launch.layers),
+        // Its supervisor sees to the image's files.
+        Isolation::Container => Ok(()),
+    }
 }
 
-/// Whether what the container has is allowed. Before a start it is asked with the config as it is once
+/// Whether the host runs it, and what the container has is allowed. Before a start it is asked with the config as it is once
 /// the lock is this command's.
 ///
 /// # Errors
 /// It is not.
 fn check_policy(root: &Root, config: &ContainerConfig) -> Result<()> {
     let policy = Policy::of_user()?;
+    match config.launch.isolation {
+        Isolation::Vm => doctor::can_run()?,
+        Isolation::Container => plain::can_run()?,
+    }
     policy.check_disk(root)?;
     policy.check_container(config)?;
     policy.check_room(root, config)

@@ -19,6 +19,7 @@ use protocol::task::{Outcome, Task, TaskId};
 use super::agent::AgentError;
 use super::client;
 use super::disks;
+use super::launch::Isolation;
 use super::launcher::Launcher;
 use super::paths::{GuestFiles, Root};
 use super::state::{ContainerConfig, Folder, Lock};
@@ -84,6 +85,13 @@ impl Access {
     /// # Errors
     /// When its VM can't be started.
     fn open(root: &Root, folder: &Folder, config: &ContainerConfig) -> Result<Self> {
+        if config.launch.isolation == Isolation::Container {
+            bail!(
+                "the files of a plain container can't be looked at or changed from outside: \
+                 container {} has --isolation=container, and no VM that holds them",
+                config.name
+            );
+        }
         let mut tries = 0;
         while tries < TRIES {
             if let Some(lock) = folder.try_lock()? {

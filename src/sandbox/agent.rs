@@ -57,6 +57,12 @@ impl AgentLink {
         self.stream.as_fd()
     }
 
+    /// Ends the connection.
+    pub fn close(&self) {
+        // One that has ended is closed.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+
     /// Sends a request; before the guest is up it waits in the socket.
     ///
     /// # Errors

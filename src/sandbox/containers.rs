@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use super::events;
 use super::lock;
 use super::paths::{self, Root};
+use super::plain;
 use super::state::{
     ContainerConfig, EXIT_CODE_KILLED, Folder, Holder, ID_LEN, Lock, NEW, OLD, Status,
 };
@@ -220,6 +221,8 @@ fn remove_abandoned(folder: &Folder, config: &ContainerConfig) -> bool {
 fn remove_unfinished(root: &Root) -> Result<()> {
     for (name, path) in entries(root)? {
         if name.starts_with(NEW) || name.starts_with(OLD) {
+            let id = name.trim_start_matches(OLD);
+            let _ = plain::remove(&path, id);
             // What can't be removed is in nobody's way.
             let _ = std::fs::remove_dir_all(path);
         }
@@ -333,6 +336,7 @@ pub(crate) mod tests {
             given: Default::default(),
             launch: Launch {
                 run: serde_json::from_value(run).unwrap(),
+                isolation: crate::sandbox::launch::Isolation::Vm,
                 network: None,
                 vcpu_count: 1,
                 memory_mib: 128,

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::health::Health;
-use super::launch::DEFAULT_STOP_TIMEOUT_S;
+use super::launch::{DEFAULT_STOP_TIMEOUT_S, Isolation};
 use super::logs::{self, Driver};
 use super::network;
 use super::state::{ContainerConfig, ContainerState, Phases, Status};
@@ -242,7 +242,10 @@ fn of_life(config: &ContainerConfig) -> Value {
         "LogConfig": {"Type": launch.log.driver.word(), "Config": launch.log.options},
         "StopTimeout": launch.stop_timeout_s,
         "Runtime": "bulkhead",
-        "Isolation": "",
+        "Isolation": match launch.isolation {
+            Isolation::Vm => "",
+            Isolation::Container => "container",
+        },
         "Annotations": config.annotations,
     })
 }

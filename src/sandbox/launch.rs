@@ -11,11 +11,25 @@ use super::network::NetworkConfig;
 use super::restart::RestartPolicy;
 use super::volumes::Mount;
 
-/// One container's VM.
+/// `--isolation`: what is between the process and the host's kernel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolation {
+    /// A microVM.
+    #[default]
+    Vm,
+    /// Nothing: a plain container.
+    Container,
+}
+
+/// One container's VM, or a plain container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Launch {
     /// What the guest is asked to do; its layer extents and stream ports are filled in at start.
     pub run: RunSpec,
+    /// Whether there is a VM.
+    #[serde(default)]
+    pub isolation: Isolation,
     /// The network; without it there is only the loopback.
     #[serde(default)]
     pub network: Option<NetworkConfig>,

@@ -18,6 +18,7 @@ pub mod clock;
 pub mod containers;
 pub mod control_group;
 pub mod disks;
+pub mod enclosure;
 pub mod events;
 pub mod files;
 pub mod given;

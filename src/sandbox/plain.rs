@@ -1,37 +1,38 @@
 //! A plain container: the same image on the host's kernel, by an OCI runtime (`--isolation container`).
 //!
 //! ```text
-//! command ─► rootfs (unpacked? else by the agent's program, shut in) ─► bundle ─► becomes the keeper
-//! keeper  ─► child: own pid and mount namespace ─► overlay ─► runtime ─► the image's process
-//!    └ forwards signals, waits, removes the bundle
+//! command    ─► rootfs (unpacked? else by the agent's program, shut in) ─► supervisor, as for a VM
+//! supervisor ─► running ─► agent: own pid and mount namespace ─► overlay, bundle ─► runtime ─► process
 //! ```
-//! The command becomes the keeper, and the child is PID 1 of a namespace that dies with it: after any
-//! kill -9 no process and no mount is left, and the bundle goes with the next plain container. It is
-//! in the foreground only and is gone when it ends. Called by `cli/run`. It knows no VM.
+//! Its agent speaks the protocol of a VM's agent, so that all else of a container's life is the
+//! supervisor's. Called by `cli/plain` and by [`super::enclosure`]. It knows no VM.
 
+mod agent;
 mod bundle;
+mod group;
 mod jail;
-mod keeper;
 mod rootfs;
+mod running;
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, Result, bail};
-use images::{Image, Store};
+use anyhow::{Result, bail};
+use images::Digest;
+use protocol::spec::Resources;
 
 use super::launch::Launch;
 use super::paths::{self, GuestFiles, Root};
 
+pub use agent::{AGENT_VERB, main as agent_main};
 pub use jail::{PREPARE_VERB, main as prepare_main};
-pub use keeper::{KEEPER_VERB, main as keeper_main};
 pub use rootfs::space;
+pub use running::RunningPlain;
 
 /// Runtimes, the first that is there.
 const RUNTIMES: [&str; 2] = ["crun", "runc"];
+
+/// Name of the bundle in a container's folder.
+const BUNDLE: &str = "bundle";
 
 /// There is no OCI runtime.
 #[derive(Debug, thiserror::Error)]
@@ -55,67 +56,58 @@ pub fn find_runtime() -> Result<PathBuf> {
     found.ok_or_else(|| NoRuntime.into())
 }
 
-/// What is run.
-pub struct Plain<'a> {
-    /// State root.
-    pub root: &'a Root,
-    /// Where the agent's program is.
-    pub guest: &'a GuestFiles,
-    /// The runtime.
-    pub runtime: &'a Path,
-    /// Its id.
-    pub id: &'a str,
-    /// What a VM would be told.
-    pub launch: &'a Launch,
-    /// The image.
-    pub image: &'a Image,
-    /// Where its blobs are.
-    pub store: &'a Store,
-    /// `--sig-proxy`.
-    pub forward_signals: bool,
-    /// Told what takes time, and what is left out.
-    pub tell: &'a dyn Fn(&str),
-}
-
-/// Prepares the container, calls `ready`, and becomes its keeper, whose exit code is the container's.
+/// Refuses limits that nobody would hold.
 ///
 /// # Errors
-/// When it can't be prepared.
-pub fn run(plain: &Plain, ready: impl FnOnce() -> Result<()>) -> Result<()> {
-    let is_root = nix::unistd::geteuid().is_root();
-    let resources = &plain.launch.run.resources;
-    if !is_root && *resources != protocol::spec::Resources::default() {
+/// The user is not root, and there are some.
+pub fn check_limits(launch: &Launch) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() && launch.run.resources != Resources::default() {
         bail!(
             "limits of a plain container are the host's control groups to hold, which need root here; \
              leave them out, or leave out --isolation=container"
         );
     }
-    let image = rootfs::unpacked(plain)?;
-    let prepared = jail::prepare(plain, &image.path, &[])?;
-    let bundle = bundle::create(plain, image, &prepared)?;
-    ready()?;
-    let config = serde_json::to_string(&bundle.keeper).context("configure the keeper")?;
-    let program = std::env::current_exe().context("find the path of this command")?;
-    let error = Command::new(program).arg(KEEPER_VERB).arg(config).exec();
-    Err(error).context("become the keeper of the container")
+    Ok(())
 }
 
-/// Folder of all plain containers of this user.
-fn folder(root: &Root) -> PathBuf {
-    root.path().join("plain")
+/// Unpacks an image for plain containers, if it is not; `tell` is told what takes time, and what is left
+/// out.
+///
+/// # Errors
+/// When a layer is corrupt, or there is no room.
+pub fn prepare_image(
+    root: &Root,
+    guest: &GuestFiles,
+    image: &Digest,
+    tell: &dyn Fn(&str),
+) -> Result<()> {
+    rootfs::unpacked(root, guest, image, tell).map(drop)
 }
 
-/// Makes a folder that is this user's alone: images have programs that take their owner's rights.
-fn create_private(path: &Path) -> Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .with_context(|| format!("create {}", path.display()))
+/// Removes what a plain container has in its folder, which is `path` by now, and its control group.
+/// There is nothing of a VM.
+///
+/// # Errors
+/// When it can't be removed.
+pub fn remove(path: &Path, id: &str) -> Result<()> {
+    let bundle = path.join(BUNDLE);
+    if bundle.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    if nix::unistd::geteuid().is_root() {
+        group::remove(id);
+    }
+    jail::remove(&[bundle])
 }
 
-/// Finds the agent's program.
-fn agent(guest: &GuestFiles) -> Result<PathBuf> {
+/// Bytes of what a plain container in this folder has changed.
+#[must_use]
+pub fn writable_bytes(path: &Path) -> u64 {
+    paths::space_below(&path.join(BUNDLE).join("upper"))
+}
+
+/// Finds the program of a VM's agent.
+fn agent_program(guest: &GuestFiles) -> Result<PathBuf> {
     let path = guest.kernel.with_file_name("guest-agent");
     if !path.is_file() {
         bail!("find the agent's program: {} is missing", path.display());

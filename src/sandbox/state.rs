@@ -31,6 +31,7 @@ use super::launch::Launch;
 use super::lock;
 use super::network::NetworkState;
 use super::paths::{self, Root};
+use super::plain;
 
 pub use super::lock::{Holder, Lock};
 
@@ -290,7 +291,7 @@ impl Folder {
     /// Bytes that the writable disk takes on the host; 0 before the first start.
     #[must_use]
     pub fn writable_bytes(&self) -> u64 {
-        paths::space_of(&self.upper())
+        paths::space_of(&self.upper()).saturating_add(plain::writable_bytes(&self.0))
     }
 
     /// Opens the VM's log for appending.
@@ -487,6 +488,7 @@ impl Folder {
         let old = self.beside(OLD);
         let removed = std::fs::rename(&self.0, &old).and_then(|()| {
             act();
+            self.remove_plain(&old);
             std::fs::remove_dir_all(&old)
         });
         match removed {
@@ -496,6 +498,13 @@ impl Folder {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Removes what may be somebody else's, of a plain container; what stays is told of by who removes
+    /// the rest.
+    fn remove_plain(&self, path: &Path) {
+        let name = self.0.file_name().unwrap_or_default().to_string_lossy();
+        let _ = plain::remove(path, &name);
     }
 
     fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<()> {

@@ -284,30 +284,13 @@ impl RunningVm {
         }
     }
 
-    /// Offers the guest a stream on another port, and returns the host's end of it.
-    ///
-    /// # Errors
-    /// When the VMM is gone.
-    pub fn offer(&self, port: u32) -> Result<UnixStream> {
-        let (ours, theirs) = stream_pair()?;
-        self.offer_end(port, theirs.as_fd())?;
-        Ok(ours)
-    }
-
     /// Offers the guest a stream on another port: the connected socket `theirs`, whose other end is
     /// somebody else's. It must not block.
     ///
     /// # Errors
     /// When the VMM is gone.
     pub fn offer_end(&self, port: u32, theirs: BorrowedFd<'_>) -> Result<()> {
-        let bytes = port.to_le_bytes();
-        let descriptors = [theirs.as_raw_fd()];
-        let rights = [ControlMessage::ScmRights(&descriptors)];
-        let iovecs = [IoSlice::new(&bytes)];
-        let flags = MsgFlags::MSG_NOSIGNAL;
-        sendmsg::<()>(self.offers.as_raw_fd(), &iovecs, &rights, flags, None)
-            .with_context(|| format!("offer port {port} to the VM"))?;
-        Ok(())
+        offer_to(self.offers.as_fd(), port, theirs)
     }
 
     /// Ends the VM at once, as pulling its plug. No file of a share is touched after that.
@@ -476,6 +459,21 @@ const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn open(path: &std::path::Path) -> Result<File> {
     File::open(path).with_context(|| format!("open {}", path.display()))
+}
+
+/// Offers a stream on a port to whoever is at the other end of `offers`.
+///
+/// # Errors
+/// When nobody is.
+pub fn offer_to(offers: BorrowedFd<'_>, port: u32, theirs: BorrowedFd<'_>) -> Result<()> {
+    let bytes = port.to_le_bytes();
+    let descriptors = [theirs.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    let iovecs = [IoSlice::new(&bytes)];
+    let flags = MsgFlags::MSG_NOSIGNAL;
+    sendmsg::<()>(offers.as_raw_fd(), &iovecs, &rights, flags, None)
+        .with_context(|| format!("offer port {port} to the agent"))?;
+    Ok(())
 }
 
 /// A stream to a guest: our end, which blocks, and the VMM's, which does not.

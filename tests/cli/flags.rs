@@ -261,14 +261,6 @@ fn isolation_is_a_vm_or_a_plain_container() {
         &["run", "--isolation=hyperv", "image"],
         "--isolation=hyperv is not supported: it is vm, the default, or container",
     );
-    let kept = "--isolation=container works with run --rm in the foreground only: a plain container \
-                is gone when it ends; leave the flag out for one that is kept";
-    of(&["run", "--isolation=container", "image"], kept);
-    of(
-        &["run", "--isolation=container", "--rm", "-d", "image"],
-        kept,
-    );
-    of(&["create", "--isolation=container", "image"], kept);
     of(
         &[
             "run",

@@ -19,39 +19,48 @@ crate::tests![
     an_image_in_use_stays_unpacked,
     a_plain_container_is_held_to_its_limits,
     a_plain_container_of_several_layers_has_their_files,
-    after_a_kill_no_plain_container_is_left,
     a_terminated_command_hands_the_signal_on,
 ];
 
 /// Where an emulated host has a file system that an overlay may be put on.
 const NATIVE: &str = "/scratch";
 
-/// The hidden verb of a plain container's keeper.
-const KEEPER: &str = "__plain-keeper";
-
-/// A sandbox whose plain containers lie where an overlay may be put on: in an emulated host, all else
+/// A sandbox whose state root lies where an overlay may be put on: in an emulated host, all else
 /// is one already.
-struct Plain {
-    vm: Sandbox,
-    _native: Option<TempDir>,
+pub(crate) struct Plain {
+    pub(crate) vm: Sandbox,
+    native: Option<TempDir>,
 }
 
 impl Plain {
-    fn new(world: &World) -> Result<Self> {
+    pub(crate) fn new(world: &World) -> Result<Self> {
         let vm = world.own()?;
         let native = match Path::new(NATIVE).is_dir() {
             true => {
-                let folder = TempDir::new_in(NATIVE).context("make a folder")?;
-                std::os::unix::fs::symlink(folder.path(), vm.root().join("plain"))
-                    .context("link a folder")?;
-                Some(folder)
+                let native = TempDir::new_in(NATIVE).context("make a folder")?;
+                let root = native.path().join("root");
+                harness::Invocation::new("/bin/mv")
+                    .args([&vm.root(), &root])
+                    .output()?
+                    .code(0)?;
+                std::os::unix::fs::symlink(root, vm.root()).context("link the state root")?;
+                Some(native)
             }
             false => None,
         };
-        Ok(Self {
-            vm,
-            _native: native,
-        })
+        Ok(Self { vm, native })
+    }
+
+    /// Gives what is not in the sandbox's folder to a user.
+    pub(crate) fn give(&self, id: u32) -> Result<()> {
+        if let Some(native) = &self.native {
+            harness::Invocation::new("/bin/chown")
+                .args(["-R", &format!("{id}:{id}")])
+                .arg(native.path())
+                .output()?
+                .code(0)?;
+        }
+        Ok(())
     }
 
     fn run(&self, args: &[&str]) -> Result<Output> {
@@ -59,8 +68,9 @@ impl Plain {
         self.vm.bulkhead(words).args(args).output()
     }
 
-    fn bundles(&self) -> Result<usize> {
-        Ok(fs::read_dir(self.vm.root().join("plain/run"))
+    /// How many containers there are, with what is left of those that went.
+    pub(crate) fn bundles(&self) -> Result<usize> {
+        Ok(fs::read_dir(self.vm.root().join("containers"))
             .context("read the bundles")?
             .count())
     }
@@ -145,8 +155,6 @@ fn a_plain_container_has_the_flags_it_says(world: &World) -> Result<()> {
     let refused = [
         (&["-v", "/a:/b"][..], "--volume is not supported with"),
         (&["-p", "80:80"], "--publish is not supported with"),
-        (&["-d"], "works with run --rm in the foreground only"),
-        (&["--name", "box"], "--name is not supported with"),
         (&["--privileged"], "--privileged is not supported with"),
         (
             &["--security-opt", "systempaths=unconfined"],
@@ -158,11 +166,6 @@ fn a_plain_container_has_the_flags_it_says(world: &World) -> Result<()> {
             .run(&[flags, &["busybox", "true"]].concat())?
             .refusal(words)?;
     }
-    plain
-        .vm
-        .bulkhead(["run", "--isolation=container", "busybox", "true"])
-        .output()?
-        .refusal("works with run --rm in the foreground only")?;
     assert_eq!(plain.bundles()?, 0);
     Ok(())
 }
@@ -214,7 +217,7 @@ fn what_a_plain_container_left_is_removed(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// The files of an image are those of whoever runs it, also when the image is gone.
+/// The files of an image are there as long as the image or a container is.
 fn an_image_in_use_stays_unpacked(world: &World) -> Result<()> {
     let plain = Plain::new(world)?;
     let build = |name: &str| {
@@ -224,35 +227,27 @@ fn an_image_in_use_stays_unpacked(world: &World) -> Result<()> {
     };
     build("one")?;
     build("two")?;
-    let words = [
-        "run",
-        "--rm",
-        "-i",
+    let verb = |words: &[&str]| plain.vm.bulkhead(words).output();
+    verb(&[
+        "create",
         "--isolation=container",
+        "--name",
+        "box",
         "one",
-        "sh",
-        "-c",
-    ];
-    let (input, mut typed) = std::io::pipe().context("make a pipe")?;
-    let script = "echo runs; read line; cat /name";
-    let mut one = plain
-        .vm
-        .bulkhead(words)
-        .arg(script)
-        .stdin_from(input)
-        .spawn()?;
-    one.wait_for_stdout("runs")?;
-    plain.vm.bulkhead(["rmi", "one"]).output()?.code(0)?;
+        "cat",
+        "/name",
+    ])?
+    .code(0)?;
+    verb(&["rmi", "-f", "one"])?.code(0)?;
     plain.run(&["two", "true"])?.code(0)?;
     let images = || -> Result<usize> {
         let entries = fs::read_dir(plain.vm.root().join("plain/images"))?;
         Ok(entries.count())
     };
     assert_eq!(images()?, 2);
-    std::io::Write::write_all(&mut typed, b"go\n")?;
-    let out = one.wait()?.code(0)?;
-    assert_eq!(out.stdout, "runs\none\n");
+    assert_eq!(verb(&["start", "-a", "box"])?.code(0)?.stdout, "one\n");
     // It goes when another is unpacked.
+    verb(&["rm", "box"])?.code(0)?;
     plain.run(&["busybox", "true"])?.code(0)?;
     assert_eq!(images()?, 2);
     Ok(())
@@ -295,36 +290,6 @@ fn a_plain_container_of_several_layers_has_their_files(world: &World) -> Result<
     Ok(())
 }
 
-fn after_a_kill_no_plain_container_is_left(world: &World) -> Result<()> {
-    let plain = Plain::new(world)?;
-    let before = mounts()?;
-    let words = [
-        "run",
-        "--rm",
-        "--isolation=container",
-        "busybox",
-        "sh",
-        "-c",
-    ];
-    let mut command = plain
-        .vm
-        .bulkhead(words)
-        .arg("echo runs; sleep 4321")
-        .spawn()?;
-    command.wait_for_stdout("runs")?;
-    plain.vm.wait_for_process(KEEPER)?;
-    command.signal(Signal::KILL)?;
-    command.wait()?;
-    plain.vm.wait_for_no_process()?;
-    wait_until(|| Ok(!someone_sleeps("4321")?))?;
-    assert_eq!(mounts()?, before);
-    // Its folder goes with the next one.
-    assert_eq!(plain.bundles()?, 1);
-    plain.run(&["busybox", "true"])?.code(0)?;
-    assert_eq!(plain.bundles()?, 0);
-    Ok(())
-}
-
 fn a_terminated_command_hands_the_signal_on(world: &World) -> Result<()> {
     let plain = Plain::new(world)?;
     let words = [
@@ -349,12 +314,12 @@ fn a_terminated_command_hands_the_signal_on(world: &World) -> Result<()> {
     Ok(())
 }
 
-fn mounts() -> Result<String> {
+pub(crate) fn mounts() -> Result<String> {
     fs::read_to_string("/proc/self/mounts").context("read the mounts")
 }
 
 /// Whether a process with these words runs.
-fn someone_sleeps(seconds: &str) -> Result<bool> {
+pub(crate) fn someone_sleeps(seconds: &str) -> Result<bool> {
     let wanted = format!("sleep\0{seconds}\0");
     Ok(fs::read_dir("/proc")
         .context("read /proc")?
@@ -365,7 +330,7 @@ fn someone_sleeps(seconds: &str) -> Result<bool> {
 }
 
 /// Waits for what must come.
-fn wait_until(mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(crate) fn wait_until(mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
     let begun = std::time::Instant::now();
     while !is_so()? {
         anyhow::ensure!(

@@ -31,6 +31,7 @@ mod lists;
 mod network;
 mod past;
 mod peers;
+mod plain;
 mod policy;
 mod process;
 mod pulling;
@@ -129,6 +130,7 @@ fn main() -> ExitCode {
             (1, environment::tests()),
             (1, flags::tests()),
             (1, contrast::tests()),
+            (1, plain::tests()),
             (1, policy::tests()),
             (1, tenant::tests()),
             (0, tenants::tests()),

@@ -345,7 +345,8 @@ fn disk(wanted: &Wanted, id_file: &Path) -> Result<(u64, u64)> {
     let store = Store::open(&root.images())?;
     let image = store.resolve(wanted.image)?;
     if wanted.isolation == "container" {
-        return Ok(plain::space(&root, &image, &id));
+        let folder = root.containers().join(id);
+        return Ok((plain::space(&root, &image.id), paths::space_below(&folder)));
     }
     let disks = store.layer_disks()?;
     let mut shared: u64 = 0;

@@ -1,33 +1,31 @@
-//! The bundle of a plain container: its folder, and the configuration that the OCI runtime reads.
+//! The bundle of a plain container: its folder, and the configuration that the OCI runtime reads. It
+//! lies in the container's folder and goes with that.
 //!
 //! ```text
-//! <root>/plain/run/<id>/
-//!   lock                     held by the keeper
+//! <root>/containers/<id>/bundle/
 //!   config.json              OCI runtime specification 1.0
 //!   hosts, hostname, resolv.conf
-//!   rootfs/                  where the overlay is mounted, in the keeper's child only
-//!   upper/, work/            what the container changes
-//!   state/, log              the runtime's own
+//!   rootfs/                  where the overlay is mounted, in the agent's mount namespace only
+//!   upper/, work/            what the container changes; kept until it is removed
+//!   state/, log-<process>    the runtime's own
 //! ```
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit};
 use oci_spec::runtime::Spec;
 use protocol::plain::{FilterRule, FirstArgument, Prepared};
 use protocol::probe::PROBE_NAME;
-use protocol::spec::{ProcessSpec, Resources, Seccomp};
+use protocol::spec::{ProcessSpec, Resources, RunSpec, Seccomp};
 use serde_json::{Value, json};
 
 use super::super::control_group;
-use super::jail;
-use super::keeper::Keeper;
-use super::rootfs::Unpacked;
-use super::{Plain, agent, create_private, folder};
+use super::agent::AgentConfig;
+use super::group;
 
 /// What a container may not look into, as on Docker.
 const MASKED: [&str; 12] = [
@@ -54,101 +52,81 @@ const READ_ONLY: [&str; 5] = [
     "/proc/sysrq-trigger",
 ];
 
-/// A bundle with its lock held.
-pub(super) struct Bundle {
-    pub(super) keeper: Keeper,
-    /// Inherited by number; held here until then.
-    _locks: [Flock<File>; 2],
-}
+/// Name of the folder where the container's files are mounted, in its agent only.
+pub(super) const ROOTFS: &str = "rootfs";
 
-/// Makes the bundle; removes those that killed keepers left.
+/// Name of the runtime's own folder.
+pub(super) const STATE: &str = "state";
+
+/// Makes the folders of a bundle, as far as they are not there of an earlier life; of that, the
+/// runtime's own is forgotten.
 ///
 /// # Errors
-/// When a file can't be written.
-pub(super) fn create(plain: &Plain, image: Unpacked, prepared: &Prepared) -> Result<Bundle> {
-    let all = folder(plain.root).join("run");
-    create_private(&all)?;
-    let _alone = crate::sandbox::paths::lock(&all)?;
-    sweep(&all)?;
-    let path = all.join(plain.id);
-    let make = |path: &Path, mode| {
-        DirBuilder::new()
-            .mode(mode)
-            .create(path)
-            .with_context(|| format!("create {}", path.display()))
-    };
-    make(&path, 0o700)?;
-    let file = File::create(path.join("lock")).context("create the bundle's lock")?;
-    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|(_, error)| error)
-        .context("lock the bundle")?;
-    for name in ["rootfs", "upper", "work", "state"] {
-        make(&path.join(name), 0o755)?;
+/// When one can't be made.
+pub(super) fn make_folders(config: &AgentConfig) -> Result<()> {
+    let bundle = &config.bundle;
+    if config.is_root {
+        group::remove(&config.id);
     }
-    let run = &plain.launch.run;
-    let process = &run.process;
+    match fs::remove_dir_all(bundle.join(STATE)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).context("remove the runtime's folder of an earlier start");
+        }
+        _ => {}
+    }
+    let none = Path::new("");
+    for (name, mode) in [
+        (none, 0o700),
+        (Path::new(ROOTFS), 0o755),
+        (Path::new("upper"), 0o755),
+        (Path::new("work"), 0o755),
+        (Path::new(STATE), 0o755),
+    ] {
+        let path = bundle.join(name);
+        match DirBuilder::new().mode(mode).create(&path) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(error).with_context(|| format!("create {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Writes the configuration that the runtime reads, and the files that it mounts.
+///
+/// # Errors
+/// When a file can't be written, or the container is to have what a plain one has not.
+pub(super) fn write(config: &AgentConfig, run: &RunSpec, prepared: &Prepared) -> Result<()> {
     for (name, text) in [
         ("hosts", run.hosts.clone()),
         ("resolv.conf", run.resolv_conf.clone()),
         ("hostname", format!("{}\n", run.hostname)),
     ] {
-        fs::write(path.join(name), text).with_context(|| format!("write {name}"))?;
+        fs::write(config.bundle.join(name), text).with_context(|| format!("write {name}"))?;
     }
-    let is_root = nix::unistd::geteuid().is_root();
-    let config = config(plain, &path, prepared, is_root)?;
-    let text = serde_json::to_vec_pretty(&config).context("write config.json")?;
-    fs::write(path.join("config.json"), text).context("write config.json")?;
-    // Locked as long as the keeper lives, whatever it becomes.
-    let keeper = Keeper {
-        runtime: plain.runtime.to_owned(),
-        id: plain.id.to_owned(),
-        bundle: path,
-        lower: image.path,
-        locks: [jail::keep_open(&lock)?, jail::keep_open(&image.lock)?],
-        limits: is_root,
-        open_stdin: plain.launch.open_stdin || process.terminal.is_some(),
-        forward_signals: plain.forward_signals,
-    };
-    Ok(Bundle {
-        keeper,
-        _locks: [lock, image.lock],
-    })
-}
-
-/// Removes bundles whose keepers are gone.
-fn sweep(all: &Path) -> Result<()> {
-    let mut old: Vec<PathBuf> = Vec::new();
-    for entry in fs::read_dir(all).context("read the bundles")? {
-        let path = entry.context("read the bundles")?.path();
-        let is_free = match File::open(path.join("lock")) {
-            Ok(file) => Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok(),
-            Err(_) => true,
-        };
-        if is_free {
-            super::keeper::remove_cgroup(&path);
-            old.push(path);
-        }
-    }
-    // What can't be removed is tried again the next time.
-    let _ = jail::remove(&old);
-    Ok(())
+    let spec = document(config, run, prepared)?;
+    let text = serde_json::to_vec_pretty(&spec).context("write config.json")?;
+    fs::write(config.bundle.join("config.json"), text).context("write config.json")
 }
 
 /// The configuration, as a checked document of the specification.
-fn config(plain: &Plain, bundle: &Path, prepared: &Prepared, is_root: bool) -> Result<Spec> {
-    let run = &plain.launch.run;
+fn document(config: &AgentConfig, run: &RunSpec, prepared: &Prepared) -> Result<Spec> {
     let process = &run.process;
     if !matches!(process.seccomp, Seccomp::Default) {
         bail!("a plain container has Docker's default filter; remove --security-opt seccomp");
+    }
+    if !run.domainname.is_empty() {
+        bail!("--domainname is not supported with --isolation=container; remove one of both");
     }
     let kinds = ["pid", "network", "ipc", "uts", "mount", "cgroup"];
     let namespaces = kinds.map(|kind| json!({"type": kind}));
     let mut value = json!({
         "ociVersion": "1.0.2",
         "hostname": run.hostname,
-        "root": {"path": "rootfs", "readonly": run.read_only_root},
-        "process": of_process(process, prepared, files_max(is_root)?),
-        "mounts": mounts(plain, bundle)?,
+        "root": {"path": ROOTFS, "readonly": run.read_only_root},
+        "process": of_process(process, prepared, config.is_root)?,
+        "mounts": mounts(config, run),
         "linux": {
             "namespaces": namespaces,
             "maskedPaths": MASKED,
@@ -157,15 +135,12 @@ fn config(plain: &Plain, bundle: &Path, prepared: &Prepared, is_root: bool) -> R
             "seccomp": filter(&prepared.filter),
         },
     });
-    if is_root && let Some(linux) = value.get_mut("linux").and_then(Value::as_object_mut) {
-        linux.insert(
-            "cgroupsPath".into(),
-            format!("/{}/{}", control_group::OWN, plain.id).into(),
-        );
+    if config.is_root
+        && let Some(linux) = value.get_mut("linux").and_then(Value::as_object_mut)
+    {
+        let group = format!("/{}/{}", control_group::OWN, config.id);
+        linux.insert("cgroupsPath".into(), group.into());
         linux.insert("resources".into(), resources(&run.resources));
-    }
-    if !run.domainname.is_empty() {
-        bail!("--domainname is not supported with --isolation=container; remove one of both");
     }
     serde_json::from_value(value).context("make the container's config.json")
 }
@@ -179,7 +154,16 @@ fn files_max(is_root: bool) -> Result<u64> {
     Ok(hard)
 }
 
-fn of_process(process: &ProcessSpec, prepared: &Prepared, files_max: u64) -> Value {
+/// A process, in the words of the specification.
+///
+/// # Errors
+/// When this user's limits can't be read.
+pub(super) fn of_process(
+    process: &ProcessSpec,
+    prepared: &Prepared,
+    is_root: bool,
+) -> Result<Value> {
+    let files_max = files_max(is_root)?;
     let mut args = process.args.clone();
     if let (Some(_), Some(program)) = (process.probe, args.first_mut()) {
         *program = format!("/{PROBE_NAME}");
@@ -214,7 +198,7 @@ fn of_process(process: &ProcessSpec, prepared: &Prepared, files_max: u64) -> Val
             })
         })
         .collect();
-    json!({
+    let mut value = json!({
         "terminal": process.terminal.is_some(),
         "user": {
             "uid": prepared.uid,
@@ -232,11 +216,15 @@ fn of_process(process: &ProcessSpec, prepared: &Prepared, files_max: u64) -> Val
         "rlimits": rlimits,
         "noNewPrivileges": process.no_new_privileges,
         "oomScoreAdj": process.oom_score_adj,
-    })
+    });
+    if let (Some(size), Some(value)) = (process.terminal, value.as_object_mut()) {
+        let size = json!({"height": size.rows, "width": size.columns});
+        value.insert("consoleSize".into(), size);
+    }
+    Ok(value)
 }
 
-fn mounts(plain: &Plain, bundle: &Path) -> Result<Value> {
-    let run = &plain.launch.run;
+fn mounts(config: &AgentConfig, run: &RunSpec) -> Value {
     let quiet = ["nosuid", "noexec", "nodev"];
     let mut mounts = vec![
         json!({"destination": "/proc", "type": "proc", "source": "proc", "options": quiet}),
@@ -260,16 +248,16 @@ fn mounts(plain: &Plain, bundle: &Path) -> Result<Value> {
     for name in ["hosts", "hostname", "resolv.conf"] {
         mounts.push(
             json!({"destination": format!("/etc/{name}"), "type": "bind",
-            "source": bundle.join(name), "options": ["rbind", "rprivate"]}),
+            "source": config.bundle.join(name), "options": ["rbind", "rprivate"]}),
         );
     }
     if run.process.probe.is_some() {
         mounts.push(
             json!({"destination": format!("/{PROBE_NAME}"), "type": "bind",
-            "source": agent(plain.guest)?, "options": ["bind", "ro", "nosuid", "nodev"]}),
+            "source": config.program, "options": ["bind", "ro", "nosuid", "nodev"]}),
         );
     }
-    Ok(Value::Array(mounts))
+    Value::Array(mounts)
 }
 
 fn filter(rules: &[FilterRule]) -> Value {
@@ -309,24 +297,11 @@ fn filter(rules: &[FilterRule]) -> Value {
     })
 }
 
-fn resources(limits: &Resources) -> Value {
-    let mut unified = serde_json::Map::new();
-    let numbers = [
-        ("memory.max", limits.memory_max),
-        ("memory.low", limits.memory_low),
-        ("memory.swap.max", limits.swap_max),
-        ("cpu.weight", limits.cpu_weight),
-        ("pids.max", limits.pids_max),
-    ];
-    for (name, number) in numbers {
-        if let Some(number) = number {
-            unified.insert(name.to_owned(), number.to_string().into());
-        }
-    }
-    if let Some(quota) = limits.cpu_quota_us {
-        let period = limits.cpu_period_us.unwrap_or(100_000);
-        unified.insert("cpu.max".to_owned(), format!("{quota} {period}").into());
-    }
+fn resources(resources: &Resources) -> Value {
+    let unified: serde_json::Map<_, _> = group::limits(resources)
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?.into())))
+        .collect();
     json!({
         "devices": [{"allow": false, "access": "rwm"}],
         "unified": unified,

@@ -12,7 +12,7 @@
 
 use std::fs::File;
 use std::io::{PipeReader, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -20,18 +20,17 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, bail};
 use command_fds::{CommandFdExt, FdMapping};
 use file_server::jail as ids;
-use images::Layer;
+use images::{Layer, Store};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, chdir, fexecve, geteuid, pivot_root};
 use protocol::plain::{Answer, FIRST_FD, Job, MESSAGE_BYTES_MAX, PLAIN_NAME, Prepared};
-use protocol::spec::ConvertSpec;
+use protocol::spec::{ConvertSpec, ProcessSpec};
 use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
-use super::{Plain, agent};
 use crate::sandbox::disks::{CONVERTER_MEMORY_MIB, LAYER_LIMITS, compression};
 use crate::sandbox::files::subordinates;
 use crate::sandbox::poll::readable_until;
@@ -121,13 +120,27 @@ fn wait_for(mut go: PipeReader) -> Result<()> {
 /// Maps the ids of the child: all as they are for root, else the user's and its subordinate ones.
 fn map(pid: Pid) -> Result<()> {
     if geteuid().is_root() {
+        // Of a container's agent, that is the user itself, with what ids it has.
         for name in ["uid_map", "gid_map"] {
-            std::fs::write(format!("/proc/{pid}/{name}"), "0 0 4294967295\n")
+            let own = std::fs::read_to_string(format!("/proc/self/{name}"))
+                .with_context(|| format!("read {name}"))?;
+            std::fs::write(format!("/proc/{pid}/{name}"), same(&own))
                 .with_context(|| format!("write {name}"))?;
         }
         return Ok(());
     }
     ids::map_ids(pid.as_raw(), &subordinates()).context("map ids")
+}
+
+/// A map of all ids that another map has, each to itself (`user_namespaces(7)`).
+fn same(map: &str) -> String {
+    map.lines()
+        .filter_map(|line| {
+            let mut numbers = line.split_ascii_whitespace();
+            let (first, _, count) = (numbers.next()?, numbers.next()?, numbers.next()?);
+            Some(format!("{first} {first} {count}\n"))
+        })
+        .collect()
 }
 
 /// The hidden verb.
@@ -240,34 +253,64 @@ fn words(bytes: &[u8]) -> String {
     printable(text.trim().trim_start_matches("bulkhead: "))
 }
 
-/// Unpacks layers into `root`, if there are any, and looks up what the configuration needs.
+/// What layers to unpack, each with its blob, lowest first.
+pub(super) type Layers = Vec<(ConvertSpec, OwnedFd)>;
+
+/// Opens the blobs of an image's layers.
 ///
 /// # Errors
-/// When the agent's program says so; its words are made fit for a terminal.
-pub(super) fn prepare(plain: &Plain, root: &Path, layers: &[Layer]) -> Result<Prepared> {
-    let process = &plain.launch.run.process;
-    let scratch = tempfile::tempfile_in(plain.root.path()).context("create a scratch file")?;
-    let mut files: Vec<OwnedFd> = vec![scratch.into()];
-    let mut specs = Vec::new();
-    for layer in layers {
-        let blob = plain.store.blob(&layer.blob)?;
-        specs.push(ConvertSpec {
+/// When one is missing.
+pub(super) fn open_layers(store: &Store, layers: &[Layer]) -> Result<Layers> {
+    let open = |layer: &Layer| {
+        let blob = store.blob(&layer.blob)?;
+        let spec = ConvertSpec {
             blob_bytes: blob.metadata().context("read the size of the blob")?.len(),
             compression: compression(layer.compression),
             diff_id: layer.diff_id.hex(),
             limits: LAYER_LIMITS,
-        });
-        files.push(blob.into());
-    }
+        };
+        Ok((spec, blob.into()))
+    };
+    layers.iter().map(open).collect()
+}
+
+/// Unpacks layers into `root`; how many device nodes were left out.
+///
+/// # Errors
+/// When the agent's program says so; its words are made fit for a terminal.
+pub(super) fn unpack(program: &Path, root: &Path, scratch: &Path, layers: Layers) -> Result<u64> {
+    let (specs, blobs): (Vec<_>, Vec<_>) = layers.into_iter().unzip();
     let job = Job {
         layers: specs,
+        user: String::new(),
+        group_add: Vec::new(),
+        capabilities: Vec::new(),
+    };
+    let scratch = tempfile::tempfile_in(scratch).context("create a scratch file")?;
+    let files = std::iter::once(scratch.into()).chain(blobs).collect();
+    Ok(prepare(program, root, &job, files)?.devices_left_out)
+}
+
+/// Looks up what the configuration of a process needs.
+///
+/// # Errors
+/// As [`unpack`].
+pub(super) fn look_up(program: &Path, root: &Path, process: &ProcessSpec) -> Result<Prepared> {
+    let job = Job {
+        layers: Vec::new(),
         user: process.user.clone(),
         group_add: process.group_add.clone(),
         capabilities: process.capabilities.clone(),
     };
+    // Nothing is unpacked, so nothing is put aside.
+    let scratch = File::open("/dev/null").context("open /dev/null")?;
+    prepare(program, root, &job, vec![scratch.into()])
+}
+
+fn prepare(program: &Path, root: &Path, job: &Job, files: Vec<OwnedFd>) -> Result<Prepared> {
     let work = Work::Agent {
         root: root.to_owned(),
-        agent: agent(plain.guest)?,
+        agent: program.to_owned(),
         descriptors: u32::try_from(files.len())?,
     };
     let mappings = (FIRST_FD..)
@@ -286,7 +329,7 @@ pub(super) fn prepare(plain: &Plain, root: &Path, layers: &[Layer]) -> Result<Pr
         .spawn()
         .context("start this command again")?;
     let mut stdin = child.stdin.take().context("speak to a child")?;
-    let told = serde_json::to_writer(&mut stdin, &job);
+    let told = serde_json::to_writer(&mut stdin, job);
     drop(stdin);
     let mut answer = Vec::new();
     let stdout = child.stdout.take().context("hear a child")?;
@@ -320,15 +363,11 @@ pub(super) fn take_fd(number: i32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
-/// The number of a descriptor that a program which is executed next keeps.
+/// Sends a signal to a child of this process, which has not been reaped.
 ///
 /// # Errors
-/// When the kernel refuses it.
-pub(super) fn keep_open(fd: &File) -> Result<i32> {
-    nix::fcntl::fcntl(
-        fd,
-        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
-    )
-    .context("keep a descriptor open")?;
-    Ok(fd.as_raw_fd())
+/// A number that is no signal.
+pub(super) fn signal(pid: i32, signal: i32) -> nix::Result<()> {
+    // SAFETY: two numbers; the process is a child's, so nobody else has its number.
+    nix::errno::Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
 }

@@ -5,28 +5,32 @@
 //! <root>/plain/images/<image id>/    locked by who uses it; its name only when it is whole
 //!        rootfs/                     the file system, whose owner and mode are the image's
 //! <root>/plain/images/.new-<id>/     being unpacked, or left by a command that was killed
-//! <root>/plain/run/<id>/             bundles, see bundle.rs
 //! ```
+//! One is there as long as the store has its image, or a container is on record as its user.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use images::Image;
+use images::{Digest, Store};
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{Plain, create_private, folder, jail};
-use crate::sandbox::paths::{self, Root};
+use super::{agent_program, jail};
+use crate::sandbox::containers;
+use crate::sandbox::launch::Isolation;
+use crate::sandbox::paths::{self, GuestFiles, Root};
 
 /// Name of the file system in its image's folder.
 const ROOTFS: &str = "rootfs";
 
 /// The file system of an image, which nobody removes as long as this is held.
+#[derive(Debug)]
 pub(super) struct Unpacked {
     pub(super) path: PathBuf,
-    pub(super) lock: Flock<File>,
+    _lock: Flock<File>,
 }
 
 impl Unpacked {
@@ -45,18 +49,24 @@ impl Unpacked {
         // It may have been removed meanwhile, and another be there.
         let is_same = fs::metadata(path).is_ok_and(|status| identity(status) == opened);
         let path = path.join(ROOTFS);
-        Ok(is_same.then_some(Self { path, lock }))
+        Ok(is_same.then_some(Self { path, _lock: lock }))
     }
 }
 
-/// The file system of the image; unpacked when it is not there.
+/// The file system of an image; unpacked when it is not there. `tell` is told what takes time, and what
+/// is left out.
 ///
 /// # Errors
-/// When a layer is corrupt, or there is no room.
-pub(super) fn unpacked(plain: &Plain) -> Result<Unpacked> {
-    let images = folder(plain.root).join("images");
+/// When the image is gone, a layer is corrupt, or there is no room.
+pub(super) fn unpacked(
+    root: &Root,
+    guest: &GuestFiles,
+    image: &Digest,
+    tell: &dyn Fn(&str),
+) -> Result<Unpacked> {
+    let images = folder(root);
     create_private(&images)?;
-    let path = images.join(plain.image.id.hex());
+    let path = images.join(image.hex());
     if let Some(found) = Unpacked::find(&path)? {
         return Ok(found);
     }
@@ -65,9 +75,11 @@ pub(super) fn unpacked(plain: &Plain) -> Result<Unpacked> {
     if let Some(found) = Unpacked::find(&path)? {
         return Ok(found);
     }
-    sweep(plain, &images)?;
-    (plain.tell)("unpacking the image for plain containers …");
-    let new = images.join(format!(".new-{}", plain.image.id.hex()));
+    let store = Store::open(&root.images())?;
+    let layers = store.resolve(&image.to_string())?.layers;
+    sweep(root, &store, &images)?;
+    tell("unpacking the image for plain containers …");
+    let new = images.join(format!(".new-{}", image.hex()));
     // What could not be removed is not built upon.
     DirBuilder::new()
         .mode(0o700)
@@ -75,29 +87,37 @@ pub(super) fn unpacked(plain: &Plain) -> Result<Unpacked> {
         .with_context(|| format!("create {}", new.display()))?;
     let rootfs = new.join(ROOTFS);
     fs::create_dir(&rootfs).with_context(|| format!("create {}", rootfs.display()))?;
-    let prepared = jail::prepare(plain, &rootfs, &plain.image.layers)?;
-    if prepared.devices_left_out > 0 {
-        let count = prepared.devices_left_out;
-        (plain.tell)(&format!("{count} device nodes of the image are left out"));
+    let layers = jail::open_layers(&store, &layers)?;
+    let left_out = jail::unpack(&agent_program(guest)?, &rootfs, root.path(), layers)?;
+    if left_out > 0 {
+        tell(&format!(
+            "{left_out} device nodes of the image are left out"
+        ));
     }
     fs::rename(&new, &path).with_context(|| format!("rename to {}", path.display()))?;
     Unpacked::find(&path)?.context("find the image that was unpacked")
 }
 
-/// Removes what is left of images that were removed since, and what is unfinished. Whoever unpacks
-/// holds the lock of all.
-fn sweep(plain: &Plain, images: &Path) -> Result<()> {
+/// Removes what is left of images that no store and no plain container has any more, and what is
+/// unfinished. Whoever unpacks holds the lock of all.
+fn sweep(root: &Root, store: &Store, images: &Path) -> Result<()> {
+    let containers = containers::list(root)?.into_iter();
+    let used: BTreeSet<String> = containers
+        .filter(|(_, config)| config.launch.isolation == Isolation::Container)
+        .map(|(_, config)| config.image_id)
+        .collect();
     let mut old = Vec::new();
     let mut locks = Vec::new();
     for entry in fs::read_dir(images).context("read the unpacked images")? {
         let entry = entry.context("read the unpacked images")?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let known = plain.store.resolve(&format!("sha256:{name}"));
-        let is_gone = known.is_err_and(|error| error.is_no_such_image()) || name.starts_with('.');
+        let id = format!("sha256:{name}");
+        let known = store.resolve(&id);
+        let is_gone = known.is_err_and(|error| error.is_no_such_image()) && !used.contains(&id);
         let lock = File::open(entry.path())
             .ok()
             .and_then(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).ok());
-        if let (true, Some(lock)) = (is_gone, lock) {
+        if let (true, Some(lock)) = (is_gone || name.starts_with('.'), lock) {
             locks.push(lock);
             old.push(entry.path());
         }
@@ -107,12 +127,22 @@ fn sweep(plain: &Plain, images: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of disk of an image's unpacked file system, and of the container's own files.
+/// Folder of all unpacked images of this user.
+fn folder(root: &Root) -> PathBuf {
+    root.path().join("plain").join("images")
+}
+
+/// Bytes of disk of an image's unpacked file system.
 #[must_use]
-pub fn space(root: &Root, image: &Image, id: &str) -> (u64, u64) {
-    let folder = folder(root);
-    (
-        paths::space_below(&folder.join("images").join(image.id.hex())),
-        paths::space_below(&folder.join("run").join(id)),
-    )
+pub fn space(root: &Root, image: &Digest) -> u64 {
+    paths::space_below(&folder(root).join(image.hex()))
+}
+
+/// Makes a folder that is this user's alone: images have programs that take their owner's rights.
+fn create_private(path: &Path) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("create {}", path.display()))
 }

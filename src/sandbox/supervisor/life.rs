@@ -16,14 +16,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use protocol::message::{Event, ExitStatus, FailureKind, ProcessId, Request};
-use protocol::spec::{ProcessSpec, Stdio};
+use protocol::spec::{ProcessSpec, RunSpec, Stdio};
 use protocol::task::TaskId;
 
 use super::super::clock::{monotonic_ns, now};
 use super::super::disks;
+use super::super::enclosure::Enclosure;
+use super::super::launch::{Isolation, Launch};
 use super::super::logs::{self, LogWriter};
 use super::super::network::Network;
 use super::super::paths::GuestFiles;
+use super::super::plain::RunningPlain;
 use super::super::state::{EXIT_CODE_KILLED, Status};
 use super::super::stop::Unkillable;
 use super::super::streams::{CommandStreams, Deliveries, Streams, VmStreams};
@@ -53,7 +56,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
 /// A VM and what runs in it.
 pub(super) struct Running {
     /// The VM.
-    pub(super) vm: RunningVm,
+    pub(super) vm: Enclosure,
     main: Streams,
     /// Of this life's processes; those of another have the same numbers.
     pub(super) deliveries: Deliveries,
@@ -139,8 +142,9 @@ impl Supervisor {
                 if self.auto_remove() && !self.again {
                     self.unplug(running.vm);
                 } else {
-                    let report = power_off(running.vm)?;
-                    self.note_times(&report);
+                    if let Some(report) = power_off(running.vm)? {
+                        self.note_times(&report);
+                    }
                 }
                 Ok(ToCommand::Exited {
                     code: status.docker_code(),
@@ -171,12 +175,8 @@ impl Supervisor {
 
     /// Starts the VM; `false` when somebody wants the container to end before there is one.
     fn spawn(&mut self, log: &File) -> Result<bool> {
-        let guest = GuestFiles::find()?;
         let launch = self.config.launch.clone();
-        let (layers, disks) = disks::of_container(&self.root, &self.folder, &launch)?;
-        let mut run = launch.run;
-        run.layers = layers;
-        run.upper_disk = true;
+        let mut run = launch.run.clone();
         let [stdin, stdout, stderr] = MAIN_PORTS;
         let ports = Stdio {
             stdin: launch.open_stdin.then_some(stdin),
@@ -184,8 +184,41 @@ impl Supervisor {
             stderr: run.process.terminal.is_none().then_some(stderr),
         };
         run.process.stdio = ports;
-        let Some(mounts) = self.prepare_mounts(&launch.mounts, &mut run)? else {
-            return Ok(false);
+        let ports: Vec<u32> = [ports.stdin, ports.stdout, ports.stderr]
+            .into_iter()
+            .flatten()
+            .collect();
+        let (vm, fillings) = match launch.isolation {
+            Isolation::Vm => match self.spawn_vm(&launch, &mut run, &ports, log)? {
+                Some(spawned) => spawned,
+                None => return Ok(false),
+            },
+            Isolation::Container => (self.spawn_plain(&ports, log)?, Vec::new()),
+        };
+        self.run_in(vm, &launch, run, fillings)?;
+        Ok(true)
+    }
+
+    fn spawn_plain(&mut self, ports: &[u32], log: &File) -> Result<Enclosure> {
+        self.state.phases.vmm_spawn = monotonic_ns();
+        let plain = RunningPlain::spawn(&self.root, &self.folder, &self.config, ports, log)?;
+        Ok(Enclosure::Plain(plain))
+    }
+
+    /// Starts the VM, with the volumes that it fills; `None` as for [`Self::spawn`].
+    fn spawn_vm(
+        &mut self,
+        launch: &Launch,
+        run: &mut RunSpec,
+        ports: &[u32],
+        log: &File,
+    ) -> Result<Option<(Enclosure, Vec<Filling>)>> {
+        let guest = GuestFiles::find()?;
+        let (layers, disks) = disks::of_container(&self.root, &self.folder, launch)?;
+        run.layers = layers;
+        run.upper_disk = true;
+        let Some(mounts) = self.prepare_mounts(&launch.mounts, run)? else {
+            return Ok(None);
         };
         let network = launch.network.as_ref();
         self.network = network
@@ -200,34 +233,43 @@ impl Supervisor {
             vcpu_count: launch.vcpu_count,
             memory_mib: launch.memory_mib,
             cpu: (&run.resources).into(),
-            host_cpus: launch.host_cpus,
+            host_cpus: launch.host_cpus.clone(),
             disks,
             card,
-            stream_ports: [ports.stdin, ports.stdout, ports.stderr]
-                .into_iter()
-                .flatten()
-                .collect(),
+            stream_ports: ports.to_vec(),
             shares: shares.clone(),
             log: log.try_clone().context("share the VM's log")?,
         };
         let launcher = &self.launcher;
         let start = || RunningVm::spawn(launcher, &self.root, &guest, request);
-        let mut vm = match &mut self.network {
+        let vm = match &mut self.network {
             Some(network) => network.beside(launcher, start),
             None => start(),
         }?;
         // From here on it hears a guest.
         self.confine(&guest, shares)?;
+        Ok(Some((Enclosure::Vm(vm.into()), mounts.fillings)))
+    }
+
+    /// Joins the streams of what has been started, and has it run when its agent is there.
+    fn run_in(
+        &mut self,
+        mut vm: Enclosure,
+        launch: &Launch,
+        run: RunSpec,
+        fillings: Vec<Filling>,
+    ) -> Result<()> {
         self.state.network = self.network.as_ref().map(|network| network.state.clone());
         self.state.control_group = vm.group();
         let own_log = logs::path(self.folder.path(), &self.config.id);
         let own_log = LogWriter::open(&own_log, &launch.log)?.map(Arc::new);
         let deliveries = Deliveries::new()?;
+        let [stdin, stdout, stderr] = MAIN_PORTS;
         let main = Streams::start(
             VmStreams {
-                stdin: ports.stdin.and_then(|port| vm.streams.remove(&port)),
-                stdout: ports.stdout.and_then(|port| vm.streams.remove(&port)),
-                stderr: ports.stderr.and_then(|port| vm.streams.remove(&port)),
+                stdin: vm.take_stream(stdin),
+                stdout: vm.take_stream(stdout),
+                stderr: vm.take_stream(stderr),
             },
             launch.stdin_once,
             own_log.as_ref(),
@@ -246,12 +288,12 @@ impl Supervisor {
             end: None,
             delivered: false,
             freezes: 0,
-            fillings: mounts.fillings,
+            fillings,
         });
         for (client, streams) in std::mem::take(&mut self.attaching) {
             self.attach(client, streams);
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Serves the container until its process has ended and its output is delivered; `Some` when it
@@ -265,11 +307,11 @@ impl Supervisor {
                     super::super::check_version(version)?;
                     self.state.phases.agent = monotonic_ns();
                     if let Some(running) = &mut self.running {
-                        running.vm.agent.send(&super::super::wake()?)?;
+                        running.vm.agent().send(&super::super::wake()?)?;
                         // Until it is asked to run, the guest writes to none.
                         running.fillings.iter_mut().for_each(Filling::begun);
                         for request in running.held.take().unwrap_or_default() {
-                            running.vm.agent.send(&request)?;
+                            running.vm.agent().send(&request)?;
                         }
                     }
                     deadline = Some(Instant::now() + self.start_timeout());
@@ -565,7 +607,7 @@ impl Supervisor {
             process,
             spec: Box::new(spec),
         };
-        running.vm.agent.send(&request)?;
+        running.vm.agent().send(&request)?;
         running.execs.insert(
             process,
             Exec {
@@ -591,13 +633,13 @@ impl Supervisor {
             }
             match &mut running.held {
                 Some(held) => held.push(request),
-                None => drop(running.vm.agent.send(&request)),
+                None => drop(running.vm.agent().send(&request)),
             }
         }
     }
 
     /// Ends a VM by pulling its plug. That of a container that goes anyway is not waited for yet.
-    fn unplug(&mut self, mut vm: RunningVm) {
+    fn unplug(&mut self, mut vm: Enclosure) {
         vm.kill();
         if self.auto_remove() {
             self.dying = Some(vm);
@@ -616,11 +658,11 @@ impl Supervisor {
 }
 
 /// Ends a VM in good order, since its disk is kept.
-fn power_off(mut vm: RunningVm) -> Result<VmReport> {
+fn power_off(mut vm: Enclosure) -> Result<Option<VmReport>> {
     // Whatever the guest does now, its process has ended and its output is read.
-    if vm.agent.send(&Request::Shutdown).is_ok() {
+    if vm.agent().send(&Request::Shutdown).is_ok() {
         let deadline = Some(Instant::now() + SHUTDOWN_TIMEOUT);
-        while let Ok(event) = vm.agent.next(deadline) {
+        while let Ok(event) = vm.agent().next(deadline) {
             if matches!(event, Event::Bye) {
                 break;
             }

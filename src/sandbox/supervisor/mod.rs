@@ -37,6 +37,7 @@ use serde::{Deserialize, Serialize};
 use super::agent::AgentError;
 use super::client::{self, Listener};
 use super::clock::monotonic_ns;
+use super::enclosure::Enclosure;
 use super::events;
 use super::launcher::Launcher;
 use super::network::Network;
@@ -45,7 +46,6 @@ use super::restart::Backoff;
 use super::state::{ContainerConfig, ContainerState, Folder, Lock, Phases, Status};
 use super::stop::Stop;
 use super::streams::CommandStreams;
-use super::vm::RunningVm;
 use super::volumes;
 use super::wire::{ENDED, StopRequest, ToCommand, ToSupervisor};
 use clients::{ClientId, Clients, Role};
@@ -160,7 +160,7 @@ struct Supervisor {
     /// Whether it is to be started again at once.
     again: bool,
     /// A VM that was killed; dropping it waits for its process.
-    dying: Option<RunningVm>,
+    dying: Option<Enclosure>,
 }
 
 impl Supervisor {
@@ -359,7 +359,7 @@ impl Supervisor {
     /// Waits until something happens or `deadline`, and serves it. Returns the agent's next event.
     fn turn(&mut self, deadline: Option<Instant>) -> Result<Option<Event>> {
         let event = match &mut self.running {
-            Some(running) => running.vm.agent.poll()?,
+            Some(running) => running.vm.agent().poll()?,
             None => None,
         };
         // An agent that talks without end keeps nobody else from being heard.
@@ -405,7 +405,7 @@ impl Supervisor {
             && let Some(running) = &mut self.running
             && deadline.is_some_and(|at| Instant::now() >= at)
         {
-            return match running.vm.agent.poll()? {
+            return match running.vm.agent().poll()? {
                 None => Err(AgentError::Timeout.into()),
                 event => Ok(event),
             };
@@ -415,7 +415,7 @@ impl Supervisor {
 
     /// Polls everything; the connections that are ready.
     fn wait(&self, deadline: Option<Instant>) -> nix::Result<Vec<Option<ClientId>>> {
-        let agent = self.running.iter().map(|running| running.vm.agent.fd());
+        let agent = self.running.iter().map(|running| running.vm.agent_fd());
         let own = [self.stop.fd()];
         let deliveries = self.running.iter().map(|running| running.deliveries.fd());
         let first_frame = self.network.iter().filter_map(Network::first_frame);

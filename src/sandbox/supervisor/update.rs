@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use anyhow::{Result, bail};
 use protocol::message::Request;
 
-use super::super::launch::{GUEST_OVERHEAD_MIB, memory_mib};
+use super::super::launch::{GUEST_OVERHEAD_MIB, Isolation, memory_mib};
 use super::super::vmm_process;
 use super::super::wire::{NewLimits, ToCommand};
 use super::Supervisor;
@@ -29,12 +29,14 @@ impl Supervisor {
             )));
         }
         let launch = &self.config.launch;
-        if let Some(sentence) = refusal(
-            launch.vcpu_count,
-            launch.memory_mib,
-            launch.run.resources.memory_max,
-            &limits,
-        ) {
+        if launch.isolation == Isolation::Vm
+            && let Some(sentence) = refusal(
+                launch.vcpu_count,
+                launch.memory_mib,
+                launch.run.resources.memory_max,
+                &limits,
+            )
+        {
             return Some(ToCommand::Refused(sentence));
         }
         self.send(Request::Update(limits.resources));
