@@ -5,10 +5,11 @@
 //! table ──► filter        system calls, per thread; the table is also a table in docs/security.md
 //! root                    an empty, read-only file tree
 //! privileges              capabilities, resource limits, core dumps
-//! landlock                no file beyond those that are open
+//! landlock                no file beyond those that are open, or that rules allow
 //! clone                   a child in namespaces of its own
 //! ```
-//! Used by the VMM process (`src/sandbox/vmm_process.rs`) and the file server. It knows neither.
+//! Used by the VMM process (`src/sandbox/vmm_process.rs`), the file server and the supervisor. It knows none
+//! of them.
 
 pub mod clone;
 pub mod filter;

@@ -11,6 +11,7 @@ use super::policy::Policy;
 use crate::sandbox::launch::Launch;
 use crate::sandbox::paths::{GuestFiles, Root};
 use crate::sandbox::plain;
+use crate::sandbox::printable;
 
 /// Flags that a plain container has; any other is refused.
 const SUPPORTED: [&str; 57] = [
@@ -129,6 +130,13 @@ pub fn prepare(
 ) -> Result<()> {
     plain::check_limits(launch)?;
     output::note(WEAKER);
+    if !image.config.volumes.is_empty() {
+        let names = printable(&image.config.volumes.join(", "));
+        output::note(&format!(
+            "WARNING: --isolation=container: what the image says is a volume is kept in the \
+             container's own files: {names}"
+        ));
+    }
     plain::prepare_image(root, guest, &image.id, &|words| {
         if !quiet {
             output::note(words);

@@ -12,7 +12,7 @@
 #![allow(unsafe_code)] // clone; takes ownership of inherited descriptors by number
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -70,6 +70,38 @@ pub struct Program {
     pub stderr: OwnedFd,
     /// What it finds from [`FIRST_FD`] on.
     pub descriptors: Vec<OwnedFd>,
+}
+
+/// Collects descriptors for a program, numbered from [`FIRST_FD`], where it finds its configuration.
+#[derive(Debug, Default)]
+pub struct Descriptors(Vec<OwnedFd>);
+
+impl Descriptors {
+    /// Makes the first one the end of a pipe that the configuration is written to.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn begin(&mut self) -> Result<PipeWriter> {
+        let (reader, writer) = io::pipe().context("create a pipe")?;
+        self.add(reader)?;
+        Ok(writer)
+    }
+
+    /// The number that it has in the program.
+    ///
+    /// # Errors
+    /// More than there are numbers.
+    pub fn add(&mut self, fd: impl Into<OwnedFd>) -> Result<RawFd> {
+        let number = FIRST_FD + RawFd::try_from(self.0.len()).context("number a descriptor")?;
+        self.0.push(fd.into());
+        Ok(number)
+    }
+}
+
+impl From<Descriptors> for Vec<OwnedFd> {
+    fn from(all: Descriptors) -> Self {
+        all.0
+    }
 }
 
 /// What the launcher is told when it is started.
@@ -244,7 +276,11 @@ fn unexpected(answer: &Answer) -> String {
 fn ask(link: &Mutex<Link>, order: &Order, descriptors: &[OwnedFd]) -> Result<Answer> {
     let mut link = link.lock().unwrap_or_else(PoisonError::into_inner);
     let descriptors: Vec<BorrowedFd> = descriptors.iter().map(AsFd::as_fd).collect();
-    let gone = || anyhow!("the container's launcher is gone: `rm --force` and `run` it again");
+    let gone = || {
+        anyhow!(
+            "start a process: the container's launcher is gone\nhint: stop the container and start it"
+        )
+    };
     link.send(order, &descriptors).map_err(|_| gone())?;
     match link.wait()?.ok_or_else(gone)? {
         Answer::Refused(why) => bail!(why),
@@ -284,7 +320,7 @@ impl Program {
     }
 
     /// Executes it as a child.
-    fn spawn(self) -> Result<Child> {
+    pub(super) fn spawn(self) -> Result<Child> {
         Ok(self.command()?.spawn()?.into())
     }
 

@@ -99,7 +99,8 @@ pub fn has_gone_away(error: &std::io::Error) -> bool {
 const GUEST_TEXT_MAX: usize = 512;
 
 /// Text that a guest chose, fit for a terminal: one line, no control characters, bounded.
-fn printable(text: &str) -> String {
+#[must_use]
+pub fn printable(text: &str) -> String {
     text.chars()
         .take(GUEST_TEXT_MAX)
         .map(|c| {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{IoSlice, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ use vmm::{ExitCounts, VmEnd};
 use super::agent::{AgentError, AgentLink};
 use super::control_group::{ControlGroup, CpuShare, Limits};
 use super::files::{FileServer, Share};
-use super::launcher::{FIRST_FD, Launcher};
+use super::launcher::{Descriptors, Launcher};
 use super::network::{self, Card};
 use super::paths::{self, GuestFiles, Root};
 use super::template::{Shape, Templates};
@@ -112,25 +112,6 @@ pub struct RunningVm {
     limits: Limits,
 }
 
-/// Collects descriptors for the child, numbered from [`FIRST_FD`], which is its configuration.
-#[derive(Default)]
-struct ChildFds(Vec<OwnedFd>);
-
-impl ChildFds {
-    /// Makes the first one the end of a pipe that the configuration is written to.
-    fn begin(&mut self) -> Result<PipeWriter> {
-        let (reader, writer) = std::io::pipe().context("create a pipe")?;
-        self.add(reader)?;
-        Ok(writer)
-    }
-
-    fn add(&mut self, fd: impl Into<OwnedFd>) -> Result<RawFd> {
-        let number = FIRST_FD + RawFd::try_from(self.0.len()).context("number a descriptor")?;
-        self.0.push(fd.into());
-        Ok(number)
-    }
-}
-
 impl RunningVm {
     /// Starts the process; the guest goes on from the template of its shape, or boots where there
     /// can be none.
@@ -152,7 +133,7 @@ impl RunningVm {
         let template = Templates::of(root)
             .map(|templates| templates.find_or_make(launcher, guest, shape))
             .transpose();
-        let mut fds = ChildFds::default();
+        let mut fds = Descriptors::default();
         let config_reader = fds.begin()?;
         let mut folder = None;
         let start = match template {
@@ -377,7 +358,7 @@ fn finish(child: &mut VmmChild, report: &mut PipeReader, deadline: Instant) -> R
 /// When the process can't be started, or the guest ends or says nothing.
 pub fn make_template(guest: &GuestFiles, shape: Shape, state: &File, memory: &File) -> Result<()> {
     let mut log = tempfile::tempfile().context("create a log")?;
-    let mut fds = ChildFds::default();
+    let mut fds = Descriptors::default();
     let config_reader = fds.begin()?;
     let share = |file: &File| file.try_clone().context("share a file");
     let (mut report, report_writer) = std::io::pipe().context("create a pipe")?;
@@ -427,7 +408,7 @@ pub fn make_template(guest: &GuestFiles, shape: Shape, state: &File, memory: &Fi
 /// A boot and what follows, up to the agent's call.
 const TEMPLATE_TIMEOUT: Duration = Duration::from_secs(60);
 
-fn kernel(guest: &GuestFiles, fds: &mut ChildFds) -> Result<KernelConfig> {
+fn kernel(guest: &GuestFiles, fds: &mut Descriptors) -> Result<KernelConfig> {
     Ok(KernelConfig {
         kernel: fds.add(open(&guest.kernel)?)?,
         initramfs: fds.add(open(&guest.initramfs)?)?,
@@ -437,13 +418,13 @@ fn kernel(guest: &GuestFiles, fds: &mut ChildFds) -> Result<KernelConfig> {
 /// Starts a VMM process, which says its own lines to `lines`, and tells it its configuration.
 fn start_process(
     launcher: &Launcher,
-    fds: ChildFds,
+    fds: Descriptors,
     mut config_writer: PipeWriter,
     lines: File,
     config: &VmmConfig,
 ) -> Result<VmmChild> {
     let (said, output) = std::io::pipe().context("create a pipe")?;
-    let starter = launcher.vmm(output.into(), lines.into(), fds.0)?;
+    let starter = launcher.vmm(output.into(), lines.into(), fds.into())?;
     let text = serde_json::to_vec(config).context("write the VM's configuration")?;
     // One that has ended by now says so by its status; a broken pipe would be taken for the user's.
     let _ = config_writer.write_all(&text);
@@ -488,7 +469,7 @@ pub fn stream_pair() -> Result<(UnixStream, UnixStream)> {
     Ok((ours, theirs))
 }
 
-fn card_config(card: Card, fds: &mut ChildFds) -> Result<CardConfig> {
+fn card_config(card: Card, fds: &mut Descriptors) -> Result<CardConfig> {
     Ok(CardConfig {
         socket: Some(fds.add(card.socket)?),
         endpoint: card.endpoint,
@@ -496,7 +477,7 @@ fn card_config(card: Card, fds: &mut ChildFds) -> Result<CardConfig> {
     })
 }
 
-fn disk_config(disk: DiskSource, fds: &mut ChildFds) -> Result<DiskConfig> {
+fn disk_config(disk: DiskSource, fds: &mut Descriptors) -> Result<DiskConfig> {
     Ok(match disk {
         DiskSource::ReadOnly(segments) => DiskConfig::ReadOnly(
             segments

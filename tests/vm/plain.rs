@@ -268,6 +268,27 @@ fn what_a_plain_container_has_not_is_refused(world: &World) -> Result<()> {
     }
     assert_eq!(plain.verb(&["port", "box"])?.stdout, "");
     plain.verb(&["rm", "box"])?.code(0)?;
+    // A tar without an entry.
+    let archive = plain.vm.work().join("empty.tar");
+    fs::write(&archive, [0; 1024])?;
+    let archive = archive.to_string_lossy();
+    let import = ["import", "-c", "VOLUME /data", &archive, "volume"];
+    plain.verb(&import)?.code(0)?;
+    let create = [
+        "create",
+        "--isolation=container",
+        "--name=box",
+        "volume",
+        "x",
+    ];
+    let out = plain.verb(&create)?.code(0)?;
+    assert!(
+        out.stderr
+            .contains("is kept in the container's own files: /data"),
+        "{out}"
+    );
+    assert_eq!(plain.state("box", "Mounts")?, "[]");
+    plain.verb(&["rm", "box"])?.code(0)?;
     Ok(())
 }
 

@@ -65,7 +65,8 @@ pub(super) fn unpacked(
     tell: &dyn Fn(&str),
 ) -> Result<Unpacked> {
     let images = folder(root);
-    create_private(&images)?;
+    // Its user's alone: images have programs that take their owner's rights.
+    paths::create_private(&images)?;
     let path = images.join(image.hex());
     if let Some(found) = Unpacked::find(&path)? {
         return Ok(found);
@@ -136,13 +137,4 @@ fn folder(root: &Root) -> PathBuf {
 #[must_use]
 pub fn space(root: &Root, image: &Digest) -> u64 {
     paths::space_below(&folder(root).join(image.hex()))
-}
-
-/// Makes a folder that is this user's alone: images have programs that take their owner's rights.
-fn create_private(path: &Path) -> Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .with_context(|| format!("create {}", path.display()))
 }

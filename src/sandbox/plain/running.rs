@@ -4,26 +4,23 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{PipeWriter, Write};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use command_fds::{CommandFdExt, FdMapping};
 use images::Digest;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::super::agent::{AgentError, AgentLink};
+use super::super::child::Child;
+use super::super::launcher::{Descriptors, FIRST_FD, Program};
 use super::super::paths::{GuestFiles, Root};
 use super::super::state::{ContainerConfig, Folder};
 use super::super::vm::stream_pair;
 use super::agent::{AGENT_VERB, AgentConfig};
 use super::rootfs::{self, Unpacked};
 use super::{BUNDLE, agent_program, find_runtime, group};
-
-/// First descriptor that the agent finds something on: its configuration.
-const FIRST_FD: RawFd = 3;
 
 /// From the end of the connection to the end of the agent and of all that it has started.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
@@ -67,15 +64,13 @@ impl RunningPlain {
         let image = Digest::parse(&config.image_id)?;
         // It is there, as long as nobody took it away by hand.
         let image = rootfs::unpacked(root, &guest, &image, &|_| {})?;
-        let (reader, writer) = std::io::pipe().context("create a pipe")?;
-        // The first is its configuration.
-        let mut fds = Vec::new();
-        add(&mut fds, reader);
+        let mut fds = Descriptors::default();
+        let writer = fds.begin()?;
         let (control, theirs) = UnixStream::pair().context("create a socket pair")?;
         control
             .set_write_timeout(Some(AGENT_WRITE_TIMEOUT))
             .context("set up a socket pair")?;
-        let control_fd = add(&mut fds, theirs);
+        let control_fd = fds.add(theirs)?;
         let (offers, theirs) = socketpair(
             AddressFamily::Unix,
             SockType::SeqPacket,
@@ -83,13 +78,13 @@ impl RunningPlain {
             SockFlag::SOCK_CLOEXEC,
         )
         .context("create a socket pair")?;
-        let offers_fd = add(&mut fds, theirs);
+        let offers_fd = fds.add(theirs)?;
         let mut streams = BTreeMap::new();
         let mut stream_fds = Vec::new();
         for port in ports {
             let (ours, theirs) = stream_pair()?;
             streams.insert(*port, ours);
-            stream_fds.push((*port, add(&mut fds, theirs)));
+            stream_fds.push((*port, fds.add(theirs)?));
         }
         let is_root = nix::unistd::geteuid().is_root();
         let agent = AgentConfig {
@@ -119,7 +114,7 @@ impl RunningPlain {
     /// none.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        let own = self.child.id();
+        let own = self.child.pid().as_raw_nonzero().get().unsigned_abs();
         let inner = children(own).first().copied();
         inner
             .and_then(|inner| children(inner).into_iter().find(|pid| is_first(*pid)))
@@ -132,7 +127,7 @@ impl RunningPlain {
         let until = Instant::now() + END_TIMEOUT;
         while let Ok(None) = self.child.try_wait() {
             if Instant::now() >= until {
-                let _ = self.child.kill();
+                self.child.kill();
                 let _ = self.child.wait();
                 break;
             }
@@ -163,36 +158,22 @@ impl Drop for RunningPlain {
     }
 }
 
-fn add(fds: &mut Vec<FdMapping>, fd: impl Into<OwnedFd>) -> RawFd {
-    let child_fd = FIRST_FD + RawFd::try_from(fds.len()).unwrap_or(RawFd::MAX - FIRST_FD);
-    fds.push(FdMapping {
-        parent_fd: fd.into(),
-        child_fd,
-    });
-    child_fd
-}
-
 /// Starts the agent, which says its own lines to `lines`.
 fn start_process(
     config: &AgentConfig,
     mut writer: PipeWriter,
-    fds: Vec<FdMapping>,
+    fds: Descriptors,
     lines: File,
 ) -> Result<Child> {
     let text = serde_json::to_vec(config).context("configure the container's agent")?;
-    let command = std::env::current_exe().context("find the path of this command")?;
-    let child = Command::new(command)
-        .arg(AGENT_VERB)
-        .arg(FIRST_FD.to_string())
-        // Nothing of the user's, such as passwords, is in what a runtime inherits.
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(lines)
-        .fd_mappings(fds)
-        .context("pass descriptors to the container's agent")?
-        .spawn()
-        .context("start the container's agent")?;
+    let program = Program {
+        path: std::env::current_exe().context("find the path of this command")?,
+        arguments: vec![AGENT_VERB.to_owned(), FIRST_FD.to_string()],
+        stdout: None,
+        stderr: lines.into(),
+        descriptors: fds.into(),
+    };
+    let child = program.spawn().context("start the container's agent")?;
     // That it has ended by now is what the connection tells.
     let _ = writer.write_all(&text);
     Ok(child)
