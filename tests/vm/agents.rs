@@ -15,6 +15,7 @@ crate::tests![
     events_out_of_order_end_the_vm,
     sentences_of_a_guest_are_short_and_move_no_cursor,
     a_lying_exit_code_is_an_exit_code,
+    output_that_comes_after_the_last_word_is_read,
     a_flood_of_the_log_has_a_limit,
     a_flood_of_events_ends_the_vm,
     every_port_is_there_once,
@@ -118,6 +119,14 @@ fn a_lying_exit_code_is_an_exit_code(world: &World) -> Result<()> {
         ensure!(seen.out.code == code, "{lie}: {}", seen.out);
         ensure!(seen.out.stdout.is_empty(), "{lie}: {}", seen.out);
     }
+    Ok(())
+}
+
+/// The guest leaves while its output is still on the way.
+fn output_that_comes_after_the_last_word_is_read(world: &World) -> Result<()> {
+    let seen = run(&world.own()?, "bye-before-output")?;
+    ensure!(seen.out.code == 6, "{}", seen.out);
+    ensure!(seen.out.stdout == "late\n", "{}", seen.out);
     Ok(())
 }
 

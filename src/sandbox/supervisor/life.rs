@@ -2,7 +2,7 @@
 //! meanwhile.
 //!
 //! ```text
-//! open disks ─► spawn VM ─► Hello ─► Wake, Run ─► Started ─► Exited ─► Shutdown ─► Bye ─► gone
+//! open disks ─► spawn VM ─► Hello ─► Wake, Run ─► Started ─► Exited ─► Bye, output read ─► gone
 //!                  │          │         └ Failed ─► 125, 126, 127
 //!                  └──────────┴ no word in time, VM gone: 125 with the console's last lines
 //! with --rm:                                        Exited ─► kill
@@ -71,6 +71,8 @@ pub(super) struct Running {
     end: Option<(ExitStatus, bool)>,
     /// Whether its output is delivered.
     delivered: bool,
+    /// Whether the agent has said its last word, after that end: nobody listens to it any more.
+    pub(super) has_left: bool,
     /// Requests to freeze or thaw that the agent has not answered.
     pub(super) freezes: u32,
     /// Volumes that take the image's content, until the process starts.
@@ -143,7 +145,7 @@ impl Supervisor {
                 if self.auto_remove() && !self.again {
                     self.unplug(running.vm);
                 } else {
-                    if let Some(report) = power_off(running.vm)? {
+                    if let Some(report) = power_off(running.vm, running.has_left)? {
                         self.note_times(&report);
                     }
                 }
@@ -269,6 +271,7 @@ impl Supervisor {
             next_task: 0,
             end: None,
             delivered: false,
+            has_left: false,
             freezes: 0,
             fillings,
         });
@@ -325,6 +328,13 @@ impl Supervisor {
                         running.end.get_or_insert((status, oom_killed));
                     }
                 }
+                // Its process's output is in our sockets, and may take longer to be delivered than
+                // the guest takes to leave its disk clean.
+                Some(Event::Bye) if self.has_ended() => {
+                    if let Some(running) = &mut self.running {
+                        running.has_left = true;
+                    }
+                }
                 Some(event) if deadline.is_none() => self.note_event(event)?,
                 Some(other) => bail!(super::super::unexpected(&other)),
             }
@@ -336,6 +346,12 @@ impl Supervisor {
                 return Ok(None);
             }
         }
+    }
+
+    /// Whether the container's process has ended.
+    fn has_ended(&self) -> bool {
+        let running = self.running.as_ref();
+        running.is_some_and(|running| running.end.is_some())
     }
 
     fn start_timeout(&self) -> Duration {
@@ -491,10 +507,10 @@ impl Supervisor {
     }
 }
 
-/// Ends a VM in good order, since its disk is kept.
-fn power_off(mut vm: Enclosure) -> Result<Option<VmReport>> {
+/// Ends a VM in good order, since its disk is kept, unless its agent has done so and left.
+fn power_off(mut vm: Enclosure, has_left: bool) -> Result<Option<VmReport>> {
     // Whatever the guest does now, its process has ended and its output is read.
-    if vm.agent().send(&Request::Shutdown).is_ok() {
+    if !has_left && vm.agent().send(&Request::Shutdown).is_ok() {
         let deadline = Some(Instant::now() + SHUTDOWN_TIMEOUT);
         while let Ok(event) = vm.agent().next(deadline) {
             if matches!(event, Event::Bye) {

@@ -359,8 +359,8 @@ impl Supervisor {
     /// Waits until something happens or `deadline`, and serves it. Returns the agent's next event.
     fn turn(&mut self, deadline: Option<Instant>) -> Result<Option<Event>> {
         let event = match &mut self.running {
-            Some(running) => running.vm.agent().poll()?,
-            None => None,
+            Some(running) if !running.has_left => running.vm.agent().poll()?,
+            _ => None,
         };
         // An agent that talks without end keeps nobody else from being heard.
         let next = match event {
@@ -415,7 +415,8 @@ impl Supervisor {
 
     /// Polls everything; the connections that are ready.
     fn wait(&self, deadline: Option<Instant>) -> nix::Result<Vec<Option<ClientId>>> {
-        let agent = self.running.iter().map(|running| running.vm.agent_fd());
+        let agent = self.running.iter().filter(|running| !running.has_left);
+        let agent = agent.map(|running| running.vm.agent_fd());
         let own = [self.stop.fd()];
         let deliveries = self.running.iter().map(|running| running.deliveries.fd());
         let first_frame = self.network.iter().filter_map(Network::first_frame);

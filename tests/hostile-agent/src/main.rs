@@ -263,6 +263,17 @@ fn lie(mode: &str) -> std::io::Result<()> {
             streams_end();
             Ok(())
         }
+        "bye-before-output" => {
+            control.started()?;
+            let mut output = connect(FIRST_STREAM_PORT + 1)?;
+            control.say(&exited(0, ExitStatus::Code(6)))?;
+            control.say(&Event::Bye)?;
+            std::thread::sleep(Duration::from_secs(1));
+            output.write_all(b"late\n")?;
+            drop(output);
+            streams_end();
+            Ok(())
+        }
         // Floods.
         "output" => {
             control.started()?;
