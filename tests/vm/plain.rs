@@ -2,6 +2,7 @@
 //! kill.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use harness::Output;
@@ -48,6 +49,11 @@ impl Plain {
             .verb(&["inspect", "--format", &format, name])?
             .code(0)?;
         Ok(out.stdout.trim().to_owned())
+    }
+
+    /// Whether a container has a control group.
+    fn has_group(id: &str) -> bool {
+        Path::new("/sys/fs/cgroup/bulkhead").join(id).exists()
     }
 
     fn wait_for_log(&self, name: &str, text: &str) -> Result<()> {
@@ -295,7 +301,7 @@ fn what_a_plain_container_has_not_is_refused(world: &World) -> Result<()> {
 fn a_killed_supervisor_leaves_no_plain_container(world: &World) -> Result<()> {
     let plain = Plain::new(world)?;
     let before = mounts()?;
-    plain.keep(&[
+    let id = plain.keep(&[
         "--name",
         "box",
         "busybox",
@@ -303,6 +309,7 @@ fn a_killed_supervisor_leaves_no_plain_container(world: &World) -> Result<()> {
         "-c",
         "echo x >>/kept; sleep 4321",
     ])?;
+    assert!(Plain::has_group(&id));
     plain.vm.wait_for_process(SUPERVISOR)?.kill()?;
     plain.vm.wait_for_no_process()?;
     wait_until(|| Ok(!someone_sleeps("4321")?))?;
@@ -314,21 +321,24 @@ fn a_killed_supervisor_leaves_no_plain_container(world: &World) -> Result<()> {
     assert_eq!(plain.verb(&script)?.code(0)?.stdout, "2 /kept\n");
     plain.verb(&["rm", "-f", "box"])?.code(0)?;
     assert_eq!(plain.bundles()?, 0);
+    assert!(!Plain::has_group(&id));
     // One of --rm goes with the next look.
-    plain.keep(&["--rm", "busybox", "sleep", "4321"])?;
+    let id = plain.keep(&["--rm", "busybox", "sleep", "4321"])?;
     plain.vm.wait_for_process(SUPERVISOR)?.kill()?;
     plain.vm.wait_for_no_process()?;
     assert_eq!(plain.verb(&["ps", "-aq"])?.stdout, "");
     assert_eq!(plain.bundles()?, 0);
+    assert!(!Plain::has_group(&id));
     Ok(())
 }
 
 fn a_killed_agent_ends_its_plain_container(world: &World) -> Result<()> {
     let plain = Plain::new(world)?;
     let before = mounts()?;
-    plain.keep(&["--name", "box", "busybox", "sleep", "4321"])?;
+    let id = plain.keep(&["--name", "box", "busybox", "sleep", "4321"])?;
     plain.vm.wait_for_process(AGENT)?.kill()?;
     plain.verb(&["wait", "box"])?.code(0)?;
+    assert!(!Plain::has_group(&id));
     plain.vm.wait_for_no_process()?;
     wait_until(|| Ok(!someone_sleeps("4321")?))?;
     assert_eq!(mounts()?, before);

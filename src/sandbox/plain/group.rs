@@ -3,6 +3,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use protocol::spec::Resources;
@@ -10,6 +12,10 @@ use protocol::task::Usage;
 
 use super::super::clock::monotonic_ns;
 use super::super::control_group;
+
+/// From the kill of a container's processes to their end, which the kernel may take its time for.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+const END_POLL: Duration = Duration::from_millis(2);
 
 /// Files of the control group with what is written to them; `None` where there is no limit.
 pub(super) fn limits(limits: &Resources) -> [(&'static str, Option<String>); 6] {
@@ -64,14 +70,19 @@ pub(super) fn was_out_of_memory(id: &str) -> bool {
         .any(|count| count != "0")
 }
 
-/// Removes the control group of a container, which has nobody in it any more.
+/// Removes the control group of a container. Its processes have been killed, and may take a moment to go.
 pub(super) fn remove(id: &str) {
     let path = group(id);
-    if let Ok(entries) = fs::read_dir(&path) {
+    let until = Instant::now() + END_TIMEOUT;
+    while let Ok(entries) = fs::read_dir(&path) {
+        let _ = fs::write(path.join("cgroup.kill"), "1");
         for entry in entries.flatten() {
             let _ = fs::remove_dir(entry.path());
         }
-        let _ = fs::remove_dir(&path);
+        if fs::remove_dir(&path).is_ok() || Instant::now() >= until {
+            return;
+        }
+        thread::sleep(END_POLL);
     }
 }
 
