@@ -16,6 +16,7 @@ crate::tests![
     a_kept_plain_container_has_a_life,
     another_process_runs_in_a_plain_container,
     a_plain_container_has_a_terminal,
+    a_plain_container_is_attached_to_and_has_a_log_with_limits,
     a_policy_starts_a_plain_container_again,
     a_plain_container_is_checked,
     a_plain_container_is_frozen_and_has_other_limits,
@@ -180,6 +181,31 @@ fn a_plain_container_has_a_terminal(world: &World) -> Result<()> {
     terminal.send("until stty size | grep '33 99'; do sleep 0.1; done; exit 6\n")?;
     assert_eq!(terminal.wait()?.0, 6);
     plain.verb(&["rm", "-f", "box"])?.code(0)?;
+    Ok(())
+}
+
+fn a_plain_container_is_attached_to_and_has_a_log_with_limits(world: &World) -> Result<()> {
+    let plain = Plain::new(world)?;
+    let script = "seq 1 5000; read line; echo got $line; exit 7";
+    let flags = ["--log-opt", "max-size=20k", "--log-opt", "max-file=3"];
+    let words = ["-i", "--name", "box", "busybox", "sh", "-c", script];
+    plain.keep(&[&flags[..], &words].concat())?;
+    plain.wait_for_log("box", "\n5000\n")?;
+    let attach = plain.vm.bulkhead(["attach", "box"]);
+    let out = attach.stdin("a line\n").output()?.code(7)?;
+    assert_eq!(out.stdout, "got a line\n", "{out}");
+    let out = plain.verb(&["logs", "--tail", "2", "box"])?;
+    assert_eq!(out.stdout, "5000\ngot a line\n", "{out}");
+    let path = plain.state("box", "LogPath")?;
+    for suffix in ["", ".1", ".2"] {
+        let len = fs::metadata(format!("{path}{suffix}"))?.len();
+        assert!(len < 20_200, "{suffix}: {len}");
+    }
+    assert!(!fs::exists(format!("{path}.3"))?);
+    // With no log, there is none to be shown.
+    let words = ["--log-driver", "none", "--name", "mute", "busybox", "echo"];
+    plain.keep(&words)?;
+    refused(&plain.verb(&["logs", "mute"])?, "does not support reading");
     Ok(())
 }
 

@@ -7,10 +7,14 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use harness::{Invocation, Output, Sandbox};
 
+use crate::contrast::Plain;
 use crate::tenant::{GroupsDevice, KVM_GROUP, needs_root};
 use crate::world::World;
 
-crate::tests![a_user_has_what_the_policy_allows];
+crate::tests![
+    a_user_has_what_the_policy_allows,
+    plain_containers_count_and_may_be_forbidden,
+];
 
 const PATH: &str = "/etc/bulkhead/policy.toml";
 
@@ -48,15 +52,33 @@ fn bulkhead(vm: &Sandbox, words: &str) -> Result<Output> {
         .output()
 }
 
-fn a_user_has_what_the_policy_allows(world: &World) -> Result<()> {
-    needs_root()?;
-    let vm = world.own()?;
+/// Makes the sandbox that user's.
+fn give(vm: &Sandbox) -> Result<()> {
     chown(vm.folder(), Some(ID), Some(ID))?;
     Invocation::new("/bin/chown")
         .args(["-R", &format!("{ID}:{ID}")])
         .args([vm.root(), vm.home(), vm.work()])
         .output()?
         .code(0)?;
+    Ok(())
+}
+
+/// Sees that a rule is named which says no.
+fn refused(vm: &Sandbox, words: &str, code: i32, what: &str, rule: &str) -> Result<()> {
+    let out = bulkhead(vm, words)?.code(code)?;
+    let sentence = format!("{what} is not allowed: {rule} of [user.{ID}] in {PATH} is ");
+    assert!(out.stderr.contains(&sentence), "{words}: {out}");
+    assert!(
+        out.stderr.contains("hint: ask who administers this host"),
+        "{out}"
+    );
+    Ok(())
+}
+
+fn a_user_has_what_the_policy_allows(world: &World) -> Result<()> {
+    needs_root()?;
+    let vm = world.own()?;
+    give(&vm)?;
     let before = vm.snapshot()?;
     let device = GroupsDevice::set()?;
     ensure!(
@@ -68,16 +90,7 @@ fn a_user_has_what_the_policy_allows(world: &World) -> Result<()> {
     let begin = "run -d --name one -m 200m -p 127.0.0.1:8000:80 -v data:/data busybox sleep 1000";
     bulkhead(&vm, begin)?.code(0)?;
     bulkhead(&vm, "create --name two busybox true")?.code(0)?;
-    let refused = |words: &str, code: i32, what: &str, rule: &str| -> Result<()> {
-        let out = bulkhead(&vm, words)?.code(code)?;
-        let sentence = format!("{what} is not allowed: {rule} of [user.{ID}] in {PATH} is ");
-        assert!(out.stderr.contains(&sentence), "{words}: {out}");
-        assert!(
-            out.stderr.contains("hint: ask who administers this host"),
-            "{out}"
-        );
-        Ok(())
-    };
+    let refused = |words: &str, code, what: &str, rule: &str| refused(&vm, words, code, what, rule);
     let two = "to run 2 containers at once";
     refused("run --rm busybox true", 125, two, "vms")?;
     refused("run --name kept busybox true", 125, two, "vms")?;
@@ -134,4 +147,30 @@ fn a_user_has_what_the_policy_allows(world: &World) -> Result<()> {
     bulkhead(&vm, "volume rm data")?.code(0)?;
     drop(device);
     before.no_leftovers(&vm)
+}
+
+fn plain_containers_count_and_may_be_forbidden(world: &World) -> Result<()> {
+    needs_root()?;
+    let plain = Plain::new(world)?;
+    let vm = &plain.vm;
+    give(vm)?;
+    plain.give(ID)?;
+    let device = GroupsDevice::set()?;
+    let file = File;
+    file.write("vms = 1")?;
+    let isolation = "--isolation=container";
+    let begin = format!("run -d -q {isolation} --name one busybox sleep 1000");
+    bulkhead(vm, &begin)?.code(0)?;
+    let two = "to run 2 containers at once";
+    refused(vm, "run --rm busybox true", 125, two, "vms")?;
+    let words = format!("run --rm {isolation} busybox true");
+    refused(vm, &words, 125, two, "vms")?;
+    bulkhead(vm, "rm -f one")?.code(0)?;
+    file.write("container-isolation = false")?;
+    refused(vm, &words, 125, isolation, "container-isolation")?;
+    let words = format!("create {isolation} busybox true");
+    refused(vm, &words, 1, isolation, "container-isolation")?;
+    drop(device);
+    assert_eq!(plain.bundles()?, 0);
+    Ok(())
 }

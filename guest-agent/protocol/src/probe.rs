@@ -21,7 +21,7 @@ pub const TEXT_BYTES_MAX: usize = 256;
 /// Longest list in a report.
 pub const LIST_MAX: usize = 512;
 
-/// System call numbers that are tried: 0 to this, exclusive (x86-64, Linux 6.12).
+/// System call numbers that are tried: 0 to this, exclusive (x86-64 and i386, Linux 6.12).
 pub const SYSCALLS_END: u16 = 463;
 
 /// What becomes of the probe.
@@ -44,6 +44,8 @@ pub struct Report {
     pub seen: Seen,
     /// System calls.
     pub syscalls: Syscalls,
+    /// Those of 32-bit programs.
+    pub ia32: Ia32,
     /// Kernel interfaces beyond plain files and processes.
     pub interfaces: Vec<Interface>,
     /// Files of `/proc` and `/sys` that tell of the machine.
@@ -104,6 +106,18 @@ pub struct Syscalls {
     pub killed: Vec<u16>,
     /// Not tried: they end, stop or duplicate who calls them.
     pub skipped: Vec<u16>,
+}
+
+/// What became of the calls of 32-bit programs (`int 0x80`), a second way into the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ia32 {
+    /// Each was tried; the numbers are those of i386.
+    Tried(Syscalls),
+    /// The kernel has no such entry.
+    Absent,
+    /// A process is killed for the first one.
+    Killed,
 }
 
 /// A kernel interface.
@@ -215,18 +229,19 @@ impl Report {
     }
 
     fn check(&self) -> Result<(), ReportError> {
-        let calls = &self.syscalls;
+        let ia32 = match &self.ia32 {
+            Ia32::Tried(calls) => Some(calls),
+            Ia32::Absent | Ia32::Killed => None,
+        };
+        for calls in ia32.into_iter().chain([&self.syscalls]) {
+            calls.check()?;
+        }
         let lists = [
             self.seen.addresses.len(),
             self.seen.devices.len(),
             self.seen.disks.len(),
             self.interfaces.len(),
             self.files.len(),
-            calls.reached.len(),
-            calls.refused.len(),
-            calls.absent.len(),
-            calls.killed.len(),
-            calls.skipped.len(),
         ];
         if lists.iter().any(|len| *len > LIST_MAX) {
             return Err(ReportError::Limit("a list"));
@@ -257,15 +272,32 @@ impl Report {
                 return Err(ReportError::Limit("a text"));
             }
         }
-        let mut numbers = [
-            &calls.reached,
-            &calls.refused,
-            &calls.absent,
-            &calls.killed,
-            &calls.skipped,
-        ]
-        .into_iter()
-        .flatten();
+        Ok(())
+    }
+}
+
+impl Syscalls {
+    /// How many were tried.
+    #[must_use]
+    pub fn tried(&self) -> usize {
+        [&self.reached, &self.refused, &self.absent, &self.killed]
+            .map(Vec::len)
+            .into_iter()
+            .sum()
+    }
+
+    fn check(&self) -> Result<(), ReportError> {
+        let lists = [
+            &self.reached,
+            &self.refused,
+            &self.absent,
+            &self.killed,
+            &self.skipped,
+        ];
+        if lists.iter().any(|list| list.len() > LIST_MAX) {
+            return Err(ReportError::Limit("a list"));
+        }
+        let mut numbers = lists.into_iter().flatten();
         if numbers.any(|number| *number >= SYSCALLS_END) {
             return Err(ReportError::Limit("a system call's number"));
         }
@@ -300,6 +332,7 @@ pub fn sample() -> Report {
             killed: Vec::new(),
             skipped: vec![60],
         },
+        ia32: Ia32::Absent,
         interfaces: vec![Interface {
             name: InterfaceName::Bpf,
             errno: Some(1),
@@ -348,6 +381,9 @@ mod tests {
         assert!(refused(&|r| r.seen.addresses.push(long.clone())).contains("a text"));
         assert!(refused(&|r| r.syscalls.reached = vec![1; LIST_MAX + 1]).contains("a list"));
         assert!(refused(&|r| r.syscalls.killed = vec![SYSCALLS_END]).contains("number"));
+        let mut calls = sample().syscalls;
+        calls.skipped = vec![SYSCALLS_END];
+        assert!(refused(&|r| r.ia32 = Ia32::Tried(calls.clone())).contains("number"));
         let many = vec![b' '; REPORT_BYTES_MAX + 1];
         assert!(matches!(Report::parse(&many), Err(ReportError::Long(_))));
     }

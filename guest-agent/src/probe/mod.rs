@@ -15,7 +15,7 @@ use std::io::{BufRead, Read, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use protocol::probe::{CommandEnd, READY, Report, SYSCALLS_END, TEXT_BYTES_MAX};
+use protocol::probe::{CommandEnd, READY, Report, TEXT_BYTES_MAX};
 
 use crate::spawn;
 
@@ -69,12 +69,14 @@ fn report(command: Vec<OsString>) -> Report {
     let files = seen::files();
     let command = run_command(command);
     let quotas = quotas::quotas();
-    let syscalls = syscalls::tried(SYSCALLS_END);
+    let ia32 = syscalls::tried_ia32();
+    let syscalls = syscalls::tried();
     Report {
         kernel,
         seen,
         interfaces: syscalls::interfaces(),
         syscalls,
+        ia32,
         files,
         quotas,
         command,

@@ -2,28 +2,65 @@
 //!
 //! Every argument is -1: no descriptor, no address, no flag that is known, so that a call which the
 //! kernel looks at fails with another error than those of a filter (`EPERM`, `ENOSYS`), or does
-//! something harmless to the child that makes it.
+//! something harmless to the child that makes it. They are made by both of the kernel's entries: that
+//! of 64-bit programs, and `int 0x80`, the one of 32-bit programs, which has numbers of its own.
 #![allow(unsafe_code)] // fork, and system calls by number
 
+use std::arch::asm;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 
-use protocol::probe::{Interface, InterfaceName, Syscalls};
+use protocol::probe::{Ia32, Interface, InterfaceName, SYSCALLS_END, Syscalls};
 
 use crate::spawn;
 
-/// Calls that are not made, and why (x86-64).
+/// A way into the kernel.
+struct Entry {
+    /// Calls that are not made, and why.
+    skipped: &'static [(u16, &'static str)],
+    /// Makes one; the error's number, 0 without one.
+    make: fn(u16) -> u16,
+}
+
+/// `syscall`, with the numbers of x86-64.
 #[rustfmt::skip]
-const SKIPPED: [(u16, &str); 9] = [
-    (15, "rt_sigreturn: takes the stack for a saved state"),
-    (34, "pause: waits for a signal"),
-    (56, "clone: a second process"),
-    (57, "fork: a second process"),
-    (58, "vfork: a second process"),
-    (60, "exit: ends"),
-    (162, "sync: writes all disks back"),
-    (230, "clock_nanosleep: may wait"),
-    (231, "exit_group: ends"),
-];
+const LONG: Entry = Entry {
+    skipped: &[
+        (15, "rt_sigreturn: takes the stack for a saved state"),
+        (34, "pause: waits for a signal"),
+        (56, "clone: a second process"),
+        (57, "fork: a second process"),
+        (58, "vfork: a second process"),
+        (60, "exit: ends"),
+        (162, "sync: writes all disks back"),
+        (230, "clock_nanosleep: may wait"),
+        (231, "exit_group: ends"),
+    ],
+    make,
+};
+
+/// `int 0x80`, with the numbers of i386.
+#[rustfmt::skip]
+const IA32: Entry = Entry {
+    skipped: &[
+        (1, "exit: ends"),
+        (2, "fork: a second process"),
+        (29, "pause: waits for a signal"),
+        (36, "sync: writes all disks back"),
+        (69, "ssetmask: blocks the alarm"),
+        (72, "sigsuspend: waits for a signal"),
+        (119, "sigreturn: takes the stack for a saved state"),
+        (120, "clone: a second process"),
+        (173, "rt_sigreturn: takes the stack for a saved state"),
+        (190, "vfork: a second process"),
+        (252, "exit_group: ends"),
+        (267, "clock_nanosleep: may wait"),
+        (407, "clock_nanosleep_time64: may wait"),
+    ],
+    make: make_ia32,
+};
+
+/// A call of i386 that every kernel with that entry answers: `getpid`.
+const IA32_GETPID: u16 = 20;
 
 /// Seconds after which a child that hangs in a call is ended; the call was reached.
 const HANG_S: libc::c_uint = 2;
@@ -34,46 +71,65 @@ const CHILDREN_MAX: u16 = 512;
 /// Bytes that say of a call what became of it: its number, and the error's.
 const RECORD: usize = 4;
 
-pub(super) fn tried(end: u16) -> Syscalls {
-    let mut outcome = Syscalls {
-        reached: Vec::new(),
-        refused: Vec::new(),
-        absent: Vec::new(),
-        killed: Vec::new(),
-        skipped: Vec::new(),
-    };
-    let mut next = 0;
-    for _ in 0..CHILDREN_MAX {
-        if next >= end {
-            break;
-        }
-        let Ok((records, alarmed)) = in_child(next, end) else {
-            break;
-        };
-        if let Some((last, _)) = records.last() {
-            next = last.saturating_add(1);
-        }
-        sort(&records, &mut outcome);
-        // Those that are not made say nothing.
-        while is_skipped(next) {
-            next = next.saturating_add(1);
-        }
-        if next < end {
-            // The child ended in this one.
-            if alarmed {
-                outcome.reached.push(next);
-            } else {
-                outcome.killed.push(next);
-            }
-            next = next.saturating_add(1);
-        }
+/// By the entry of 64-bit programs.
+pub(super) fn tried() -> Syscalls {
+    LONG.tried()
+}
+
+/// By the entry of 32-bit programs, if there is one.
+pub(super) fn tried_ia32() -> Ia32 {
+    let alone = in_child(&IA32, IA32_GETPID, IA32_GETPID.saturating_add(1));
+    match alone {
+        Ok((records, _)) if !records.is_empty() => Ia32::Tried(IA32.tried()),
+        Ok((_, Some(libc::SIGSYS))) => Ia32::Killed,
+        // The kernel takes the instruction for a fault where it has no such entry.
+        _ => Ia32::Absent,
     }
-    outcome.skipped = SKIPPED
-        .iter()
-        .map(|(number, _)| *number)
-        .filter(|number| *number < end)
-        .collect();
-    outcome
+}
+
+impl Entry {
+    fn tried(&self) -> Syscalls {
+        let end = SYSCALLS_END;
+        let mut outcome = Syscalls {
+            reached: Vec::new(),
+            refused: Vec::new(),
+            absent: Vec::new(),
+            killed: Vec::new(),
+            skipped: Vec::new(),
+        };
+        let mut next = 0;
+        for _ in 0..CHILDREN_MAX {
+            if next >= end {
+                break;
+            }
+            let Ok((records, signal)) = in_child(self, next, end) else {
+                break;
+            };
+            if let Some((last, _)) = records.last() {
+                next = last.saturating_add(1);
+            }
+            sort(&records, &mut outcome);
+            // Those that are not made say nothing.
+            while self.skips(next) {
+                next = next.saturating_add(1);
+            }
+            if next < end {
+                // The child ended in this one.
+                if signal == Some(libc::SIGALRM) {
+                    outcome.reached.push(next);
+                } else {
+                    outcome.killed.push(next);
+                }
+                next = next.saturating_add(1);
+            }
+        }
+        outcome.skipped = self.skipped.iter().map(|(number, _)| *number).collect();
+        outcome
+    }
+
+    fn skips(&self, number: u16) -> bool {
+        self.skipped.iter().any(|(skipped, _)| *skipped == number)
+    }
 }
 
 /// Puts each call where its error says.
@@ -87,19 +143,18 @@ fn sort(records: &[(u16, u16)], outcome: &mut Syscalls) {
     }
 }
 
-fn is_skipped(number: u16) -> bool {
-    SKIPPED.iter().any(|(skipped, _)| *skipped == number)
-}
+/// What a child said, and the signal that ended it, if one did.
+type Said = (Vec<(u16, u16)>, Option<libc::c_int>);
 
-/// Makes the calls from `next` on in a child: what it said, and whether a hanging call ended it.
-fn in_child(next: u16, end: u16) -> std::io::Result<(Vec<(u16, u16)>, bool)> {
+/// Makes the calls from `next` on in a child, which a hanging call ends with `SIGALRM`.
+fn in_child(entry: &Entry, next: u16, end: u16) -> std::io::Result<Said> {
     let (reader, writer) = std::io::pipe()?;
     // SAFETY: the probe has one thread here, so the child may go on as any process.
     let pid = unsafe { libc::fork() };
     match pid {
         0 => {
             drop(reader);
-            make_all(next, end, writer);
+            make_all(entry, next, end, writer);
             spawn::exit(0)
         }
         pid if pid > 0 => {
@@ -108,21 +163,21 @@ fn in_child(next: u16, end: u16) -> std::io::Result<(Vec<(u16, u16)>, bool)> {
             let mut status = 0;
             // SAFETY: waits for the child above; the status is an int of ours.
             unsafe { libc::waitpid(pid, &raw mut status, 0) };
-            let alarmed = libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGALRM;
-            Ok((records, alarmed))
+            let signal = libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status));
+            Ok((records, signal))
         }
         _ => Err(std::io::Error::last_os_error()),
     }
 }
 
-fn make_all(next: u16, end: u16, mut writer: PipeWriter) {
+fn make_all(entry: &Entry, next: u16, end: u16, mut writer: PipeWriter) {
     for number in next..end {
-        if is_skipped(number) {
+        if entry.skips(number) {
             continue;
         }
         // SAFETY: sets this process's alarm.
         unsafe { libc::alarm(HANG_S) };
-        let errno = make(i64::from(number));
+        let errno = (entry.make)(number);
         let mut record = [0; RECORD];
         let (first, second) = record.split_at_mut(2);
         first.copy_from_slice(&number.to_le_bytes());
@@ -133,8 +188,8 @@ fn make_all(next: u16, end: u16, mut writer: PipeWriter) {
     }
 }
 
-/// Makes one call; the error's number, 0 without one.
-fn make(number: i64) -> u16 {
+fn make(number: u16) -> u16 {
+    let number = i64::from(number);
     // SAFETY: no argument is an address that this process has memory at, so nothing of it is written
     // or unmapped; the calls that would end or copy the process are not made.
     let answer = unsafe { libc::syscall(number, -1_i64, -1_i64, -1_i64, -1_i64, -1_i64, -1_i64) };
@@ -144,6 +199,38 @@ fn make(number: i64) -> u16 {
     let errno = std::io::Error::last_os_error().raw_os_error();
     errno
         .and_then(|errno| u16::try_from(errno).ok())
+        .unwrap_or(0)
+}
+
+fn make_ia32(number: u16) -> u16 {
+    let answer: i32;
+    // SAFETY: as in `make`; the kernel gives back all registers but `eax`, and the two that the compiler
+    // wants for itself are put back from the stack.
+    unsafe {
+        asm!(
+            "push rbx",
+            "push rbp",
+            "mov ebx, -1",
+            "mov ebp, -1",
+            "int 0x80",
+            "pop rbp",
+            "pop rbx",
+            inlateout("eax") i32::from(number) => answer,
+            in("ecx") -1_i32,
+            in("edx") -1_i32,
+            in("esi") -1_i32,
+            in("edi") -1_i32,
+            lateout("r8") _,
+            lateout("r9") _,
+            lateout("r10") _,
+            lateout("r11") _,
+        );
+    }
+    // The kernel's errors are -1 to -4095; every other number is an answer.
+    answer
+        .checked_neg()
+        .and_then(|errno| u16::try_from(errno).ok())
+        .filter(|errno| *errno < 4096)
         .unwrap_or(0)
 }
 
@@ -239,7 +326,34 @@ mod tests {
 
     #[test]
     fn skipped_calls_are_in_order_and_have_a_reason() {
-        assert!(SKIPPED.is_sorted());
-        assert!(SKIPPED.iter().all(|(_, why)| why.contains(": ")));
+        for entry in [LONG, IA32] {
+            let skipped = entry.skipped;
+            assert!(skipped.is_sorted());
+            assert!(skipped.iter().all(|(_, why)| why.contains(": ")));
+            assert!(skipped.iter().all(|(number, _)| *number < SYSCALLS_END));
+        }
+    }
+
+    #[test]
+    fn the_32_bit_entry_has_numbers_of_its_own() {
+        match tried_ia32() {
+            Ia32::Tried(calls) => {
+                // read (3) and close (6) of no descriptor; 17 was `break`, which no kernel has.
+                assert!(calls.reached.contains(&3) && calls.reached.contains(&6));
+                assert!(calls.absent.contains(&17), "{:?}", calls.absent);
+                assert!(calls.killed.is_empty(), "{:?}", calls.killed);
+                let tried = calls.reached.len() + calls.refused.len() + calls.absent.len();
+                assert_eq!(tried + IA32.skipped.len(), usize::from(SYSCALLS_END));
+            }
+            // What a kernel without it does with the instruction.
+            Ia32::Absent => {
+                let (records, signal) = in_child(&IA32, 3, 4).unwrap();
+                assert_eq!((records.len(), signal), (0, Some(libc::SIGSEGV)));
+            }
+            Ia32::Killed => {
+                let (records, signal) = in_child(&IA32, 3, 4).unwrap();
+                assert_eq!((records.len(), signal), (0, Some(libc::SIGSYS)));
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use protocol::probe::{InterfaceName, Report};
+use protocol::probe::{Ia32, InterfaceName, Report};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -197,19 +197,24 @@ fn words_of(report: &Report, path: &str, words: std::ops::Range<usize>) -> Strin
 fn surface(table: &mut Table, contrast: &Contrast) {
     let of_kernel = |side: &Measured| {
         let calls = &side.report.syscalls;
-        let tried =
-            calls.reached.len() + calls.refused.len() + calls.absent.len() + calls.killed.len();
-        format!("{} of {tried}", calls.reached.len())
+        format!("{} of {}", calls.reached.len(), calls.tried())
     };
     table.both(
         SURFACE,
         "system calls that its kernel's code answers",
         of_kernel,
     );
+    table.both(
+        SURFACE,
+        "32-bit system calls that its kernel's code answers",
+        |side| match &side.report.ia32 {
+            Ia32::Tried(calls) => format!("{} of {}", calls.reached.len(), calls.tried()),
+            Ia32::Absent => "none: its kernel has no entry for them".to_owned(),
+            Ia32::Killed => "none: the first one kills".to_owned(),
+        },
+    );
     let vmm = format!("0 itself; {} by its VMM's filters", contrast.vmm_syscalls);
-    let container = table
-        .container
-        .map(|side| side.report.syscalls.reached.len().to_string());
+    let container = table.container.map(|side| reached(&side.report));
     table.put(
         SURFACE,
         "host system calls it reaches",
@@ -225,6 +230,16 @@ fn surface(table: &mut Table, contrast: &Contrast) {
         (InterfaceName::Netfilter, "netfilter"),
     ] {
         table.both(SURFACE, label, |side| interface(&side.report, name));
+    }
+}
+
+/// How many system calls a probe reached; those of 32-bit programs are told apart, as many are the same
+/// code behind another number.
+pub fn reached(report: &Report) -> String {
+    let own = report.syscalls.reached.len();
+    match &report.ia32 {
+        Ia32::Tried(calls) => format!("{own}, and {} of 32 bits", calls.reached.len()),
+        Ia32::Absent | Ia32::Killed => own.to_string(),
     }
 }
 
@@ -464,6 +479,22 @@ pub mod tests {
         let (vm, container) = row(&sample(), "host system calls it reaches");
         assert_eq!(container, "300");
         assert_eq!(vm, "0 itself; 31 by its VMM's filters");
+    }
+
+    #[test]
+    fn calls_of_32_bit_programs_are_told_apart() {
+        let mut contrast = sample();
+        let name = "32-bit system calls that its kernel's code answers";
+        assert!(row(&contrast, name).0.starts_with("none: its kernel"));
+        let mut calls = protocol::probe::sample().syscalls;
+        calls.reached = (0..290).collect();
+        let container = contrast.container.as_mut().unwrap();
+        container.report.ia32 = Ia32::Tried(calls);
+        assert_eq!(row(&contrast, name).1, "290 of 292");
+        let (_, reached) = row(&contrast, "host system calls it reaches");
+        assert_eq!(reached, "300, and 290 of 32 bits");
+        contrast.vm.report.ia32 = Ia32::Killed;
+        assert_eq!(row(&contrast, name).0, "none: the first one kills");
     }
 
     #[test]
