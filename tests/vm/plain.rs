@@ -24,6 +24,7 @@ crate::tests![
     a_killed_supervisor_leaves_no_plain_container,
     a_killed_agent_ends_its_plain_container,
     an_ordinary_user_keeps_a_plain_container,
+    runc_runs_plain_containers_where_there_is_no_crun,
 ];
 
 /// The hidden verb of a plain container's agent.
@@ -403,6 +404,42 @@ fn an_ordinary_user_keeps_a_plain_container(world: &World) -> Result<()> {
     does("rm -f box")?.code(0)?;
     plain.vm.wait_for_no_process()?;
     wait_until(|| Ok(!someone_sleeps("4323")?))?;
+    assert_eq!(plain.bundles()?, 0);
+    Ok(())
+}
+
+fn runc_runs_plain_containers_where_there_is_no_crun(world: &World) -> Result<()> {
+    let plain = Plain::new(world)?;
+    let programs = plain.vm.work().join("programs");
+    fs::create_dir(&programs)?;
+    let verb = |words: &[&str]| {
+        let command = plain.vm.bulkhead(words);
+        command.env("PATH", &programs).output()
+    };
+    let run = ["run", "--isolation=container", "-q"];
+    let run = |words: &[&str]| verb(&[&run[..], words].concat());
+    run(&["--rm", "busybox", "true"])?.refusal("neither crun nor runc is on PATH")?;
+    std::os::unix::fs::symlink("/usr/sbin/runc", programs.join("runc"))?;
+    for (program, code) in [("no-such-program", 127), ("/etc/passwd", 126)] {
+        let out = run(&["--rm", "busybox", program])?.code(code)?;
+        assert!(out.stderr.contains("runc run failed"), "{out}");
+    }
+    let script = "trap 'exit 5' TERM; echo up; while true; do sleep 0.1; done";
+    let words = ["-m", "64m", "busybox", "sh", "-c", script];
+    run(&[&["-d", "--name", "box"], &words[..]].concat())?.code(0)?;
+    plain.wait_for_log("box", "up\n")?;
+    let script = "cat /sys/fs/cgroup/memory.max; exit 4";
+    let out = verb(&["exec", "box", "sh", "-c", script])?.code(4)?;
+    assert_eq!(out.stdout, "67108864\n");
+    verb(&["pause", "box"])?.code(0)?;
+    assert_eq!(plain.state("box", "State.Status")?, "paused");
+    verb(&["unpause", "box"])?.code(0)?;
+    verb(&["stop", "box"])?.code(0)?;
+    assert_eq!(plain.state("box", "State.ExitCode")?, "5");
+    verb(&["start", "box"])?.code(0)?;
+    plain.wait_for_log("box", "up\nup\n")?;
+    verb(&["rm", "-f", "box"])?.code(0)?;
+    plain.vm.wait_for_no_process()?;
     assert_eq!(plain.bundles()?, 0);
     Ok(())
 }

@@ -52,6 +52,7 @@ const PEERS: &[Package] = &[
     Package::file("docker.io", &["/usr/bin/dockerd", "/usr/sbin/dockerd"]),
     Package::file("git", &["/usr/bin/git", "/usr/local/bin/git"]),
     Package::file("podman", &["/usr/bin/podman"]),
+    Package::file("runc", &["/usr/sbin/runc"]),
     Package::file("skopeo", &["/usr/bin/skopeo"]),
     Package::file("umoci", &["/usr/bin/umoci"]),
 ];
