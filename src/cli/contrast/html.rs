@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use super::rows::{Contrast, Row, bytes, reached, rows};
+use super::rows::{Contrast, Row, bytes, rows};
 use super::side::Measured;
 
 const STYLE: &str = include_str!("contrast.css");
@@ -111,7 +111,10 @@ fn drawings(page: &mut String, contrast: &Contrast) {
                     vec![
                         ("start", format!("{} ms", side.start_ms)),
                         ("memory", short_memory(side)),
-                        ("host system calls reached", reached(&side.report)),
+                        (
+                            "host system calls reached",
+                            side.report.syscalls.reached.len().to_string(),
+                        ),
                     ]
                 },
             ),

@@ -235,7 +235,7 @@ fn surface(table: &mut Table, contrast: &Contrast) {
 
 /// How many system calls a probe reached; those of 32-bit programs are told apart, as many are the same
 /// code behind another number.
-pub fn reached(report: &Report) -> String {
+fn reached(report: &Report) -> String {
     let own = report.syscalls.reached.len();
     match &report.ia32 {
         Ia32::Tried(calls) => format!("{own}, and {} of 32 bits", calls.reached.len()),
