@@ -36,7 +36,7 @@ pub(crate) struct BenchArgs {
     /// Measurements of each kind; the median is printed
     #[arg(long, value_name = "N")]
     runs: Option<u32>,
-    /// Files of `shares-files` [default: 100000; an emulated host takes minutes for ten thousand]
+    /// Files of `many-files` [default: 100000; an emulated host takes minutes for ten thousand]
     #[arg(long, value_name = "N")]
     files: Option<u32>,
     /// Starts and stops of `cycles` [default: 1000; some three seconds each in an emulated host]

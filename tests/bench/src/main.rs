@@ -52,7 +52,7 @@ struct Args {
     /// Measurements of each kind; the median is printed.
     #[arg(long, default_value_t = 7)]
     runs: usize,
-    /// Files of `shares-files`. An emulated host takes minutes for each ten thousand.
+    /// Files of `many-files`. An emulated host takes minutes for each ten thousand.
     #[arg(long, default_value_t = 100_000)]
     files: u32,
     /// Starts and stops of `cycles`.
@@ -88,7 +88,7 @@ fn main() -> Result<()> {
     if wanted("shares") {
         shares::measure(&host, &mut table)?;
     }
-    if wanted("shares-files") {
+    if wanted("many-files") {
         shares::measure_files(&host, args.files, &mut table)?;
     }
     if wanted("network") {
