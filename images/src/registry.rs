@@ -36,6 +36,7 @@ mod login;
 mod proxies;
 mod push;
 mod reach;
+mod runtime;
 mod session;
 mod tls;
 mod upload;

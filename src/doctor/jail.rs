@@ -42,19 +42,23 @@ fn judge(host: &Host, is_root: bool) -> Finding {
 
 /// How much of Landlock there is. Asked of a thread that ends with the question.
 pub fn landlock() -> Finding {
-    let asked = std::thread::spawn(landlock::restrict).join();
+    let thread = std::thread::Builder::new().spawn(landlock::restrict);
+    let asked = thread.ok().and_then(|thread| thread.join().ok());
     match asked {
-        Ok(Ok(Enforcement::Full)) => Finding::ok("Landlock: files, network, other processes"),
-        Ok(Ok(Enforcement::Partial)) => Finding::ok("Landlock: what this kernel has of it"),
-        Ok(Ok(Enforcement::None)) => Finding::warn(
+        Some(Ok(Enforcement::Full)) => Finding::ok("Landlock: files, network, other processes"),
+        Some(Ok(Enforcement::Partial)) => Finding::ok("Landlock: what this kernel has of it"),
+        Some(Ok(Enforcement::None)) => Finding::warn(
             "no Landlock: VMMs have their empty root and their filters only",
             "use a kernel with CONFIG_SECURITY_LANDLOCK, and `landlock` in its lsm= list",
         ),
-        Ok(Err(error)) => Finding::fail(
+        Some(Err(error)) => Finding::fail(
             format!("Landlock is refused, and there is no VM outside of a jail: {error}"),
             "`sudo dmesg | grep landlock` may say why",
         ),
-        Err(_) => Finding::warn("Landlock can't be asked for", "report this, please"),
+        None => Finding::warn(
+            "Landlock can't be asked for",
+            "see whether a thread can be started (`ulimit -u`), else report this, please",
+        ),
     }
 }
 

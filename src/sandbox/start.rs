@@ -14,6 +14,7 @@ use nix::sys::signal::SigSet;
 use protocol::spec::ProcessSpec;
 
 use super::attach::{self, Attachment, Ended, SupervisorDied};
+use super::client;
 use super::paths::Root;
 use super::state::{EXIT_CODE_KILLED, Folder, Lock, Phases};
 use super::supervisor::{SUPERVISOR_VERB, SupervisorConfig};
@@ -111,7 +112,14 @@ pub fn run_attached(
     let pipes = Pipes::new(&options)?;
     let first = ToSupervisor::Attach(pipes.set);
     let link = spawn(root, folder, lock, phases, &first, &pipes.theirs())?;
-    serve(folder, pipes.attachment(link, options), signals)
+    let served = serve(folder, pipes.attachment(link, options), signals);
+    if let Err(error) = &served
+        && !error.is::<SupervisorDied>()
+    {
+        // What is told to have failed does not go on with nobody attached.
+        let _ = client::ask(folder, &ToSupervisor::Kill(libc::SIGKILL));
+    }
+    served
 }
 
 /// Starts the container in `folder` and leaves it to itself as soon as its process runs; `Some` when

@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use harness::{Invocation, Output, Sandbox, SmallDisk, images, web};
+use harness::{Invocation, Output, Sandbox, web};
 use rustix::process::Signal;
 
 use crate::tenant;
@@ -29,7 +29,6 @@ crate::tests![
     a_step_that_fails_is_shown_and_leaves_nothing,
     a_build_that_is_killed_leaves_nothing,
     what_a_copy_refuses_late_is_told,
-    a_full_disk_is_told,
     nothing_of_the_host_is_reached,
     a_user_of_the_group_builds,
     what_is_built_runs_is_saved_and_built_upon,
@@ -511,34 +510,6 @@ fn what_a_copy_refuses_late_is_told(world: &World) -> Result<()> {
     ensure!(out.stderr.contains("nobody-of-that-name"), "{out}");
     ensure!(!out.stderr.contains("pipe"), "{out}");
     before_but_for_the_cache(&vm, &before)
-}
-
-fn a_full_disk_is_told(world: &World) -> Result<()> {
-    tenant::needs_root()?;
-    let vm = world.own()?;
-    let disk = SmallDisk::mount(&vm.folder().join("small"), 48)?;
-    let on_disk = |arguments: &[&str]| {
-        vm.bulkhead(arguments)
-            .env("BULKHEAD_ROOT", disk.path())
-            .output()
-    };
-    on_disk(&["load", "-i", &images::busybox()?.to_string_lossy()])?.code(0)?;
-    let dockerfile = "FROM busybox\nRUN echo one > /one\n\
-                      RUN dd if=/dev/urandom of=/big bs=1M count=100 conv=fsync\n";
-    context(&vm, "c", &[("Dockerfile", dockerfile)])?;
-    let out = on_disk(&["build", "-q", "c"])?;
-    ensure!(out.code == 1, "{out}");
-    vm.wait_for_no_process()?;
-    let ingest = disk.path().join("images/ingest");
-    ensure!(fs::read_dir(ingest)?.next().is_none());
-    // The host can go on.
-    context(
-        &vm,
-        "c",
-        &[("Dockerfile", "FROM busybox\nRUN echo one > /one\n")],
-    )?;
-    on_disk(&["build", "-q", "c"])?.code(0)?;
-    Ok(())
 }
 
 fn nothing_of_the_host_is_reached(world: &World) -> Result<()> {

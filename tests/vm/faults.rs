@@ -1,8 +1,9 @@
-//! Faults of the host: processes that stop, a disk that is full, a clock that jumps. Nothing leaks, what is said is one
-//! sentence, and the same command without the fault works. kill -9 is in `kills`, `races`, `pulling` and
-//! `build`.
+//! Faults of the host: processes that stop, too little of what there is a limit for, a clock that jumps. Nothing leaks,
+//! what is said is one sentence, and the same command without the fault works. kill -9 is in `kills`, `races`,
+//! `pulling` and `build`.
 
 mod clock;
+mod limited;
 mod scarce;
 mod stopped;
 
@@ -17,7 +18,13 @@ use crate::world::World;
 
 /// The tests of this folder.
 pub(crate) fn tests() -> Vec<(&'static str, Test)> {
-    [stopped::tests(), scarce::tests(), clock::tests()].concat()
+    [
+        stopped::tests(),
+        scarce::tests(),
+        limited::tests(),
+        clock::tests(),
+    ]
+    .concat()
 }
 
 /// What is to be done under a fault.
@@ -29,7 +36,13 @@ enum Verb {
     Pull,
     /// A container of an image that was loaded and not unpacked.
     Convert,
+    /// An image with a step that writes some MiB.
+    Build,
 }
+
+/// What is built.
+const DOCKERFILE: &str =
+    "FROM busybox\nRUN dd if=/dev/urandom of=/some bs=64k count=32 conv=fsync 2>/dev/null\n";
 
 impl Verb {
     /// A sandbox in which it is still to be done.
@@ -38,6 +51,11 @@ impl Verb {
             Self::Run => world.own()?,
             Self::Pull => Sandbox::empty()?,
             Self::Convert => Sandbox::with_busybox()?,
+            Self::Build => {
+                let vm = world.own()?;
+                fs::write(vm.work().join("Dockerfile"), DOCKERFILE).context("write a file")?;
+                vm
+            }
         })
     }
 
@@ -46,6 +64,8 @@ impl Verb {
         match self {
             Self::Run | Self::Convert => vec!["run", "--rm", "busybox", "echo", "done"],
             Self::Pull => vec!["pull", "-q", registry],
+            // Its steps are run again each time.
+            Self::Build => vec!["build", "-q", "--no-cache", "."],
         }
     }
 
@@ -53,7 +73,7 @@ impl Verb {
     fn failure(self) -> i32 {
         match self {
             Self::Run | Self::Convert => 125,
-            Self::Pull => 1,
+            Self::Pull | Self::Build => 1,
         }
     }
 
@@ -63,6 +83,7 @@ impl Verb {
             && match self {
                 Self::Run | Self::Convert => output.stdout == "done\n",
                 Self::Pull => !output.stdout.is_empty(),
+                Self::Build => output.stdout.starts_with("sha256:"),
             }
     }
 
@@ -104,13 +125,14 @@ fn nothing_is_left(vm: &Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// A command that failed said why in one sentence, or a signal that the host sent ended it.
+/// A command that failed said why in one sentence. A build shows before what it failed at.
 fn one_sentence(verb: Verb, output: &Output) -> Result<()> {
     let lines: Vec<_> = output
         .stderr
         .lines()
         .filter(|line| !line.is_empty() && !line.starts_with("hint: "))
         .filter(|line| !line.starts_with("See 'bulkhead"))
+        .filter(|line| verb != Verb::Build || line.starts_with("bulkhead: "))
         .collect();
     let is_told = output.code == verb.failure() && lines.len() == 1;
     ensure!(

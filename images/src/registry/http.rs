@@ -18,13 +18,13 @@ use std::time::{Duration, Instant};
 
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Body, Client, Method, Response, StatusCode, Url, redirect};
-use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use super::Patience;
 use super::content::{Content, Part};
 use super::error::{Cause, RegistryError};
-use super::reach::{GuardedResolver, Origin, Reach};
+use super::reach::{GuardedResolver, Origin, Reach, Resolver};
+use super::runtime::Runtime;
 use crate::escape::printable;
 use crate::limits::{CONNECT_TIMEOUT, REDIRECTS, STALL_BYTES, UPLOAD_TICK};
 
@@ -127,14 +127,9 @@ impl Http {
                 .build()
                 .map_err(|error| RegistryError::Setup(Cause::of(&error)))
         };
-        let own = build(builder())?;
+        let own = build(builder().dns_resolver(Resolver))?;
         let other = build(builder().dns_resolver(GuardedResolver(origin.clone())))?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("registry")
-            .enable_all()
-            .build()
-            .map_err(|error| RegistryError::Setup(Cause::of(&error)))?;
+        let runtime = Runtime::start().map_err(|error| RegistryError::Setup(Cause::of(&error)))?;
         Ok(Self {
             runtime,
             own,

@@ -5,10 +5,13 @@
 //! the local network may well have its storage there. Names are checked after they were looked up, by
 //! the resolver that the connection uses, so a second look-up can't bring another address.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, OnceLock};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+
+use super::runtime;
 
 /// How far an address can be reached from, widest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,6 +106,21 @@ impl Origin {
     }
 }
 
+/// Looks names up.
+#[derive(Debug, Clone)]
+pub(super) struct Resolver;
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move { Ok(Box::new(look_up(&name).await?) as Addrs) })
+    }
+}
+
+async fn look_up(name: &Name) -> io::Result<std::vec::IntoIter<SocketAddr>> {
+    let name = name.as_str().to_owned();
+    runtime::apart(move || (name, 0).to_socket_addrs()).await
+}
+
 /// Looks names up and leaves out addresses that the registry may not send us to.
 #[derive(Debug, Clone)]
 pub(super) struct GuardedResolver(pub(super) Origin);
@@ -111,7 +129,7 @@ impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let origin = self.0.reach();
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let found = look_up(&name).await?;
             let allowed: Vec<SocketAddr> = found
                 .filter(|address| origin.may_lead_to(Reach::of(address.ip())))
                 .collect();

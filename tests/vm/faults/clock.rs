@@ -1,13 +1,14 @@
-//! The host's clock is set an hour and twenty years back and forth under containers: what waits goes
-//! by the monotonic clock. Only in emulated hosts: nobody's own clock is changed.
+//! The host's clock is set an hour and twenty years back and forth under containers, pulls and builds:
+//! what waits goes by the monotonic clock, and nothing that is in use is taken for old. Only in emulated hosts: nobody's own clock is changed.
 
 use std::fs;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
 use harness::Invocation;
+use harness::fault::{Fault, FaultyRegistry};
 
-use super::nothing_is_left;
+use super::{Verb, layout, nothing_is_left};
 use crate::life::{begin, status, text, until};
 use crate::world::World;
 
@@ -22,9 +23,12 @@ pub(crate) fn tests() -> Vec<(&'static str, crate::Test)> {
 
 /// All of this file.
 mod all {
-    use super::a_clock_jumps_under_containers;
+    use super::{a_clock_jumps_under_a_pull_and_a_build, a_clock_jumps_under_containers};
 
-    crate::tests![a_clock_jumps_under_containers];
+    crate::tests![
+        a_clock_jumps_under_containers,
+        a_clock_jumps_under_a_pull_and_a_build,
+    ];
 }
 
 /// The lab starts its kernel with these words (`xtask/src/lab/emulator.rs`).
@@ -82,6 +86,37 @@ fn a_clock_jumps_under_containers(world: &World) -> Result<()> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
         let late = i64::try_from(now.as_secs())? - seen;
         ensure!((-60..600).contains(&late), "the guest is {late} s late");
+    }
+    Ok(())
+}
+
+/// Under a step that runs and a layer that comes slowly.
+fn a_clock_jumps_under_a_pull_and_a_build(world: &World) -> Result<()> {
+    let registry = FaultyRegistry::start(&layout()?, Fault::Slow)?;
+    let name = registry.name("busybox:latest");
+    let builds = world.own()?;
+    let dockerfile = "FROM busybox\nRUN echo underway; sleep 2; echo over > /over\n";
+    fs::write(builds.work().join("Dockerfile"), dockerfile).context("write a file")?;
+    for seconds in JUMPS {
+        let pulls = Verb::Pull.prepared(world)?;
+        registry.set_fault(Fault::Slow);
+        let pull = pulls.bulkhead(Verb::Pull.words(&name)).spawn()?;
+        let mut build = builds
+            .bulkhead(["build", "--progress=plain", "--no-cache", "."])
+            .spawn()?;
+        build.wait_for_stderr(" underway\n")?;
+        until("a layer", || {
+            let mut begun = fs::read_dir(pulls.root().join("images/ingest"))?;
+            Ok(begun.next().map(drop))
+        })?;
+        jump(seconds)?;
+        registry.set_fault(Fault::None);
+        let pulled = pull.wait()?;
+        ensure!(Verb::Pull.has_succeeded(&pulled), "{seconds} s: {pulled}");
+        build.wait()?.code(0)?;
+        for vm in [&pulls, &builds] {
+            nothing_is_left(vm).with_context(|| format!("{seconds} s"))?;
+        }
     }
     Ok(())
 }
