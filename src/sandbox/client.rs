@@ -57,7 +57,16 @@ impl Listener {
     /// A command that connects.
     #[must_use]
     pub fn accept(&self) -> Option<UnixStream> {
-        let (stream, _) = self.0.accept().ok()?;
+        let (stream, _) = match self.0.accept() {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                if error.kind() != ErrorKind::WouldBlock {
+                    // It waits on, for a descriptor that may come free.
+                    std::thread::sleep(RETRY);
+                }
+                return None;
+            }
+        };
         // Whether it is the listener's or a socket of its own is the system's choice.
         stream.set_nonblocking(false).ok()?;
         Some(stream)

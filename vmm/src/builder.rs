@@ -101,7 +101,7 @@ pub enum BuildError {
     #[error("KVM on this host lacks {0:?}")]
     MissingCapability(Cap),
     /// A KVM call failed.
-    #[error("{operation}: {source}")]
+    #[error("{operation}")]
     Kvm {
         /// Which.
         operation: &'static str,
@@ -121,7 +121,7 @@ pub enum BuildError {
     #[error(transparent)]
     Boot(#[from] BootError),
     /// A device or a descriptor.
-    #[error("{operation}: {source}")]
+    #[error("{operation}")]
     Host {
         /// What was tried.
         operation: &'static str,

@@ -42,7 +42,7 @@ pub enum MemoryError {
         mib: u32,
     },
     /// `mmap` refused.
-    #[error("map {bytes} bytes of guest memory: {source}")]
+    #[error("map {bytes} bytes of guest memory")]
     Map {
         /// How much.
         bytes: usize,

@@ -61,7 +61,7 @@ pub(super) enum StartError {
     NoUserNamespace,
     #[error("passt: {0}")]
     Failed(String),
-    #[error("{operation}: {source}")]
+    #[error("{operation}")]
     Host {
         operation: &'static str,
         source: std::io::Error,
