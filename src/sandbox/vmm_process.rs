@@ -29,8 +29,6 @@ const CMDLINE: &str = "console=hvc0";
 pub struct VmmConfig {
     /// Process id of the process that starts it, and whose end is its own.
     pub supervisor: u32,
-    /// `cgroup.procs` of its control group, if it has one.
-    pub group: Option<RawFd>,
     /// Number of vCPUs.
     pub vcpu_count: u8,
     /// Guest memory in MiB.
@@ -206,13 +204,6 @@ pub fn main(config: RawFd) -> Result<()> {
         .context("read the VM's configuration")?;
     let config: VmmConfig = serde_json::from_str(&text).context("parse the VM's configuration")?;
     check_parent(config.supervisor)?;
-    if let Some(group) = config.group {
-        // SAFETY: as above. It is closed before the process is shut in.
-        let mut group = unsafe { File::from_raw_fd(group) };
-        if let Err(error) = group.write_all(b"0") {
-            eprintln!("vmm: without a control group: {error}");
-        }
-    }
     pin(&config.host_cpus)?;
     super::vmm_jail::end_on_panic();
     // SAFETY: as above; each number in the configuration is named once.
