@@ -181,6 +181,15 @@ impl Controls {
         Ok(lines)
     }
 
+    /// Lines for `io.max` by which there is no rate any more.
+    pub fn lifted(&self) -> impl Iterator<Item = String> {
+        let rates = RATES.iter().zip(&self.rates);
+        rates.flat_map(|((key, _), list)| {
+            let list = list.iter();
+            list.map(move |it| format!("{} {key}=max", it.number()))
+        })
+    }
+
     /// In the words of the runtimes' specification (`linux.resources.blockIO`).
     #[must_use]
     pub fn specification(&self) -> Value {
@@ -251,6 +260,8 @@ mod tests {
         let weights = ["io.bfq.weight: 500", "io.bfq.weight: 8:16 10"];
         let both = &["io.weight", "io.bfq.weight"];
         assert_eq!(lines(both).unwrap(), [weights, rates].concat());
+        let lifted: Vec<_> = some().lifted().collect();
+        assert_eq!(lifted, ["8:16 rbps=max", "8:16 wiops=max"]);
         let error = lines(&[]).unwrap_err().to_string();
         assert!(error.starts_with("limit block I/O: the host's kernel has no weights"));
         assert_eq!((scaled(10), scaled(1000)), (1, 10_000));

@@ -14,7 +14,7 @@
 //! takes too much of is lacking to this VM alone, and the VMM, for which it counts most, has limits of
 //! its own for memory and tasks in its jail.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -219,6 +219,16 @@ impl ControlGroup {
         Some(file.into())
     }
 
+    /// What it has read and written, where that is limited.
+    #[must_use]
+    pub fn io_stat(&self) -> Option<OwnedFd> {
+        let path = self.0.path.as_ref()?;
+        if self.limits().block_io.is_empty() {
+            return None;
+        }
+        Some(File::open(path.join("io.stat")).ok()?.into())
+    }
+
     /// Whether a process is in it, where that was asked for: by a limit of block I/O.
     ///
     /// # Errors
@@ -258,9 +268,21 @@ impl ControlGroup {
     }
 }
 
+impl Group {
+    /// The kernel keeps a removed group for what was written on its account, and holds that to its limits:
+    /// the container's next life would wait for it.
+    fn lift_rates(&self, path: &Path) {
+        let limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        for line in limits.block_io.lifted() {
+            let _ = fs::write(path.join("io.max"), line);
+        }
+    }
+}
+
 impl Drop for Group {
     fn drop(&mut self) {
         let Some(path) = &self.path else { return };
+        self.lift_rates(path);
         let until = Instant::now() + REMOVE_TIMEOUT;
         while fs::remove_dir(path).is_err_and(|error| error.kind() == ErrorKind::ResourceBusy)
             && Instant::now() < until

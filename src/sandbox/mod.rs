@@ -49,6 +49,7 @@ mod vmm_jail;
 pub mod vmm_process;
 pub mod volumes;
 pub mod wire;
+mod writeback;
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};

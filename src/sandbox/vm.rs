@@ -192,6 +192,11 @@ impl RunningVm {
         let own_lines = request.log.try_clone().context("share the VM's log")?;
         let config = VmmConfig {
             supervisor: std::process::id(),
+            io_stat: request
+                .group
+                .io_stat()
+                .map(|stat| fds.add(stat))
+                .transpose()?,
             vcpu_count: request.vcpu_count,
             memory_mib: request.memory_mib,
             host_cpus: request.host_cpus,
@@ -348,6 +353,7 @@ pub fn make_template(guest: &GuestFiles, shape: Shape, state: &File, memory: &Fi
     let empty = tempfile::tempfile().context("create an empty disk")?;
     let config = VmmConfig {
         supervisor: std::process::id(),
+        io_stat: None,
         vcpu_count: shape.vcpu_count,
         memory_mib: shape.memory_mib,
         host_cpus: Vec::new(),

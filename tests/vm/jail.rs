@@ -596,7 +596,6 @@ fn disks_of_the_host_are_limited(world: &World) -> Result<()> {
     let vm = world.own()?;
     let (disk, number) = disk_of(std::path::Path::new("/scratch"))?;
     let disk = disk.display();
-    let script = "dd if=/dev/zero of=/file bs=1M count=8 conv=fsync && sleep 1000";
     let rates = [
         ("read-bps", "2g"),
         ("write-bps", "1g"),
@@ -606,7 +605,7 @@ fn disks_of_the_host_are_limited(world: &World) -> Result<()> {
     let run = ["run", "-d", "--name=cc", "--network=none"];
     vm.bulkhead(run)
         .args(&rates)
-        .args(["busybox", "sh", "-c", script])
+        .args(["busybox", "sleep", "1000"])
         .output()?
         .code(0)?;
     let group = group_of(&vm, "/bulkhead", 0)?;
@@ -619,14 +618,23 @@ fn disks_of_the_host_are_limited(world: &World) -> Result<()> {
         text(&vm, &["inspect", "-f", format, "cc"])?,
         format!("[{{\"Path\":\"{disk}\",\"Rate\":9000}}]\n")
     );
-    let written = || -> Result<u64> {
-        let text = fs::read_to_string(group.join("io.stat"))?;
-        let line = text.lines().find_map(|line| line.strip_prefix(&number));
-        let words = line.unwrap_or_default().split(' ');
-        let bytes = words.filter_map(|word| word.strip_prefix("wbytes=")).next();
-        Ok(bytes.unwrap_or("0").parse()?)
-    };
-    crate::contrast::wait_until(|| Ok(written()? >= 8 << 20))?;
+    // Of the group of another life, too.
+    for group in [Some(group), None] {
+        let group = match group {
+            Some(group) => group,
+            None => {
+                text(&vm, &["restart", "-t", "0", "cc"])?;
+                group_of(&vm, "/bulkhead", 0)?
+            }
+        };
+        let script = "dd if=/dev/zero of=/file bs=1M count=8 conv=fsync 2>&1";
+        text(&vm, &["exec", "cc", "sh", "-c", script])?;
+        let stat = fs::read_to_string(group.join("io.stat"))?;
+        let line = stat.lines().find_map(|line| line.strip_prefix(&number));
+        let mut words = line.unwrap_or_default().split(' ');
+        let bytes = words.find_map(|word| word.strip_prefix("wbytes="));
+        assert!(bytes.unwrap_or("0").parse::<u64>()? >= 8 << 20, "{stat}");
+    }
     text(&vm, &["rm", "-f", "cc"])?;
     let run = ["run", "--rm", "--device-read-iops=/dev/null:1", "busybox"];
     vm.bulkhead(run)
