@@ -92,6 +92,7 @@ pub fn launch(
         vcpu_count: u8::try_from(limits.vcpu_count)?,
         memory_mib: memory_mib(limits.resources.memory_max),
         host_cpus: limits.host_cpus.clone(),
+        block_io: limits.block_io.clone(),
         layers,
         writable_bytes: storage.writable_bytes,
         // Volumes are made when the container is.

@@ -14,10 +14,12 @@ use crate::sandbox::plain;
 use crate::sandbox::printable;
 
 /// Flags that a plain container has; any other is refused.
-const SUPPORTED: [&str; 57] = [
+const SUPPORTED: [&str; 63] = [
     "add-host",
     "annotation",
     "attach",
+    "blkio-weight",
+    "blkio-weight-device",
     "cap-add",
     "cap-drop",
     "cidfile",
@@ -27,6 +29,10 @@ const SUPPORTED: [&str; 57] = [
     "cpus",
     "detach",
     "detach-keys",
+    "device-read-bps",
+    "device-read-iops",
+    "device-write-bps",
+    "device-write-iops",
     "dns",
     "dns-option",
     "dns-search",

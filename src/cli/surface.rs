@@ -57,7 +57,8 @@ const STATIC_ADDRESS: &str = "user specified IP address is supported on user def
 const ALIAS: &str = "network-scoped aliases are only supported for user-defined networks, which this version does not have; remove the flag";
 const OWN_KERNEL: &str =
     "the container runs on a kernel of its own, the host's is out of reach; remove the flag";
-const BLOCK_IO: &str = "the host's block devices are unknown inside a VM; remove the flag";
+const BLOCK_IO: &str =
+    "a disk of the host; held by the VM's control group there, and refused where that can't be";
 const WINDOWS: &str = "it is for Windows containers; remove the flag";
 
 /// A line of a table.
@@ -88,8 +89,8 @@ pub const RUN: [Flag; 104] = [
     flag("add-host", None, List("list"), NETWORK, Works, "Add a line to /etc/hosts (host:ip)"),
     flag("annotation", None, List("map"), LIFE, Works, "Add an annotation (key=value), shown by inspect"),
     flag("attach", Some('a'), List("list"), PROCESS, Works, "Attach to stdin, stdout or stderr"),
-    flag("blkio-weight", None, Value("uint16"), STORAGE, Only(&["0"], BLOCK_IO), "Block I/O weight"),
-    flag("blkio-weight-device", None, List("list"), STORAGE, Refused(BLOCK_IO), "Block I/O weight of a device"),
+    flag("blkio-weight", None, Value("uint16"), STORAGE, Differs(BLOCK_IO), "Block I/O weight"),
+    flag("blkio-weight-device", None, List("list"), STORAGE, Differs(BLOCK_IO), "Block I/O weight of a device"),
     flag("cap-add", None, List("list"), SECURITY, Works, "Add Linux capabilities"),
     flag("cap-drop", None, List("list"), SECURITY, Works, "Drop Linux capabilities"),
     flag("cgroup-parent", None, Value("string"), LIMITS, Refused("the container's control group is inside its VM; limit the VM with --memory and --cpus"), "Parent control group"),
@@ -109,10 +110,10 @@ pub const RUN: [Flag; 104] = [
     flag("detach-keys", None, Value("string"), PROCESS, Works, "Keys that detach from a terminal"),
     flag("device", None, List("list"), STORAGE, Differs("devices of the guest's kernel only, such as /dev/fuse"), "Add a device"),
     flag("device-cgroup-rule", None, List("list"), STORAGE, Refused("device rules are fixed inside the VM; use --device or --privileged"), "Device rule"),
-    flag("device-read-bps", None, List("list"), STORAGE, Refused(BLOCK_IO), "Limit reads of a device"),
-    flag("device-read-iops", None, List("list"), STORAGE, Refused(BLOCK_IO), "Limit reads of a device"),
-    flag("device-write-bps", None, List("list"), STORAGE, Refused(BLOCK_IO), "Limit writes to a device"),
-    flag("device-write-iops", None, List("list"), STORAGE, Refused(BLOCK_IO), "Limit writes to a device"),
+    flag("device-read-bps", None, List("list"), STORAGE, Differs(BLOCK_IO), "Limit reads of a device (bytes a second)"),
+    flag("device-read-iops", None, List("list"), STORAGE, Differs(BLOCK_IO), "Limit reads of a device (requests a second)"),
+    flag("device-write-bps", None, List("list"), STORAGE, Differs(BLOCK_IO), "Limit writes to a device (bytes a second)"),
+    flag("device-write-iops", None, List("list"), STORAGE, Differs(BLOCK_IO), "Limit writes to a device (requests a second)"),
     flag("disable-content-trust", None, Switch, LIFE, Only(&["true"], "image signatures of Docker Notary are not supported; remove the flag"), "Skip image verification"),
     flag("dns", None, List("list"), NETWORK, Works, "DNS server in resolv.conf"),
     flag("dns-option", None, List("list"), NETWORK, Works, "DNS option in resolv.conf"),

@@ -56,6 +56,7 @@ pub fn run(matches: ArgMatches) -> Result<()> {
             }
             let request = ToSupervisor::Update(Box::new(NewLimits {
                 resources: wanted.launch.run.resources,
+                blkio_weight: wanted.launch.block_io.weight,
                 vcpu_count: wanted.launch.vcpu_count,
                 host_cpus: wanted.launch.host_cpus.clone(),
             }));
@@ -64,6 +65,7 @@ pub fn run(matches: ArgMatches) -> Result<()> {
             }
             containers::update(root, &config.id, |config| {
                 config.launch.run.resources = wanted.launch.run.resources;
+                config.launch.block_io.weight = wanted.launch.block_io.weight;
                 config.launch.vcpu_count = wanted.launch.vcpu_count;
                 config.launch.memory_mib = wanted.launch.memory_mib;
                 config.launch.host_cpus.clone_from(&wanted.launch.host_cpus);
@@ -102,6 +104,8 @@ fn change(
     launch.run.resources = resources(&old, flags, &limits.resources, &config.given)?;
     launch.memory_mib = memory_mib(launch.run.resources.memory_max);
     given::limits(flags, &mut config.given)?;
+    // 0 leaves it as it is.
+    launch.block_io.weight = limits.block_io.weight.or(launch.block_io.weight);
     if flags.text("cpuset-cpus").is_some() {
         launch.host_cpus = limits.host_cpus;
     }
@@ -186,16 +190,27 @@ mod tests {
     fn what_a_flag_names_changes_and_the_rest_stays() {
         let config = changed(
             &config('a', "x", false),
-            &["-m", "64m", "--pids-limit", "9"],
+            &["-m", "64m", "--pids-limit", "9", "--blkio-weight", "300"],
         );
         let config = config.unwrap();
+        assert_eq!(config.launch.block_io.weight, Some(300));
         assert_eq!(config.launch.run.resources.memory_max, Some(64 << 20));
         assert_eq!(config.launch.memory_mib, 128);
         let next = changed(
             &config,
-            &["--cpus", "1.5", "--restart", "always", "-m", "0"],
+            &[
+                "--cpus",
+                "1.5",
+                "--restart",
+                "always",
+                "-m",
+                "0",
+                "--blkio-weight",
+                "0",
+            ],
         )
         .unwrap();
+        assert_eq!(next.launch.block_io.weight, Some(300));
         let resources = next.launch.run.resources;
         assert_eq!(resources.memory_max, Some(64 << 20));
         assert_eq!(resources.pids_max, Some(9));

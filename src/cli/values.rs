@@ -1,6 +1,7 @@
 //! Values of flags: text to checked values, as Docker reads them, and with its words where scripts
 //! look for them. [`super::options`] calls it. Pure: nothing is opened or looked up.
 
+pub mod block_io;
 pub mod capability;
 pub mod device;
 pub mod keys;

@@ -18,12 +18,13 @@ use protocol::task::{Outcome, Task, TaskId};
 
 use super::agent::AgentError;
 use super::client;
+use super::control_group::ControlGroup;
 use super::disks;
 use super::launch::Isolation;
 use super::launcher::Launcher;
 use super::paths::{GuestFiles, Root};
 use super::state::{ContainerConfig, Folder, Lock};
-use super::vm::{RunningVm, VmRequest, stream_pair};
+use super::vm::{self, RunningVm, VmRequest, stream_pair};
 use super::wire::{ENDED, Link, ToCommand, ToSupervisor};
 
 /// From the VM's first instruction to the agent's hello, and from there to the files being there.
@@ -287,10 +288,12 @@ impl Held {
         let mut run = launch.run.clone();
         run.layers = layers;
         run.upper_disk = true;
+        let cpu = (&launch.run.resources).into();
+        let limits = vm::limits(root, launch.vcpu_count, launch.memory_mib, cpu);
         let request = VmRequest {
             vcpu_count: launch.vcpu_count,
             memory_mib: launch.memory_mib,
-            cpu: (&launch.run.resources).into(),
+            group: ControlGroup::make(limits)?,
             host_cpus: launch.host_cpus.clone(),
             disks,
             card: None,

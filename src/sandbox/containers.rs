@@ -341,6 +341,7 @@ pub(crate) mod tests {
                 vcpu_count: 1,
                 memory_mib: 128,
                 host_cpus: Vec::new(),
+                block_io: Default::default(),
                 layers: Vec::new(),
                 mounts: Vec::new(),
                 writable_bytes: 0,

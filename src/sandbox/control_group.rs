@@ -5,20 +5,32 @@
 //! root       /sys/fs/cgroup/bulkhead/<group>
 //! others     beside the command's own group, where that is theirs, as below `systemd --user`
 //! ```
-//! Called by [`super::vm`]; [`super::vmm_process`] enters the group before it is shut in. It is no
-//! wall: what the VMM may do is the jail's matter, and where there can be no group, there is none. It
-//! knows no container.
+//! Who starts a VM makes it; [`super::launcher`] has the VMM, passt and the file server enter it before
+//! they execute their programs. It is no wall: what each may do is its jail's matter, and where there
+//! can be no group, there is none. It knows no container.
+//!
+//! All three are in one group, and its limits are the sum of what each needs. A group for each would
+//! leave the whole without a limit, or take one more above them, and gain little: what one of them
+//! takes too much of is lacking to this VM alone, and the VMM, for which it counts most, has limits of
+//! its own for memory and tasks in its jail.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 use protocol::spec::Resources;
 use rustix::process::{Pid, test_kill_process};
+
+use super::block_io::Controls;
 
 /// Where cgroup v2 is mounted.
 pub const MOUNT: &str = "/sys/fs/cgroup";
@@ -38,14 +50,32 @@ const PERIOD_US: u64 = 100_000;
 /// `cpu.weight`: the kernel's own choice.
 const WEIGHT: u64 = 100;
 
-/// What a VM with `--cpus` has for its devices, in thousandths of a CPU.
+/// What a VM with `--cpus` has for its devices, in thousandths of a CPU; so much again for passt, and
+/// for the file server.
 const DEVICES_MILLIS: u64 = 250;
 
-/// What one without has, for a thread that does nothing else.
+/// What one without has, for a thread that does nothing else; again so.
 const DEVICE_THREAD_MILLIS: u64 = 1000;
 
 /// Tasks beside the vCPUs: the event loop, the starter and what a shutdown takes.
 const OTHER_TASKS: u64 = 7;
+
+/// passt, and what it may make while it starts.
+const PASST_TASKS: u64 = 4;
+
+/// The file server's two processes, its four threads, and the program that maps users for it.
+const FILE_SERVER_TASKS: u64 = 8;
+
+/// Memory of passt in bytes: its own buffers, and the kernel's for its connections.
+const PASST_BYTES: u64 = 256 << 20;
+
+/// Memory of a file server in bytes: a million files that the guest knows, each of which takes a descriptor,
+/// an inode and an entry of its directory, some 1.8 KiB of the kernel's. Cached content comes and goes.
+const FILE_SERVER_BYTES: u64 = 2 << 30;
+
+/// From the end of the last process that is waited for to the end of the others, which end with it.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(1);
+const REMOVE_POLL: Duration = Duration::from_millis(1);
 
 /// Groups of killed supervisors that one start looks at.
 const SWEEP_MAX: usize = 4096;
@@ -76,31 +106,51 @@ impl From<&Resources> for CpuShare {
 }
 
 /// What a VM may take of the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Number of vCPUs.
     pub vcpu_count: u8,
     /// CPU time.
     pub cpu: CpuShare,
-    /// Memory of its processes in bytes, the guest's included; `None` where disks are in memory, too.
+    /// Memory of its VMM in bytes, the guest's included; `None` where disks are in memory, too.
     pub memory_bytes: Option<u64>,
+    /// Whether it may have a passt.
+    pub network: bool,
+    /// Whether it has a file server.
+    pub shares: bool,
+    /// Of the host's disks.
+    pub block_io: Controls,
 }
 
 impl Limits {
     /// Files of the group and what is written to them.
     fn files(&self) -> [(&'static str, String); 4] {
-        let tasks = u64::from(self.vcpu_count).saturating_add(OTHER_TASKS);
         [
             ("memory.max", self.memory_max()),
-            ("pids.max", tasks.to_string()),
+            ("pids.max", self.pids_max()),
             ("cpu.max", self.cpu_max()),
             ("cpu.weight", self.cpu_weight()),
         ]
     }
 
+    /// What the processes beside the VMM take, of so much for each.
+    fn beside(&self, of_passt: u64, of_file_server: u64) -> u64 {
+        let of = |is_there: bool, each: u64| if is_there { each } else { 0 };
+        of(self.network, of_passt).saturating_add(of(self.shares, of_file_server))
+    }
+
     fn memory_max(&self) -> String {
-        let bytes = self.memory_bytes.map(|bytes| bytes.to_string());
-        bytes.unwrap_or_else(|| "max".to_owned())
+        let Some(bytes) = self.memory_bytes else {
+            return "max".to_owned();
+        };
+        let beside = self.beside(PASST_BYTES, FILE_SERVER_BYTES);
+        bytes.saturating_add(beside).to_string()
+    }
+
+    fn pids_max(&self) -> String {
+        let own = u64::from(self.vcpu_count).saturating_add(OTHER_TASKS);
+        let beside = self.beside(PASST_TASKS, FILE_SERVER_TASKS);
+        own.saturating_add(beside).to_string()
     }
 
     fn cpu_weight(&self) -> String {
@@ -108,70 +158,150 @@ impl Limits {
     }
 
     fn cpu_max(&self) -> String {
-        let millis = match self.cpu.millis {
-            Some(millis) => millis.saturating_add(DEVICES_MILLIS),
-            None => u64::from(self.vcpu_count)
-                .saturating_mul(1000)
-                .saturating_add(DEVICE_THREAD_MILLIS),
+        let (own, each) = match self.cpu.millis {
+            Some(millis) => (millis, DEVICES_MILLIS),
+            None => {
+                let own = u64::from(self.vcpu_count).saturating_mul(1000);
+                (own, DEVICE_THREAD_MILLIS)
+            }
         };
+        let beside = self.beside(each, each);
+        let millis = own.saturating_add(each).saturating_add(beside);
         let quota_us = millis.saturating_mul(PERIOD_US) / 1000;
         format!("{quota_us} {PERIOD_US}")
     }
 }
 
-/// A group; dropping it removes it, if nobody is left in it. That of a killed supervisor goes with the
-/// next VM's start.
+/// A group, or none where this user may make none, held by all who start processes in it. The last one
+/// that lets go of it removes it; that of a killed supervisor goes with the next VM's start.
+#[derive(Debug, Clone)]
+pub struct ControlGroup(Arc<Group>);
+
 #[derive(Debug)]
-pub struct ControlGroup(PathBuf);
+struct Group {
+    path: Option<PathBuf>,
+    limits: Mutex<Limits>,
+}
 
 impl ControlGroup {
-    /// Makes one with these limits; `None` where this user may make none.
-    #[must_use]
-    pub fn make(limits: &Limits) -> Option<Self> {
-        let parent = parent(Path::new(MOUNT))?;
-        sweep(&parent);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = parent.join(format!("{PREFIX}{}-{number}", std::process::id()));
-        // One of that name is of a process that had this one's number, and is gone.
-        let _ = fs::remove_dir(&path);
-        fs::create_dir(&path).ok()?;
-        let group = Self(path);
-        group.limit(limits);
-        Some(group)
+    /// Makes one with these limits.
+    ///
+    /// # Errors
+    /// Limits of block I/O that it would not hold. The others are held as far as can be.
+    pub fn make(limits: Limits) -> Result<Self> {
+        let group = Self(Arc::new(Group {
+            path: make_folder(),
+            limits: Mutex::new(limits),
+        }));
+        group.write();
+        group.limits().block_io.write(group.0.path.as_deref())?;
+        Ok(group)
+    }
+
+    fn limits(&self) -> MutexGuard<'_, Limits> {
+        let limits = self.0.limits.lock();
+        limits.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Below the mount, as `/proc/PID/cgroup` shows it.
     #[must_use]
-    pub fn name(&self) -> String {
-        let name = self.0.strip_prefix(MOUNT).unwrap_or(&self.0);
-        format!("/{}", name.display())
+    pub fn name(&self) -> Option<String> {
+        let path = self.0.path.as_ref()?;
+        let name = path.strip_prefix(MOUNT).unwrap_or(path);
+        Some(format!("/{}", name.display()))
     }
 
     /// Where a process that writes `0` enters it.
-    ///
-    /// # Errors
-    /// When it is gone.
-    pub fn entrance(&self) -> Result<File> {
-        let path = self.0.join("cgroup.procs");
-        OpenOptions::new()
-            .write(true)
-            .open(&path)
-            .with_context(|| format!("open {}", path.display()))
+    #[must_use]
+    pub fn entrance(&self) -> Option<OwnedFd> {
+        let path = self.0.path.as_ref()?.join("cgroup.procs");
+        let file = OpenOptions::new().write(true).open(path).ok()?;
+        Some(file.into())
     }
 
-    /// Sets the limits, also for those who are in it.
-    pub fn limit(&self, limits: &Limits) {
-        for (name, value) in limits.files() {
+    /// What it has read and written, where that is limited.
+    #[must_use]
+    pub fn io_stat(&self) -> Option<OwnedFd> {
+        let path = self.0.path.as_ref()?;
+        if self.limits().block_io.is_empty() {
+            return None;
+        }
+        Some(File::open(path.join("io.stat")).ok()?.into())
+    }
+
+    /// Whether a process is in it, where that was asked for: by a limit of block I/O.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn check_member(&self, process: u32) -> Result<()> {
+        if self.limits().block_io.is_empty() {
+            return Ok(());
+        }
+        let path = self.0.path.iter().map(|path| path.join("cgroup.procs"));
+        let members: String = path.flat_map(fs::read_to_string).collect();
+        if !members.lines().any(|line| line == process.to_string()) {
+            bail!("limit block I/O: the VMM may not enter the control group that was made for it");
+        }
+        Ok(())
+    }
+
+    /// Gives those who are in it another share of CPU time.
+    pub fn set_cpu(&self, cpu: CpuShare) {
+        self.limits().cpu = cpu;
+        self.write();
+    }
+
+    /// Gives them another weight of block I/O.
+    ///
+    /// # Errors
+    /// One that it would not hold.
+    pub fn set_weight(&self, weight: Option<u16>) -> Result<()> {
+        Controls::of_weight(weight).write(self.0.path.as_deref())
+    }
+
+    fn write(&self) {
+        let Some(path) = &self.0.path else { return };
+        for (name, value) in self.limits().files() {
             // A controller that is not there limits nothing.
-            let _ = fs::write(self.0.join(name), value);
+            let _ = fs::write(path.join(name), value);
         }
     }
 }
 
-impl Drop for ControlGroup {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
+impl Group {
+    /// The kernel keeps a removed group for what was written on its account, and holds that to its limits:
+    /// the container's next life would wait for it.
+    fn lift_rates(&self, path: &Path) {
+        let limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        for line in limits.block_io.lifted() {
+            let _ = fs::write(path.join("io.max"), line);
+        }
     }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let Some(path) = &self.path else { return };
+        self.lift_rates(path);
+        let until = Instant::now() + REMOVE_TIMEOUT;
+        while fs::remove_dir(path).is_err_and(|error| error.kind() == ErrorKind::ResourceBusy)
+            && Instant::now() < until
+        {
+            thread::sleep(REMOVE_POLL);
+        }
+    }
+}
+
+/// Makes the folder of a group.
+fn make_folder() -> Option<PathBuf> {
+    let parent = parent(Path::new(MOUNT))?;
+    sweep(&parent);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let path = parent.join(format!("{PREFIX}{}-{number}", std::process::id()));
+    // One of that name is of a process that had this one's number, and is gone.
+    let _ = fs::remove_dir(&path);
+    fs::create_dir(&path).ok()?;
+    Some(path)
 }
 
 /// The folder of the group below which this user may make one.
@@ -190,7 +320,7 @@ fn parent(mount: &Path) -> Option<PathBuf> {
         enable(mount);
         // How many VMs root has, and what they take, is no other user's to know.
         match DirBuilder::new().mode(0o700).create(&own) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return None,
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return None,
             _ => {}
         }
         enable(&own);
@@ -256,6 +386,9 @@ mod tests {
             vcpu_count: 2,
             cpu: CpuShare::default(),
             memory_bytes: Some(512 << 20),
+            network: false,
+            shares: false,
+            block_io: Controls::default(),
         };
         assert_eq!(
             limits.files(),
@@ -277,9 +410,38 @@ mod tests {
         assert_eq!(limits.cpu_weight(), "7");
         resources.cpu_quota_us = Some(u64::MAX);
         limits.cpu = CpuShare::from(&resources);
+        assert!(limits.cpu_max().ends_with(" 100000"));
         limits.memory_bytes = None;
         assert_eq!(limits.memory_max(), "max");
-        assert!(limits.cpu_max().ends_with(" 100000"));
+    }
+
+    #[test]
+    fn passt_and_the_file_server_have_their_share() {
+        let limits = |network, shares, millis| Limits {
+            vcpu_count: 2,
+            cpu: CpuShare {
+                millis,
+                weight: None,
+            },
+            memory_bytes: Some(512 << 20),
+            network,
+            shares,
+            block_io: Controls::default(),
+        };
+        let of = |limits: Limits| [limits.memory_max(), limits.pids_max(), limits.cpu_max()];
+        let mib = |mib: u64| (mib << 20).to_string();
+        assert_eq!(
+            of(limits(true, false, None)),
+            [&mib(768), "13", "400000 100000"]
+        );
+        assert_eq!(
+            of(limits(false, true, Some(500))),
+            [&mib(2560), "17", "100000 100000"]
+        );
+        assert_eq!(
+            of(limits(true, true, Some(500))),
+            [&mib(2816), "21", "125000 100000"]
+        );
     }
 
     #[test]

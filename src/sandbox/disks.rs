@@ -20,12 +20,12 @@ use protocol::message::{Converted, Event, Request};
 use protocol::spec::{Compression, ConvertLimits, ConvertSpec, LayerExtent};
 
 use super::agent::AgentError;
-use super::control_group::CpuShare;
+use super::control_group::{ControlGroup, CpuShare};
 use super::launch::Launch;
 use super::launcher::Launcher;
 use super::paths::{self, GuestFiles, Root};
 use super::state::Folder;
-use super::vm::{DISK_ALIGNMENT, DiskSource, RunningVm, Segment, VmRequest};
+use super::vm::{self, DISK_ALIGNMENT, DiskSource, RunningVm, Segment, VmRequest};
 
 /// Memory of a converter VM in MiB: the layer's tree is held in memory while it is built, some
 /// 300 bytes an entry, so that this is enough for the most entries a layer may have.
@@ -138,6 +138,9 @@ fn convert(
         limits: LAYER_LIMITS,
     };
     let mut log = tempfile::tempfile().context("create the converter's log")?;
+    let vcpus = u8::try_from(cpu_count()).unwrap_or(u8::MAX);
+    let vcpu_count = vcpus.min(CONVERTER_VCPUS_MAX);
+    let limits = vm::limits(root, vcpu_count, CONVERTER_MEMORY_MIB, CpuShare::default());
     let mut vm = RunningVm::spawn(
         &Launcher::Here,
         root,
@@ -145,11 +148,9 @@ fn convert(
         VmRequest {
             // What unpacks a stranger's layer reaches nobody.
             card: None,
-            vcpu_count: u8::try_from(cpu_count())
-                .unwrap_or(u8::MAX)
-                .min(CONVERTER_VCPUS_MAX),
+            vcpu_count,
             memory_mib: CONVERTER_MEMORY_MIB,
-            cpu: CpuShare::default(),
+            group: ControlGroup::make(limits)?,
             host_cpus: Vec::new(),
             disks: vec![
                 DiskSource::ReadOnly(vec![Segment {

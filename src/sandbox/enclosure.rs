@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use anyhow::Result;
 
 use super::agent::AgentLink;
-use super::control_group::CpuShare;
+use super::control_group::{ControlGroup, CpuShare};
 use super::plain::RunningPlain;
 use super::vm::{self, RunningVm};
 use super::vmm_process::VmReport;
@@ -82,15 +82,26 @@ impl Enclosure {
     #[must_use]
     pub fn group(&self) -> Option<String> {
         match self {
-            Self::Vm(vm) => vm.group(),
+            Self::Vm(vm) => ControlGroup::name(vm.group()),
             Self::Plain(_) => None,
         }
     }
 
     /// Gives the VMM another share of CPU time; a plain container's agent has done so itself.
-    pub fn update(&mut self, cpu: CpuShare) {
+    pub fn set_cpu(&self, cpu: CpuShare) {
         if let Self::Vm(vm) = self {
-            vm.update(cpu);
+            vm.group().set_cpu(cpu);
+        }
+    }
+
+    /// Gives it another weight of block I/O.
+    ///
+    /// # Errors
+    /// One that nobody would hold.
+    pub fn set_weight(&self, weight: Option<u16>) -> Result<()> {
+        match self {
+            Self::Vm(vm) => vm.group().set_weight(weight),
+            Self::Plain(plain) => plain.set_weight(weight),
         }
     }
 

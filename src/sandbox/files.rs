@@ -22,7 +22,9 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde::{Deserialize, Serialize};
 
 use super::child::Child;
-use super::launcher::{FIRST_FD, Launcher, Program};
+use super::control_group::ControlGroup;
+use super::launcher::Launcher;
+use super::program::{FIRST_FD, Program};
 
 /// Name of the hidden verb.
 pub const FILES_VERB: &str = "__files";
@@ -83,11 +85,16 @@ pub struct FileServer {
 }
 
 impl FileServer {
-    /// Has one started for these shares; it says its own lines to `lines`.
+    /// Has one started for these shares, in the control group of its VM; it says its own lines to `lines`.
     ///
     /// # Errors
     /// When the process can't be started; whether it serves is [`Self::wait_ready`]'s to say.
-    pub fn start(launcher: &Launcher, shares: &[Share], lines: &File) -> Result<(Self, Backend)> {
+    pub fn start(
+        launcher: &Launcher,
+        shares: &[Share],
+        group: &ControlGroup,
+        lines: &File,
+    ) -> Result<(Self, Backend)> {
         if shares.len() > jail::SHARES_MAX {
             bail!("{} shares: at most {}", shares.len(), jail::SHARES_MAX);
         }
@@ -99,7 +106,7 @@ impl FileServer {
         let lines = lines.try_clone().context("share the VM's log")?;
         let of_server = area.try_clone().context("share the area")?;
         let ends = Ends([lines.into(), theirs, of_server.into(), report_writer.into()]);
-        let child = launcher.files(shares, ends)?;
+        let child = launcher.files(shares, ends, group.entrance())?;
         let backend = Backend { socket: ours, area };
         Ok((Self { child, report }, backend))
     }
@@ -207,6 +214,7 @@ pub(super) fn program(shares: &[Share], supervisor: u32, ends: Ends) -> Result<(
         stdout: None,
         stderr: lines,
         descriptors: vec![config_reader.into(), socket, area, report],
+        group: None,
     };
     Ok((program, Told { config, writer }))
 }

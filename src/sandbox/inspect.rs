@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::block_io::OfDevice;
 use super::health::Health;
 use super::launch::{DEFAULT_STOP_TIMEOUT_S, Isolation};
 use super::logs::{self, Driver};
@@ -252,7 +253,12 @@ fn of_life(config: &ContainerConfig) -> Value {
 
 fn of_limits(config: &ContainerConfig) -> Value {
     let (given, run) = (&config.given, &config.launch.run);
-    let resources = &run.resources;
+    let (resources, block_io) = (&run.resources, &config.launch.block_io);
+    let of_devices = |list: &[OfDevice], word: &str| -> Value {
+        let list = list.iter();
+        list.map(|it| json!({"Path": it.path, word: it.value}))
+            .collect()
+    };
     // A number of CPUs is shown as that, and not as the quota that it is made of.
     let quota = |value: Option<u64>| match given.nano_cpus {
         0 => value.unwrap_or(0),
@@ -279,7 +285,12 @@ fn of_limits(config: &ContainerConfig) -> Value {
         "CpuCount": 0,
         "CpuPercent": 0,
         "PidsLimit": resources.pids_max,
-        "BlkioWeight": 0,
+        "BlkioWeight": block_io.weight.unwrap_or(0),
+        "BlkioWeightDevice": of_devices(&block_io.weights, "Weight"),
+        "BlkioDeviceReadBps": of_devices(&block_io.read_bps, "Rate"),
+        "BlkioDeviceWriteBps": of_devices(&block_io.write_bps, "Rate"),
+        "BlkioDeviceReadIOps": of_devices(&block_io.read_iops, "Rate"),
+        "BlkioDeviceWriteIOps": of_devices(&block_io.write_iops, "Rate"),
         "OomKillDisable": null,
         "OomScoreAdj": given.oom_score_adj,
         "Ulimits": ulimits.collect::<Vec<_>>(),

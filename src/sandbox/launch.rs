@@ -5,6 +5,7 @@
 use protocol::spec::{CopyUp, MountSpec, RunSpec};
 use serde::{Deserialize, Serialize};
 
+use super::block_io::BlockIo;
 use super::health::HealthConfig;
 use super::logs::LogConfig;
 use super::network::NetworkConfig;
@@ -39,6 +40,9 @@ pub struct Launch {
     pub memory_mib: u32,
     /// Host CPUs the VM may run on; empty for all.
     pub host_cpus: Vec<usize>,
+    /// Limits of the host's disks.
+    #[serde(default)]
+    pub block_io: BlockIo,
     /// Layers, lowest first, as keys of the layer cache.
     pub layers: Vec<images::LayerKey>,
     /// Size of the writable disk in bytes.

@@ -9,34 +9,30 @@
 //! What may be ordered is fixed before the supervisor hears a guest: this command's own verbs, the
 //! file server of these shares, and passt with these ports. It never reads a byte of a guest.
 //! [`super::vm`], [`super::files`] and [`super::network`] order; the supervisor makes the process.
-#![allow(unsafe_code)] // clone; takes ownership of inherited descriptors by number
+#![allow(unsafe_code)] // takes ownership of inherited descriptors by number
 
 use std::fs::File;
-use std::io::{self, PipeWriter, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 use vmm::virtio::net::Endpoint;
 
+use super::agent::AgentError;
 use super::child::Child;
 use super::files::{self, Share};
 use super::network::{self, PortRequest, PublishedPort, Routes};
+use super::program::{FIRST_FD, Program};
 use super::vm::VMM_VERB;
 use super::wire::Link;
 
 /// Name of the hidden verb.
 pub const LAUNCHER_VERB: &str = "__launcher";
-
-/// First descriptor that a process finds something on.
-pub const FIRST_FD: RawFd = 3;
 
 /// The launcher's socket and its configuration.
 const SOCKET_FD: RawFd = FIRST_FD;
@@ -45,8 +41,9 @@ const CONFIG_FD: RawFd = FIRST_FD + 1;
 /// Longest configuration in bytes: 1024 shares with paths of 4 KiB.
 const CONFIG_BYTES_MAX: u64 = 8 << 20;
 
-/// Longest sentence on why a program could not be executed, in bytes.
-const WHY_BYTES_MAX: u64 = 4 << 10;
+/// From an order to its answer, a fork and an execution, on a host that is busy. The container's other
+/// business waits meanwhile.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Who starts processes.
 #[derive(Debug)]
@@ -54,54 +51,14 @@ pub enum Launcher {
     /// This process.
     Here,
     /// Another one.
-    Apart(Mutex<Link>),
+    Apart(Mutex<Apart>),
 }
 
-/// A program that is to be executed, without an environment, without input.
+/// A launcher's process.
 #[derive(Debug)]
-pub struct Program {
-    /// Where it is.
-    pub path: PathBuf,
-    /// Its arguments.
-    pub arguments: Vec<String>,
-    /// Takes its output.
-    pub stdout: Option<OwnedFd>,
-    /// Takes its own lines.
-    pub stderr: OwnedFd,
-    /// What it finds from [`FIRST_FD`] on.
-    pub descriptors: Vec<OwnedFd>,
-}
-
-/// Collects descriptors for a program, numbered from [`FIRST_FD`], where it finds its configuration.
-#[derive(Debug, Default)]
-pub struct Descriptors(Vec<OwnedFd>);
-
-impl Descriptors {
-    /// Makes the first one the end of a pipe that the configuration is written to.
-    ///
-    /// # Errors
-    /// When there are no descriptors left.
-    pub fn begin(&mut self) -> Result<PipeWriter> {
-        let (reader, writer) = io::pipe().context("create a pipe")?;
-        self.add(reader)?;
-        Ok(writer)
-    }
-
-    /// The number that it has in the program.
-    ///
-    /// # Errors
-    /// More than there are numbers.
-    pub fn add(&mut self, fd: impl Into<OwnedFd>) -> Result<RawFd> {
-        let number = FIRST_FD + RawFd::try_from(self.0.len()).context("number a descriptor")?;
-        self.0.push(fd.into());
-        Ok(number)
-    }
-}
-
-impl From<Descriptors> for Vec<OwnedFd> {
-    fn from(all: Descriptors) -> Self {
-        all.0
-    }
+pub struct Apart {
+    link: Link,
+    child: Child,
 }
 
 /// What the launcher is told when it is started.
@@ -115,7 +72,8 @@ pub struct LauncherConfig {
     pub ports: Vec<PortRequest>,
 }
 
-/// From the supervisor to its launcher. Descriptors go with it.
+/// From the supervisor to its launcher. Descriptors go with it; what starts a process may bring one
+/// more, by which that enters its control group.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Order {
@@ -154,24 +112,28 @@ impl Launcher {
             path: std::env::current_exe().context("find the path of this command")?,
             arguments: vec![LAUNCHER_VERB.to_owned()],
             stdout: None,
-            stderr: share(io::stderr())?,
+            stderr: io::stderr().as_fd().try_clone_to_owned().context(about)?,
             descriptors: vec![theirs.into(), config_reader.into()],
+            group: None,
         };
         // Of the user's environment it needs where programs are.
         let path = std::env::var_os("PATH");
         let mut command = program.command().context(about)?;
         command.envs(path.map(|path| ("PATH", path)));
-        // It ends with this process; nobody waits for it.
-        command.spawn().context(about)?;
+        // It ends with this process.
+        let child = command.spawn().context(about)?.into();
         drop(command);
+        ours.set_write_timeout(Some(ANSWER_TIMEOUT))
+            .context(about)?;
         let text = serde_json::to_vec(config).context("configure the launcher")?;
         config_writer
             .write_all(&text)
             .context("configure the launcher")?;
-        Ok(Self::Apart(Mutex::new(Link::of_launcher(ours))))
+        let link = Link::of_launcher(ours);
+        Ok(Self::Apart(Mutex::new(Apart { link, child })))
     }
 
-    /// Starts the process that makes a VMM.
+    /// Starts the process that makes a VMM, in this control group.
     ///
     /// # Errors
     /// When it can't be executed.
@@ -180,33 +142,42 @@ impl Launcher {
         stdout: OwnedFd,
         stderr: OwnedFd,
         descriptors: Vec<OwnedFd>,
+        group: Option<OwnedFd>,
     ) -> Result<Child> {
         match self {
-            Self::Here => of_vmm(stdout, stderr, descriptors)?.spawn(),
-            Self::Apart(link) => {
+            Self::Here => of_vmm(stdout, stderr, descriptors)?.spawn_in(group),
+            Self::Apart(launcher) => {
                 let order = Order::Vmm(descriptors.len());
-                let all: Vec<_> = [stdout, stderr].into_iter().chain(descriptors).collect();
-                ask_for_process(link, &order, &all)
+                let all = [stdout, stderr].into_iter().chain(descriptors);
+                ask_for_process(launcher, &order, all.chain(group).collect())
             }
         }
         .context("start the VMM process")
     }
 
-    /// Starts the file server of the container's shares.
+    /// Starts the file server of the container's shares, in this control group.
     ///
     /// # Errors
     /// When it can't be executed.
-    pub(super) fn files(&self, shares: &[Share], ends: files::Ends) -> Result<Child> {
+    pub(super) fn files(
+        &self,
+        shares: &[Share],
+        ends: files::Ends,
+        group: Option<OwnedFd>,
+    ) -> Result<Child> {
         match self {
             Self::Here => files::program(shares, std::process::id(), ends)
-                .and_then(|(program, config)| Ok((program.spawn()?, config)))
+                .and_then(|(program, config)| Ok((program.spawn_in(group)?, config)))
                 .and_then(|(child, config)| config.write().map(|()| child)),
-            Self::Apart(link) => ask_for_process(link, &Order::Files, &ends.into_descriptors()),
+            Self::Apart(launcher) => {
+                let all = ends.into_descriptors().into_iter().chain(group);
+                ask_for_process(launcher, &Order::Files, all.collect())
+            }
         }
         .context("start the file server")
     }
 
-    /// Starts passt at its end of a socket pair; it says its lines to `words`.
+    /// Starts passt at its end of a socket pair, in this control group; it says its lines to `words`.
     ///
     /// # Errors
     /// When there is none, or it can't be executed.
@@ -216,14 +187,16 @@ impl Launcher {
         ports: &[PublishedPort],
         words: OwnedFd,
         socket: OwnedFd,
+        group: Option<OwnedFd>,
     ) -> Result<Child> {
         match self {
             Self::Here => network::program(endpoint, ports, words, socket)?
-                .spawn()
+                .spawn_in(group)
                 .context("start passt"),
-            Self::Apart(link) => {
+            Self::Apart(launcher) => {
                 let order = Order::Passt(*endpoint, ports.to_vec());
-                ask_for_process(link, &order, &[words, socket])
+                let all = [words, socket].into_iter().chain(group);
+                ask_for_process(launcher, &order, all.collect())
             }
         }
     }
@@ -235,7 +208,7 @@ impl Launcher {
     pub fn routes(&self) -> Result<Routes> {
         match self {
             Self::Here => Ok(Routes::read()),
-            Self::Apart(link) => match ask(link, &Order::Routes, &[])? {
+            Self::Apart(launcher) => match ask(launcher, &Order::Routes, &[])? {
                 Answer::Routes(routes) => Ok(routes),
                 other => bail!(unexpected(&other)),
             },
@@ -254,7 +227,7 @@ impl Launcher {
     ) -> Result<Vec<PublishedPort>> {
         match self {
             Self::Here => network::resolve(requests, v6, attempt),
-            Self::Apart(link) => match ask(link, &Order::Ports(v6, attempt), &[])? {
+            Self::Apart(launcher) => match ask(launcher, &Order::Ports(v6, attempt), &[])? {
                 Answer::Ports(ports) => Ok(ports),
                 other => bail!(unexpected(&other)),
             },
@@ -273,23 +246,17 @@ fn unexpected(answer: &Answer) -> String {
 }
 
 /// The launcher's answer to an order.
-fn ask(link: &Mutex<Link>, order: &Order, descriptors: &[OwnedFd]) -> Result<Answer> {
-    let mut link = link.lock().unwrap_or_else(PoisonError::into_inner);
-    let descriptors: Vec<BorrowedFd> = descriptors.iter().map(AsFd::as_fd).collect();
-    let gone = || {
-        anyhow!(
-            "start a process: the container's launcher is gone\nhint: stop the container and start it"
-        )
-    };
-    link.send(order, &descriptors).map_err(|_| gone())?;
-    match link.wait()?.ok_or_else(gone)? {
-        Answer::Refused(why) => bail!(why),
-        answer => Ok(answer),
-    }
+fn ask(launcher: &Mutex<Apart>, order: &Order, descriptors: &[OwnedFd]) -> Result<Answer> {
+    let mut launcher = launcher.lock().unwrap_or_else(PoisonError::into_inner);
+    launcher.ask(order, descriptors, Instant::now() + ANSWER_TIMEOUT)
 }
 
-fn ask_for_process(link: &Mutex<Link>, order: &Order, descriptors: &[OwnedFd]) -> Result<Child> {
-    match ask(link, order, descriptors)? {
+fn ask_for_process(
+    launcher: &Mutex<Apart>,
+    order: &Order,
+    descriptors: Vec<OwnedFd>,
+) -> Result<Child> {
+    match ask(launcher, order, &descriptors)? {
         Answer::Process(pid) => Ok(Child::of(
             Pid::from_raw(pid).context("the launcher names no process")?,
         )),
@@ -297,55 +264,43 @@ fn ask_for_process(link: &Mutex<Link>, order: &Order, descriptors: &[OwnedFd]) -
     }
 }
 
-impl Program {
-    fn command(self) -> Result<Command> {
-        let mut command = Command::new(self.path);
-        let mappings = (FIRST_FD..)
-            .zip(self.descriptors)
-            .map(|(child_fd, parent_fd)| FdMapping {
-                parent_fd,
-                child_fd,
-            })
-            .collect();
-        command
-            .args(self.arguments)
-            // Nothing of the user's, such as passwords, is in a process that a guest attacks.
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(self.stdout.map_or_else(Stdio::null, Stdio::from))
-            .stderr(self.stderr)
-            .fd_mappings(mappings)
-            .context("pass descriptors")?;
-        Ok(command)
+impl Apart {
+    /// One that does not answer by `deadline`, since somebody stopped it, say, is ended: its answer would
+    /// be taken for another order's.
+    fn ask(&mut self, order: &Order, descriptors: &[OwnedFd], deadline: Instant) -> Result<Answer> {
+        let descriptors: Vec<BorrowedFd> = descriptors.iter().map(AsFd::as_fd).collect();
+        let failed = |how: &str| {
+            anyhow!(
+                "start a process: the container's launcher {how}\nhint: stop the container and start it"
+            )
+        };
+        let answer = match self.link.send(order, &descriptors) {
+            Ok(()) => self.link.wait_until(Some(deadline)),
+            Err(_) => Ok(None),
+        };
+        match answer {
+            Ok(Some(Answer::Refused(why))) => bail!(why),
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => {
+                self.end();
+                Err(failed("is gone"))
+            }
+            Err(error) => {
+                self.end();
+                match error.downcast_ref() {
+                    Some(AgentError::Timeout) => Err(failed(&format!(
+                        "did not answer within {} s and was ended",
+                        ANSWER_TIMEOUT.as_secs()
+                    ))),
+                    _ => Err(error),
+                }
+            }
+        }
     }
 
-    /// Executes it as a child.
-    pub(super) fn spawn(self) -> Result<Child> {
-        Ok(self.command()?.spawn()?.into())
-    }
-
-    /// Executes it as a child of this process's parent. This process has one thread.
-    fn spawn_beside(self) -> Result<Pid> {
-        let mut command = self.command()?;
-        let (why, mut tell) = io::pipe().context("create a pipe")?;
-        // SAFETY: without CLONE_VM this is a fork, and the process has this thread only.
-        let copy = unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_PARENT, 0, 0, 0, 0) };
-        if copy == 0 {
-            let error = command.exec();
-            let _ = write!(tell, "{error}");
-            // SAFETY: it ends the copy, which has nothing of its own to clean up.
-            unsafe { libc::_exit(127) }
-        }
-        let pid = i32::try_from(copy).ok().and_then(Pid::from_raw);
-        let pid = pid.ok_or_else(io::Error::last_os_error)?;
-        drop(tell);
-        // The end comes with the execution, by which the copy's own end of the pipe is closed.
-        let mut text = String::new();
-        why.take(WHY_BYTES_MAX).read_to_string(&mut text)?;
-        match text.as_str() {
-            "" => Ok(pid),
-            text => bail!("{text}"),
-        }
+    fn end(&mut self) {
+        self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -357,12 +312,8 @@ fn of_vmm(stdout: OwnedFd, stderr: OwnedFd, descriptors: Vec<OwnedFd>) -> Result
         stdout: Some(stdout),
         stderr,
         descriptors,
+        group: None,
     })
-}
-
-/// Another hand on a descriptor.
-fn share(fd: impl AsFd) -> Result<OwnedFd> {
-    fd.as_fd().try_clone_to_owned().context("share a file")
 }
 
 /// The hidden verb: carries out the orders of the process that started it, until that is gone.
@@ -406,11 +357,15 @@ fn carry_out(
     order: Order,
     mut descriptors: Vec<OwnedFd>,
 ) -> Result<Answer> {
-    let wanted = match &order {
-        Order::Vmm(count) => count.saturating_add(2),
-        Order::Files => files::ENDS,
-        Order::Passt(..) => 2,
-        Order::Routes | Order::Ports(..) => 0,
+    let (wanted, starts) = match &order {
+        Order::Vmm(count) => (count.saturating_add(2), true),
+        Order::Files => (files::ENDS, true),
+        Order::Passt(..) => (2, true),
+        Order::Routes | Order::Ports(..) => (0, false),
+    };
+    let group = match starts && descriptors.len() > wanted {
+        true => descriptors.pop(),
+        false => None,
     };
     if descriptors.len() != wanted {
         bail!("{} descriptors instead of {wanted}", descriptors.len());
@@ -419,12 +374,12 @@ fn carry_out(
     let pid = match order {
         Order::Vmm(_) => {
             let (stdout, stderr) = (next(), next());
-            of_vmm(stdout, stderr, descriptors)?.spawn_beside()?
+            of_vmm(stdout, stderr, descriptors)?.spawn_beside(group)?
         }
         Order::Files => {
             let ends = files::Ends::of([next(), next(), next(), next()]);
             let (program, server) = files::program(&config.shares, config.supervisor, ends)?;
-            let pid = program.spawn_beside()?;
+            let pid = program.spawn_beside(group)?;
             server.write()?;
             pid
         }
@@ -433,7 +388,7 @@ fn carry_out(
             if let Some(port) = ports.iter().find(|port| !is_asked(port)) {
                 bail!("port {} is not the container's", port.host_port);
             }
-            network::program(&endpoint, &ports, next(), next())?.spawn_beside()?
+            network::program(&endpoint, &ports, next(), next())?.spawn_beside(group)?
         }
         Order::Routes => return Ok(Answer::Routes(Routes::read())),
         Order::Ports(v6, attempt) => {
@@ -497,15 +452,48 @@ mod tests {
             shares: Vec::new(),
             ports: Vec::new(),
         };
-        for (order, count) in [(Order::Vmm(3), 4), (Order::Files, 5), (Order::Routes, 1)] {
+        // One too few, and one too many beside that of a control group.
+        for (order, count, seen) in [
+            (Order::Vmm(3), 4, 4),
+            (Order::Vmm(3), 7, 6),
+            (Order::Files, 6, 5),
+            (Order::Routes, 1, 1),
+        ] {
             let error = carry_out(&config, order, some(count)).unwrap_err();
-            assert!(
-                error
-                    .to_string()
-                    .starts_with(&format!("{count} descriptors instead of"))
-            );
+            let words = format!("{seen} descriptors instead of");
+            assert!(error.to_string().starts_with(&words), "{error}");
         }
         let routes = carry_out(&config, Order::Routes, Vec::new()).unwrap();
         assert!(matches!(routes, Answer::Routes(_)));
+    }
+
+    #[test]
+    fn a_launcher_that_does_not_answer_is_ended() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut launcher = Apart {
+            link: Link::of_launcher(ours),
+            child: child.into(),
+        };
+        let mut ask = || {
+            let answer = launcher.ask(&Order::Routes, &[], Instant::now());
+            answer.unwrap_err().to_string()
+        };
+        let hint = "hint: stop the container and start it";
+        let about = "start a process: the container's launcher";
+        assert_eq!(
+            ask(),
+            format!("{about} did not answer within 20 s and was ended\n{hint}")
+        );
+        drop(theirs);
+        assert_eq!(ask(), format!("{about} is gone\n{hint}"));
+        let status = launcher.child.wait().unwrap();
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&status),
+            Some(libc::SIGKILL)
+        );
     }
 }

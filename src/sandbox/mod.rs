@@ -11,6 +11,7 @@
 pub mod access;
 pub mod agent;
 pub mod attach;
+pub mod block_io;
 pub mod build;
 mod child;
 pub mod client;
@@ -32,6 +33,7 @@ pub mod network;
 pub mod paths;
 pub mod plain;
 mod poll;
+mod program;
 pub mod receive;
 pub mod removal;
 pub mod restart;
@@ -47,6 +49,7 @@ mod vmm_jail;
 pub mod vmm_process;
 pub mod volumes;
 pub mod wire;
+mod writeback;
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};

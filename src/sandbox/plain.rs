@@ -20,6 +20,7 @@ use anyhow::{Result, bail};
 use images::Digest;
 use protocol::spec::Resources;
 
+use super::block_io::BlockIo;
 use super::launch::Launch;
 use super::paths::{self, GuestFiles, Root};
 
@@ -61,7 +62,9 @@ pub fn find_runtime() -> Result<PathBuf> {
 /// # Errors
 /// The user is not root, and there are some.
 pub fn check_limits(launch: &Launch) -> Result<()> {
-    if !nix::unistd::geteuid().is_root() && launch.run.resources != Resources::default() {
+    let has_some =
+        launch.run.resources != Resources::default() || launch.block_io != BlockIo::default();
+    if !nix::unistd::geteuid().is_root() && has_some {
         bail!(
             "limits of a plain container are the host's control groups to hold, which need root here; \
              leave them out, or leave out --isolation=container"

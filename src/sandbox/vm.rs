@@ -19,11 +19,13 @@ use nix::sys::socket::{
 use vmm::{ExitCounts, VmEnd};
 
 use super::agent::{AgentError, AgentLink};
+use super::block_io::Controls;
 use super::control_group::{ControlGroup, CpuShare, Limits};
 use super::files::{FileServer, Share};
-use super::launcher::{Descriptors, Launcher};
+use super::launcher::Launcher;
 use super::network::{self, Card};
 use super::paths::{self, GuestFiles, Root};
+use super::program::Descriptors;
 use super::template::{Shape, Templates};
 use super::vmm_child::{self, VmmChild};
 use super::vmm_jail;
@@ -76,8 +78,8 @@ pub struct VmRequest {
     pub vcpu_count: u8,
     /// Guest memory in MiB.
     pub memory_mib: u32,
-    /// CPU time it may take.
-    pub cpu: CpuShare,
+    /// The host's limits for its processes.
+    pub group: ControlGroup,
     /// Host CPUs the VM may run on; empty for all.
     pub host_cpus: Vec<usize>,
     /// In the guest's order.
@@ -107,9 +109,8 @@ pub struct RunningVm {
     template: Option<PathBuf>,
     /// What serves its shares.
     files: Option<FileServer>,
-    /// The host's limits for its process, where there can be any.
-    group: Option<ControlGroup>,
-    limits: Limits,
+    /// The host's limits for its processes; removed when they have ended.
+    group: ControlGroup,
 }
 
 impl RunningVm {
@@ -180,27 +181,21 @@ impl RunningVm {
         let mut files = None;
         let mut files_config = None;
         if shape.shares {
-            let (server, backend) = FileServer::start(launcher, &request.shares, &request.log)?;
+            let (server, backend) =
+                FileServer::start(launcher, &request.shares, &request.group, &request.log)?;
             files = Some(server);
             files_config = Some(FilesConfig::Served {
                 socket: fds.add(backend.socket)?,
                 area: fds.add(backend.area)?,
             });
         }
-        let limits = Limits {
-            vcpu_count: request.vcpu_count,
-            cpu: request.cpu,
-            memory_bytes: (!paths::is_in_memory(root.path()))
-                .then(|| vmm_jail::memory_bytes(request.memory_mib)),
-        };
-        let group = ControlGroup::make(&limits);
         let own_lines = request.log.try_clone().context("share the VM's log")?;
         let config = VmmConfig {
             supervisor: std::process::id(),
-            group: group
-                .as_ref()
-                .and_then(|group| group.entrance().ok())
-                .map(|entrance| fds.add(entrance))
+            io_stat: request
+                .group
+                .io_stat()
+                .map(|stat| fds.add(stat))
                 .transpose()?,
             vcpu_count: request.vcpu_count,
             memory_mib: request.memory_mib,
@@ -221,16 +216,16 @@ impl RunningVm {
             console: fds.add(request.log)?,
             report: fds.add(report_writer)?,
         };
+        let group = request.group.entrance();
         let mut vm = Self {
-            child: start_process(launcher, fds, config_reader, own_lines, &config)?,
+            child: start_process(launcher, fds, config_reader, own_lines, &config, group)?,
             agent: AgentLink::new(agent),
             streams,
             offers,
             report,
             template: folder,
             files,
-            group,
-            limits,
+            group: request.group,
         };
         if !vm.child.has_started() {
             let soon = Instant::now() + DEATH_TIMEOUT;
@@ -242,6 +237,7 @@ impl RunningVm {
             );
         }
         vm.files.as_ref().map_or(Ok(()), FileServer::wait_ready)?;
+        vm.group.check_member(vm.pid())?;
         Ok(vm)
     }
 
@@ -251,18 +247,10 @@ impl RunningVm {
         self.child.id()
     }
 
-    /// The control group of its process, as `/proc/PID/cgroup` shows it.
+    /// Its control group.
     #[must_use]
-    pub fn group(&self) -> Option<String> {
-        self.group.as_ref().map(ControlGroup::name)
-    }
-
-    /// Gives it another share of CPU time.
-    pub fn update(&mut self, cpu: CpuShare) {
-        self.limits.cpu = cpu;
-        if let Some(group) = &self.group {
-            group.limit(&self.limits);
-        }
+    pub fn group(&self) -> &ControlGroup {
+        &self.group
     }
 
     /// Offers the guest a stream on another port: the connected socket `theirs`, whose other end is
@@ -365,7 +353,7 @@ pub fn make_template(guest: &GuestFiles, shape: Shape, state: &File, memory: &Fi
     let empty = tempfile::tempfile().context("create an empty disk")?;
     let config = VmmConfig {
         supervisor: std::process::id(),
-        group: None,
+        io_stat: None,
         vcpu_count: shape.vcpu_count,
         memory_mib: shape.memory_mib,
         host_cpus: Vec::new(),
@@ -392,7 +380,8 @@ pub fn make_template(guest: &GuestFiles, shape: Shape, state: &File, memory: &Fi
         console: fds.add(share(&log)?)?,
         report: fds.add(report_writer)?,
     };
-    let mut child = start_process(&Launcher::Here, fds, config_reader, share(&log)?, &config)?;
+    let lines = share(&log)?;
+    let mut child = start_process(&Launcher::Here, fds, config_reader, lines, &config, None)?;
     let end = finish(&mut child, &mut report, Instant::now() + TEMPLATE_TIMEOUT)?.end;
     match end {
         Ok(VmEnd::Saved) => Ok(()),
@@ -415,16 +404,31 @@ fn kernel(guest: &GuestFiles, fds: &mut Descriptors) -> Result<KernelConfig> {
     })
 }
 
-/// Starts a VMM process, which says its own lines to `lines`, and tells it its configuration.
+/// What a VM of this size may take of the host, with neither passt nor a file server beside it.
+#[must_use]
+pub fn limits(root: &Root, vcpu_count: u8, memory_mib: u32, cpu: CpuShare) -> Limits {
+    Limits {
+        vcpu_count,
+        cpu,
+        memory_bytes: (!paths::is_in_memory(root.path()))
+            .then(|| vmm_jail::memory_bytes(memory_mib)),
+        network: false,
+        shares: false,
+        block_io: Controls::default(),
+    }
+}
+
+/// Starts a VMM process in this control group, which says its own lines to `lines`, and tells it its configuration.
 fn start_process(
     launcher: &Launcher,
     fds: Descriptors,
     mut config_writer: PipeWriter,
     lines: File,
     config: &VmmConfig,
+    group: Option<OwnedFd>,
 ) -> Result<VmmChild> {
     let (said, output) = std::io::pipe().context("create a pipe")?;
-    let starter = launcher.vmm(output.into(), lines.into(), fds.into())?;
+    let starter = launcher.vmm(output.into(), lines.into(), fds.into(), group)?;
     let text = serde_json::to_vec(config).context("write the VM's configuration")?;
     // One that has ended by now says so by its status; a broken pipe would be taken for the user's.
     let _ = config_writer.write_all(&text);

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -29,8 +29,8 @@ const CMDLINE: &str = "console=hvc0";
 pub struct VmmConfig {
     /// Process id of the process that starts it, and whose end is its own.
     pub supervisor: u32,
-    /// `cgroup.procs` of its control group, if it has one.
-    pub group: Option<RawFd>,
+    /// `io.stat` of its control group, where that limits block I/O.
+    pub io_stat: Option<RawFd>,
     /// Number of vCPUs.
     pub vcpu_count: u8,
     /// Guest memory in MiB.
@@ -206,11 +206,11 @@ pub fn main(config: RawFd) -> Result<()> {
         .context("read the VM's configuration")?;
     let config: VmmConfig = serde_json::from_str(&text).context("parse the VM's configuration")?;
     check_parent(config.supervisor)?;
-    if let Some(group) = config.group {
+    if let Some(stat) = config.io_stat {
         // SAFETY: as above. It is closed before the process is shut in.
-        let mut group = unsafe { File::from_raw_fd(group) };
-        if let Err(error) = group.write_all(b"0") {
-            eprintln!("vmm: without a control group: {error}");
+        let mut stat = unsafe { File::from_raw_fd(stat) };
+        if let Err(error) = claim_disks(&config.disks, &mut stat) {
+            eprintln!("vmm: without limits of writing: {error:#}");
         }
     }
     pin(&config.host_cpus)?;
@@ -408,6 +408,19 @@ fn open_disk(index: usize, disk: &DiskConfig) -> Result<block::BlockDevice> {
         index,
         backend.with_context(|| format!("set up disk {index}"))?,
     ))
+}
+
+/// Has what will be written to these disks counted for this process's control group.
+fn claim_disks(disks: &[DiskConfig], stat: &mut File) -> Result<()> {
+    for disk in disks {
+        if let DiskConfig::Writable { file, .. } = disk {
+            // SAFETY: the supervisor passed this descriptor, and it is open until the VM is built.
+            let file = unsafe { BorrowedFd::borrow_raw(*file) };
+            let file = File::from(file.try_clone_to_owned().context("share a disk")?);
+            super::writeback::claim(&file, stat)?;
+        }
+    }
+    Ok(())
 }
 
 /// Dies when the supervisor does, however it dies.

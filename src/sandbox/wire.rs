@@ -90,6 +90,8 @@ pub enum ToSupervisor {
 pub struct NewLimits {
     /// Of its control group.
     pub resources: Resources,
+    /// `--blkio-weight`.
+    pub blkio_weight: Option<u16>,
     /// vCPUs of its next VM.
     pub vcpu_count: u8,
     /// Host CPUs the VM may run on; empty for all.

@@ -20,6 +20,7 @@ crate::tests![
     a_container_of_an_ordinary_user_is_shut_in,
     a_vm_of_root_has_a_control_group,
     a_vm_of_a_user_has_a_control_group_where_there_is_one_to_divide,
+    disks_of_the_host_are_limited,
     a_vm_that_ends_by_itself_reports_it,
     a_vm_that_boots_and_one_of_a_template_are_alike_to_the_host,
 ];
@@ -89,6 +90,14 @@ impl Seen {
                 Ok(link.to_string_lossy().into_owned())
             })
             .collect()
+    }
+
+    /// Its control group.
+    fn group(&self) -> Result<String> {
+        let text = self.read("cgroup")?;
+        let name = text.lines().find_map(|line| line.strip_prefix("0::"));
+        name.map(str::to_owned)
+            .with_context(|| format!("no group in {text:?}"))
     }
 
     /// A soft and a hard limit.
@@ -406,18 +415,24 @@ fn a_container_of_an_ordinary_user_is_shut_in(world: &World) -> Result<()> {
 /// Where cgroup v2 is mounted.
 const GROUPS: &str = "/sys/fs/cgroup";
 
-/// The group of the only VM, as `inspect` and the kernel tell it, which is below `parent`.
-fn group_of(vm: &Sandbox, parent: &str) -> Result<PathBuf> {
+/// The group of the only VM, as the kernel tells it, which is below `parent`. Its file server and its
+/// passt, of which it has so many, are in it, too.
+fn group_of(vm: &Sandbox, parent: &str, beside: usize) -> Result<PathBuf> {
     let vmm = Seen::of(vm, "__vmm")?;
-    let text = vmm.read("cgroup")?;
-    let name = text
-        .lines()
-        .find_map(|line| line.strip_prefix("0::"))
-        .with_context(|| format!("no group in {text:?}"))?;
+    let name = vmm.group()?;
     assert!(
         name.starts_with(&format!("{parent}/bulkhead-vm-")),
         "{name}"
     );
+    let supervisor = vm.wait_for_process("__supervisor")?.id;
+    let all = vm.processes()?;
+    let files = all.iter().filter(|process| process.has_verb("__files"));
+    let mut others: Vec<u32> = files.map(|process| process.id).collect();
+    others.extend(crate::network::passts(supervisor)?);
+    assert_eq!(others.len(), beside, "{all:?}");
+    for id in others {
+        assert_eq!(Seen::at(id).group()?, name);
+    }
     let path = PathBuf::from(format!("{GROUPS}{name}"));
     // Beside it there may be a kernel thread that KVM has for each VM.
     let members = fs::read_to_string(path.join("cgroup.procs"))?;
@@ -443,21 +458,29 @@ fn limits_of(group: &std::path::Path) -> Result<[String; 4]> {
 fn a_vm_of_root_has_a_control_group(world: &World) -> Result<()> {
     tenant::needs_root()?;
     let vm = world.own()?;
-    let flags = "run -d --name cc -m 200m --cpus 0.5 --cpu-shares 512 busybox sleep 1000";
-    vm.bulkhead(flags.split(' ')).output()?.code(0)?;
-    let group = group_of(&vm, "/bulkhead")?;
+    let limits = "-m200m --cpus=0.5 --cpu-shares=512".split(' ');
+    let all = flags(&vm)?;
+    let (run, rest) = all.split_at(2);
+    vm.bulkhead(run).args(limits).args(rest).output()?.code(0)?;
+    let group = group_of(&vm, "/bulkhead", 3)?;
     let name = text(&vm, &["inspect", "-f", "{{.Bulkhead.ControlGroup}}", "cc"])?;
     assert_eq!(
         format!("{GROUPS}{}", name.trim_end()),
         group.display().to_string()
     );
-    // 64 MiB are the guest kernel's, 256 the VMM's; the devices have a quarter of a CPU.
-    let memory = ((200 + 64 + 256) << 20).to_string();
+    // 64 MiB are the guest kernel's, 256 the VMM's, as many passt's and 2048 the file server's; the
+    // devices have a quarter of a CPU, and so have passt and the file server.
+    let memory = ((200_u64 + 64 + 256 + 256 + 2048) << 20).to_string();
     let weight = limits_of(&group)?[3].clone();
-    assert_eq!(limits_of(&group)?, [&memory, "8", "75000 100000", &weight]);
+    let limits = [&memory, "20", "125000 100000", &weight];
+    assert_eq!(limits_of(&group)?, limits);
     assert!(weight.parse::<u64>()? < 100, "{weight}");
     text(&vm, &["update", "--cpus", "1", "cc"])?;
-    assert_eq!(limits_of(&group)?[2], "125000 100000");
+    assert_eq!(limits_of(&group)?[2], "175000 100000");
+    // All of them again, by the launcher, in a group of their own.
+    text(&vm, &["restart", "-t", "0", "cc"])?;
+    assert!(!group.exists());
+    let group = group_of(&vm, "/bulkhead", 3)?;
     text(&vm, &["stop", "-t", "0", "cc"])?;
     vm.wait_for_no_process()?;
     assert!(!group.exists());
@@ -467,8 +490,8 @@ fn a_vm_of_root_has_a_control_group(world: &World) -> Result<()> {
         &vm,
         &["run", "-d", "--name", "cc", "busybox", "sleep", "1000"],
     )?;
-    let group = group_of(&vm, "/bulkhead")?;
-    assert_eq!(limits_of(&group)?[2], "200000 100000");
+    let group = group_of(&vm, "/bulkhead", 0)?;
+    assert_eq!(limits_of(&group)?[2], "300000 100000");
     crate::life::process_of(&vm, "__supervisor")?.kill()?;
     text(&vm, &["wait", "cc"])?;
     text(&vm, &["rm", "cc"])?;
@@ -535,21 +558,88 @@ fn a_vm_of_a_user_has_a_control_group_where_there_is_one_to_divide(world: &World
             .output()
     };
     let run = "run -d --name cc busybox sleep 1000";
-    as_user(&enter, run)?.code(0)?;
+    as_user(&enter, &flags(&vm)?.join(" "))?.code(0)?;
     let parent = format!("/delegated-{}", std::process::id());
-    let group = group_of(&vm, &parent)?;
-    let memory = ((1024 + 256) << 20).to_string();
-    assert_eq!(limits_of(&group)?, [&memory, "8", "200000 100000", "100"]);
+    let group = group_of(&vm, &parent, 3)?;
+    let memory = ((1024_u64 + 256 + 256 + 2048) << 20).to_string();
+    assert_eq!(limits_of(&group)?, [&memory, "20", "400000 100000", "100"]);
     as_user(":", "stop -t 0 cc")?.code(0)?;
     vm.wait_for_no_process()?;
     assert!(!group.exists());
     as_user(":", "rm cc")?.code(0)?;
+    // That group has no controller for disks, which the test has not handed on.
+    let limited = "run --rm --device-write-bps /dev/vda:1g busybox true";
+    as_user(&enter, limited)?.refusal("control groups of this user lack the controllers")?;
     // Elsewhere it has none.
+    as_user(":", limited)?.refusal("this user may make no control group")?;
     as_user(":", run)?.code(0)?;
     let format = "inspect -f '{{.Bulkhead.ControlGroup}}' cc";
     assert_eq!(as_user(":", format)?.code(0)?.stdout, "\n");
     as_user(":", "rm -f cc")?.code(0)?;
     drop(device);
+    Ok(())
+}
+
+/// The disk that holds a folder, by its number.
+fn disk_of(folder: &std::path::Path) -> Result<(PathBuf, String)> {
+    let device = fs::metadata(folder)?.dev();
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let number = format!("{major}:{minor}");
+    let link = fs::read_link(format!("/sys/dev/block/{number}")).context("find the disk")?;
+    let name = link.file_name().context("the disk has no name")?;
+    Ok((std::path::Path::new("/dev").join(name), number))
+}
+
+/// The kernel counts what the guest writes, so that it is held to the limit.
+fn disks_of_the_host_are_limited(world: &World) -> Result<()> {
+    tenant::needs_root()?;
+    let vm = world.own()?;
+    let (disk, number) = disk_of(std::path::Path::new("/scratch"))?;
+    let disk = disk.display();
+    let rates = [
+        ("read-bps", "2g"),
+        ("write-bps", "1g"),
+        ("write-iops", "9000"),
+    ];
+    let rates = rates.map(|(name, rate)| format!("--device-{name}={disk}:{rate}"));
+    let run = ["run", "-d", "--name=cc", "--network=none"];
+    vm.bulkhead(run)
+        .args(&rates)
+        .args(["busybox", "sleep", "1000"])
+        .output()?
+        .code(0)?;
+    let group = group_of(&vm, "/bulkhead", 0)?;
+    assert_eq!(
+        fs::read_to_string(group.join("io.max"))?,
+        format!("{number} rbps=2147483648 wbps=1073741824 riops=max wiops=9000\n")
+    );
+    let format = "{{json .HostConfig.BlkioDeviceWriteIOps}}";
+    assert_eq!(
+        text(&vm, &["inspect", "-f", format, "cc"])?,
+        format!("[{{\"Path\":\"{disk}\",\"Rate\":9000}}]\n")
+    );
+    // Of the group of another life, too.
+    for group in [Some(group), None] {
+        let group = match group {
+            Some(group) => group,
+            None => {
+                text(&vm, &["restart", "-t", "0", "cc"])?;
+                group_of(&vm, "/bulkhead", 0)?
+            }
+        };
+        let script = "dd if=/dev/zero of=/file bs=1M count=8 conv=fsync 2>&1";
+        text(&vm, &["exec", "cc", "sh", "-c", script])?;
+        let stat = fs::read_to_string(group.join("io.stat"))?;
+        let line = stat.lines().find_map(|line| line.strip_prefix(&number));
+        let mut words = line.unwrap_or_default().split(' ');
+        let bytes = words.find_map(|word| word.strip_prefix("wbytes="));
+        assert!(bytes.unwrap_or("0").parse::<u64>()? >= 8 << 20, "{stat}");
+    }
+    text(&vm, &["rm", "-f", "cc"])?;
+    let run = ["run", "--rm", "--device-read-iops=/dev/null:1", "busybox"];
+    vm.bulkhead(run)
+        .output()?
+        .refusal("/dev/null is no block device of this host")?;
     Ok(())
 }
 

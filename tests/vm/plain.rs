@@ -251,10 +251,13 @@ fn a_plain_container_is_checked(world: &World) -> Result<()> {
 
 fn a_plain_container_is_frozen_and_has_other_limits(world: &World) -> Result<()> {
     let plain = Plain::new(world)?;
-    let id = plain.keep(&["--name", "box", "-m", "64m", "busybox", "sleep", "1000"])?;
+    let limits = ["-m64m", "--device-write-iops=/dev/vda:9000"];
+    let sleep = ["--name=box", "busybox", "sleep", "1000"];
+    let id = plain.keep(&[&limits[..], &sleep].concat())?;
     let group = format!("/sys/fs/cgroup/bulkhead/{id}");
     let file = |name: &str| fs::read_to_string(format!("{group}/{name}")).context("read the group");
     assert_eq!(file("memory.max")?, "67108864\n");
+    assert!(file("io.max")?.ends_with(" wiops=9000\n"));
     plain.verb(&["pause", "box"])?.code(0)?;
     assert_eq!(plain.state("box", "State.Status")?, "paused");
     assert!(file("cgroup.events")?.contains("frozen 1"));

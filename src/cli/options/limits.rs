@@ -6,7 +6,8 @@ use vmm::builder::VCPUS_MAX;
 
 use super::Caller;
 use crate::cli::flags::Flags;
-use crate::cli::values::number;
+use crate::cli::values::{block_io, number};
+use crate::sandbox::block_io::BlockIo;
 
 /// Docker's smallest memory limit and reservation in bytes.
 const MEMORY_MIN: u64 = 6 << 20;
@@ -36,6 +37,8 @@ pub struct Limits {
     pub vcpu_count: usize,
     /// Host CPUs the VM may run on; empty for all.
     pub host_cpus: Vec<usize>,
+    /// Limits of the host's disks.
+    pub block_io: BlockIo,
 }
 
 impl Limits {
@@ -73,8 +76,22 @@ impl Limits {
             },
             vcpu_count,
             host_cpus,
+            block_io: block_io_of(flags)?,
         })
     }
+}
+
+fn block_io_of(flags: &Flags) -> Result<BlockIo> {
+    Ok(BlockIo {
+        weight: flags
+            .one("blkio-weight", block_io::weight)?
+            .filter(|weight| *weight > 0),
+        weights: flags.each("blkio-weight-device", block_io::device_weight)?,
+        read_bps: flags.each("device-read-bps", block_io::bytes_of_device)?,
+        write_bps: flags.each("device-write-bps", block_io::bytes_of_device)?,
+        read_iops: flags.each("device-read-iops", block_io::requests_of_device)?,
+        write_iops: flags.each("device-write-iops", block_io::requests_of_device)?,
+    })
 }
 
 /// How many vCPUs are asked for: what a flag says is given or refused, never cut. Without one it is

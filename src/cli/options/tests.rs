@@ -287,6 +287,10 @@ fn wrong_values_are_refused_with_dockers_sentences() {
             &["--expose", "1:2"],
             "invalid port format for --expose: 1:2",
         ),
+        (
+            &["--device-read-bps", "sda:1"],
+            "invalid argument \"sda:1\" for \"--device-read-bps\" flag: bad format for device path: sda:1",
+        ),
         (&["--storage-opt", "foo"], "invalid storage option"),
         (
             &["--security-opt", "foo"],
@@ -329,10 +333,12 @@ fn wrong_values_are_refused_with_dockers_sentences() {
 
 /// A value of each flag that must show in the options.
 #[rustfmt::skip]
-const SAMPLES: [(&str, &str); 70] = [
+const SAMPLES: [(&str, &str); 76] = [
     ("health-cmd", "true"), ("health-interval", "5s"), ("health-retries", "2"),
     ("health-start-interval", "1s"), ("health-start-period", "1m"), ("health-timeout", "2s"),
     ("no-healthcheck", "true"),
+    ("blkio-weight", "300"), ("blkio-weight-device", "/dev/sda:300"), ("device-read-bps", "/dev/sda:1m"),
+    ("device-read-iops", "/dev/sda:9"), ("device-write-bps", "/dev/sda:1m"), ("device-write-iops", "/dev/sda:9"),
     ("add-host", "a:1.2.3.4"), ("annotation", "a=b"), ("attach", "stderr"),
     ("cap-add", "NET_ADMIN"), ("cap-drop", "CHOWN"), ("cidfile", "id"), ("cpu-period", "50000"),
     ("cpu-quota", "50000"), ("cpu-shares", "512"), ("cpus", "1"), ("cpuset-cpus", "1"),

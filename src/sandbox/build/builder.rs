@@ -19,13 +19,14 @@ use protocol::message::{Event, ExitStatus, Request};
 use protocol::spec::RunSpec;
 use protocol::task::{Gather, Outcome, Place, Task, TaskId};
 
+use super::super::control_group::{ControlGroup, Limits};
 use super::super::disks;
 use super::super::files::Share;
 use super::super::launch::Launch;
 use super::super::launcher::Launcher;
 use super::super::network::Network;
 use super::super::paths::{GuestFiles, Root};
-use super::super::vm::{RunningVm, VmRequest, stream_pair};
+use super::super::vm::{self, RunningVm, VmRequest, stream_pair};
 
 /// From the VM's first instruction to the agent's hello, and from there to the files being there.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -88,8 +89,15 @@ impl<'a> Builder<'a> {
         let launch = machine.launch;
         let (layers, disks) = disks::for_a_while(machine.root, layers, launch.writable_bytes)?;
         let network = launch.network.as_ref().filter(|_| runs);
+        let cpu = (&launch.run.resources).into();
+        let limits = vm::limits(machine.root, launch.vcpu_count, launch.memory_mib, cpu);
+        let group = ControlGroup::make(Limits {
+            network: network.is_some(),
+            shares: !shares.is_empty(),
+            ..limits
+        })?;
         let mut network = network
-            .map(|config| Network::start(&Launcher::Here, machine.root, config))
+            .map(|config| Network::start(&Launcher::Here, machine.root, config, group.clone()))
             .transpose()?;
         let mut run = launch.run.clone();
         run.layers = layers;
@@ -99,7 +107,7 @@ impl<'a> Builder<'a> {
         let request = VmRequest {
             vcpu_count: launch.vcpu_count,
             memory_mib: launch.memory_mib,
-            cpu: (&launch.run.resources).into(),
+            group,
             host_cpus: launch.host_cpus.clone(),
             disks,
             card: network.as_mut().map(Network::card).transpose()?,

@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use vmm::virtio::net::{Endpoint, GatewayAddresses};
 
 use self::passt::{Passt, StartError};
+use super::control_group::ControlGroup;
 use super::launcher::Launcher;
 use super::paths::Root;
 
@@ -171,6 +172,8 @@ pub struct Network {
     pub state: NetworkState,
     /// Waits for the process's end when it is dropped, after the socket was shut down.
     passt: Side,
+    /// What passt is in: removed when it has ended, and the VM.
+    group: ControlGroup,
 }
 
 /// What is at the other end of the VM's socket.
@@ -203,11 +206,17 @@ struct Starting {
 }
 
 impl Network {
-    /// Starts the network of a container; [`Self::beside`] says whether its ports could be bound.
+    /// Starts the network of a container, whose passt is in the control group of its VM;
+    /// [`Self::beside`] says whether its ports could be bound.
     ///
     /// # Errors
     /// In Docker's words when a port is taken; when there is no passt.
-    pub fn start(launcher: &Launcher, root: &Root, config: &NetworkConfig) -> Result<Self> {
+    pub fn start(
+        launcher: &Launcher,
+        root: &Root,
+        config: &NetworkConfig,
+        group: ControlGroup,
+    ) -> Result<Self> {
         let host = launcher.routes()?;
         let endpoint = endpoint(config.mac(), &host);
         let alone = match config.ports.is_empty() {
@@ -229,7 +238,7 @@ impl Network {
                 let (gate, go) = std::io::pipe().context("create a pipe")?;
                 let other = theirs.try_clone().context("share a socket")?;
                 Side::Starting(Box::new(Starting {
-                    passt: Passt::start(launcher, other, &endpoint, &ports)?,
+                    passt: Passt::start(launcher, &group, other, &endpoint, &ports)?,
                     requests: config.ports.clone(),
                     theirs,
                     go,
@@ -247,6 +256,7 @@ impl Network {
             },
             endpoint,
             passt,
+            group,
         })
     }
 
@@ -300,7 +310,8 @@ impl Network {
             let v6 = self.endpoint.v6.is_some();
             self.state.ports = launcher.ports(&starting.requests, v6, attempt)?;
             let theirs = starting.theirs.try_clone().context("share a socket")?;
-            starting.passt = Passt::start(launcher, theirs, &self.endpoint, &self.state.ports)?;
+            let ports = &self.state.ports;
+            starting.passt = Passt::start(launcher, &self.group, theirs, &self.endpoint, ports)?;
         }
         // A VM that has ended meanwhile says so itself.
         let _ = starting.go.write_all(&[0]);
@@ -336,7 +347,7 @@ impl Network {
             return Ok(());
         }
         if let Side::Asleep(theirs) = std::mem::replace(&mut self.passt, Side::Gone) {
-            let passt = Passt::start(launcher, theirs, &self.endpoint, &[])?;
+            let passt = Passt::start(launcher, &self.group, theirs, &self.endpoint, &[])?;
             self.passt = Side::Awake(passt);
         }
         Ok(())

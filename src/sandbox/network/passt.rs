@@ -20,7 +20,9 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use vmm::virtio::net::{Endpoint, MTU};
 
 use super::super::child::Child;
-use super::super::launcher::{FIRST_FD, Launcher, Program};
+use super::super::control_group::ControlGroup;
+use super::super::launcher::Launcher;
+use super::super::program::{FIRST_FD, Program};
 use super::super::{paths, poll};
 use super::host::Routes;
 use super::ports;
@@ -89,9 +91,10 @@ pub(super) struct Passt {
 }
 
 impl Passt {
-    /// Has it started at its end of a [`socket_pair`].
+    /// Has it started at its end of a [`socket_pair`], in the control group of its VM.
     pub(super) fn start(
         launcher: &Launcher,
+        group: &ControlGroup,
         socket: UnixStream,
         endpoint: &Endpoint,
         ports: &[PublishedPort],
@@ -100,7 +103,8 @@ impl Passt {
             .map(File::from)
             .map_err(|error| host_error("create a file")(error.into()))?;
         let said = words.try_clone().map_err(host_error("share a file"))?;
-        let mut child = launcher.passt(endpoint, ports, said.into(), socket.into())?;
+        let group = group.entrance();
+        let mut child = launcher.passt(endpoint, ports, said.into(), socket.into(), group)?;
         let process = pidfd_open(child.pid(), PidfdFlags::empty()).map_err(|error| {
             child.kill();
             let _ = child.wait();
@@ -241,6 +245,7 @@ pub(in super::super) fn program(
         stdout: None,
         stderr: words,
         descriptors: vec![socket],
+        group: None,
     })
 }
 

@@ -27,6 +27,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use serde::{Deserialize, Serialize};
 
+use super::super::block_io::Controls;
 use super::jail;
 use serve::Agent;
 
@@ -51,6 +52,8 @@ pub(super) struct AgentConfig {
     pub(super) program: PathBuf,
     /// Whether root runs it: then there is a control group.
     pub(super) is_root: bool,
+    /// Limits of the host's disks.
+    pub(super) block_io: Controls,
     /// Connection to the supervisor.
     pub(super) control: RawFd,
     /// Where the supervisor offers streams.

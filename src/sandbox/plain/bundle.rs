@@ -140,7 +140,13 @@ fn document(config: &AgentConfig, run: &RunSpec, prepared: &Prepared) -> Result<
     {
         let group = format!("/{}/{}", control_group::OWN, config.id);
         linux.insert("cgroupsPath".into(), group.into());
-        linux.insert("resources".into(), resources(&run.resources));
+        let mut resources = resources(&run.resources);
+        if !config.block_io.is_empty()
+            && let Some(resources) = resources.as_object_mut()
+        {
+            resources.insert("blockIO".into(), config.block_io.specification());
+        }
+        linux.insert("resources".into(), resources);
     }
     serde_json::from_value(value).context("make the container's config.json")
 }

@@ -35,7 +35,7 @@ pub(super) fn limits(limits: &Resources) -> [(&'static str, Option<String>); 6] 
 }
 
 /// Where it is.
-fn group(id: &str) -> PathBuf {
+pub(super) fn folder(id: &str) -> PathBuf {
     Path::new(control_group::MOUNT)
         .join(control_group::OWN)
         .join(id)
@@ -52,7 +52,7 @@ pub(super) fn set_limits(id: &str, resources: &Resources) -> Result<()> {
             "cpu.weight" => "100",
             _ => "max",
         };
-        let path = group(id).join(name);
+        let path = folder(id).join(name);
         if value.is_some() || path.exists() {
             fs::write(&path, value.as_deref().unwrap_or(none))
                 .with_context(|| format!("write {name}"))?;
@@ -63,7 +63,7 @@ pub(super) fn set_limits(id: &str, resources: &Resources) -> Result<()> {
 
 /// Whether the kernel killed a process of the container for want of memory.
 pub(super) fn was_out_of_memory(id: &str) -> bool {
-    let events = fs::read_to_string(group(id).join("memory.events")).unwrap_or_default();
+    let events = fs::read_to_string(folder(id).join("memory.events")).unwrap_or_default();
     events
         .lines()
         .filter_map(|line| line.strip_prefix("oom_kill "))
@@ -72,7 +72,7 @@ pub(super) fn was_out_of_memory(id: &str) -> bool {
 
 /// Removes the control group of a container. Its processes have been killed, and may take a moment to go.
 pub(super) fn remove(id: &str) {
-    let path = group(id);
+    let path = folder(id);
     let until = Instant::now() + END_TIMEOUT;
     while let Ok(entries) = fs::read_dir(&path) {
         let _ = fs::write(path.join("cgroup.kill"), "1");
@@ -88,7 +88,7 @@ pub(super) fn remove(id: &str) {
 
 /// What the container uses.
 pub(super) fn usage(id: &str) -> Usage {
-    let read = |name: &str| fs::read_to_string(group(id).join(name)).unwrap_or_default();
+    let read = |name: &str| fs::read_to_string(folder(id).join(name)).unwrap_or_default();
     let number = |name: &str| read(name).trim().parse().ok();
     let memory = number("memory.current").unwrap_or(0);
     let unused = field(&read("memory.stat"), "inactive_file");

@@ -13,9 +13,10 @@ use images::Digest;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::super::agent::{AgentError, AgentLink};
+use super::super::block_io::Controls;
 use super::super::child::Child;
-use super::super::launcher::{Descriptors, FIRST_FD, Program};
 use super::super::paths::{GuestFiles, Root};
+use super::super::program::{Descriptors, FIRST_FD, Program};
 use super::super::state::{ContainerConfig, Folder};
 use super::super::vm::stream_pair;
 use super::agent::{AGENT_VERB, AgentConfig};
@@ -94,6 +95,7 @@ impl RunningPlain {
             lower: image.path.clone(),
             program: agent_program(&guest)?,
             is_root,
+            block_io: config.launch.block_io.controls()?,
             control: control_fd,
             offers: offers_fd,
             streams: stream_fds,
@@ -119,6 +121,15 @@ impl RunningPlain {
         inner
             .and_then(|inner| children(inner).into_iter().find(|pid| is_first(*pid)))
             .unwrap_or(own)
+    }
+
+    /// Gives it another weight of block I/O.
+    ///
+    /// # Errors
+    /// One that nobody would hold.
+    pub fn set_weight(&self, weight: Option<u16>) -> Result<()> {
+        let group = self.is_root.then(|| group::folder(&self.id));
+        Controls::of_weight(weight).write(group.as_deref())
     }
 
     /// Ends the agent and all that it has started.
@@ -172,6 +183,7 @@ fn start_process(
         stdout: None,
         stderr: lines.into(),
         descriptors: fds.into(),
+        group: None,
     };
     let child = program.spawn().context("start the container's agent")?;
     // That it has ended by now is what the connection tells.

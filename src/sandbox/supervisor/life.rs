@@ -21,6 +21,7 @@ use protocol::spec::{RunSpec, Stdio};
 use protocol::task::TaskId;
 
 use super::super::clock::{monotonic_ns, now};
+use super::super::control_group::{ControlGroup, Limits};
 use super::super::disks;
 use super::super::enclosure::Enclosure;
 use super::super::launch::{Isolation, Launch};
@@ -31,7 +32,7 @@ use super::super::plain::RunningPlain;
 use super::super::state::{EXIT_CODE_KILLED, Status};
 use super::super::stop::Unkillable;
 use super::super::streams::{Deliveries, Streams, VmStreams};
-use super::super::vm::{RunningVm, VmRequest};
+use super::super::vm::{self, RunningVm, VmRequest};
 use super::super::vmm_process::VmReport;
 use super::super::volumes::Filling;
 use super::super::wire::ToCommand;
@@ -205,8 +206,16 @@ impl Supervisor {
             return Ok(None);
         };
         let network = launch.network.as_ref();
+        let cpu = (&run.resources).into();
+        let limits = vm::limits(&self.root, launch.vcpu_count, launch.memory_mib, cpu);
+        let group = ControlGroup::make(Limits {
+            network: network.is_some(),
+            shares: !mounts.shares.is_empty(),
+            block_io: launch.block_io.controls()?,
+            ..limits
+        })?;
         self.network = network
-            .map(|config| Network::start(&self.launcher, &self.root, config))
+            .map(|config| Network::start(&self.launcher, &self.root, config, group.clone()))
             .transpose()?;
         run.network = self.network.as_ref().map(|network| network.spec.clone());
         let card = self.network.as_mut().map(Network::card).transpose()?;
@@ -216,7 +225,7 @@ impl Supervisor {
         let request = VmRequest {
             vcpu_count: launch.vcpu_count,
             memory_mib: launch.memory_mib,
-            cpu: (&run.resources).into(),
+            group,
             host_cpus: launch.host_cpus.clone(),
             disks,
             card,

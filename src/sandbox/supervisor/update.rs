@@ -39,6 +39,15 @@ impl Supervisor {
         {
             return Some(ToCommand::Refused(sentence));
         }
+        let weight = limits.blkio_weight;
+        if weight != launch.block_io.weight
+            && let Some(running) = &self.running
+        {
+            if let Err(error) = running.vm.set_weight(weight) {
+                return Some(ToCommand::Refused(format!("{error:#}")));
+            }
+            self.config.launch.block_io.weight = weight;
+        }
         self.send(Request::Update(limits.resources));
         self.updates.push_back((client, limits));
         None
@@ -62,8 +71,8 @@ impl Supervisor {
                     return Ok(());
                 }
                 // Size and vCPUs stay what the VM has begun with.
-                if let Some(running) = &mut self.running {
-                    running.vm.update((&limits.resources).into());
+                if let Some(running) = &self.running {
+                    running.vm.set_cpu((&limits.resources).into());
                 }
                 self.config.launch.run.resources = limits.resources;
                 self.config.launch.host_cpus = limits.host_cpus;
@@ -116,6 +125,7 @@ mod tests {
         let limits = |vcpu_count, mib: Option<u64>| {
             let mut limits = NewLimits {
                 resources: protocol::spec::Resources::default(),
+                blkio_weight: None,
                 vcpu_count,
                 host_cpus: Vec::new(),
             };

@@ -1,0 +1,183 @@
+//! A program as it is executed beside a VM: without the user's environment, with descriptors by number, in
+//! the control group of its VM from its first instruction on; as a child of this process, or of its
+//! parent. Called by [`super::launcher`] and for a plain container; it knows neither programs nor VMs.
+#![allow(unsafe_code)] // clone; what runs between a fork and an execution
+
+use std::io::{self, PipeWriter, Read, Write};
+use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use command_fds::{CommandFdExt, FdMapping};
+use rustix::process::Pid;
+
+use super::child::Child;
+
+/// First descriptor that a process finds something on.
+pub const FIRST_FD: RawFd = 3;
+
+/// Longest sentence on why a program could not be executed, in bytes.
+const WHY_BYTES_MAX: u64 = 4 << 10;
+
+const WITHOUT_GROUP: &[u8] = b"without a control group: it may not enter the one that was made\n";
+
+/// A program that is to be executed, without an environment, without input.
+#[derive(Debug)]
+pub struct Program {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// Takes its output.
+    pub stdout: Option<OwnedFd>,
+    /// Takes its own lines.
+    pub stderr: OwnedFd,
+    /// What it finds from [`FIRST_FD`] on.
+    pub descriptors: Vec<OwnedFd>,
+    /// `cgroup.procs` of the control group that it is in from its first instruction on.
+    pub group: Option<OwnedFd>,
+}
+
+/// Collects descriptors for a program, numbered from [`FIRST_FD`], where it finds its configuration.
+#[derive(Debug, Default)]
+pub struct Descriptors(Vec<OwnedFd>);
+
+impl Descriptors {
+    /// Makes the first one the end of a pipe that the configuration is written to.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn begin(&mut self) -> Result<PipeWriter> {
+        let (reader, writer) = io::pipe().context("create a pipe")?;
+        self.add(reader)?;
+        Ok(writer)
+    }
+
+    /// The number that it has in the program.
+    ///
+    /// # Errors
+    /// More than there are numbers.
+    pub fn add(&mut self, fd: impl Into<OwnedFd>) -> Result<RawFd> {
+        let number = FIRST_FD + RawFd::try_from(self.0.len()).context("number a descriptor")?;
+        self.0.push(fd.into());
+        Ok(number)
+    }
+}
+
+impl From<Descriptors> for Vec<OwnedFd> {
+    fn from(all: Descriptors) -> Self {
+        all.0
+    }
+}
+
+impl Program {
+    pub(super) fn command(self) -> Result<Command> {
+        let mut command = Command::new(self.path);
+        // Before the descriptors get the program's numbers.
+        if let Some(group) = self.group {
+            enter(&mut command, group);
+        }
+        let mappings = (FIRST_FD..)
+            .zip(self.descriptors)
+            .map(|(child_fd, parent_fd)| FdMapping {
+                parent_fd,
+                child_fd,
+            })
+            .collect();
+        command
+            .args(self.arguments)
+            // Nothing of the user's, such as passwords, is in a process that a guest attacks.
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(self.stdout.map_or_else(Stdio::null, Stdio::from))
+            .stderr(self.stderr)
+            .fd_mappings(mappings)
+            .context("pass descriptors")?;
+        Ok(command)
+    }
+
+    /// Executes it as a child.
+    pub(super) fn spawn(self) -> Result<Child> {
+        Ok(self.command()?.spawn()?.into())
+    }
+
+    /// So too, in this control group.
+    pub(super) fn spawn_in(self, group: Option<OwnedFd>) -> Result<Child> {
+        Self { group, ..self }.spawn()
+    }
+
+    /// Executes it as a child of this process's parent, in this control group. This process has one
+    /// thread.
+    pub(super) fn spawn_beside(self, group: Option<OwnedFd>) -> Result<Pid> {
+        let mut command = Self { group, ..self }.command()?;
+        let (why, mut tell) = io::pipe().context("create a pipe")?;
+        // SAFETY: without CLONE_VM this is a fork, and the process has this thread only.
+        let copy = unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_PARENT, 0, 0, 0, 0) };
+        if copy == 0 {
+            let error = command.exec();
+            let _ = write!(tell, "{error}");
+            // SAFETY: it ends the copy, which has nothing of its own to clean up.
+            unsafe { libc::_exit(127) }
+        }
+        let pid = i32::try_from(copy).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(io::Error::last_os_error)?;
+        drop(tell);
+        // The end comes with the execution, by which the copy's own end of the pipe is closed.
+        let mut text = String::new();
+        why.take(WHY_BYTES_MAX).read_to_string(&mut text)?;
+        match text.as_str() {
+            "" => Ok(pid),
+            text => bail!("{text}"),
+        }
+    }
+}
+
+/// Has a process enter a control group before it executes its program. One that may not runs without,
+/// and says so.
+fn enter(command: &mut Command, group: OwnedFd) {
+    let enter = move || {
+        if rustix::io::write(&group, b"0").is_err() {
+            let _ = rustix::io::write(rustix::stdio::stderr(), WITHOUT_GROUP);
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and execution it makes two system calls and allocates nothing.
+    unsafe { command.pre_exec(enter) };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    fn some(count: usize) -> Vec<OwnedFd> {
+        let null = || File::open("/dev/null").unwrap().into();
+        std::iter::repeat_with(null).take(count).collect()
+    }
+
+    #[test]
+    fn a_program_is_in_its_group_before_it_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cgroup.procs");
+        let said = folder.path().join("said");
+        let program = |group: File| Program {
+            path: "/bin/true".into(),
+            arguments: Vec::new(),
+            stdout: None,
+            stderr: File::create(&said).unwrap().into(),
+            descriptors: some(3),
+            group: Some(group.into()),
+        };
+        let end = |program: Program| program.spawn().unwrap().wait().unwrap();
+        assert!(end(program(File::create(&path).unwrap())).success());
+        // The kernel takes "0" for who writes it.
+        assert_eq!(std::fs::read(&path).unwrap(), b"0");
+        assert_eq!(std::fs::read(&said).unwrap(), b"");
+        // One that can't be written to keeps nothing from running.
+        assert!(end(program(File::open(&path).unwrap())).success());
+        assert_eq!(std::fs::read(&said).unwrap(), WITHOUT_GROUP);
+    }
+}
