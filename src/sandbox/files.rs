@@ -5,7 +5,7 @@
 #![allow(unsafe_code)] // takes ownership of inherited descriptors by number
 
 use std::fs::File;
-use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::io::{PipeReader, Read, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::child::Child;
 use super::control_group::ControlGroup;
 use super::launcher::Launcher;
-use super::program::{FIRST_FD, Program};
+use super::program::{FIRST_FD, Program, Told};
 
 /// Name of the hidden verb.
 pub const FILES_VERB: &str = "__files";
@@ -173,25 +173,6 @@ impl Ends {
     }
 }
 
-/// What a file server reads when it is there.
-#[derive(Debug)]
-pub(super) struct Told {
-    config: FilesConfig,
-    writer: PipeWriter,
-}
-
-impl Told {
-    /// Tells it, once its process is there to read.
-    ///
-    /// # Errors
-    /// When it is gone.
-    pub(super) fn write(mut self) -> Result<()> {
-        let about = "configure the file server";
-        let text = serde_json::to_vec(&self.config).context(about)?;
-        self.writer.write_all(&text).context(about)
-    }
-}
-
 /// The file server of these shares, for the process `supervisor`.
 ///
 /// # Errors
@@ -216,7 +197,7 @@ pub(super) fn program(shares: &[Share], supervisor: u32, ends: Ends) -> Result<(
         descriptors: vec![config_reader.into(), socket, area, report],
         group: None,
     };
-    Ok((program, Told { config, writer }))
+    Ok((program, Told::new(&config, writer)?))
 }
 
 /// Memory that both sides may write to and neither may make smaller.

@@ -7,7 +7,8 @@
 //!     └──────────────────── its own child, waited for and killed by it ─────────────┘
 //! ```
 //! What may be ordered is fixed before the supervisor hears a guest: this command's own verbs, the
-//! file server of these shares, and passt with these ports. It never reads a byte of a guest.
+//! file server of these shares, passt with these ports, and the agent of this plain container. It never
+//! reads a byte of a guest.
 //! [`super::vm`], [`super::files`] and [`super::network`] order; the supervisor makes the process.
 #![allow(unsafe_code)] // takes ownership of inherited descriptors by number
 
@@ -24,9 +25,11 @@ use serde::{Deserialize, Serialize};
 use vmm::virtio::net::Endpoint;
 
 use super::agent::AgentError;
+use super::block_io::Controls;
 use super::child::Child;
 use super::files::{self, Share};
 use super::network::{self, PortRequest, PublishedPort, Routes};
+use super::plain;
 use super::program::{FIRST_FD, Program};
 use super::vm::VMM_VERB;
 use super::wire::Link;
@@ -44,6 +47,9 @@ const CONFIG_BYTES_MAX: u64 = 8 << 20;
 /// From an order to its answer, a fork and an execution, on a host that is busy. The container's other
 /// business waits meanwhile.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The same for the removal of all that a container wrote.
+const CLEAR_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// Who starts processes.
 #[derive(Debug)]
@@ -70,6 +76,8 @@ pub struct LauncherConfig {
     pub shares: Vec<Share>,
     /// What passt may bind.
     pub ports: Vec<PortRequest>,
+    /// The agent of a plain container.
+    pub agent: Option<plain::Fixed>,
 }
 
 /// From the supervisor to its launcher. Descriptors go with it; what starts a process may bring one
@@ -87,6 +95,11 @@ enum Order {
     Routes,
     /// Ports of the host that are free, in a network with or without IPv6, at so many attempts.
     Ports(bool, u32),
+    /// The agent of the plain container, with these limits and streams at these ports: lines, connection,
+    /// offers, streams.
+    Agent(Controls, Vec<u32>),
+    /// Removes what the plain container has written.
+    Clear,
 }
 
 /// What the launcher answers.
@@ -96,6 +109,7 @@ enum Answer {
     Process(i32),
     Routes(Routes),
     Ports(Vec<PublishedPort>),
+    Done,
     Refused(String),
 }
 
@@ -234,6 +248,36 @@ impl Launcher {
         }
     }
 
+    /// Starts the agent of the plain container.
+    ///
+    /// # Errors
+    /// When it can't be executed.
+    pub fn agent(&self, block_io: Controls, ends: plain::Ends) -> Result<Child> {
+        let about = "start the container's agent";
+        match self {
+            // A plain container's supervisor is shut in before it has an agent.
+            Self::Here => bail!("{about}: there is no launcher"),
+            Self::Apart(launcher) => {
+                let (ports, all) = ends.into_descriptors();
+                ask_for_process(launcher, &Order::Agent(block_io, ports), all).context(about)
+            }
+        }
+    }
+
+    /// Removes what the plain container has written, if that is not this process's to do.
+    ///
+    /// # Errors
+    /// When it can't be removed.
+    pub fn clear(&self) -> Result<()> {
+        let Self::Apart(launcher) = self else {
+            return Ok(());
+        };
+        match ask(launcher, &Order::Clear, &[])? {
+            Answer::Done => Ok(()),
+            other => bail!(unexpected(&other)),
+        }
+    }
+
     /// Whether it may also start what is no container's own, such as a template's VM.
     #[must_use]
     pub fn is_here(&self) -> bool {
@@ -248,7 +292,11 @@ fn unexpected(answer: &Answer) -> String {
 /// The launcher's answer to an order.
 fn ask(launcher: &Mutex<Apart>, order: &Order, descriptors: &[OwnedFd]) -> Result<Answer> {
     let mut launcher = launcher.lock().unwrap_or_else(PoisonError::into_inner);
-    launcher.ask(order, descriptors, Instant::now() + ANSWER_TIMEOUT)
+    let timeout = match order {
+        Order::Clear => CLEAR_TIMEOUT,
+        _ => ANSWER_TIMEOUT,
+    };
+    launcher.ask(order, descriptors, timeout)
 }
 
 fn ask_for_process(
@@ -265,14 +313,13 @@ fn ask_for_process(
 }
 
 impl Apart {
-    /// One that does not answer by `deadline`, since somebody stopped it, say, is ended: its answer would
-    /// be taken for another order's.
-    fn ask(&mut self, order: &Order, descriptors: &[OwnedFd], deadline: Instant) -> Result<Answer> {
+    /// One that does not answer in time, since somebody stopped it, say, is ended: its answer would be
+    /// taken for another order's.
+    fn ask(&mut self, order: &Order, descriptors: &[OwnedFd], timeout: Duration) -> Result<Answer> {
+        let deadline = Instant::now() + timeout;
         let descriptors: Vec<BorrowedFd> = descriptors.iter().map(AsFd::as_fd).collect();
         let failed = |how: &str| {
-            anyhow!(
-                "start a process: the container's launcher {how}\nhint: stop the container and start it"
-            )
+            anyhow!("the container's launcher {how}\nhint: stop the container and start it")
         };
         let answer = match self.link.send(order, &descriptors) {
             Ok(()) => self.link.wait_until(Some(deadline)),
@@ -290,7 +337,7 @@ impl Apart {
                 match error.downcast_ref() {
                     Some(AgentError::Timeout) => Err(failed(&format!(
                         "did not answer within {} s and was ended",
-                        ANSWER_TIMEOUT.as_secs()
+                        timeout.as_secs()
                     ))),
                     _ => Err(error),
                 }
@@ -361,7 +408,8 @@ fn carry_out(
         Order::Vmm(count) => (count.saturating_add(2), true),
         Order::Files => (files::ENDS, true),
         Order::Passt(..) => (2, true),
-        Order::Routes | Order::Ports(..) => (0, false),
+        Order::Agent(_, ports) => (plain::Ends::count(ports), false),
+        Order::Routes | Order::Ports(..) | Order::Clear => (0, false),
     };
     let group = match starts && descriptors.len() > wanted {
         true => descriptors.pop(),
@@ -389,6 +437,26 @@ fn carry_out(
                 bail!("port {} is not the container's", port.host_port);
             }
             network::program(&endpoint, &ports, next(), next())?.spawn_beside(group)?
+        }
+        Order::Agent(block_io, ports) => {
+            let fixed = config
+                .agent
+                .as_ref()
+                .context("there is no plain container")?;
+            let ends = plain::Ends::of(&ports, next);
+            let (program, agent) = plain::program(fixed, block_io, ends)?;
+            let pid = program.spawn_beside(None)?;
+            // That it has ended by now is what its connection tells.
+            let _ = agent.write();
+            pid
+        }
+        Order::Clear => {
+            let fixed = config
+                .agent
+                .as_ref()
+                .context("there is no plain container")?;
+            plain::clear(fixed)?;
+            return Ok(Answer::Done);
         }
         Order::Routes => return Ok(Answer::Routes(Routes::read())),
         Order::Ports(v6, attempt) => {
@@ -425,9 +493,8 @@ mod tests {
         };
         assert!(request.takes(&port(8001, 80, Protocol::Tcp)));
         let config = LauncherConfig {
-            supervisor: 1,
-            shares: Vec::new(),
             ports: vec![request],
+            ..LauncherConfig::default()
         };
         for other in [
             port(8002, 80, Protocol::Tcp),
@@ -447,17 +514,15 @@ mod tests {
 
     #[test]
     fn an_order_comes_with_its_descriptors() {
-        let config = LauncherConfig {
-            supervisor: 1,
-            shares: Vec::new(),
-            ports: Vec::new(),
-        };
+        let config = LauncherConfig::default();
         // One too few, and one too many beside that of a control group.
         for (order, count, seen) in [
             (Order::Vmm(3), 4, 4),
             (Order::Vmm(3), 7, 6),
             (Order::Files, 6, 5),
             (Order::Routes, 1, 1),
+            (Order::Agent(Controls::default(), vec![1, 2]), 4, 4),
+            (Order::Clear, 1, 1),
         ] {
             let error = carry_out(&config, order, some(count)).unwrap_err();
             let words = format!("{seen} descriptors instead of");
@@ -465,6 +530,16 @@ mod tests {
         }
         let routes = carry_out(&config, Order::Routes, Vec::new()).unwrap();
         assert!(matches!(routes, Answer::Routes(_)));
+    }
+
+    #[test]
+    fn a_vms_launcher_has_no_plain_container() {
+        let config = LauncherConfig::default();
+        let agent = Order::Agent(Controls::default(), Vec::new());
+        for (order, count) in [(agent, 3), (Order::Clear, 0)] {
+            let error = carry_out(&config, order, some(count)).unwrap_err();
+            assert_eq!(error.to_string(), "there is no plain container");
+        }
     }
 
     #[test]
@@ -479,14 +554,14 @@ mod tests {
             child: child.into(),
         };
         let mut ask = || {
-            let answer = launcher.ask(&Order::Routes, &[], Instant::now());
+            let answer = launcher.ask(&Order::Routes, &[], Duration::ZERO);
             answer.unwrap_err().to_string()
         };
         let hint = "hint: stop the container and start it";
-        let about = "start a process: the container's launcher";
+        let about = "the container's launcher";
         assert_eq!(
             ask(),
-            format!("{about} did not answer within 20 s and was ended\n{hint}")
+            format!("{about} did not answer within 0 s and was ended\n{hint}")
         );
         drop(theirs);
         assert_eq!(ask(), format!("{about} is gone\n{hint}"));

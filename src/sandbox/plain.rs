@@ -24,10 +24,10 @@ use super::block_io::BlockIo;
 use super::launch::Launch;
 use super::paths::{self, GuestFiles, Root};
 
-pub use agent::{AGENT_VERB, main as agent_main};
+pub use agent::{AGENT_VERB, Fixed, main as agent_main};
 pub use jail::{PREPARE_VERB, main as prepare_main};
 pub use rootfs::space;
-pub use running::RunningPlain;
+pub use running::{Ends, Prepared, RunningPlain, program};
 
 /// Runtimes, the first that is there.
 const RUNTIMES: [&str; 2] = ["crun", "runc"];
@@ -101,6 +101,14 @@ pub fn remove(path: &Path, id: &str) -> Result<()> {
         group::remove(id);
     }
     jail::remove(&[bundle])
+}
+
+/// Removes what the container of this agent has in its folder.
+///
+/// # Errors
+/// When it can't be removed.
+pub fn clear(fixed: &Fixed) -> Result<()> {
+    jail::remove(std::slice::from_ref(&fixed.bundle))
 }
 
 /// Bytes of what a plain container in this folder has changed.

@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::Pid;
+use serde::Serialize;
 
 use super::child::Child;
 
@@ -69,6 +70,33 @@ impl Descriptors {
 impl From<Descriptors> for Vec<OwnedFd> {
     fn from(all: Descriptors) -> Self {
         all.0
+    }
+}
+
+/// A configuration that a program reads from a pipe.
+#[derive(Debug)]
+pub struct Told {
+    text: Vec<u8>,
+    writer: PipeWriter,
+}
+
+impl Told {
+    /// What is to be written, in JSON, to that end of the program's pipe.
+    ///
+    /// # Errors
+    /// When it can't be written as JSON.
+    pub fn new(config: &impl Serialize, writer: PipeWriter) -> Result<Self> {
+        let text = serde_json::to_vec(config).context("write a configuration")?;
+        Ok(Self { text, writer })
+    }
+
+    /// Writes it, once the process is there to read.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn write(mut self) -> Result<()> {
+        let written = self.writer.write_all(&self.text);
+        written.context("hand over a configuration")
     }
 }
 

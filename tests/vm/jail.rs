@@ -270,7 +270,7 @@ fn check_files(vm: &Sandbox, user: Option<u32>) -> Result<()> {
 }
 
 /// The supervisor, whose launcher starts for it what it may not.
-fn check_supervisor(vm: &Sandbox, user: Option<u32>) -> Result<()> {
+pub(crate) fn check_supervisor(vm: &Sandbox, user: Option<u32>) -> Result<()> {
     let process = vm.wait_for_process("__supervisor")?.id;
     let supervisor = Seen::at(process);
     let threads = supervisor.names("task")?;

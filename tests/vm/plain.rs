@@ -9,6 +9,7 @@ use harness::Output;
 use serde_json::Value;
 
 use crate::contrast::{Plain, mounts, someone_sleeps, wait_until};
+use crate::jail::check_supervisor;
 use crate::tenant::{ID, give, needs_root};
 use crate::world::World;
 
@@ -24,6 +25,7 @@ crate::tests![
     a_killed_supervisor_leaves_no_plain_container,
     a_killed_agent_ends_its_plain_container,
     an_ordinary_user_keeps_a_plain_container,
+    a_plain_containers_supervisor_is_shut_in,
     runc_runs_plain_containers_where_there_is_no_crun,
 ];
 
@@ -398,15 +400,36 @@ fn an_ordinary_user_keeps_a_plain_container(world: &World) -> Result<()> {
     assert_eq!(does("exec box cat /kept")?.code(0)?.stdout, "x\n");
     let refusal = "a plain container of an ordinary user has no control group";
     refused(&does("pause box")?, refusal);
+    check_supervisor(&plain.vm, Some(ID))?;
     does("kill box")?.code(0)?;
     does("start box")?.code(0)?;
     assert_eq!(does("exec box cat /kept")?.code(0)?.stdout, "x\nx\n");
+    does("restart -t 0 box")?.code(0)?;
+    wait_until(|| Ok(does("exec box cat /kept")?.stdout == "x\nx\nx\n"))?;
     let out = does("inspect box")?.code(0)?;
     let value: Value = serde_json::from_str(&out.stdout).context("read the JSON")?;
     assert_eq!(value[0]["HostConfig"]["Isolation"], "container");
     does("rm -f box")?.code(0)?;
     plain.vm.wait_for_no_process()?;
     wait_until(|| Ok(!someone_sleeps("4323")?))?;
+    assert_eq!(plain.bundles()?, 0);
+    Ok(())
+}
+
+/// Also in a second life; and what another user wrote is removed for it.
+fn a_plain_containers_supervisor_is_shut_in(world: &World) -> Result<()> {
+    needs_root()?;
+    let plain = Plain::new(world)?;
+    let script = "mkdir -p /shut; chown 7 /shut; touch /shut/x; chmod 0 /shut; echo up; sleep 1000";
+    let words = ["--name", "box", "busybox", "sh", "-c", script];
+    plain.keep(&[&["--rm"], &words[..]].concat())?;
+    plain.wait_for_log("box", "up\n")?;
+    check_supervisor(&plain.vm, None)?;
+    plain.verb(&["restart", "-t", "0", "box"])?.code(0)?;
+    plain.wait_for_log("box", "up\nup\n")?;
+    check_supervisor(&plain.vm, None)?;
+    plain.verb(&["kill", "box"])?.code(0)?;
+    plain.vm.wait_for_no_process()?;
     assert_eq!(plain.bundles()?, 0);
     Ok(())
 }

@@ -37,9 +37,9 @@ pub const AGENT_VERB: &str = "__plain-agent";
 /// Bytes of a configuration: paths of PATH_MAX, each byte of which JSON may write as six.
 const CONFIG_BYTES_MAX: u64 = 128 << 10;
 
-/// What the agent is told at its start.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct AgentConfig {
+/// What of an agent is fixed before its supervisor hears it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Fixed {
     /// The OCI runtime.
     pub(super) runtime: PathBuf,
     /// The container's id.
@@ -52,6 +52,12 @@ pub(super) struct AgentConfig {
     pub(super) program: PathBuf,
     /// Whether root runs it: then there is a control group.
     pub(super) is_root: bool,
+}
+
+/// What the agent is told at its start.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct AgentConfig {
+    pub(super) fixed: Fixed,
     /// Limits of the host's disks.
     pub(super) block_io: Controls,
     /// Connection to the supervisor.
@@ -82,7 +88,7 @@ pub fn main(config: &str) -> Result<u8> {
     let streams = streams
         .map(|(port, fd)| Ok((*port, take(*fd)?)))
         .collect::<Result<_>>()?;
-    let flags = jail::namespaces(!config.is_root, false);
+    let flags = jail::namespaces(!config.fixed.is_root, false);
     let pid = jail::child(flags, move || {
         Agent::new(config, control.into(), offers, streams)?.serve()?;
         std::process::exit(0)

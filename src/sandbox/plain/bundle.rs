@@ -64,9 +64,9 @@ pub(super) const STATE: &str = "state";
 /// # Errors
 /// When one can't be made.
 pub(super) fn make_folders(config: &AgentConfig) -> Result<()> {
-    let bundle = &config.bundle;
-    if config.is_root {
-        group::remove(&config.id);
+    let bundle = &config.fixed.bundle;
+    if config.fixed.is_root {
+        group::remove(&config.fixed.id);
     }
     match fs::remove_dir_all(bundle.join(STATE)) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -103,11 +103,11 @@ pub(super) fn write(config: &AgentConfig, run: &RunSpec, prepared: &Prepared) ->
         ("resolv.conf", run.resolv_conf.clone()),
         ("hostname", format!("{}\n", run.hostname)),
     ] {
-        fs::write(config.bundle.join(name), text).with_context(|| format!("write {name}"))?;
+        fs::write(config.fixed.bundle.join(name), text).with_context(|| format!("write {name}"))?;
     }
     let spec = document(config, run, prepared)?;
     let text = serde_json::to_vec_pretty(&spec).context("write config.json")?;
-    fs::write(config.bundle.join("config.json"), text).context("write config.json")
+    fs::write(config.fixed.bundle.join("config.json"), text).context("write config.json")
 }
 
 /// The configuration, as a checked document of the specification.
@@ -125,7 +125,7 @@ fn document(config: &AgentConfig, run: &RunSpec, prepared: &Prepared) -> Result<
         "ociVersion": "1.0.2",
         "hostname": run.hostname,
         "root": {"path": ROOTFS, "readonly": run.read_only_root},
-        "process": of_process(process, prepared, config.is_root)?,
+        "process": of_process(process, prepared, config.fixed.is_root)?,
         "mounts": mounts(config, run),
         "linux": {
             "namespaces": namespaces,
@@ -135,10 +135,10 @@ fn document(config: &AgentConfig, run: &RunSpec, prepared: &Prepared) -> Result<
             "seccomp": filter(&prepared.filter),
         },
     });
-    if config.is_root
+    if config.fixed.is_root
         && let Some(linux) = value.get_mut("linux").and_then(Value::as_object_mut)
     {
-        let group = format!("/{}/{}", control_group::OWN, config.id);
+        let group = format!("/{}/{}", control_group::OWN, config.fixed.id);
         linux.insert("cgroupsPath".into(), group.into());
         let mut resources = resources(&run.resources);
         if !config.block_io.is_empty()
@@ -254,13 +254,13 @@ fn mounts(config: &AgentConfig, run: &RunSpec) -> Value {
     for name in ["hosts", "hostname", "resolv.conf"] {
         mounts.push(
             json!({"destination": format!("/etc/{name}"), "type": "bind",
-            "source": config.bundle.join(name), "options": ["rbind", "rprivate"]}),
+            "source": config.fixed.bundle.join(name), "options": ["rbind", "rprivate"]}),
         );
     }
     if run.process.probe.is_some() {
         mounts.push(
             json!({"destination": format!("/{PROBE_NAME}"), "type": "bind",
-            "source": config.program, "options": ["bind", "ro", "nosuid", "nodev"]}),
+            "source": config.fixed.program, "options": ["bind", "ro", "nosuid", "nodev"]}),
         );
     }
     Value::Array(mounts)

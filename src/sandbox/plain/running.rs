@@ -1,9 +1,8 @@
-//! A plain container's agent as its supervisor sees it: starts the process, holds the other ends of its
-//! connections, ends it. Called by [`super::super::enclosure`].
+//! A plain container's agent as its supervisor sees it: has the launcher start the process, holds the
+//! other ends of its connections, ends it. Called by [`super::super::enclosure`].
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{PipeWriter, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -15,11 +14,12 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use super::super::agent::{AgentError, AgentLink};
 use super::super::block_io::Controls;
 use super::super::child::Child;
+use super::super::launcher::Launcher;
 use super::super::paths::{GuestFiles, Root};
-use super::super::program::{Descriptors, FIRST_FD, Program};
+use super::super::program::{Descriptors, FIRST_FD, Program, Told};
 use super::super::state::{ContainerConfig, Folder};
 use super::super::vm::stream_pair;
-use super::agent::{AGENT_VERB, AgentConfig};
+use super::agent::{AGENT_VERB, AgentConfig, Fixed};
 use super::rootfs::{self, Unpacked};
 use super::{BUNDLE, agent_program, find_runtime, group};
 
@@ -31,6 +31,111 @@ const END_POLL: Duration = Duration::from_millis(2);
 
 /// How long a request to the agent may wait for room.
 const AGENT_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a plain container takes that a supervisor which is shut in could not have any more; it is kept
+/// for all of the container's lives.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What of its agent no order changes.
+    pub fixed: Fixed,
+    /// Nobody removes it meanwhile.
+    _image: Unpacked,
+}
+
+impl Prepared {
+    /// Finds all of it.
+    ///
+    /// # Errors
+    /// When its image can't be had, or there is no runtime.
+    pub fn new(
+        root: &Root,
+        guest: &GuestFiles,
+        folder: &Folder,
+        config: &ContainerConfig,
+    ) -> Result<Self> {
+        let image = Digest::parse(&config.image_id)?;
+        let runtime = find_runtime()?;
+        // It is there, as long as nobody took it away by hand.
+        let image = rootfs::unpacked(root, guest, &image, &|_| {})?;
+        let fixed = Fixed {
+            runtime,
+            id: config.id.clone(),
+            bundle: folder.path().join(BUNDLE),
+            lower: image.path.clone(),
+            program: agent_program(guest)?,
+            is_root: nix::unistd::geteuid().is_root(),
+        };
+        Ok(Self {
+            fixed,
+            _image: image,
+        })
+    }
+}
+
+/// What an agent is given: where its lines go, its connection, where streams are offered to it, and
+/// those that are there already, by port.
+#[derive(Debug)]
+pub struct Ends {
+    lines: OwnedFd,
+    control: OwnedFd,
+    offers: OwnedFd,
+    streams: Vec<(u32, OwnedFd)>,
+}
+
+impl Ends {
+    /// How many there are with these ports.
+    #[must_use]
+    pub fn count(ports: &[u32]) -> usize {
+        ports.len().saturating_add(3)
+    }
+
+    /// In that order.
+    pub fn of(ports: &[u32], mut next: impl FnMut() -> OwnedFd) -> Self {
+        Self {
+            lines: next(),
+            control: next(),
+            offers: next(),
+            streams: ports.iter().map(|port| (*port, next())).collect(),
+        }
+    }
+
+    /// The ports, and all in that order.
+    #[must_use]
+    pub fn into_descriptors(self) -> (Vec<u32>, Vec<OwnedFd>) {
+        let (ports, streams): (_, Vec<_>) = self.streams.into_iter().unzip();
+        let all = [self.lines, self.control, self.offers].into_iter();
+        (ports, all.chain(streams).collect())
+    }
+}
+
+/// An agent with these ends.
+///
+/// # Errors
+/// When there are no descriptors left.
+pub fn program(fixed: &Fixed, block_io: Controls, ends: Ends) -> Result<(Program, Told)> {
+    let mut fds = Descriptors::default();
+    let writer = fds.begin()?;
+    let control = fds.add(ends.control)?;
+    let offers = fds.add(ends.offers)?;
+    let streams = ends.streams.into_iter();
+    let streams = streams.map(|(port, fd)| Ok((port, fds.add(fd)?)));
+    let config = AgentConfig {
+        fixed: fixed.clone(),
+        block_io,
+        control,
+        offers,
+        streams: streams.collect::<Result<_>>()?,
+    };
+    let program = Program {
+        path: std::env::current_exe().context("find the path of this command")?,
+        arguments: vec![AGENT_VERB.to_owned(), FIRST_FD.to_string()],
+        stdout: None,
+        stderr: ends.lines,
+        descriptors: fds.into(),
+        group: None,
+    };
+    Ok((program, Told::new(&config, writer)?))
+}
 
 /// See the module's page. Dropped, it is ended.
 #[derive(Debug)]
@@ -44,71 +149,52 @@ pub struct RunningPlain {
     pub offers: OwnedFd,
     id: String,
     is_root: bool,
-    /// Nobody removes it meanwhile.
-    _image: Unpacked,
 }
 
 impl RunningPlain {
-    /// Starts the agent of a container, which runs nothing yet.
+    /// Has the agent of a container started, which runs nothing yet.
     ///
     /// # Errors
-    /// When its image can't be had, there is no runtime, or the process can't be started.
+    /// When the process can't be started.
     pub fn spawn(
-        root: &Root,
-        folder: &Folder,
-        config: &ContainerConfig,
+        launcher: &Launcher,
+        id: &str,
+        block_io: Controls,
         ports: &[u32],
         log: &File,
     ) -> Result<Self> {
-        let guest = GuestFiles::find()?;
-        let runtime = find_runtime()?;
-        let image = Digest::parse(&config.image_id)?;
-        // It is there, as long as nobody took it away by hand.
-        let image = rootfs::unpacked(root, &guest, &image, &|_| {})?;
-        let mut fds = Descriptors::default();
-        let writer = fds.begin()?;
         let (control, theirs) = UnixStream::pair().context("create a socket pair")?;
         control
             .set_write_timeout(Some(AGENT_WRITE_TIMEOUT))
             .context("set up a socket pair")?;
-        let control_fd = fds.add(theirs)?;
-        let (offers, theirs) = socketpair(
+        let (offers, their_offers) = socketpair(
             AddressFamily::Unix,
             SockType::SeqPacket,
             None,
             SockFlag::SOCK_CLOEXEC,
         )
         .context("create a socket pair")?;
-        let offers_fd = fds.add(theirs)?;
         let mut streams = BTreeMap::new();
-        let mut stream_fds = Vec::new();
+        let mut their_streams = Vec::new();
         for port in ports {
             let (ours, theirs) = stream_pair()?;
             streams.insert(*port, ours);
-            stream_fds.push((*port, fds.add(theirs)?));
+            their_streams.push((*port, theirs.into()));
         }
-        let is_root = nix::unistd::geteuid().is_root();
-        let agent = AgentConfig {
-            runtime,
-            id: config.id.clone(),
-            bundle: folder.path().join(BUNDLE),
-            lower: image.path.clone(),
-            program: agent_program(&guest)?,
-            is_root,
-            block_io: config.launch.block_io.controls()?,
-            control: control_fd,
-            offers: offers_fd,
-            streams: stream_fds,
-        };
         let lines = log.try_clone().context("share the container's log")?;
+        let ends = Ends {
+            lines: lines.into(),
+            control: theirs.into(),
+            offers: their_offers,
+            streams: their_streams,
+        };
         Ok(Self {
-            child: start_process(&agent, writer, fds, lines)?,
+            child: launcher.agent(block_io, ends)?,
             agent: AgentLink::new(control),
             streams,
             offers,
-            id: config.id.clone(),
-            is_root,
-            _image: image,
+            id: id.to_owned(),
+            is_root: nix::unistd::geteuid().is_root(),
         })
     }
 
@@ -167,28 +253,6 @@ impl Drop for RunningPlain {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// Starts the agent, which says its own lines to `lines`.
-fn start_process(
-    config: &AgentConfig,
-    mut writer: PipeWriter,
-    fds: Descriptors,
-    lines: File,
-) -> Result<Child> {
-    let text = serde_json::to_vec(config).context("configure the container's agent")?;
-    let program = Program {
-        path: std::env::current_exe().context("find the path of this command")?,
-        arguments: vec![AGENT_VERB.to_owned(), FIRST_FD.to_string()],
-        stdout: None,
-        stderr: lines.into(),
-        descriptors: fds.into(),
-        group: None,
-    };
-    let child = program.spawn().context("start the container's agent")?;
-    // That it has ended by now is what the connection tells.
-    let _ = writer.write_all(&text);
-    Ok(child)
 }
 
 /// Children of a process (proc(5)).

@@ -1,4 +1,5 @@
-//! What a supervisor gives up when it has a VM, before it hears the guest: files that are not its
+//! What a supervisor gives up when it has a VM, before it hears the guest, or before it has the agent of
+//! a plain container: files that are not its
 //! container's (Landlock), system calls that it has no use for, and as root all capabilities but
 //! those that its VM's end takes. What it may not start any more, its launcher starts.
 //!
@@ -19,7 +20,6 @@ use rustix::thread::CapabilitySet;
 
 use super::super::control_group;
 use super::super::events;
-use super::super::files::Share;
 use super::super::launcher::{Launcher, LauncherConfig};
 use super::super::paths::GuestFiles;
 use super::super::template::Templates;
@@ -35,21 +35,21 @@ const CAPABILITIES: CapabilitySet = CapabilitySet::KILL
     .union(CapabilitySet::NET_ADMIN);
 
 impl Supervisor {
-    /// Starts the launcher, which may serve these shares, and shuts this process in; once.
+    /// Starts the launcher, which may start what `launched` says, and shuts this process in; once.
     ///
     /// # Errors
     /// When that can't be: then there is no container.
-    pub(super) fn confine(&mut self, guest: &GuestFiles, shares: Vec<Share>) -> Result<()> {
+    pub(super) fn confine(&mut self, guest: &GuestFiles, launched: LauncherConfig) -> Result<()> {
         if !self.launcher.is_here() {
             return Ok(());
         }
         let network = self.config.launch.network.as_ref();
         self.launcher = Launcher::apart(&LauncherConfig {
             supervisor: std::process::id(),
-            shares,
             ports: network
                 .map(|network| network.ports.clone())
                 .unwrap_or_default(),
+            ..launched
         })?;
         let rules = self.rules(guest)?;
         landlock::restrict_files(&rules).context("shut the supervisor in by Landlock")?;

@@ -25,10 +25,11 @@ use super::super::control_group::{ControlGroup, Limits};
 use super::super::disks;
 use super::super::enclosure::Enclosure;
 use super::super::launch::{Isolation, Launch};
+use super::super::launcher::LauncherConfig;
 use super::super::logs::{self, LogWriter};
 use super::super::network::Network;
 use super::super::paths::GuestFiles;
-use super::super::plain::RunningPlain;
+use super::super::plain::{Prepared, RunningPlain};
 use super::super::state::{EXIT_CODE_KILLED, Status};
 use super::super::stop::Unkillable;
 use super::super::streams::{Deliveries, Streams, VmStreams};
@@ -186,7 +187,19 @@ impl Supervisor {
 
     fn spawn_plain(&mut self, ports: &[u32], log: &File) -> Result<Enclosure> {
         self.state.phases.vmm_spawn = monotonic_ns();
-        let plain = RunningPlain::spawn(&self.root, &self.folder, &self.config, ports, log)?;
+        if self.plain.is_none() {
+            let guest = GuestFiles::find()?;
+            let plain = Prepared::new(&self.root, &guest, &self.folder, &self.config)?;
+            let launched = LauncherConfig {
+                agent: Some(plain.fixed.clone()),
+                ..LauncherConfig::default()
+            };
+            self.confine(&guest, launched)?;
+            self.plain = Some(plain);
+        }
+        let block_io = self.config.launch.block_io.controls()?;
+        let id = &self.config.id;
+        let plain = RunningPlain::spawn(&self.launcher, id, block_io, ports, log)?;
         Ok(Enclosure::Plain(plain))
     }
 
@@ -240,7 +253,11 @@ impl Supervisor {
             None => start(),
         }?;
         // From here on it hears a guest.
-        self.confine(&guest, shares)?;
+        let launched = LauncherConfig {
+            shares,
+            ..LauncherConfig::default()
+        };
+        self.confine(&guest, launched)?;
         Ok(Some((Enclosure::Vm(vm.into()), mounts.fillings)))
     }
 

@@ -42,6 +42,7 @@ use super::events;
 use super::launcher::Launcher;
 use super::network::Network;
 use super::paths::Root;
+use super::plain::Prepared;
 use super::restart::Backoff;
 use super::state::{ContainerConfig, ContainerState, Folder, Lock, Phases, Status};
 use super::stop::Stop;
@@ -141,6 +142,8 @@ struct Supervisor {
     phases: Phases,
     /// Starts what runs beside it.
     launcher: Launcher,
+    /// What a plain container's lives have in common, from the first on.
+    plain: Option<Prepared>,
     clients: Clients,
     stop: Stop,
     /// The VM, while there is one.
@@ -182,6 +185,7 @@ impl Supervisor {
             state,
             phases,
             launcher: Launcher::Here,
+            plain: None,
             clients,
             stop: Stop::new()?,
             running: None,
@@ -237,8 +241,7 @@ impl Supervisor {
         self.note_end(&message);
         let kept = if self.auto_remove() {
             let config = self.config_now();
-            let removed = self.folder.remove();
-            removed
+            self.remove_folder()
                 .inspect(|()| events::of_container(&self.folder, &config, "destroy", &[]))
                 .and_then(|()| volumes::remove_anonymous(&self.root, &self.config))
         } else {
@@ -260,6 +263,15 @@ impl Supervisor {
         // The kernel takes its time to tear a VM down, for which nobody has to wait but this process.
         drop(self.dying);
         Ok(())
+    }
+
+    /// Removes the container's folder. What a plain one's process wrote may be another user's, whom the
+    /// launcher may be.
+    fn remove_folder(&self) -> Result<()> {
+        if self.plain.is_some() {
+            self.launcher.clear()?;
+        }
+        self.folder.remove()
     }
 
     /// Tells those who wait for no more than that its VM has gone.

@@ -254,7 +254,7 @@ impl Agent {
         }
         let config = &self.config;
         process.next_event(id, || {
-            config.is_root && group::was_out_of_memory(&config.id)
+            config.fixed.is_root && group::was_out_of_memory(&config.fixed.id)
         })
     }
 
@@ -314,8 +314,8 @@ impl Agent {
                 self.take_offers()?;
                 drop(port.and_then(|port| self.streams.remove(&port)));
                 let outcome = match *task {
-                    Task::Usage if self.config.is_root => {
-                        Outcome::Usage(group::usage(&self.config.id))
+                    Task::Usage if self.config.fixed.is_root => {
+                        Outcome::Usage(group::usage(&self.config.fixed.id))
                     }
                     task => refused(&task),
                 };
@@ -345,14 +345,17 @@ impl Agent {
     /// Mounts the container's files and has the runtime start its process.
     fn run(&mut self, spec: &RunSpec) -> Result<Process> {
         self.mount()?;
-        let root = self.config.bundle.join(bundle::ROOTFS);
-        let prepared = jail::look_up(&self.config.program, &root, &spec.process)?;
+        let root = self.config.fixed.bundle.join(bundle::ROOTFS);
+        let prepared = jail::look_up(&self.config.fixed.program, &root, &spec.process)?;
         bundle::write(&self.config, spec, &prepared)?;
         let sockets = self.sockets(&spec.process)?;
         let mut command = self.runtime(MAIN_NAME);
-        command.arg("run").arg("--bundle").arg(&self.config.bundle);
+        command
+            .arg("run")
+            .arg("--bundle")
+            .arg(&self.config.fixed.bundle);
         let terminal = spec.process.terminal;
-        Process::start(MAIN_NAME, command, &self.config.id, terminal, sockets)
+        Process::start(MAIN_NAME, command, &self.config.fixed.id, terminal, sockets)
     }
 
     fn mount(&self) -> Result<()> {
@@ -362,12 +365,12 @@ impl Agent {
         let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("proc"), "/proc", Some("proc"), quiet, none).context("mount /proc")?;
         bundle::make_folders(&self.config)?;
-        chdir(&self.config.bundle).context("enter the bundle")?;
+        chdir(&self.config.fixed.bundle).context("enter the bundle")?;
         let mut options = format!(
             "lowerdir={},upperdir=upper,workdir=work",
-            escaped(&self.config.lower)?,
+            escaped(&self.config.fixed.lower)?,
         );
-        if !self.config.is_root {
+        if !self.config.fixed.is_root {
             options.push_str(",userxattr");
         }
         mount(
@@ -385,16 +388,22 @@ impl Agent {
         if !matches!(spec.seccomp, Seccomp::Default) {
             bail!("exec --privileged is not supported with --isolation=container");
         }
-        let root = self.config.bundle.join(bundle::ROOTFS);
-        let prepared = jail::look_up(&self.config.program, &root, spec)?;
-        let value = bundle::of_process(spec, &prepared, self.config.is_root)?;
+        let root = self.config.fixed.bundle.join(bundle::ROOTFS);
+        let prepared = jail::look_up(&self.config.fixed.program, &root, spec)?;
+        let value = bundle::of_process(spec, &prepared, self.config.fixed.is_root)?;
         let name = id.to_string();
         let path = file(SPEC, &name);
         fs::write(&path, value.to_string()).with_context(|| format!("write {path}"))?;
         let sockets = self.sockets(spec)?;
         let mut command = self.runtime(&name);
         command.args(["exec", "--process", &path]);
-        Process::start(&name, command, &self.config.id, spec.terminal, sockets)
+        Process::start(
+            &name,
+            command,
+            &self.config.fixed.id,
+            spec.terminal,
+            sockets,
+        )
     }
 
     /// The streams of a process.
@@ -413,12 +422,12 @@ impl Agent {
 
     /// The runtime, which says in the log of `name` what goes wrong.
     fn runtime(&self, name: &str) -> Command {
-        let mut command = Command::new(&self.config.runtime);
-        let folder = |name: &str| self.config.bundle.join(name);
+        let mut command = Command::new(&self.config.fixed.runtime);
+        let folder = |name: &str| self.config.fixed.bundle.join(name);
         command.arg("--root").arg(folder(bundle::STATE));
         command.arg("--log").arg(folder(&file("log", name)));
         command.args(["--log-format", "json"]);
-        if !self.config.is_root && self.config.runtime.ends_with("crun") {
+        if !self.config.fixed.is_root && self.config.fixed.runtime.ends_with("crun") {
             command.args(["--cgroup-manager", "disabled"]);
         }
         command
@@ -429,7 +438,7 @@ impl Agent {
         let name = "freeze";
         let mut command = self.runtime(name);
         command.arg(if frozen { "pause" } else { "resume" });
-        command.arg(&self.config.id).stdin(Stdio::null());
+        command.arg(&self.config.fixed.id).stdin(Stdio::null());
         let output = unblocked(|| command.output()).context("start the runtime")?;
         if !output.status.success() {
             match process::complaint_in(&file("log", name)) {
@@ -442,11 +451,11 @@ impl Agent {
 
     fn update(&self, resources: &Resources) -> Result<()> {
         self.needs_group("it has no limits that could be changed")?;
-        group::set_limits(&self.config.id, resources)
+        group::set_limits(&self.config.fixed.id, resources)
     }
 
     fn needs_group(&self, what: &str) -> Result<()> {
-        if !self.config.is_root {
+        if !self.config.fixed.is_root {
             bail!("a plain container of an ordinary user has no control group: {what}");
         }
         Ok(())
