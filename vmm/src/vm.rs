@@ -290,8 +290,10 @@ mod tests {
                 std::thread::spawn(move || gate.pass(Thread::Vcpu, &confine).is_ok())
             })
             .collect();
-        let error = gate.open(&confine).unwrap_err().to_string();
-        assert_eq!(error, "confine the VM's threads: denied");
+        let error = gate.open(&confine).unwrap_err();
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        assert_eq!(error.to_string(), "confine the VM's threads");
+        assert_eq!(cause.as_deref(), Some("denied"));
         for thread in threads {
             assert!(!thread.join().unwrap(), "it would have run");
         }

@@ -204,15 +204,13 @@ fn surface(table: &mut Table, contrast: &Contrast) {
         "system calls that its kernel's code answers",
         of_kernel,
     );
-    table.both(
-        SURFACE,
-        "32-bit system calls that its kernel's code answers",
-        |side| match &side.report.ia32 {
+    table.both(SURFACE, "the same of 32-bit programs", |side| {
+        match &side.report.ia32 {
             Ia32::Tried(calls) => format!("{} of {}", calls.reached.len(), calls.tried()),
             Ia32::Absent => "none: its kernel has no entry for them".to_owned(),
             Ia32::Killed => "none: the first one kills".to_owned(),
-        },
-    );
+        }
+    });
     let vmm = format!("0 itself; {} by its VMM's filters", contrast.vmm_syscalls);
     let container = table.container.map(|side| reached(&side.report));
     table.put(
@@ -484,7 +482,7 @@ pub mod tests {
     #[test]
     fn calls_of_32_bit_programs_are_told_apart() {
         let mut contrast = sample();
-        let name = "32-bit system calls that its kernel's code answers";
+        let name = "the same of 32-bit programs";
         assert!(row(&contrast, name).0.starts_with("none: its kernel"));
         let mut calls = protocol::probe::sample().syscalls;
         calls.reached = (0..290).collect();
