@@ -11,6 +11,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process;
 use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{SigSet, Signal};
@@ -31,6 +32,10 @@ const FORWARDED: [Signal; 6] = [
 
 /// After so many signals the emulated host is taken to be stuck.
 const PATIENCE: u32 = 3;
+
+/// An emulated host with one CPU that has nothing to do sometimes misses its timer, and slept on until a
+/// packet came.
+const PULSE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What a shell adds to a signal's number.
 const SIGNAL_CODE_BASE: i32 = 128;
@@ -162,6 +167,12 @@ pub(super) fn run(address: &Address, command: Command, signals: &Signals) -> Res
         terminal::make_raw().context("make the terminal raw")?;
     }
     signals.forward_to(link.clone());
+    let pulse = link.clone();
+    thread::spawn(move || {
+        while pulse.control(Control::Pulse).is_ok() {
+            thread::sleep(PULSE_INTERVAL);
+        }
+    });
     let ending = exchange(&mut socket, &link);
     terminal::restore();
     Ok(exit_code(ending?))

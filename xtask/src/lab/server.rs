@@ -230,6 +230,7 @@ impl Server {
                 Frame::Control(Control::Credit(stream, count)) => {
                     of(&credits, stream).for_each(|credit| credit.add(count));
                 }
+                Frame::Control(Control::Pulse) => {}
                 Frame::Control(Control::Gone(stream)) => {
                     of(&credits, stream).for_each(Credit::close)
                 }

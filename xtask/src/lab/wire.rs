@@ -8,7 +8,7 @@
 //!   <------------------------- Started | Refused
 //!   Data(stdin) / End(stdin) --------------->    Credit(stdin, n): n bytes were written on
 //!   <------------- Data|End(stdout, stderr)      Credit(stdout|stderr, n)
-//!   Signal, Resize ------------------------->
+//!   Signal, Resize, Pulse ------------------>
 //!   <-------------------------------- Exited     after all output
 //! ```
 //!
@@ -103,6 +103,8 @@ pub(super) enum Control {
     Credit(Stream, usize),
     Signal(i32),
     Resize(Size),
+    /// Nothing: that it arrives is an interrupt, which the emulated host needs now and then.
+    Pulse,
     Exited(Ending),
 }
 
