@@ -51,7 +51,7 @@ enum Depth {
 }
 
 /// Of so many cases one, see [`Depth::Some`].
-const CASES_ONE_OF: usize = 3;
+const CASES_ONE_OF: usize = 4;
 
 /// Of so many cases that run one, see [`Depth::All`].
 const VERBS_ONE_OF: usize = 6;
