@@ -19,7 +19,12 @@ const HINT: &str = "hint: root's containers have such limits, and those of users
     the controllers io and memory; else leave --blkio-weight, --device-read-bps and the like out";
 
 /// Weights of Docker's flags, of which the lowest is 1 of the kernel's `io.weight` and the highest 10000.
-const WEIGHTS: std::ops::RangeInclusive<u64> = 10..=1000;
+pub const WEIGHTS: std::ops::RangeInclusive<u16> = 10..=1000;
+
+/// What a control group begins with, by either name.
+const WEIGHT_FILES: [&str; 2] = ["io.bfq.weight", "io.weight"];
+/// See [`WEIGHT_FILES`].
+const DEFAULT_WEIGHT: &str = "100";
 
 /// What the flags say.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,20 +128,22 @@ impl Controls {
         *self == Self::default()
     }
 
-    /// `--blkio-weight` alone.
+    /// Whether writes are limited, which reach a disk later and on the account of their file.
     #[must_use]
-    pub fn of_weight(weight: Option<u16>) -> Self {
-        Self {
-            weight,
-            ..Self::default()
-        }
+    pub fn limits_writes(&self) -> bool {
+        let [_, write_bps, _, write_iops] = &self.rates;
+        self.weight.is_some()
+            || [&self.weights, write_bps, write_iops]
+                .iter()
+                .any(|list| !list.is_empty())
     }
 
-    /// Has the control group of this folder hold them; `None` where there can be no group.
+    /// Has the control group of this folder hold the weights, and sees that it could hold the rates;
+    /// `None` where there can be no group.
     ///
     /// # Errors
     /// One that nobody would hold.
-    pub fn write(&self, group: Option<&Path>) -> Result<()> {
+    pub fn prepare(&self, group: Option<&Path>) -> Result<()> {
         if self.is_empty() {
             return Ok(());
         }
@@ -150,15 +157,25 @@ impl Controls {
                 "limit block I/O: control groups of this user lack the controllers io or memory\n{HINT}"
             );
         }
-        for (name, line) in self.lines(has)? {
-            fs::write(group.join(name), &line)
-                .with_context(|| format!("limit block I/O: write \"{line}\" to {name}"))?;
+        for (name, line) in self.weight_lines(has)? {
+            write(group, name, &line)?;
+        }
+        Ok(())
+    }
+
+    /// Has the control group of this folder hold the rates.
+    ///
+    /// # Errors
+    /// One that the kernel refuses.
+    pub fn hold(&self, group: &Path) -> Result<()> {
+        for line in self.rate_lines() {
+            write(group, "io.max", &line)?;
         }
         Ok(())
     }
 
     /// Files and a line for each, with which the others stay.
-    fn lines(&self, has: impl Fn(&str) -> bool) -> Result<Vec<(&'static str, String)>> {
+    fn weight_lines(&self, has: impl Fn(&str) -> bool) -> Result<Vec<(&'static str, String)>> {
         let mut lines = Vec::new();
         if self.weight.is_some() || !self.weights.is_empty() {
             let (name, scale): (_, fn(u64) -> u64) = if has("io.bfq.weight") {
@@ -170,23 +187,29 @@ impl Controls {
                     "limit block I/O: the host's kernel has no weights: neither io.bfq.weight nor io.weight\n{HINT}"
                 );
             };
-            lines.extend(self.weight.map(|it| (name, scale(it.into()).to_string())));
+            let weight = self.weight.map(u64::from);
+            lines.extend(weight.map(|it| (name, scale(it).to_string())));
             let weights = self.weights.iter();
             lines.extend(weights.map(|it| (name, format!("{} {}", it.number(), scale(it.value)))));
-        }
-        for ((key, _), list) in RATES.iter().zip(&self.rates) {
-            let list = list.iter();
-            lines.extend(list.map(|it| ("io.max", format!("{} {key}={}", it.number(), it.value))));
         }
         Ok(lines)
     }
 
+    /// Lines for `io.max`.
+    fn rate_lines(&self) -> impl Iterator<Item = String> {
+        self.rates_as(|it| it.value.to_string())
+    }
+
     /// Lines for `io.max` by which there is no rate any more.
     pub fn lifted(&self) -> impl Iterator<Item = String> {
+        self.rates_as(|_| "max".to_owned())
+    }
+
+    fn rates_as(&self, value: fn(&OfNumber) -> String) -> impl Iterator<Item = String> {
         let rates = RATES.iter().zip(&self.rates);
-        rates.flat_map(|((key, _), list)| {
+        rates.flat_map(move |((key, _), list)| {
             let list = list.iter();
-            list.map(move |it| format!("{} {key}=max", it.number()))
+            list.map(move |it| format!("{} {key}={}", it.number(), value(it)))
         })
     }
 
@@ -217,10 +240,34 @@ impl OfNumber {
     }
 }
 
+fn write(group: &Path, name: &str, line: &str) -> Result<()> {
+    fs::write(group.join(name), line)
+        .with_context(|| format!("limit block I/O: write \"{line}\" to {name}"))
+}
+
+/// Gives the control group of this folder another weight, or its first one again.
+///
+/// # Errors
+/// One that nobody would hold.
+pub fn set_weight(weight: Option<u16>, group: Option<&Path>) -> Result<()> {
+    if weight.is_none() {
+        for name in WEIGHT_FILES {
+            // Where there is no such file, there was no weight.
+            let _ = group.map(|group| fs::write(group.join(name), DEFAULT_WEIGHT));
+        }
+        return Ok(());
+    }
+    let controls = Controls {
+        weight,
+        ..Controls::default()
+    };
+    controls.prepare(group)
+}
+
 /// A weight as `io.weight` has it, by the OCI runtimes' formula.
 fn scaled(weight: u64) -> u64 {
-    let above = weight.saturating_sub(*WEIGHTS.start());
-    1 + above.saturating_mul(9999) / (WEIGHTS.end() - WEIGHTS.start())
+    let [lowest, highest] = [WEIGHTS.start(), WEIGHTS.end()].map(|end| u64::from(*end));
+    1 + weight.saturating_sub(lowest).saturating_mul(9999) / (highest - lowest)
 }
 
 #[cfg(test)]
@@ -246,7 +293,7 @@ mod tests {
     #[test]
     fn each_limit_is_a_line_of_its_own() {
         let lines = |names: &'static [&str]| {
-            let lines = some().lines(|name| names.contains(&name));
+            let lines = some().weight_lines(|name| names.contains(&name));
             lines.map(|lines| {
                 lines
                     .iter()
@@ -254,12 +301,12 @@ mod tests {
                     .collect::<Vec<_>>()
             })
         };
-        let rates = ["io.max: 8:16 rbps=1048576", "io.max: 8:16 wiops=7"];
         let weights = ["io.weight: 4950", "io.weight: 8:16 1"];
-        assert_eq!(lines(&["io.weight"]).unwrap(), [weights, rates].concat());
+        assert_eq!(lines(&["io.weight"]).unwrap(), weights);
         let weights = ["io.bfq.weight: 500", "io.bfq.weight: 8:16 10"];
-        let both = &["io.weight", "io.bfq.weight"];
-        assert_eq!(lines(both).unwrap(), [weights, rates].concat());
+        assert_eq!(lines(&WEIGHT_FILES).unwrap(), weights);
+        let rates: Vec<_> = some().rate_lines().collect();
+        assert_eq!(rates, ["8:16 rbps=1048576", "8:16 wiops=7"]);
         let lifted: Vec<_> = some().lifted().collect();
         assert_eq!(lifted, ["8:16 rbps=max", "8:16 wiops=max"]);
         let error = lines(&[]).unwrap_err().to_string();
@@ -269,8 +316,8 @@ mod tests {
 
     #[test]
     fn what_nobody_holds_is_refused_and_nothing_needs_no_group() {
-        Controls::default().write(None).unwrap();
-        let error = some().write(None).unwrap_err().to_string();
+        Controls::default().prepare(None).unwrap();
+        let error = some().prepare(None).unwrap_err().to_string();
         assert!(
             error.starts_with("limit block I/O: this user may make no control group"),
             "{error}"
@@ -278,7 +325,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str| folder.path().join(name);
         fs::write(file("io.max"), "").unwrap();
-        let error = some().write(Some(folder.path())).unwrap_err().to_string();
+        let error = some().prepare(Some(folder.path())).unwrap_err().to_string();
         assert!(
             error.contains("lack the controllers io or memory"),
             "{error}"
@@ -286,8 +333,31 @@ mod tests {
         for name in ["memory.max", "io.weight"] {
             fs::write(file(name), "").unwrap();
         }
-        some().write(Some(folder.path())).unwrap();
+        some().prepare(Some(folder.path())).unwrap();
+        assert_eq!(fs::read_to_string(file("io.max")).unwrap(), "");
+        some().hold(folder.path()).unwrap();
         assert_eq!(fs::read_to_string(file("io.max")).unwrap(), "8:16 wiops=7");
+        set_weight(Some(10), Some(folder.path())).unwrap();
+        assert_eq!(fs::read_to_string(file("io.weight")).unwrap(), "1");
+        set_weight(None, Some(folder.path())).unwrap();
+        assert_eq!(fs::read_to_string(file("io.weight")).unwrap(), "100");
+        set_weight(None, None).unwrap();
+    }
+
+    #[test]
+    fn reads_need_no_account_of_writes() {
+        let limits = |weight, index: Option<usize>| {
+            let mut controls = Controls {
+                weight,
+                ..Controls::default()
+            };
+            if let Some(rates) = index.and_then(|index| controls.rates.get_mut(index)) {
+                *rates = of(7);
+            }
+            controls.limits_writes()
+        };
+        assert!(!limits(None, None) && !limits(None, Some(0)) && !limits(None, Some(2)));
+        assert!(limits(None, Some(1)) && limits(None, Some(3)) && limits(Some(10), None));
     }
 
     #[test]

@@ -30,7 +30,7 @@ use nix::unistd::{AccessFlags, access};
 use protocol::spec::Resources;
 use rustix::process::{Pid, test_kill_process};
 
-use super::block_io::Controls;
+use super::block_io::{self, Controls};
 
 /// Where cgroup v2 is mounted.
 pub const MOUNT: &str = "/sys/fs/cgroup";
@@ -184,7 +184,7 @@ struct Group {
 }
 
 impl ControlGroup {
-    /// Makes one with these limits.
+    /// Makes one with these limits, but for the rates of block I/O, which [`Self::hold_rates`] sets.
     ///
     /// # Errors
     /// Limits of block I/O that it would not hold. The others are held as far as can be.
@@ -194,7 +194,7 @@ impl ControlGroup {
             limits: Mutex::new(limits),
         }));
         group.write();
-        group.limits().block_io.write(group.0.path.as_deref())?;
+        group.limits().block_io.prepare(group.0.path.as_deref())?;
         Ok(group)
     }
 
@@ -219,11 +219,11 @@ impl ControlGroup {
         Some(file.into())
     }
 
-    /// What it has read and written, where that is limited.
+    /// What it has read and written, where writes are limited.
     #[must_use]
     pub fn io_stat(&self) -> Option<OwnedFd> {
         let path = self.0.path.as_ref()?;
-        if self.limits().block_io.is_empty() {
+        if !self.limits().block_io.limits_writes() {
             return None;
         }
         Some(File::open(path.join("io.stat")).ok()?.into())
@@ -256,7 +256,17 @@ impl ControlGroup {
     /// # Errors
     /// One that it would not hold.
     pub fn set_weight(&self, weight: Option<u16>) -> Result<()> {
-        Controls::of_weight(weight).write(self.0.path.as_deref())
+        block_io::set_weight(weight, self.0.path.as_deref())
+    }
+
+    /// Limits block I/O from now on. Before, the VM's process had its disk accounted to the group, which
+    /// takes some of a disk's full speed ([`super::writeback`]).
+    ///
+    /// # Errors
+    /// One that the kernel refuses.
+    pub fn hold_rates(&self) -> Result<()> {
+        let path = self.0.path.as_deref();
+        path.map_or(Ok(()), |path| self.limits().block_io.hold(path))
     }
 
     fn write(&self) {

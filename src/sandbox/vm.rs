@@ -192,9 +192,10 @@ impl RunningVm {
         let own_lines = request.log.try_clone().context("share the VM's log")?;
         let config = VmmConfig {
             supervisor: std::process::id(),
-            io_stat: request
-                .group
-                .io_stat()
+            // What is in memory is written to no disk.
+            io_stat: (!paths::is_in_memory(root.path()))
+                .then(|| request.group.io_stat())
+                .flatten()
                 .map(|stat| fds.add(stat))
                 .transpose()?,
             vcpu_count: request.vcpu_count,
@@ -238,6 +239,7 @@ impl RunningVm {
         }
         vm.files.as_ref().map_or(Ok(()), FileServer::wait_ready)?;
         vm.group.check_member(vm.pid())?;
+        vm.group.hold_rates()?;
         Ok(vm)
     }
 
@@ -418,7 +420,8 @@ pub fn limits(root: &Root, vcpu_count: u8, memory_mib: u32, cpu: CpuShare) -> Li
     }
 }
 
-/// Starts a VMM process in this control group, which says its own lines to `lines`, and tells it its configuration.
+/// Starts a VMM process in this control group, which says its own lines to `lines`, and tells it its
+/// configuration.
 fn start_process(
     launcher: &Launcher,
     fds: Descriptors,

@@ -206,13 +206,6 @@ pub fn main(config: RawFd) -> Result<()> {
         .context("read the VM's configuration")?;
     let config: VmmConfig = serde_json::from_str(&text).context("parse the VM's configuration")?;
     check_parent(config.supervisor)?;
-    if let Some(stat) = config.io_stat {
-        // SAFETY: as above. It is closed before the process is shut in.
-        let mut stat = unsafe { File::from_raw_fd(stat) };
-        if let Err(error) = claim_disks(&config.disks, &mut stat) {
-            eprintln!("vmm: without limits of writing: {error:#}");
-        }
-    }
     pin(&config.host_cpus)?;
     super::vmm_jail::end_on_panic();
     // SAFETY: as above; each number in the configuration is named once.
@@ -238,6 +231,11 @@ pub fn main(config: RawFd) -> Result<()> {
 }
 
 fn run(config: &VmmConfig, times: &mut VmTimes) -> Result<(VmEnd, ExitCounts)> {
+    if let Some(stat) = config.io_stat {
+        // SAFETY: the supervisor passed this descriptor for this use only.
+        let mut stat = unsafe { File::from_raw_fd(stat) };
+        claim_disks(&config.disks, &mut stat).context("limit block I/O")?;
+    }
     let kvm = vmm::open_kvm()?;
     super::vmm_jail::enter(config)?;
     times.jailed = super::clock::monotonic_ns();
@@ -417,7 +415,7 @@ fn claim_disks(disks: &[DiskConfig], stat: &mut File) -> Result<()> {
             // SAFETY: the supervisor passed this descriptor, and it is open until the VM is built.
             let file = unsafe { BorrowedFd::borrow_raw(*file) };
             let file = File::from(file.try_clone_to_owned().context("share a disk")?);
-            super::writeback::claim(&file, stat)?;
+            super::writeback::claim(&file, stat, super::writeback::TIMEOUT)?;
         }
     }
     Ok(())

@@ -635,6 +635,14 @@ fn disks_of_the_host_are_limited(world: &World) -> Result<()> {
         let bytes = words.find_map(|word| word.strip_prefix("wbytes="));
         assert!(bytes.unwrap_or("0").parse::<u64>()? >= 8 << 20, "{stat}");
     }
+    text(&vm, &["update", "--blkio-weight", "500", "cc"])?;
+    let group = group_of(&vm, "/bulkhead", 0)?;
+    let weight = |name: &str| fs::read_to_string(group.join(name)).unwrap_or_default();
+    let weights = ["io.bfq.weight", "io.weight"].map(weight);
+    assert!(
+        weights == ["default 500\n", ""] || weights[1] == "default 4950\n",
+        "{weights:?}"
+    );
     text(&vm, &["rm", "-f", "cc"])?;
     let run = ["run", "--rm", "--device-read-iops=/dev/null:1", "busybox"];
     vm.bulkhead(run)

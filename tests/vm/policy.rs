@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use harness::{Invocation, Output, Sandbox};
 
 use crate::contrast::Plain;
-use crate::tenant::{GroupsDevice, KVM_GROUP, needs_root};
+use crate::tenant::{GroupsDevice, KVM_GROUP, give_to, needs_root};
 use crate::world::World;
 
 crate::tests![
@@ -52,17 +52,6 @@ fn bulkhead(vm: &Sandbox, words: &str) -> Result<Output> {
         .output()
 }
 
-/// Makes the sandbox that user's.
-fn give(vm: &Sandbox) -> Result<()> {
-    chown(vm.folder(), Some(ID), Some(ID))?;
-    Invocation::new("/bin/chown")
-        .args(["-R", &format!("{ID}:{ID}")])
-        .args([vm.root(), vm.home(), vm.work()])
-        .output()?
-        .code(0)?;
-    Ok(())
-}
-
 /// Sees that a rule is named which says no.
 fn refused(vm: &Sandbox, words: &str, code: i32, what: &str, rule: &str) -> Result<()> {
     let out = bulkhead(vm, words)?.code(code)?;
@@ -78,7 +67,7 @@ fn refused(vm: &Sandbox, words: &str, code: i32, what: &str, rule: &str) -> Resu
 fn a_user_has_what_the_policy_allows(world: &World) -> Result<()> {
     needs_root()?;
     let vm = world.own()?;
-    give(&vm)?;
+    give_to(&vm, ID)?;
     let before = vm.snapshot()?;
     let device = GroupsDevice::set()?;
     ensure!(
@@ -153,7 +142,7 @@ fn plain_containers_count_and_may_be_forbidden(world: &World) -> Result<()> {
     needs_root()?;
     let plain = Plain::new(world)?;
     let vm = &plain.vm;
-    give(vm)?;
+    give_to(vm, ID)?;
     plain.give(ID)?;
     let device = GroupsDevice::set()?;
     let file = File;

@@ -66,9 +66,14 @@ fn set_access(gid: u32, mode: u32) -> Result<()> {
 /// The sandbox's folders become the user's. The command and the guest's files, which other
 /// sandboxes share, stay root's and can be read, as where an administrator installed them.
 pub(crate) fn give(vm: &Sandbox) -> Result<()> {
-    chown(vm.folder(), Some(ID), Some(ID)).context("give a folder to the user")?;
+    give_to(vm, ID)
+}
+
+/// The same for another user.
+pub(crate) fn give_to(vm: &Sandbox, id: u32) -> Result<()> {
+    chown(vm.folder(), Some(id), Some(id)).context("give a folder to the user")?;
     Invocation::new("/bin/chown")
-        .args(["-R", &format!("{ID}:{ID}")])
+        .args(["-R", &format!("{id}:{id}")])
         .args([vm.root(), vm.home(), vm.work()])
         .output()?
         .code(0)?;

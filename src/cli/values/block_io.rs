@@ -4,12 +4,9 @@
 use anyhow::{Context, Result, bail};
 
 use super::number;
-use crate::sandbox::block_io::OfDevice;
+use crate::sandbox::block_io::{OfDevice, WEIGHTS};
 
-/// Weights that Docker takes; 0 is none.
-const WEIGHTS: std::ops::RangeInclusive<u16> = 10..=1000;
-
-/// `--blkio-weight`.
+/// `--blkio-weight`; 0 is none.
 ///
 /// # Errors
 /// In Docker's words.

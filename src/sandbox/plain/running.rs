@@ -12,7 +12,7 @@ use images::Digest;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::super::agent::{AgentError, AgentLink};
-use super::super::block_io::Controls;
+use super::super::block_io::{self, Controls};
 use super::super::child::Child;
 use super::super::launcher::Launcher;
 use super::super::paths::{GuestFiles, Root};
@@ -215,7 +215,7 @@ impl RunningPlain {
     /// One that nobody would hold.
     pub fn set_weight(&self, weight: Option<u16>) -> Result<()> {
         let group = self.is_root.then(|| group::folder(&self.id));
-        Controls::of_weight(weight).write(group.as_deref())
+        block_io::set_weight(weight, group.as_deref())
     }
 
     /// Ends the agent and all that it has started.

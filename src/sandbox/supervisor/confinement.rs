@@ -1,7 +1,7 @@
 //! What a supervisor gives up when it has a VM, before it hears the guest, or before it has the agent of
-//! a plain container: files that are not its
-//! container's (Landlock), system calls that it has no use for, and as root all capabilities but
-//! those that its VM's end takes. What it may not start any more, its launcher starts.
+//! a plain container: files that are not its container's (Landlock), system calls that it has no use
+//! for, and as root all capabilities but those that its VM's end takes. What it may not start any more,
+//! its launcher starts.
 //!
 //! docs/security.md has the promise. [`super::life`] calls it in the first life.
 

@@ -42,11 +42,9 @@ impl Supervisor {
         let weight = limits.blkio_weight;
         if weight != launch.block_io.weight
             && let Some(running) = &self.running
+            && let Err(error) = running.vm.set_weight(weight)
         {
-            if let Err(error) = running.vm.set_weight(weight) {
-                return Some(ToCommand::Refused(format!("{error:#}")));
-            }
-            self.config.launch.block_io.weight = weight;
+            return Some(ToCommand::Refused(format!("{error:#}")));
         }
         self.send(Request::Update(limits.resources));
         self.updates.push_back((client, limits));
@@ -75,10 +73,17 @@ impl Supervisor {
                     running.vm.set_cpu((&limits.resources).into());
                 }
                 self.config.launch.run.resources = limits.resources;
+                self.config.launch.block_io.weight = limits.blkio_weight;
                 self.config.launch.host_cpus = limits.host_cpus;
                 ToCommand::Done
             }
-            Some(text) => ToCommand::Refused(super::super::printable(text)),
+            Some(text) => {
+                if let Some(running) = &self.running {
+                    // Nothing of it holds.
+                    let _ = running.vm.set_weight(self.config.launch.block_io.weight);
+                }
+                ToCommand::Refused(super::super::printable(text))
+            }
         };
         self.clients.tell(client, &answer);
         Ok(())

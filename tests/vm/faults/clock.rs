@@ -1,5 +1,6 @@
 //! The host's clock is set an hour and twenty years back and forth under containers, pulls and builds:
-//! what waits goes by the monotonic clock, and nothing that is in use is taken for old. Only in emulated hosts: nobody's own clock is changed.
+//! what waits goes by the monotonic clock, and nothing that is in use is taken for old. Only in emulated
+//! hosts: nobody's own clock is changed.
 
 use std::fs;
 use std::time::SystemTime;
