@@ -1,11 +1,11 @@
 //! What the host's administrator allows: a user whom `/etc/bulkhead/policy.toml` names.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use harness::{Invocation, Output, Sandbox};
+use harness::{Output, Sandbox};
 
 use crate::contrast::Plain;
 use crate::tenant::{GroupsDevice, KVM_GROUP, give_to, needs_root};
