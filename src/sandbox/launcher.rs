@@ -419,6 +419,8 @@ fn carry_out(
         bail!("{} descriptors instead of {wanted}", descriptors.len());
     }
     let mut next = || descriptors.remove(0);
+    let agent = config.agent.as_ref();
+    let plain = || agent.context("there is no plain container");
     let pid = match order {
         Order::Vmm(_) => {
             let (stdout, stderr) = (next(), next());
@@ -439,23 +441,15 @@ fn carry_out(
             network::program(&endpoint, &ports, next(), next())?.spawn_beside(group)?
         }
         Order::Agent(block_io, ports) => {
-            let fixed = config
-                .agent
-                .as_ref()
-                .context("there is no plain container")?;
             let ends = plain::Ends::of(&ports, next);
-            let (program, agent) = plain::program(fixed, block_io, ends)?;
+            let (program, agent) = plain::program(plain()?, block_io, ends)?;
             let pid = program.spawn_beside(None)?;
             // That it has ended by now is what its connection tells.
             let _ = agent.write();
             pid
         }
         Order::Clear => {
-            let fixed = config
-                .agent
-                .as_ref()
-                .context("there is no plain container")?;
-            plain::clear(fixed)?;
+            plain::clear(plain()?)?;
             return Ok(Answer::Done);
         }
         Order::Routes => return Ok(Answer::Routes(Routes::read())),

@@ -188,6 +188,7 @@ fn make_all(entry: &Entry, next: u16, end: u16, mut writer: PipeWriter) {
     }
 }
 
+/// See [`LONG`].
 fn make(number: u16) -> u16 {
     let number = i64::from(number);
     // SAFETY: no argument is an address that this process has memory at, so nothing of it is written
@@ -202,6 +203,7 @@ fn make(number: u16) -> u16 {
         .unwrap_or(0)
 }
 
+/// See [`IA32`].
 fn make_ia32(number: u16) -> u16 {
     let answer: i32;
     // SAFETY: as in `make`; the kernel gives back all registers but `eax`, and the two that the compiler
