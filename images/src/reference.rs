@@ -22,6 +22,8 @@ const DEFAULT_HOST: &str = "registry-1.docker.io";
 /// The folder of Docker Hub's official images.
 const OFFICIAL: &str = "library/";
 const DEFAULT_TAG: &str = "latest";
+/// What stands in front of a digest.
+const DIGEST_ALGORITHM: &str = "sha256";
 
 /// A text that is no reference. The messages are Docker's.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -108,6 +110,11 @@ impl Reference {
         // Only behind a name alone a tag can be put.
         Self::parse(&format!("{text}:{DEFAULT_TAG}")).ok()?;
         Some(name)
+    }
+
+    /// Whether it is a repository and a tag that look like a digest or the start of one, `sha256:0123`.
+    pub fn reads_as_digest(&self) -> bool {
+        self.digest.is_none() && self.familiar_repository() == DIGEST_ALGORITHM
     }
 
     /// The registry as named, for example `docker.io` or `localhost:5000`.

@@ -76,6 +76,9 @@ pub enum StoreError {
     /// A new name with a digest in it. The words are Docker's.
     #[error("refusing to create a tag with a digest reference")]
     TagWithDigest,
+    /// A new name that reads as a digest or an id. The words are Docker's.
+    #[error("refusing to create an ambiguous tag using digest algorithm as name")]
+    AmbiguousTag,
     /// A blob that isn't there.
     #[error("blob {0} is not in the image store")]
     NoBlob(Digest),
@@ -278,6 +281,9 @@ impl Store {
         if target.digest().is_some() {
             return Err(StoreError::TagWithDigest);
         }
+        if target.reads_as_digest() {
+            return Err(StoreError::AmbiguousTag);
+        }
         let _lease = self.lease()?;
         self.change(|index| {
             let id = match index.resolve(source)? {
@@ -334,6 +340,9 @@ impl Store {
         manifest_digest: &Digest,
         names: &[Reference],
     ) -> Result<Image, StoreError> {
+        if names.iter().any(Reference::reads_as_digest) {
+            return Err(StoreError::AmbiguousTag);
+        }
         let (manifest, size) = self.manifest(manifest_digest)?;
         for layer in &manifest.layers {
             if !self.has_blob(&layer.blob.digest, layer.blob.size)? {

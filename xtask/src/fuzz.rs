@@ -180,9 +180,9 @@ fn run(targets: &[String], seconds: u32) -> Result<Run> {
             };
             let step = Step::begin(format!("fuzz {target}"));
             match run_one(target, &executable, &home, seconds)? {
-                Outcome::Clean { runs } => {
+                Outcome::Clean { runs, edges } => {
                     lock(&tally).passed += 1;
-                    step.done_with(format!("{runs} runs"));
+                    step.done_with(format!("{runs} runs, {edges} edges"));
                 }
                 Outcome::Finding { report } => {
                     lock(&tally).failed += 1;
@@ -214,8 +214,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
-    Clean { runs: u64 },
-    Finding { report: String },
+    /// So many inputs were tried, and reached so many of the target's edges between basic blocks.
+    Clean {
+        runs: u64,
+        edges: u64,
+    },
+    Finding {
+        report: String,
+    },
 }
 
 fn run_one(target: &str, executable: &Path, home: &Path, seconds: u32) -> Result<Outcome> {
@@ -252,8 +258,15 @@ fn judge(succeeded: bool, report: &str) -> Outcome {
             .parse()
             .ok()
     });
-    match runs {
-        Some(runs) if succeeded && runs > 0 => Outcome::Clean { runs },
+    // The coverage so far is told with each input that adds to it, and at the end.
+    let edges = report.lines().rev().find_map(|line| {
+        let (_, rest) = line.split_once(" cov: ")?;
+        rest.split_whitespace().next()?.parse().ok()
+    });
+    match (runs, edges) {
+        (Some(runs), Some(edges)) if succeeded && runs > 0 && edges > 0 => {
+            Outcome::Clean { runs, edges }
+        }
         _ => {
             let lines: Vec<_> = report.lines().collect();
             Outcome::Finding {
@@ -267,15 +280,25 @@ fn judge(succeeded: bool, report: &str) -> Outcome {
 mod tests {
     use super::*;
 
-    const REPORT: &str =
-        "#1 INITED\nDone 900 runs in 5 second(s)\nstat::number_of_executed_units: 900\n";
+    const REPORT: &str = "#1 INITED cov: 60 ft: 61 corp: 1/1b\n\
+        #900 DONE   cov: 75 ft: 90 corp: 7/9b exec/s: 180 rss: 40Mb\n\
+        Done 900 runs in 5 second(s)\nstat::number_of_executed_units: 900\n";
 
     #[test]
     fn a_run_is_clean_only_with_a_good_exit_and_inputs_tried() {
-        assert_eq!(judge(true, REPORT), Outcome::Clean { runs: 900 });
+        let clean = Outcome::Clean {
+            runs: 900,
+            edges: 75,
+        };
+        assert_eq!(judge(true, REPORT), clean);
         assert!(matches!(judge(false, REPORT), Outcome::Finding { .. }));
         assert!(matches!(
-            judge(true, "stat::number_of_executed_units: 0"),
+            judge(true, &REPORT.replace("units: 900", "units: 0")),
+            Outcome::Finding { .. }
+        ));
+        // A target that was built without instrumentation only seems to be fuzzed.
+        assert!(matches!(
+            judge(true, &REPORT.replace(" cov: ", " ")),
             Outcome::Finding { .. }
         ));
         assert!(matches!(

@@ -54,6 +54,9 @@ pub enum SharedError {
     /// No shared image has this name or id.
     #[error("no shared image: {0}")]
     NoSuchImage(String),
+    /// A short id that several have.
+    #[error("image id {0} is ambiguous: several shared images begin with it")]
+    Ambiguous(String),
     /// More than [`SHARED_IMAGES`].
     #[error("more than {SHARED_IMAGES} images are shared, the limit")]
     TooMany,
@@ -185,13 +188,17 @@ impl SharedDisks {
         };
         let images = self.images()?;
         let hex = text.strip_prefix("sha256:").unwrap_or(text);
-        let is_meant = |image: &SharedImage| {
-            let named = image.names.iter().any(|name| name == text);
-            named || (!hex.is_empty() && image.id.hex().starts_with(hex))
+        let has_name = |image: &&SharedImage| image.names.iter().any(|name| name == text);
+        let has_id = |image: &&SharedImage| !hex.is_empty() && image.id.hex().starts_with(hex);
+        let all = || images.iter().map(|(image, _)| image);
+        let meant: Vec<_> = match all().find(has_name) {
+            Some(image) => vec![image],
+            None => all().filter(has_id).collect(),
         };
-        let meant: Vec<_> = images.iter().filter(|(image, _)| is_meant(image)).collect();
-        let [(image, _)] = meant.as_slice() else {
-            return Err(SharedError::NoSuchImage(text.to_owned()));
+        let image = match meant.as_slice() {
+            [image] => *image,
+            [] => return Err(SharedError::NoSuchImage(text.to_owned())),
+            _ => return Err(SharedError::Ambiguous(text.to_owned())),
         };
         files::remove(&self.folder.join(record(&image.id)))?;
         let others = images.iter().filter(|(other, _)| other.id != image.id);

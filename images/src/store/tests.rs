@@ -109,6 +109,15 @@ fn tags_are_added_and_moved() {
         store.tag("one", &pinned).unwrap_err().to_string(),
         "refusing to create a tag with a digest reference"
     );
+    for text in ["sha256", "sha256:1", &format!("sha256:{}", one.hex())] {
+        assert_eq!(
+            store.tag("one", &name(text)).unwrap_err().to_string(),
+            "refusing to create an ambiguous tag using digest algorithm as name",
+            "{text}"
+        );
+    }
+    store.tag("one", &name("localhost/sha256:1")).unwrap();
+    store.tag("one", &name("sha256/one")).unwrap();
     assert_eq!(
         store.tag("none", &name("y")).unwrap_err().to_string(),
         "No such image: none:latest"

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IsTerminal;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -179,7 +180,7 @@ impl<'a> Progress<'a> {
                     bar.set_style(style);
                 }
                 bar.set_prefix(title);
-                bar.enable_steady_tick(TICK);
+                turn(&bar);
                 Some(bar)
             }
             _ => {
@@ -300,6 +301,20 @@ impl<'a> Progress<'a> {
             }
         }
     }
+}
+
+/// Turns the wheel of a step until it ends, in a thread of its own; where there is none to be had, the
+/// line changes with what the step prints alone.
+fn turn(bar: &ProgressBar) {
+    let bar = bar.clone();
+    // Not the library's: it panics without a thread.
+    let thread = thread::Builder::new().name("progress".to_owned());
+    let _ = thread.spawn(move || {
+        while !bar.is_finished() {
+            bar.tick();
+            thread::sleep(TICK);
+        }
+    });
 }
 
 /// What stands in front of a step: `[2/4]`, `[builder 2/4]`.

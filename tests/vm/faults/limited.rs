@@ -45,6 +45,16 @@ fn processes(world: &World) -> Result<()> {
         one_sentence(Verb::Run, &output.output()?)?;
         nothing_is_left(&vm)?;
     }
+    // The wheel of a build at a terminal turns in a thread, if there is one to be had.
+    let vm = Verb::Build.prepared(world)?;
+    let words = ["build", "--no-cache", "--progress", "tty", "."];
+    for value in 3..=8 {
+        let output = Limit::Processes.command(&group, value, &vm, &words)?;
+        let output = output.output()?;
+        let is_told = matches!(output.code, 0 | 1) && !output.stderr.contains("panicked");
+        ensure!(is_told, "{value} processes: {output}");
+        nothing_is_left(&vm)?;
+    }
     Ok(())
 }
 

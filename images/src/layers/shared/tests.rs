@@ -93,6 +93,29 @@ fn what_is_shared_is_found_until_it_is_not_shared_any_more() {
 }
 
 #[test]
+fn a_short_id_of_several_removes_none_and_a_name_goes_first() {
+    let temp = tempfile::tempdir().unwrap();
+    let shared = shared(&temp);
+    // Of seventeen ids two begin with the same digit.
+    let mut digits = std::collections::HashMap::new();
+    for number in 0..17 {
+        let image = image(&format!("image-{number}"), &[]);
+        shared.add(&image, &[]).unwrap();
+        *digits.entry(image.id.hex().remove(0)).or_insert(0) += 1;
+    }
+    let digit = digits.iter().find(|(_, count)| **count > 1).unwrap().0;
+    let digit = digit.to_string();
+    assert_eq!(
+        shared.remove(&digit).unwrap_err().to_string(),
+        format!("image id {digit} is ambiguous: several shared images begin with it")
+    );
+    assert_eq!(shared.images().unwrap().len(), 17);
+    shared.add(&image(&digit, &[]), &[]).unwrap();
+    shared.remove(&digit).unwrap();
+    assert_eq!(shared.images().unwrap().len(), 17);
+}
+
+#[test]
 fn all_may_read_it_whatever_the_umask() {
     let temp = tempfile::tempdir().unwrap();
     let shared = shared(&temp);
