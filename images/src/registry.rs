@@ -33,11 +33,11 @@ pub mod fuzz;
 mod gzip;
 mod http;
 mod login;
-mod proxies;
 mod push;
 mod reach;
 mod runtime;
 mod session;
+mod settings;
 mod tls;
 mod upload;
 
@@ -58,8 +58,8 @@ pub use credentials::{CredentialsError, Keychain, Login, Place, Secret, key_of};
 pub use error::{Cause, RegistryError};
 pub use fetch::{Download, download, fetch};
 pub use login::{Registry, log_in};
-pub use proxies::proxies;
 pub use push::{LayerPush, PushProgress, PushState, Pushed, push};
+pub use settings::{Settings, settings};
 
 use session::{Intent, Session, Wanted};
 

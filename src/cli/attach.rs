@@ -1,10 +1,10 @@
 //! `bulkhead attach`: joins the streams of a running container.
 
+use std::io::IsTerminal;
+
 use anyhow::{Result, bail};
 
-use super::run::exit_code;
-use super::values;
-use super::values::keys;
+use super::run::{detach_keys, exit_code, failure};
 use crate::sandbox::paths::Root;
 use crate::sandbox::start::{AttachOptions, attach_to};
 use crate::sandbox::state::Status;
@@ -50,16 +50,17 @@ pub fn run(args: &AttachArgs) -> Result<u8> {
         bail!("You cannot attach to a stopped container, start it first");
     };
     let terminal = config.launch.run.process.terminal.is_some();
+    let stdin = !args.no_stdin && config.launch.open_stdin;
+    if stdin && terminal && !std::io::stdin().is_terminal() {
+        return Err(failure("the input device is not a TTY".to_owned()));
+    }
     let options = AttachOptions {
-        stdin: !args.no_stdin && config.launch.open_stdin,
+        stdin,
         stdout: true,
         stderr: true,
         terminal,
         forward_signals: args.sig_proxy && !terminal,
-        detach_keys: match &args.detach_keys {
-            Some(text) => values::detach_keys(text)?,
-            None => keys::DEFAULT.to_vec(),
-        },
+        detach_keys: detach_keys(args.detach_keys.as_deref())?,
     };
     exit_code(attach_to(&folder, link, options)?)
 }

@@ -265,7 +265,7 @@ fn options(flags: &Flags) -> Result<Options> {
         bail!("cannot build for {platform}: a VM emulates no other CPU than this host's");
     }
     let mut build_args = BTreeMap::new();
-    for (name, value) in run::proxies() {
+    for (name, value) in run::settings().proxies {
         build_args.insert(name, Some(value));
     }
     // Both names of a proxy have one value, so that none is mixed of file and environment.

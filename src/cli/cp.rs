@@ -21,6 +21,7 @@ use crate::sandbox::has_gone_away;
 use crate::sandbox::paths::Root;
 use crate::sandbox::receive::{self, Owners};
 use crate::sandbox::state::ContainerConfig;
+use crate::sandbox::volumes::Mount;
 
 /// Links that a destination on the host may lead through, as in Docker.
 const LINKS_MAX: usize = 10;
@@ -301,9 +302,6 @@ fn put_in(
     local: Option<&Source>,
     target: &str,
 ) -> Result<()> {
-    if config.launch.run.read_only_root {
-        bail!("container rootfs is marked read-only");
-    }
     let mut path = in_container(target);
     let mut there = stat(access, &path, false)?;
     if let Some(link) = there.take_if(|there| there.is_link()) {
@@ -321,6 +319,15 @@ fn put_in(
             name: None,
         },
     };
+    // Its volumes are there while it runs. What a link of its own leads to is the guest's to refuse.
+    let in_volume = |mount: &Mount| {
+        !mount.read_only && Path::new(&plan.folder).starts_with(Path::new(&mount.target))
+    };
+    if config.launch.run.read_only_root
+        && !(access.is_running() && config.launch.mounts.iter().any(in_volume))
+    {
+        bail!("container rootfs is marked read-only");
+    }
     if stat(access, &plan.folder, true)?.is_none_or(|there| !there.is_dir()) {
         bail!(
             "Could not find the file {} in container {container}",

@@ -67,7 +67,7 @@ pub fn run(args: &EventsArgs) -> Result<()> {
     let form = Form::parse(args.format.as_deref())?;
     let root = Root::of_user()?;
     // Before the first look, so that nothing falls between.
-    let follow = Follow::new(&events::folder(root.path()))?;
+    let follow = Follow::new(&events::path(root.path()))?;
     let mut reader = Reader::open(&events::path(root.path()))?;
     loop {
         // In this order: what was written before the end is read after it was seen.

@@ -7,8 +7,8 @@ use protocol::message::WindowSize;
 use protocol::spec::{ProcessSpec, Seccomp, Stdio};
 
 use super::options::check_workdir;
-use super::run::{DEFAULT_WINDOW, exit_code, failure, read_file, variable};
-use super::values::{self, keys, lines};
+use super::run::{DEFAULT_WINDOW, detach_keys, exit_code, failure, read_file, variable};
+use super::values::{self, lines};
 use crate::sandbox::attach::{self, Ended, SupervisorDied};
 use crate::sandbox::paths::Root;
 use crate::sandbox::start::{AttachOptions, exec_attached};
@@ -70,7 +70,7 @@ pub fn run(args: ExecArgs) -> Result<u8> {
     if folder.true_state()?.status == Status::Paused {
         bail!("Container {name} is paused, unpause the container before exec");
     }
-    if let Some(path) = &args.workdir
+    if let Some(path) = given(&args.workdir)
         && let Err(error) = check_workdir(path)
     {
         return exit_code(Ended::Failed(CODE_CANNOT_START, format!("{error:#}")));
@@ -97,10 +97,7 @@ pub fn run(args: ExecArgs) -> Result<u8> {
         terminal: args.tty,
         // As in Docker, where a Ctrl-C ends the command and not the process.
         forward_signals: false,
-        detach_keys: match &args.detach_keys {
-            Some(text) => values::detach_keys(text)?,
-            None => keys::DEFAULT.to_vec(),
-        },
+        detach_keys: detach_keys(args.detach_keys.as_deref())?,
     };
     match exec_attached(&folder, link, spec, options) {
         Ok(Ended::Failed(code, message)) => exit_code(cannot_start(code, message)),
@@ -121,6 +118,11 @@ fn cannot_start(code: u8, message: String) -> Ended {
     }
 }
 
+/// What a flag says. As in Docker, nothing is as good as no flag.
+fn given(flag: &Option<String>) -> Option<&str> {
+    flag.as_deref().filter(|text| !text.is_empty())
+}
+
 /// The container's own process with what the flags change.
 fn process(args: &ExecArgs, command: &[String], config: &ContainerConfig) -> Result<ProcessSpec> {
     let main = &config.launch.run.process;
@@ -135,9 +137,9 @@ fn process(args: &ExecArgs, command: &[String], config: &ContainerConfig) -> Res
     Ok(ProcessSpec {
         args: command.to_vec(),
         env: environment(&main.env, &env, args.tty),
-        user: args.user.clone().unwrap_or_else(|| main.user.clone()),
+        user: given(&args.user).unwrap_or(&main.user).to_owned(),
         group_add: main.group_add.clone(),
-        cwd: args.workdir.clone().unwrap_or_else(|| main.cwd.clone()),
+        cwd: given(&args.workdir).unwrap_or(&main.cwd).to_owned(),
         terminal: args.tty.then(window),
         // Ports are the supervisor's to give.
         stdio: Stdio {

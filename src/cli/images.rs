@@ -1,7 +1,8 @@
 //! `bulkhead images`, `bulkhead image ls`: what is in the store.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use images::{Digest, Image, Reference, Store};
+use protocol::pattern::Pattern;
 use serde_json::{Map, Value, json};
 
 use super::filter::Filters;
@@ -185,7 +186,7 @@ struct Filter {
     before: Option<i64>,
     /// Seconds since 1970.
     since: Option<i64>,
-    patterns: Vec<String>,
+    patterns: Vec<Pattern>,
 }
 
 impl Filter {
@@ -199,11 +200,14 @@ impl Filter {
         let until = filters.until(jiff::Timestamp::now())?;
         let until = until.map(jiff::Timestamp::as_second);
         let patterns = args.repository.iter().chain(filters.values("reference"));
+        let pattern = |text: &String| {
+            Pattern::shallow(text).with_context(|| format!("invalid reference pattern \"{text}\""))
+        };
         Ok(Self {
             dangling: filters.switch("dangling")?,
             before: [named("before")?, until].into_iter().flatten().min(),
             since: named("since")?,
-            patterns: patterns.cloned().collect(),
+            patterns: patterns.map(pattern).collect::<Result<_>>()?,
             filters,
         })
     }
@@ -220,51 +224,17 @@ impl Filter {
     fn takes_name(&self, name: &Name) -> bool {
         let full = format!("{}:{}", name.repository, name.tag);
         self.patterns.is_empty()
-            || self
-                .patterns
-                .iter()
-                .any(|pattern| matches(pattern, &full) || matches(pattern, &name.repository))
+            || self.patterns.iter().any(|pattern| {
+                [&full, &name.repository]
+                    .iter()
+                    .any(|text| pattern.matches(text.as_bytes()))
+            })
     }
 }
 
 /// Seconds since 1970; an image without a time is as old as can be.
 pub fn created_seconds(image: &Image) -> i64 {
     image.created().map_or(0, |time| time.unix_seconds())
-}
-
-/// Whether a pattern of `*`, `?` and plain characters matches all of `text`; as in Docker, neither
-/// sign matches a slash.
-fn matches(pattern: &str, text: &str) -> bool {
-    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
-    let (mut at, mut of) = (0, 0);
-    // Where to go on when the last star takes one more character.
-    let mut star = None;
-    while of < text.len() {
-        match pattern.get(at) {
-            Some(b'*') => {
-                at += 1;
-                star = Some((at, of));
-                continue;
-            }
-            Some(b'?') if text[of] != b'/' => {
-                (at, of) = (at + 1, of + 1);
-                continue;
-            }
-            Some(plain) if *plain == text[of] => {
-                (at, of) = (at + 1, of + 1);
-                continue;
-            }
-            _ => {}
-        }
-        match star {
-            Some((behind, taken)) if text[taken] != b'/' => {
-                star = Some((behind, taken + 1));
-                (at, of) = (behind, taken + 1);
-            }
-            _ => return false,
-        }
-    }
-    pattern[at..].iter().all(|sign| *sign == b'*')
 }
 
 #[cfg(test)]
@@ -288,10 +258,18 @@ mod tests {
             ("a?b", "a/b", false),
             ("busybox?", "busybox", false),
             ("busybox*", "busybox", true),
+            ("busybox:1.3[0-9]", "busybox:1.36", true),
+            ("busybox:1.3[^0-9]", "busybox:1.36", false),
+            ("deb[a-i]an", "debian", true),
+            ("a[.-0]b", "a/b", false),
             ("", "", true),
             ("", "a", false),
         ] {
-            assert_eq!(matches(pattern, text), want, "{pattern} {text}");
+            assert_eq!(
+                Pattern::shallow(pattern).unwrap().matches(text.as_bytes()),
+                want,
+                "{pattern} {text}"
+            );
         }
     }
 }

@@ -69,7 +69,7 @@ pub fn run(args: &LogsArgs) -> Result<()> {
     }
     // Before the first look, so that nothing falls between.
     let follow = match args.follow {
-        true => Some(Follow::new(folder.path())?),
+        true => Some(Follow::new(&logs::path(folder.path(), &config.id))?),
         false => None,
     };
     let mut reader = Reader::open(&logs::path(folder.path(), &config.id))?;

@@ -18,7 +18,7 @@ use protocol::spec::{DeviceNode, Rlimit};
 use super::flags::Flags;
 use super::mounts::MountOptions;
 use super::values::security::{SecurityOptions, security_options};
-use super::values::{self, device, keys, lines, number, time};
+use super::values::{self, device, lines, number, time};
 use crate::sandbox::health::HealthConfig;
 use crate::sandbox::launch::{DEFAULT_STOP_TIMEOUT_S, DEFAULT_WRITABLE_BYTES, Isolation};
 use crate::sandbox::logs::LogConfig;
@@ -41,6 +41,8 @@ pub struct Caller<'a> {
     pub read: &'a (dyn Fn(&str) -> Result<String> + Sync),
     /// `NAME=VALUE` of every container that is not given another one: proxies.
     pub variables: &'a [String],
+    /// `--detach-keys` of who is not given another one; empty for Docker's.
+    pub detach_keys: &'a str,
     /// How many CPUs of the host this process may use.
     pub cpu_count: usize,
     /// The host's CPUs that are online, as the kernel lists them: `0-3`.
@@ -426,7 +428,7 @@ fn container(flags: &Flags, caller: &Caller) -> Result<ContainerOptions> {
         forward_signals: !flags.is_off("sig-proxy"),
         detach_keys: match flags.text("detach-keys") {
             Some(text) => values::detach_keys(&text)?,
-            None => keys::DEFAULT.to_vec(),
+            None => values::detach_keys(caller.detach_keys)?,
         },
         detach: flags.is_on("detach"),
         isolation: isolation(flags.text("isolation").as_deref())?,

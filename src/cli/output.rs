@@ -107,7 +107,8 @@ impl List<'_> {
         }
         for row in rows {
             let mut row = row.clone();
-            if format == "json" {
+            // Docker has it by its name alone.
+            if matches!(format, "json" | "{{json .}}" | "{{ json . }}") {
                 row.remove(LABEL);
             }
             lines.push(template.render(&Value::Object(row))?);
@@ -127,6 +128,14 @@ fn own_names(rows: &[Map<String, Value>]) -> Value {
         .collect()
 }
 
+/// A cell with blanks up to its column's end. Not by a width of the library's, which has a limit that a
+/// stranger's text may pass.
+#[must_use]
+pub fn padded(cell: &str, width: usize) -> String {
+    let blanks = width.saturating_sub(cell.chars().count());
+    format!("{cell}{}", " ".repeat(blanks))
+}
+
 /// Cells parted by tabs, in columns as wide as needed.
 fn aligned(lines: &[String]) -> Vec<String> {
     let rows: Vec<Vec<&str>> = lines
@@ -143,17 +152,17 @@ fn aligned(lines: &[String]) -> Vec<String> {
             }
         }
     }
-    let padded = |row: &Vec<&str>| {
+    let line = |row: &Vec<&str>| {
         let last = row.len().saturating_sub(1);
         let cells = row.iter().zip(&widths).enumerate();
         cells
             .map(|(at, (cell, width))| match at == last {
                 true => (*cell).to_owned(),
-                false => format!("{cell:width$}"),
+                false => padded(cell, *width),
             })
             .collect::<String>()
     };
-    rows.iter().map(padded).collect()
+    rows.iter().map(line).collect()
 }
 
 /// A count of bytes as Docker's lists print it: `1.23MB`, units of 1000, three digits.
@@ -251,6 +260,20 @@ pub fn local_time(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cells_may_be_longer_than_the_library_pads() {
+        let long = "é".repeat(70_000);
+        let lines = [format!("{long}\tlast"), "a\tb".to_owned()];
+        let lines = aligned(&lines);
+        assert_eq!(
+            lines,
+            [
+                format!("{long}   last"),
+                format!("a{}b", " ".repeat(70_002)),
+            ]
+        );
+    }
 
     #[test]
     fn sizes_have_three_digits() {

@@ -179,7 +179,11 @@ fn remove_volumes(root: &Root, filters: &Filters, all: bool) -> Result<Pruned> {
         let is_free = (all || volume.is_anonymous()) && !uses.contains_key(&volume.name);
         if is_free && filters.labels_of_prune(&volume.labels) {
             let bytes = volumes.disk_bytes(&volume.name);
-            volumes.remove(&volume.name)?;
+            // Some are root's to remove; the others go.
+            if let Err(error) = volumes.remove(&volume.name) {
+                output::note(&format!("bulkhead: {error:#}"));
+                continue;
+            }
             pruned.bytes = pruned.bytes.saturating_add(bytes);
             pruned.lines.push(volume.name);
         }

@@ -151,8 +151,8 @@ pub fn run(args: &PsArgs) -> Result<()> {
     let root = Root::of_user()?;
     let selection = Selection::parse(&args.filter, &root)?;
     let most = match (args.latest, usize::try_from(args.last)) {
+        (_, Ok(count)) if count > 0 => Some(count),
         (true, _) => Some(1),
-        (false, Ok(count)) if count > 0 => Some(count),
         _ => None,
     };
     let all = args.all || most.is_some() || selection.is_of_all();

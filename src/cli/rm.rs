@@ -4,7 +4,7 @@ use anyhow::Result;
 use images::Store;
 
 use super::output;
-use crate::sandbox::containers;
+use crate::sandbox::containers::{self, NoSuchContainer};
 use crate::sandbox::paths::Root;
 use crate::sandbox::state::{ContainerConfig, Folder};
 use crate::sandbox::volumes;
@@ -34,7 +34,7 @@ pub fn run(args: &RmArgs) -> Result<()> {
     let mut removed = false;
     for name in &args.containers {
         let found = match containers::find(&root, name) {
-            Err(error) if args.force => {
+            Err(error) if args.force && error.is::<NoSuchContainer>() => {
                 output::note(&format!("bulkhead: {error:#}"));
                 continue;
             }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::ArgMatches;
+use images::registry::Settings;
 use images::{Image, Reference, Store};
 use nix::unistd::{AccessFlags, access};
 use protocol::message::WindowSize;
@@ -19,7 +20,7 @@ use super::flags::Flags;
 use super::merge::{self, Host};
 use super::options::{Caller, ImageOptions, PullPolicy, RunOptions};
 use super::policy::Policy;
-use super::{given, names, output, plain, pull, share};
+use super::{given, names, output, plain, pull, share, values};
 use crate::doctor;
 use crate::sandbox::attach::{self, Ended};
 use crate::sandbox::clock::{monotonic_ns, now};
@@ -144,7 +145,7 @@ pub fn exit_code(ended: Ended) -> Result<u8> {
             Ok(code)
         }
         Ended::Failed(code, message) => Err(WithCode { code, message }.into()),
-        Ended::Refused(message) => Err(failure(message)),
+        Ended::Refused(message) | Ended::Broken(message) => Err(failure(message)),
         Ended::Detached => Ok(0),
     }
 }
@@ -281,12 +282,14 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
 
 fn parse(flags: &Flags) -> Result<RunOptions> {
     with_caller(|caller| {
-        let proxies = proxies().into_iter();
+        let settings = settings();
+        let proxies = settings.proxies.iter();
         let proxies: Vec<_> = proxies
             .map(|(name, value)| format!("{name}={value}"))
             .collect();
         let caller = Caller {
             variables: &proxies,
+            detach_keys: &settings.detach_keys,
             ..*caller
         };
         RunOptions::parse(flags, &caller)
@@ -307,21 +310,33 @@ pub fn with_caller<T>(act: impl FnOnce(&Caller) -> Result<T>) -> Result<T> {
         variable: &variable,
         read: &read_file,
         variables: &[],
+        detach_keys: "",
         cpu_count,
         cpus_online: &cpus_online,
     })
 }
 
-/// Names and values of the proxies that Docker's config.json names. As in Docker, a file that can't be read is
-/// told, and the container does without.
-pub fn proxies() -> Vec<(String, String)> {
-    images::registry::proxies().unwrap_or_else(|error| {
+/// What Docker's config.json says of containers. As in Docker, a file that can't be read is told, and the
+/// container does without.
+pub fn settings() -> Settings {
+    images::registry::settings().unwrap_or_else(|error| {
         let error = anyhow::Error::from(error);
         output::note(&format!(
-            "WARNING: the proxies of Docker's config.json are left out: {error:#}"
+            "WARNING: what Docker's config.json says is left out: {error:#}"
         ));
-        Vec::new()
+        Settings::default()
     })
+}
+
+/// What `--detach-keys` says; without it Docker's config.json.
+///
+/// # Errors
+/// Keys that are none.
+pub fn detach_keys(flag: Option<&str>) -> Result<Vec<u8>> {
+    match flag {
+        None | Some("") => values::detach_keys(&settings().detach_keys),
+        Some(text) => values::detach_keys(text),
+    }
 }
 
 /// A variable of the command's own, for `-e NAME`. Frames and specs are text, so that no other

@@ -5,9 +5,7 @@ use anyhow::{Result, bail};
 use super::each::each;
 use super::plain;
 use super::policy::Policy;
-use super::run::{exit_code, failure};
-use super::values;
-use super::values::keys;
+use super::run::{detach_keys, exit_code, failure};
 use crate::doctor;
 use crate::sandbox::attach::Ended;
 use crate::sandbox::clock::monotonic_ns;
@@ -62,10 +60,7 @@ pub fn run(args: StartArgs) -> Result<u8> {
         stderr: true,
         terminal: config.launch.run.process.terminal.is_some(),
         forward_signals: config.launch.run.process.terminal.is_none(),
-        detach_keys: match &args.detach_keys {
-            Some(text) => values::detach_keys(text)?,
-            None => keys::DEFAULT.to_vec(),
-        },
+        detach_keys: detach_keys(args.detach_keys.as_deref())?,
     };
     let ended = match take(&folder)? {
         Taken::Lock(lock) => {

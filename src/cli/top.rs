@@ -301,7 +301,7 @@ fn aligned(rows: &[Vec<String>]) -> Vec<String> {
         cells
             .map(|(at, (cell, width))| match at + 1 == count {
                 true => cell.clone(),
-                false => format!("{cell:width$}"),
+                false => output::padded(cell, *width),
             })
             .collect()
     };

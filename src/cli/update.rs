@@ -16,6 +16,7 @@ use super::values::number;
 use super::{given, run};
 use crate::sandbox::given::Given;
 use crate::sandbox::launch::memory_mib;
+use crate::sandbox::paths;
 use crate::sandbox::restart::RestartPolicy;
 use crate::sandbox::state::ContainerConfig;
 use crate::sandbox::wire::{NewLimits, ToSupervisor};
@@ -38,11 +39,17 @@ pub fn run(matches: ArgMatches) -> Result<()> {
         bail!("you must provide one or more flags when using this command");
     }
     run::with_caller(|caller| {
-        // What is wrong whatever the container is, is told once.
-        Limits::over(&flags, caller, Some(&Resources::default()))?;
+        // What is wrong whatever the container is, is told once; --memory-swap alone is measured by the
+        // container's memory.
+        if flags.text("memory-swap").is_none() || flags.text("memory").is_some() {
+            Limits::over(&flags, caller, Some(&Resources::default()))?;
+        }
         let policy = policy(&flags)?;
         each(&names, |root, name| {
             let (folder, config) = containers::find(root, name)?;
+            // One after the other: each starts from what the last has made of it.
+            let _alone = paths::lock(folder.path())?;
+            let config = folder.config().unwrap_or(config);
             let cannot = || format!("Cannot update container {}", config.id);
             let mut wanted = config.clone();
             change(&mut wanted, &flags, caller, policy).with_context(cannot)?;
@@ -64,13 +71,7 @@ pub fn run(matches: ArgMatches) -> Result<()> {
                 done(answer).with_context(cannot)?;
             }
             containers::update(root, &config.id, |config| {
-                config.launch.run.resources = wanted.launch.run.resources;
-                config.launch.block_io.weight = wanted.launch.block_io.weight;
-                config.launch.vcpu_count = wanted.launch.vcpu_count;
-                config.launch.memory_mib = wanted.launch.memory_mib;
-                config.launch.host_cpus.clone_from(&wanted.launch.host_cpus);
-                config.launch.restart = wanted.launch.restart;
-                config.given.clone_from(&wanted.given);
+                change(config, &flags, caller, policy)
             })?;
             events::of_container(&folder, &config, "update", &[]);
             Ok(name.to_owned())
@@ -174,6 +175,7 @@ mod tests {
         variable: &|_| Ok(None),
         read: &|path| bail!("open {path}"),
         variables: &[],
+        detach_keys: "",
         cpu_count: 4,
         cpus_online: "0-3",
     };

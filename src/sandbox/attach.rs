@@ -40,6 +40,8 @@ pub enum Ended {
     Refused(String),
     /// The user detached; the container goes on.
     Detached,
+    /// What the command writes to can't be written; the container goes on. One sentence.
+    Broken(String),
 }
 
 /// The command's ends of what it shares with the supervisor.
@@ -66,6 +68,7 @@ enum News {
     FromSupervisor(ToCommand),
     SupervisorGone,
     Detach,
+    Broken(String),
 }
 
 /// Signals that are not forwarded: those that can't be caught, those the command handles itself,
@@ -125,13 +128,15 @@ pub fn run(attachment: Attachment, signals: SigSet) -> Result<Ended> {
     forward(sender.clone(), signals, forward_signals)?;
     let mut outputs = Vec::new();
     if let Some(from) = stdout {
+        let news = news.clone();
         outputs.push(thread("stdout", move || {
-            copy(File::from(from), std::io::stdout())
+            copy(File::from(from), std::io::stdout(), "stdout", &news);
         })?);
     }
     if let Some(from) = stderr {
+        let news = news.clone();
         outputs.push(thread("stderr", move || {
-            copy(File::from(from), std::io::stderr())
+            copy(File::from(from), std::io::stderr(), "stderr", &news);
         })?);
     }
     if let Some(to) = stdin {
@@ -144,7 +149,7 @@ pub fn run(attachment: Attachment, signals: SigSet) -> Result<Ended> {
     let ended = loop {
         match inbox.recv() {
             Ok(News::FromSupervisor(ToCommand::Started)) => {
-                if let Some(size) = raw_mode.as_ref().and_then(|_| window_size()) {
+                if terminal && let Some(size) = window_size() {
                     send(&sender, ToSupervisor::Resize(size));
                 }
             }
@@ -161,6 +166,10 @@ pub fn run(attachment: Attachment, signals: SigSet) -> Result<Ended> {
             Ok(News::Detach) => {
                 send(&sender, ToSupervisor::Detach);
                 break Ended::Detached;
+            }
+            Ok(News::Broken(message)) => {
+                send(&sender, ToSupervisor::Detach);
+                break Ended::Broken(message);
             }
             Ok(News::SupervisorGone) | Err(_) => {
                 return Err(SupervisorDied.into());
@@ -196,7 +205,7 @@ fn listen(mut link: Link, news: mpsc::Sender<News>) -> Result<()> {
     Ok(())
 }
 
-/// The third interrupt or termination in a row ends the command itself, as in Docker.
+/// The third interrupt or termination ends the command itself, as in Docker.
 const FORCE_EXIT_AFTER: u32 = 3;
 
 fn forward(socket: Arc<Mutex<Sender>>, signals: SigSet, forward: bool) -> Result<()> {
@@ -226,18 +235,22 @@ fn send(socket: &Mutex<Sender>, message: ToSupervisor) {
     socket.send(&message);
 }
 
-fn copy(mut from: File, mut to: impl Write) {
+/// Copies what the process prints. A reader that is gone (`| head`) ends the command, as in Docker, and
+/// is no error of the container's.
+fn copy(mut from: File, mut to: impl Write, name: &str, news: &mpsc::Sender<News>) {
     let mut buffer = vec![0; PUMP_LEN];
-    let mut broken = false;
     loop {
         match from.read(&mut buffer) {
             Ok(0) => return,
-            Ok(len) if !broken => {
+            Ok(len) => {
                 let bytes = buffer.get(..len).unwrap_or_default();
-                // A reader that is gone (`| head`) is no error of the container's.
-                broken = to.write_all(bytes).and_then(|()| to.flush()).is_err();
+                if let Err(error) = to.write_all(bytes).and_then(|()| to.flush()) {
+                    let _ = news.send(News::Broken(format!("write to {name}: {error}")));
+                    // The end of this pipe is told only after that.
+                    std::mem::forget(from);
+                    return;
+                }
             }
-            Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(_) => return,
         }

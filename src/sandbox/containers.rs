@@ -80,12 +80,16 @@ pub fn rename(root: &Root, wanted: &str, name: &str) -> Result<()> {
 /// Changes what was asked for.
 ///
 /// # Errors
-/// When the container is not there any more, or the disk is full.
-pub fn update(root: &Root, wanted: &str, change: impl FnOnce(&mut ContainerConfig)) -> Result<()> {
+/// When the container is not there any more, or the disk is full; those of `change`.
+pub fn update(
+    root: &Root,
+    wanted: &str,
+    change: impl FnOnce(&mut ContainerConfig) -> Result<()>,
+) -> Result<()> {
     // So that no other changes it meanwhile.
     let _alone = paths::lock(&root.containers())?;
     let (folder, mut config) = find(root, wanted)?;
-    change(&mut config);
+    change(&mut config)?;
     folder.set_config(&config)
 }
 
@@ -248,10 +252,15 @@ fn is_full_id(text: &str) -> bool {
     text.len() == ID_LEN && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
+/// There is none of this name or id. The words are Docker's.
+#[derive(Debug, thiserror::Error)]
+#[error("No such container: {0}")]
+pub struct NoSuchContainer(String);
+
 /// Finds a container as Docker does: full id, then name, then an unambiguous start of an id.
 ///
 /// # Errors
-/// `No such container: X`, or that the id is ambiguous.
+/// [`NoSuchContainer`], or that the id is ambiguous.
 pub fn find(root: &Root, wanted: &str) -> Result<(Folder, ContainerConfig)> {
     let name = wanted.strip_prefix('/').unwrap_or(wanted);
     let mut all = list(root)?;
@@ -268,7 +277,7 @@ pub fn find(root: &Root, wanted: &str) -> Result<(Folder, ContainerConfig)> {
     match (matching.next(), matching.next()) {
         (Some(found), None) => Ok(found),
         (Some(_), Some(_)) => bail!("multiple IDs found with provided prefix: {wanted}"),
-        _ => bail!("No such container: {wanted}"),
+        _ => Err(NoSuchContainer(wanted.to_owned()).into()),
     }
 }
 

@@ -21,7 +21,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::fcntl::{FallocateFlags, fallocate};
 use serde::{Deserialize, Serialize};
 
@@ -510,6 +510,13 @@ impl Folder {
     fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<()> {
         let path = self.0.join(name);
         let text = serde_json::to_vec(value).with_context(|| format!("write {name}"))?;
+        if text.len() as u64 > STATE_BYTES_MAX {
+            bail!(
+                "write {}: it has {} bytes, more than the {STATE_BYTES_MAX} that are read again",
+                path.display(),
+                text.len()
+            );
+        }
         let mut file = tempfile::Builder::new()
             .prefix(".new-")
             .tempfile_in(&self.0)
@@ -544,6 +551,20 @@ mod tests {
         let folder = Folder::at(temp.path().join("c"));
         std::fs::create_dir(folder.path()).unwrap();
         (temp, folder)
+    }
+
+    #[test]
+    fn what_could_not_be_read_again_is_not_written() {
+        let (_temp, folder) = folder();
+        let before = ContainerState::created();
+        folder.set_state(&before).unwrap();
+        let long = ContainerState {
+            error: "x".repeat(usize::try_from(STATE_BYTES_MAX).unwrap()),
+            ..before
+        };
+        let error = folder.set_state(&long).unwrap_err().to_string();
+        assert!(error.contains("are read again"), "{error}");
+        assert_eq!(folder.true_state().unwrap().error, "");
     }
 
     #[test]

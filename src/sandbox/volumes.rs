@@ -342,6 +342,7 @@ impl Volumes {
     /// The first that could not be removed.
     pub fn remove_anonymous_of(&self, mounts: &[Mount]) -> Result<()> {
         let uses = self.uses()?;
+        let mut removed = Ok(());
         for mount in mounts {
             // A volume that somebody named by its digits stays.
             if mount.anonymous
@@ -350,10 +351,10 @@ impl Volumes {
                     .get(&mount.name)
                     .is_ok_and(|volume| volume.is_anonymous())
             {
-                self.remove_folder(&mount.name)?;
+                removed = removed.and(self.remove_folder(&mount.name));
             }
         }
-        Ok(())
+        removed
     }
 
     /// Bytes that a volume takes on the disk.

@@ -17,6 +17,7 @@ crate::tests![
     what_copies_refuse,
     archives_on_standard_streams,
     a_copy_is_held_up_by_no_hostile_container,
+    volumes_of_a_read_only_container_take_files,
     changes_are_dockers,
     a_commit_is_an_image,
     a_commit_of_a_running_container,
@@ -398,6 +399,35 @@ fn a_copy_is_held_up_by_no_hostile_container(world: &World) -> Result<()> {
         .code(0)?;
     assert!(fs::metadata(vm.work().join("all.tar"))?.len() > 1_000_000);
     vm.bulkhead(["rm", "-f", "cc"]).output()?.code(0)?;
+    Ok(())
+}
+
+fn volumes_of_a_read_only_container_take_files(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let flags = ["run", "-d", "--read-only", "--name", "ro"];
+    let volumes = ["-v", "data:/data", "-v", "data:/kept:ro"];
+    let script = "ln -s / /data/root; sleep 1000";
+    vm.bulkhead(flags)
+        .args(volumes)
+        .args(["busybox", "sh", "-c", script])
+        .output()?
+        .code(0)?;
+    fs::write(vm.work().join("some"), "some").context("write a file")?;
+    cp(&vm, &["some", "ro:/data/"])?;
+    let read = vm.bulkhead(["exec", "ro", "cat", "/data/some"]).output()?;
+    assert_eq!(read.only_stdout()?, "some");
+    let refused = |target: &str| -> Result<String> {
+        let out = vm.bulkhead(["cp", "some", target]).output()?.code(1)?;
+        Ok(out.stderr)
+    };
+    let marked = "container rootfs is marked read-only";
+    assert!(refused("ro:/tmp/")?.contains(marked));
+    assert!(refused("ro:/kept/")?.contains(marked));
+    // Its own link leads out of the volume, onto what can't be written.
+    assert!(refused("ro:/data/root/tmp/")?.contains("read-only"));
+    vm.bulkhead(["stop", "-t", "0", "ro"]).output()?.code(0)?;
+    assert!(refused("ro:/data/")?.contains(marked));
+    vm.bulkhead(["rm", "-f", "ro"]).output()?.code(0)?;
     Ok(())
 }
 

@@ -330,6 +330,10 @@ fn policies_start_it_again(world: &World) -> Result<()> {
 
 fn a_policy_ends_where_somebody_stops_it(world: &World) -> Result<()> {
     let vm = world.own()?;
+    // Who waits is told of the end of a life.
+    begin(&vm, "back", &["--restart", "always"], "sleep 2; exit 3")?;
+    assert_eq!(text(&vm, &["wait", "back"])?, "3\n");
+    text(&vm, &["rm", "-f", "back"])?;
     begin(&vm, "always", &["--restart", "always"], "echo life; exit 1")?;
     until("restarts", || {
         let count = text(&vm, &["inspect", "-f", "{{.RestartCount}}", "always"])?;
@@ -337,6 +341,13 @@ fn a_policy_ends_where_somebody_stops_it(world: &World) -> Result<()> {
     })?;
     assert_eq!(text(&vm, &["stop", "always"])?, "always\n");
     assert_eq!(status(&vm, "always")?, "exited false 1");
+    // Each life ends once, also where the stop came between two.
+    let count = |action: &str| -> Result<usize> {
+        let filter = format!("event={action}");
+        let words = ["events", "--since", "0", "--until", "0s", "-f", &filter];
+        Ok(text(&vm, &words)?.lines().count())
+    };
+    assert_eq!(count("die")?, count("start")?);
     let log = text(&vm, &["logs", "always"])?;
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(text(&vm, &["logs", "always"])?, log);
@@ -363,6 +374,13 @@ fn another_process_runs_in_it(world: &World) -> Result<()> {
         .args(["sh", "-c", "echo $A $PWD $(id -u):$(id -g)"])
         .output()?;
     assert_eq!(out.only_stdout()?, "x /bin 12:34\n");
+    // Nothing is as good as no flag.
+    let flags = ["exec", "-u", "", "-w", "", "--detach-keys", "", "in"];
+    let out = vm
+        .bulkhead(flags)
+        .args(["sh", "-c", "echo $PWD $(id -u)"])
+        .output()?;
+    assert_eq!(out.only_stdout()?, "/tmp 0\n");
     let capabilities = ["grep", "-c", "CapEff:.*ffffffffff$", "/proc/self/status"];
     vm.bulkhead(["exec", "in"])
         .args(capabilities)

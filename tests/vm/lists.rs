@@ -269,6 +269,25 @@ fn limits_change_while_it_runs(world: &World) -> Result<()> {
         format,
     ];
     assert_eq!(text(&vm, &events)?, "update\n".repeat(3));
+    // The swap is measured by the container's own memory.
+    assert_eq!(
+        text(&vm, &["update", "--memory-swap", "200m", "xx"])?,
+        "xx\n"
+    );
+    let error = refused(&vm, &["update", "--memory-swap", "100m", "xx"])?;
+    assert!(
+        error.contains("should be larger than memory limit"),
+        "{error}"
+    );
+    // Of two at once, both hold.
+    let both = [["--pids-limit", "77"], ["--restart", "always"]]
+        .map(|flags| vm.bulkhead(["update"]).args(flags).args(["xx"]).spawn());
+    for update in both {
+        update?.wait()?.code(0)?;
+    }
+    assert_eq!(limit("pids.max")?, "77");
+    let format = "{{.HostConfig.PidsLimit}} {{.HostConfig.RestartPolicy.Name}}";
+    assert_eq!(text(&vm, &["inspect", "-f", format, "xx"])?, "77 always\n");
     text(&vm, &["rm", "-f", "xx"])?;
     Ok(())
 }

@@ -138,6 +138,21 @@ fn a_reader_may_leave_early(world: &World) -> Result<()> {
         .shell("yes | bulkhead run --rm -i busybox head -c 4; echo code $?")
         .output()?;
     assert_eq!(out.only_stdout()?, "y\ny\ncode 0\n");
+    // Who wants no more output ends the command, and not the container.
+    let out = vm
+        .shell("bulkhead run --name on busybox yes | head -n 1; echo ${PIPESTATUS[0]}")
+        .output()?
+        .code(0)?;
+    assert_eq!(out.stdout, "y\n1\n");
+    assert!(out.stderr.contains("write to stdout: "), "{out}");
+    let state = ["inspect", "-f", "{{.State.Status}}", "on"];
+    assert_eq!(vm.bulkhead(state).output()?.only_stdout()?, "running\n");
+    let out = vm
+        .shell("bulkhead exec on yes | head -n 1; echo ${PIPESTATUS[0]}")
+        .output()?
+        .code(0)?;
+    assert_eq!(out.stdout, "y\n1\n");
+    vm.bulkhead(["rm", "-f", "on"]).output()?.code(0)?;
     before.no_leftovers(&vm)
 }
 

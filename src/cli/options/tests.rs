@@ -40,10 +40,24 @@ fn parse_with(variables: &[String], cpu_count: usize, args: &[&str]) -> Result<R
             _ => bail!("open {path}: no such file or directory"),
         },
         variables,
+        detach_keys: "ctrl-e,e",
         cpu_count,
         cpus_online: &format!("0-{}", cpu_count - 1),
     };
     RunOptions::parse(&flags, &caller)
+}
+
+#[test]
+fn keys_of_the_users_settings_detach_unless_others_are_given() {
+    let keys = |args: &[&str]| {
+        options_of(&[args, &["busybox"]].concat())
+            .unwrap()
+            .container
+            .detach_keys
+    };
+    assert_eq!(keys(&[]), [5, b'e']);
+    assert_eq!(keys(&["--detach-keys="]), [5, b'e']);
+    assert_eq!(keys(&["--detach-keys", "ctrl-x"]), [24]);
 }
 
 #[test]

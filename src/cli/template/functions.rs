@@ -133,6 +133,8 @@ pub fn index(args: &[Value]) -> Result<Value> {
                 Some(value) => value.clone(),
                 None => "".into(),
             },
+            // What has no labels, say: a map that is not there.
+            (Value::Null, Value::String(_)) => "".into(),
             (Value::Null, _) => bail!("index of nil pointer"),
             (other, _) => bail!("can't index {} with {}", plain(other), plain(key)),
         };
@@ -190,6 +192,9 @@ fn print(args: &[Value]) -> String {
     out
 }
 
+/// The widest field of `printf`; Go's is the same.
+const WIDTH_MAX: usize = 1_000_000;
+
 /// `%s %d %v %q %t %%`, with a width and `-`.
 fn printf(format: &str, args: &[Value]) -> Result<String> {
     let mut out = String::new();
@@ -220,10 +225,13 @@ fn printf(format: &str, args: &[Value]) -> Result<String> {
             "" => 0,
             digits => digits.parse().context("printf: bad width")?,
         };
-        out.push_str(&if flags.starts_with('-') {
-            format!("{shown:<width$}")
-        } else {
-            format!("{shown:>width$}")
+        if width > WIDTH_MAX {
+            bail!("printf: a width of {width} is above the limit of {WIDTH_MAX}");
+        }
+        let blanks = " ".repeat(width.saturating_sub(shown.chars().count()));
+        out.push_str(&match flags.starts_with('-') {
+            true => shown + &blanks,
+            false => blanks + &shown,
         });
     }
     out.push_str(rest);

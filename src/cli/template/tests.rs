@@ -156,6 +156,8 @@ fn loops_and_variables() {
             "{{printf \"%-4s|%4d|%q|%v|%%\" \"ab\" 7 \"x\" .Args}}",
             "ab  |   7|\"x\"|[-c x y]|%",
         ),
+        // What has no labels has a map that is not there.
+        ("<{{index .Nothing \"key\"}}>", "<>"),
         ("{{\"a\\tb\\\"\"}}{{`raw\\t`}}{{-5}}", "a\tb\"raw\\t-5"),
     ]);
 }
@@ -192,6 +194,10 @@ fn what_is_wrong_or_not_supported_is_refused() {
         ("{{1x}}", "bad number syntax: \"1x\""),
         ("{{template \"x\"}}", "{{template}} is not supported"),
         ("{{printf \"%d\"}}", "%d has no argument"),
+        (
+            "{{printf \"%1000001s\" .Name}}",
+            "a width of 1000001 is above the limit of 1000000",
+        ),
         ("{{.Id ! .Name}}", "unexpected '!' in command"),
     ] {
         let error = format!("{:#}", render(text).unwrap_err());

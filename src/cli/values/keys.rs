@@ -3,13 +3,16 @@
 use anyhow::{Result, bail};
 
 /// What Docker takes when no keys are given: ctrl-p, ctrl-q.
-pub const DEFAULT: [u8; 2] = [16, 17];
+const DEFAULT: [u8; 2] = [16, 17];
 
-/// Keys as the bytes that a terminal sends for them.
+/// Keys as the bytes that a terminal sends for them; Docker's when there are none.
 ///
 /// # Errors
 /// In Docker's words.
 pub fn detach_keys(text: &str) -> Result<Vec<u8>> {
+    if text.is_empty() {
+        return Ok(DEFAULT.to_vec());
+    }
     text.split(',').map(key).collect()
 }
 
@@ -31,11 +34,12 @@ mod tests {
     #[test]
     fn detach_keys_are_bytes() {
         assert_eq!(detach_keys("ctrl-p,ctrl-q").unwrap(), DEFAULT);
+        assert_eq!(detach_keys("").unwrap(), DEFAULT);
         assert_eq!(
             detach_keys("ctrl-@,a,ctrl-_,DEL,Z").unwrap(),
             [0, b'a', 31, 127, b'Z']
         );
-        for text in ["ctrl-P", "shift-a", "", "a,", "ab", "ctrl-", "ä"] {
+        for text in ["ctrl-P", "shift-a", ",", "a,", "ab", "ctrl-", "ä"] {
             let error = detach_keys(text).unwrap_err().to_string();
             assert!(error.contains("Unknown character"), "{text}: {error}");
         }

@@ -182,6 +182,9 @@ struct Keys {
     source: String,
     target: String,
     read_only: bool,
+    /// `bind-recursive=readonly`, as every bind that is read-only is.
+    all_read_only: bool,
+    is_private: bool,
     /// The first key of a kind's own, without its value: `bind`, `volume`, `tmpfs`, `image`.
     used: Vec<&'static str>,
     no_copy: bool,
@@ -268,12 +271,15 @@ fn apply(keys: &mut Keys, key: &str, value: Option<&str>, field: &str) -> Result
         "consistency" => {}
         "bind-propagation" => {
             keys.used.push("bind");
-            check_propagation(&value.to_ascii_lowercase())?;
+            let value = value.to_ascii_lowercase();
+            check_propagation(&value)?;
+            keys.is_private = value == "rprivate";
         }
         "bind-recursive" => {
             keys.used.push("bind");
             match value {
                 "enabled" => {}
+                "readonly" => keys.all_read_only = true,
                 "disabled" | "writable" => bail!(
                     "bind-recursive={value} is not supported: what is mounted below a bind goes with \
                      it, and is as writable as it"
@@ -337,6 +343,18 @@ fn attachment(keys: Keys) -> Result<Attachment> {
     for other in ["volume", "bind", "tmpfs", "image"] {
         if other != kind && keys.used.contains(&other) {
             bail!("cannot mix '{other}-*' options with mount type '{kind}'");
+        }
+    }
+    if keys.all_read_only {
+        for (is_given, option) in [
+            (keys.read_only, "readonly"),
+            (keys.is_private, "bind-propagation=rprivate"),
+        ] {
+            if !is_given {
+                bail!(
+                    "option 'bind-recursive=readonly' requires '{option}' to be specified in conjunction"
+                );
+            }
         }
     }
     let invalid = || format!("invalid mount config for type \"{kind}\"");

@@ -5,6 +5,9 @@ use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
+/// Length of a date, `2006-01-02`.
+const DATE_LEN: usize = 10;
+
 /// `1m30s`, `1.5h`, `-2s`, `0`: a length of time as Go writes it.
 ///
 /// # Errors
@@ -23,7 +26,10 @@ fn parse(text: &str) -> Option<SignedDuration> {
 /// # Errors
 /// When it is none of these.
 pub fn moment(text: &str, now: Timestamp) -> Result<Timestamp> {
-    if let Some(ago) = parse(text) {
+    // As in Docker a 0 alone is 1970, which is before all.
+    if text != "0"
+        && let Some(ago) = parse(text)
+    {
         return now.checked_sub(ago).context("the time is out of range");
     }
     if text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
@@ -36,10 +42,16 @@ pub fn moment(text: &str, now: Timestamp) -> Result<Timestamp> {
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(time);
     }
+    // A day with an offset: its first moment there.
+    if let Some((date, zone)) = text.split_at_checked(DATE_LEN)
+        && let Ok(time) = format!("{date}T00:00:00{zone}").parse::<Timestamp>()
+    {
+        return Ok(time);
+    }
     // Without an offset it is the user's own time.
     let own = TimeZone::system();
     let local = text.parse::<DateTime>().ok().or_else(|| {
-        let date: Date = text.strip_suffix('Z').unwrap_or(text).parse().ok()?;
+        let date: Date = text.parse().ok()?;
         Some(date.to_datetime(jiff::civil::Time::midnight()))
     });
     match local {
@@ -90,13 +102,17 @@ mod tests {
             ("2025-01-02T03:04:05.5Z", "2025-01-02T03:04:05.5Z"),
             ("2025-01-02T03:04:05+01:00", "2025-01-02T02:04:05Z"),
             ("10m", "2025-01-02T11:50:00Z"),
+            ("0", "1970-01-01T00:00:00Z"),
+            ("0s", "2025-01-02T12:00:00Z"),
+            ("2025-01-02Z", "2025-01-02T00:00:00Z"),
+            ("2025-01-02+02:00", "2025-01-01T22:00:00Z"),
             ("1735689600", "2025-01-01T00:00:00Z"),
             ("1735689600.25", "2025-01-01T00:00:00.25Z"),
         ] {
             let want: Timestamp = want.parse().unwrap();
             assert_eq!(moment(text, now).unwrap(), want, "{text}");
         }
-        for text in ["yesterday", "2025-13-01"] {
+        for text in ["yesterday", "2025-13-01", "2025-01-02x", "2025-01-0ä"] {
             moment(text, now).unwrap_err();
         }
         let local = moment("2025-01-02", now).unwrap();

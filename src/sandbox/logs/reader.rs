@@ -4,6 +4,7 @@
 //! What the process wrote is inside of JSON strings; a line that is no entry, as a full disk leaves
 //! one, is passed over.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Take};
 use std::os::fd::AsFd;
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -172,14 +173,18 @@ fn read_line(file: &mut BufReader<File>, line: &mut Vec<u8>) -> std::io::Result<
 
 /// Tells when there may be more in a container's folder.
 #[derive(Debug)]
-pub struct Follow(Inotify);
+pub struct Follow {
+    inotify: Inotify,
+    log: OsString,
+}
 
 impl Follow {
-    /// Watches a folder from now on.
+    /// Watches the folder of a log from now on.
     ///
     /// # Errors
     /// When the user has no watches left.
-    pub fn new(folder: &Path) -> Result<Self> {
+    pub fn new(log: &Path) -> Result<Self> {
+        let folder = log.parent().unwrap_or(log);
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)
             .context("watch a folder")?;
         let events = AddWatchFlags::IN_MODIFY
@@ -191,7 +196,10 @@ impl Follow {
         inotify
             .add_watch(folder, events)
             .with_context(|| format!("watch {}", folder.display()))?;
-        Ok(Self(inotify))
+        Ok(Self {
+            inotify,
+            log: log.file_name().unwrap_or_default().to_owned(),
+        })
     }
 
     /// Waits until something changed, or for so long.
@@ -199,10 +207,20 @@ impl Follow {
     /// # Errors
     /// When the kernel can't poll.
     pub fn wait(&self, at_most: Duration) -> Result<()> {
-        let deadline = Some(Instant::now() + at_most);
-        poll::readable_until(self.0.as_fd(), deadline).context("wait for the log")?;
-        // What changed is looked up.
-        let _ = self.0.read_events();
+        let deadline = Instant::now() + at_most;
+        // A container's disk may be beside it, and change all the time.
+        let is_of_another = |event: &InotifyEvent| {
+            event.mask == AddWatchFlags::IN_MODIFY && event.name.as_ref() != Some(&self.log)
+        };
+        while poll::readable_until(self.inotify.as_fd(), Some(deadline))
+            .context("wait for the log")?
+        {
+            // What changed is looked up.
+            match self.inotify.read_events() {
+                Ok(events) if events.iter().all(is_of_another) => {}
+                _ => break,
+            }
+        }
         Ok(())
     }
 }
@@ -269,8 +287,21 @@ mod tests {
     #[test]
     fn a_change_wakes_who_follows() {
         let folder = tempfile::tempdir().unwrap();
-        let follow = Follow::new(folder.path()).unwrap();
-        std::fs::write(folder.path().join("x"), "y").unwrap();
+        let (log, disk) = (folder.path().join("log"), folder.path().join("disk"));
+        std::fs::write(&log, "x").unwrap();
+        std::fs::write(&disk, "x").unwrap();
+        let follow = Follow::new(&log).unwrap();
+        // What is beside it does not.
+        let write = |path: &Path| {
+            let mut file = File::options().append(true).open(path).unwrap();
+            file.write_all(b"y").unwrap();
+        };
+        write(&disk);
+        follow.wait(Duration::ZERO).unwrap();
+        assert!(follow.inotify.read_events().is_err());
+        write(&log);
+        follow.wait(Duration::from_secs(600)).unwrap();
+        std::fs::rename(&disk, folder.path().join("log.1")).unwrap();
         follow.wait(Duration::from_secs(600)).unwrap();
     }
 }

@@ -212,7 +212,7 @@ impl Supervisor {
     fn supervise(mut self, lock: Lock) -> Result<()> {
         let mut backoff = Backoff::new();
         self.state.restart_count = 0;
-        let mut message = loop {
+        let (mut message, is_noted) = loop {
             let phases = std::mem::take(&mut self.phases);
             self.state.begin(phases);
             let message = self.live().unwrap_or_else(|error| failed(&error));
@@ -224,7 +224,7 @@ impl Supervisor {
             self.monitor = None;
             self.stop.reset();
             let Some(delay) = self.delay(&message, &mut backoff) else {
-                break message;
+                break (message, false);
             };
             self.note_end(&message);
             self.state.status = Status::Restarting;
@@ -232,13 +232,17 @@ impl Supervisor {
             let _ = self.folder.set_state(&self.state);
             self.tell_the_end_of_a_life(&message);
             if !self.pause(delay)? {
-                break message;
+                break (message, true);
             }
             // Whoever wanted the last life to end has got it.
             self.by_hand = false;
             self.phases.command = monotonic_ns();
         };
-        self.note_end(&message);
+        match is_noted {
+            false => self.note_end(&message),
+            // It was told when it ended; it is not started again, is all.
+            true => self.state.status = Status::Exited,
+        }
         let kept = if self.auto_remove() {
             let config = self.config_now();
             self.remove_folder()
@@ -276,7 +280,17 @@ impl Supervisor {
 
     /// Tells those who wait for no more than that its VM has gone.
     fn tell_the_end_of_a_life(&mut self, message: &ToCommand) {
+        let code = match message {
+            ToCommand::Failed { code, .. } | ToCommand::Exited { code, .. } => *code,
+            _ => 0,
+        };
+        let trouble = None;
         let clients = &mut self.clients;
+        // As in Docker, also of one that is started again.
+        clients.answer_those(
+            |role| matches!(role, Role::Ended),
+            &ToCommand::Exited { code, trouble },
+        );
         clients.answer_those(|role| matches!(role, Role::Attached(_)), message);
         clients.answer_those(|role| matches!(role, Role::Stopped), &ToCommand::Done);
         clients.answer_those(|role| matches!(role, Role::Frozen), &has_ended());
@@ -284,17 +298,8 @@ impl Supervisor {
 
     /// Tells everyone who waits for the container's end.
     fn tell_the_end(&mut self, message: &ToCommand) {
-        let code = match message {
-            ToCommand::Failed { code, .. } | ToCommand::Exited { code, .. } => *code,
-            _ => 0,
-        };
-        let trouble = None;
         self.tell_the_end_of_a_life(message);
         let clients = &mut self.clients;
-        clients.answer_those(
-            |role| matches!(role, Role::Ended),
-            &ToCommand::Exited { code, trouble },
-        );
         let again = match message {
             ToCommand::Failed { message, .. } => ToCommand::Refused(message.clone()),
             _ => has_ended(),

@@ -204,6 +204,14 @@ fn mounts_that_are_none_are_told_in_dockers_words() {
             "propagation mode slave",
         ),
         (
+            "type=bind,source=/a,target=/b,bind-recursive=readonly",
+            "requires 'readonly' to be",
+        ),
+        (
+            "type=bind,source=/a,target=/b,ro,bind-recursive=readonly,bind-propagation=private",
+            "requires 'bind-propagation=rprivate' to be",
+        ),
+        (
             "type=bind,source=/a,target=/b,bind-recursive=disabled",
             "bind-recursive=disabled",
         ),

@@ -1,7 +1,8 @@
-//! The proxies that Docker's config.json names for containers and builds.
+//! What Docker's config.json says beside logins: the proxies of containers and builds, and the keys that
+//! detach from a terminal.
 //!
-//! Called by the command. They are for what runs in a container, and not for what this host asks a
-//! registry. The file is the user's own.
+//! Called by the command. The proxies are for what runs in a container, and not for what this host asks
+//! a registry. The file is the user's own.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,6 +17,18 @@ struct Config {
     /// By the daemon's address, or `default`.
     #[serde(default)]
     proxies: BTreeMap<String, Proxies>,
+    #[serde(default, rename = "detachKeys")]
+    detach_keys: String,
+}
+
+/// What the user's config.json says, or nothing when there is no such file.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Variables of containers, names and values, by `proxies.default`: each in capitals and in small
+    /// letters, as Docker sets them.
+    pub proxies: Vec<(String, String)>,
+    /// `detachKeys` as it stands there, for `--detach-keys`; empty when it does not.
+    pub detach_keys: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -28,24 +41,28 @@ struct Proxies {
     all_proxy: String,
 }
 
-/// Variables of containers, names and values, that the user's config.json has under `proxies.default`: each
-/// in capitals and in small letters, as Docker sets them. None when there is no such file.
+/// Reads the user's config.json.
 ///
 /// # Errors
 /// The file can't be read, or is not what it should be.
-pub fn proxies() -> Result<Vec<(String, String)>, CredentialsError> {
-    default_config().map_or(Ok(Vec::new()), |path| proxies_of(&path))
+pub fn settings() -> Result<Settings, CredentialsError> {
+    default_config().map_or(Ok(Settings::default()), |path| settings_of(&path))
 }
 
-fn proxies_of(path: &Path) -> Result<Vec<(String, String)>, CredentialsError> {
+fn settings_of(path: &Path) -> Result<Settings, CredentialsError> {
     let Some(bytes) = credentials::read(path)? else {
-        return Ok(Vec::new());
+        return Ok(Settings::default());
     };
     let config: Config =
         serde_json::from_slice(&bytes).map_err(|_| CredentialsError::Config(path.to_owned()))?;
-    let Some(named) = config.proxies.get("default") else {
-        return Ok(Vec::new());
-    };
+    let named = config.proxies.get("default");
+    Ok(Settings {
+        proxies: named.map_or(Vec::new(), variables),
+        detach_keys: config.detach_keys,
+    })
+}
+
+fn variables(named: &Proxies) -> Vec<(String, String)> {
     let all = [
         ("HTTP_PROXY", &named.http_proxy),
         ("HTTPS_PROXY", &named.https_proxy),
@@ -57,18 +74,18 @@ fn proxies_of(path: &Path) -> Result<Vec<(String, String)>, CredentialsError> {
     let both = set.flat_map(|(name, value)| {
         [name.to_owned(), name.to_ascii_lowercase()].map(|name| (name, value.clone()))
     });
-    Ok(both.collect())
+    both.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn of(text: &str) -> Result<Vec<(String, String)>, CredentialsError> {
+    fn of(text: &str) -> Result<Settings, CredentialsError> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.json");
         std::fs::write(&path, text).unwrap();
-        proxies_of(&path)
+        settings_of(&path)
     }
 
     #[test]
@@ -83,19 +100,31 @@ mod tests {
             pair("NO_PROXY", "localhost,.test"),
             pair("no_proxy", "localhost,.test"),
         ];
-        assert_eq!(of(text).unwrap(), want);
+        assert_eq!(of(text).unwrap().proxies, want);
         for text in [
             "{}",
             r#"{"proxies": {}}"#,
             r#"{"proxies": {"tcp://x": {"httpProxy": "y"}}}"#,
         ] {
-            assert_eq!(of(text).unwrap(), [], "{text}");
+            assert_eq!(of(text).unwrap(), Settings::default(), "{text}");
         }
     }
 
     #[test]
-    fn a_file_that_is_none_is_told_and_a_missing_one_names_no_proxy() {
-        for text in ["", "1", r#"{"proxies": {"default": {"httpProxy": 1}}}"#] {
+    fn keys_that_detach_are_handed_on_as_they_stand() {
+        let settings = of(r#"{"detachKeys": "ctrl-e,e"}"#).unwrap();
+        assert_eq!(settings.detach_keys, "ctrl-e,e");
+        assert_eq!(settings.proxies, []);
+    }
+
+    #[test]
+    fn a_file_that_is_none_is_told_and_a_missing_one_says_nothing() {
+        for text in [
+            "",
+            "1",
+            r#"{"detachKeys": 1}"#,
+            r#"{"proxies": {"default": {"httpProxy": 1}}}"#,
+        ] {
             let error = of(text).unwrap_err();
             assert!(
                 matches!(error, CredentialsError::Config(_)),
@@ -103,6 +132,7 @@ mod tests {
             );
         }
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(proxies_of(&dir.path().join("config.json")).unwrap(), []);
+        let settings = settings_of(&dir.path().join("config.json")).unwrap();
+        assert_eq!(settings, Settings::default());
     }
 }
