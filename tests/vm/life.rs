@@ -344,8 +344,9 @@ fn a_policy_ends_where_somebody_stops_it(world: &World) -> Result<()> {
     // Each life ends once, also where the stop came between two.
     let count = |action: &str| -> Result<usize> {
         let filter = format!("event={action}");
-        let words = ["events", "--since", "0", "--until", "0s", "-f", &filter];
-        Ok(text(&vm, &words)?.lines().count())
+        let since = ["events", "--since", "0", "--until", "0s"];
+        let filters = ["-f", "container=always", "-f", &filter];
+        Ok(text(&vm, &[&since[..], &filters].concat())?.lines().count())
     };
     assert_eq!(count("die")?, count("start")?);
     let log = text(&vm, &["logs", "always"])?;

@@ -140,7 +140,7 @@ fn a_reader_may_leave_early(world: &World) -> Result<()> {
     assert_eq!(out.only_stdout()?, "y\ny\ncode 0\n");
     // Who wants no more output ends the command, and not the container.
     let out = vm
-        .shell("bulkhead run --name on busybox yes | head -n 1; echo ${PIPESTATUS[0]}")
+        .shell("{ bulkhead run --name on busybox yes; echo $? >code; } | head -n 1; cat code")
         .output()?
         .code(0)?;
     assert_eq!(out.stdout, "y\n1\n");
@@ -148,7 +148,7 @@ fn a_reader_may_leave_early(world: &World) -> Result<()> {
     let state = ["inspect", "-f", "{{.State.Status}}", "on"];
     assert_eq!(vm.bulkhead(state).output()?.only_stdout()?, "running\n");
     let out = vm
-        .shell("bulkhead exec on yes | head -n 1; echo ${PIPESTATUS[0]}")
+        .shell("{ bulkhead exec on yes; echo $? >code; } | head -n 1; cat code")
         .output()?
         .code(0)?;
     assert_eq!(out.stdout, "y\n1\n");
