@@ -44,11 +44,15 @@ pub fn run(program: &Program, reporter: Reporter, terminal: bool) -> ! {
     match child {
         0 => {
             // A group of its own, so that a signal for it is not one for PID 1.
-            // SAFETY: plain system calls on this process and its terminal, and the set that was
-            // filled above.
+            // SAFETY: plain system calls on this process and its terminal, and sets that were filled
+            // before.
             unsafe {
                 libc::setpgid(0, 0);
                 if terminal {
+                    // A background group that takes the terminal is stopped by this signal, unless
+                    // it is blocked.
+                    let stop = only(libc::SIGTTOU);
+                    libc::sigprocmask(libc::SIG_BLOCK, &raw const stop, std::ptr::null_mut());
                     libc::tcsetpgrp(0, libc::getpgrp());
                 }
                 libc::sigprocmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut());
@@ -122,6 +126,17 @@ fn all_signals() -> libc::sigset_t {
         for signal in OWN {
             libc::sigdelset(set.as_mut_ptr(), signal);
         }
+        set.assume_init()
+    }
+}
+
+/// One signal.
+fn only(signal: libc::c_int) -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: sigemptyset initialises the whole set, sigaddset works on an initialised one.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), signal);
         set.assume_init()
     }
 }

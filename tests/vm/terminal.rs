@@ -6,6 +6,7 @@ use crate::world::World;
 
 crate::tests![
     a_shell_has_job_control,
+    a_shell_behind_init_has_job_control,
     the_size_follows_the_terminal,
     the_exit_code_comes_back_from_a_terminal,
     the_detach_keys_leave_it_running,
@@ -53,6 +54,36 @@ fn a_shell_has_job_control(world: &World) -> Result<()> {
     assert_eq!(code, 0, "{text}");
     // There is one stream, and lines end as a terminal ends them.
     assert!(text.contains("\rerror\r\n"), "{text}");
+    Ok(())
+}
+
+fn a_shell_behind_init_has_job_control(world: &World) -> Result<()> {
+    let vm = world.debian()?;
+    let arguments = ["run", "--rm", "-it", "--init", "-h", "box", "debian:12"];
+    let mut terminal = vm.terminal(arguments.into_iter().chain(["bash"]))?;
+    terminal.wait_for("root@box:/# ")?;
+    terminal.send("tty; echo shell $(($$ > 1))\r")?;
+    terminal.wait_for("/dev/pts/0\r\n")?;
+    terminal.wait_for("shell 1\r\n")?;
+    terminal.wait_for("# ")?;
+    terminal.send("sh -c 'echo $((41 + 1)) up; exec sleep 1000'\r")?;
+    terminal.wait_for("42 up\r\n")?;
+    terminal.send("\x1a")?;
+    terminal.wait_for("Stopped")?;
+    terminal.wait_for("# ")?;
+    terminal.send("fg %1\r")?;
+    terminal.wait_for("exec sleep 1000'\r\n")?;
+    terminal.send("\x03")?;
+    terminal.wait_for("^C")?;
+    terminal.wait_for("# ")?;
+    terminal.send("exit 7\r")?;
+    let (code, text) = terminal.wait()?;
+    assert_eq!(code, 7, "{text}");
+    // No shell: the program is in the foreground from its first instruction on.
+    let arguments = ["run", "--rm", "-it", "--init", "debian:12", "echo", "done"];
+    let (code, text) = vm.terminal(arguments)?.wait()?;
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("done\r\n"), "{text}");
     Ok(())
 }
 
