@@ -7,12 +7,13 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use protocol::message::{Event, ExitStatus, ProcessId, Request};
 use protocol::probe::Probe;
 use protocol::spec::{ProcessSpec, RunSpec};
 use protocol::task::TaskId;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
@@ -43,6 +44,10 @@ const MAIN: ProcessId = 0;
 /// Processes that the host may have started and not been told the end of: far more than a person
 /// starts, few enough for one `poll`.
 const MAX_PROCESSES: usize = 1024;
+
+/// How long output that nobody reads may hold up the main process's end: that of the others, and its
+/// own once somebody had it killed.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// What every container needs, whatever it is: made while the host has not answered yet.
 #[derive(Debug)]
@@ -154,6 +159,10 @@ struct Container<'a> {
     /// Output of processes that ended, into which others may still write.
     lingering: Vec<Option<Pump>>,
     tasks: Tasks,
+    /// Whether the host sent the main process SIGKILL: who wants it to end waits for no reader.
+    is_killed: bool,
+    /// When output is not waited for any longer, from the main process's end on.
+    grace_until: Option<Instant>,
 }
 
 impl<'a> Container<'a> {
@@ -192,6 +201,8 @@ impl<'a> Container<'a> {
             processes: [(MAIN, Process::new(spawned, streams))].into(),
             lingering: Vec::new(),
             tasks: Tasks::default(),
+            is_killed: false,
+            grace_until: None,
         })
     }
 
@@ -208,6 +219,7 @@ impl<'a> Container<'a> {
             for source in self.wait(control) {
                 self.advance(source, control)?;
             }
+            self.leave_readers_behind();
             self.tell_ends(control)?;
         }
         Ok(())
@@ -237,8 +249,11 @@ impl<'a> Container<'a> {
             sources.push(Source::Task(id));
             fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
         }
+        let left = |until: Instant| until.checked_duration_since(Instant::now());
+        let left = self.grace_until.and_then(left);
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
         // Interrupted or out of memory: the next round asks again.
-        if poll(&mut fds, None).is_err() {
+        if poll(&mut fds, timeout.as_ref()).is_err() {
             return Vec::new();
         }
         sources
@@ -280,6 +295,25 @@ impl<'a> Container<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Gives up output that holds up the main process's end for too long. The kernel ends the others
+    /// with it, so that theirs is cut short anyway; its own is delivered whole, however slow its reader
+    /// is, unless it was killed.
+    fn leave_readers_behind(&mut self) {
+        let has_ended = self.processes.get(&MAIN).is_some_and(Process::has_ended);
+        if !has_ended || !(self.is_killed || self.processes.len() > 1) {
+            return;
+        }
+        let now = Instant::now();
+        if now < *self.grace_until.get_or_insert(now + GRACE) {
+            return;
+        }
+        for (id, process) in &mut self.processes {
+            if *id != MAIN || self.is_killed {
+                process.abandon_streams();
+            }
+        }
     }
 
     /// Tells the host of the processes of which nothing more will come, the main one last.
@@ -335,6 +369,7 @@ impl<'a> Container<'a> {
             }
             // A process that has just ended, or a number that is none, is no error to anybody.
             Request::Signal { process, signal } => {
+                self.is_killed |= process == MAIN && signal == libc::SIGKILL;
                 if let Some(process) = self.processes.get(&process) {
                     let _ = process.signal(signal);
                 }

@@ -1,5 +1,5 @@
 //! Stopping a container: the stop signal to its process, and SIGKILL when that has not ended in
-//! time. Asked for by a command, or by SIGTERM to the supervisor. Called by [`super::supervisor`].
+//! time; then its guest is to shut down, and last its VM goes. Asked for by a command, or by SIGTERM to the supervisor. Called by [`super::supervisor`].
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -8,16 +8,28 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// From SIGKILL to the report of the process's end, as in Docker; then its VM is killed.
+/// From SIGKILL to the report of the process's end, as in Docker; then its guest is to shut down.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// From there to that report; then its VM is killed. A guest that can do so at all does so at once.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A process that runs on after SIGKILL: its guest does not do what it is told.
 #[derive(Debug, thiserror::Error)]
 #[error("the process did not end after SIGKILL")]
 pub struct Unkillable;
 
-/// How far a stop is.
+/// What is to be done because time is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// SIGKILL is to be sent.
+    Kill,
+    /// The guest is to shut down: it tells what it knows and leaves its disk clean.
+    Shutdown,
+}
+
+/// How far a stop is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     /// Nobody asked.
     None,
@@ -25,6 +37,8 @@ enum Stage {
     Asked,
     /// SIGKILL was sent.
     Killed,
+    /// The guest was asked to shut down.
+    Shutdown,
 }
 
 /// A stop that may be asked for at any time.
@@ -72,7 +86,7 @@ impl Stop {
     /// impatient counts. A negative time is for ever.
     #[must_use]
     pub fn ask(&mut self, now: Instant, signal: i32, timeout_s: i64) -> Option<i32> {
-        if self.stage == Stage::Killed {
+        if self.stage >= Stage::Killed {
             return None;
         }
         self.stage = Stage::Asked;
@@ -88,7 +102,7 @@ impl Stop {
 
     /// SIGKILL is to be sent now.
     pub fn kill(&mut self, now: Instant) {
-        if self.stage != Stage::Killed {
+        if self.stage < Stage::Killed {
             self.stage = Stage::Killed;
             self.deadline = now.checked_add(KILL_TIMEOUT);
         }
@@ -100,25 +114,38 @@ impl Stop {
         self.stage != Stage::None
     }
 
-    /// When to call [`Self::is_due`] at the latest.
+    /// Whether the guest was asked to shut down.
+    #[must_use]
+    pub fn is_at_shutdown(&self) -> bool {
+        self.stage == Stage::Shutdown
+    }
+
+    /// When to call [`Self::due`] at the latest.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
-    /// Whether SIGKILL is to be sent now because time is up.
+    /// What is to be done now because time is up.
     ///
     /// # Errors
-    /// When the process outlived SIGKILL: whatever the guest is at, its VM has to go.
-    pub fn is_due(&mut self, now: Instant) -> Result<bool, Unkillable> {
+    /// When the process outlived all of that: whatever the guest is at, its VM has to go.
+    pub fn due(&mut self, now: Instant) -> Result<Option<Due>, Unkillable> {
         if self.deadline.is_none_or(|at| now < at) {
-            return Ok(false);
+            return Ok(None);
         }
-        if self.stage == Stage::Killed {
-            return Err(Unkillable);
+        match self.stage {
+            Stage::None | Stage::Asked => {
+                self.kill(now);
+                Ok(Some(Due::Kill))
+            }
+            Stage::Killed => {
+                self.stage = Stage::Shutdown;
+                self.deadline = now.checked_add(SHUTDOWN_TIMEOUT);
+                Ok(Some(Due::Shutdown))
+            }
+            Stage::Shutdown => Err(Unkillable),
         }
-        self.kill(now);
-        Ok(true)
     }
 
     /// The process has ended.
@@ -137,17 +164,23 @@ mod tests {
         let mut stop = Stop::new().unwrap();
         let begin = Instant::now();
         let after = |seconds| begin + Duration::from_secs(seconds);
-        assert!(!stop.is_due(begin).unwrap());
+        assert_eq!(stop.due(begin).unwrap(), None);
         assert_eq!(stop.ask(begin, 10, 3), Some(10));
         assert_eq!(stop.deadline(), Some(after(3)));
-        assert!(!stop.is_due(after(2)).unwrap());
-        assert!(stop.is_due(after(3)).unwrap());
+        assert_eq!(stop.due(after(2)).unwrap(), None);
+        assert_eq!(stop.due(after(3)).unwrap(), Some(Due::Kill));
         assert_eq!(stop.ask(after(4), 10, 0), None);
-        assert!(!stop.is_due(after(12)).unwrap());
-        let error = stop.is_due(after(13)).unwrap_err().to_string();
+        assert_eq!(stop.due(after(12)).unwrap(), None);
+        assert_eq!(stop.due(after(13)).unwrap(), Some(Due::Shutdown));
+        assert!(stop.is_at_shutdown());
+        // Nobody can begin again.
+        stop.kill(after(14));
+        assert_eq!(stop.ask(after(14), 10, 0), None);
+        assert_eq!(stop.due(after(17)).unwrap(), None);
+        let error = stop.due(after(18)).unwrap_err().to_string();
         assert_eq!(error, "the process did not end after SIGKILL");
         stop.reset();
-        assert!(!stop.is_asked() && !stop.is_due(after(99)).unwrap());
+        assert!(!stop.is_asked() && stop.due(after(99)).unwrap().is_none());
     }
 
     #[test]

@@ -1,9 +1,14 @@
 //! Standard streams: apart, complete, in both directions, small and long.
 
+use std::fs::{self, File};
+use std::io::{PipeReader, Read};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use harness::{Running, Sandbox};
 
+use crate::life::{begin, status, text};
 use crate::world::World;
 
 crate::tests![
@@ -15,6 +20,8 @@ crate::tests![
     input_ends_when_ours_does,
     without_interactive_there_is_no_input,
     a_reader_may_leave_early,
+    a_reader_that_stalls_hides_no_end,
+    a_reader_that_stalls_keeps_no_stop_from_a_clean_end,
     attach_chooses_streams,
 ];
 
@@ -154,6 +161,52 @@ fn a_reader_may_leave_early(world: &World) -> Result<()> {
     assert_eq!(out.stdout, "y\n1\n");
     vm.bulkhead(["rm", "-f", "on"]).output()?.code(0)?;
     before.no_leftovers(&vm)
+}
+
+/// A command whose output has begun, and nobody reads on; it ends when its reader is dropped.
+fn stalled(vm: &Sandbox, arguments: &[&str]) -> Result<(Running, PipeReader)> {
+    let (mut reader, writer) = std::io::pipe().context("make a pipe")?;
+    let output = File::from(OwnedFd::from(writer));
+    let running = vm.bulkhead(arguments).stdout_to(output).spawn()?;
+    reader.read_exact(&mut [0; 512])?;
+    Ok((running, reader))
+}
+
+fn a_reader_that_stalls_hides_no_end(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let script = "until test -e /end; do sleep 0.1; done; exit 5";
+    begin(&vm, "web", &[], script)?;
+    let (exec, reader) = stalled(&vm, &["exec", "web", "yes"])?;
+    text(&vm, &["exec", "web", "touch", "/end"])?;
+    assert_eq!(text(&vm, &["wait", "web"])?, "5\n");
+    assert_eq!(status(&vm, "web")?, "exited false 5");
+    drop(reader);
+    exec.wait()?.code(137)?;
+    Ok(())
+}
+
+/// The process's own words and its files are kept, whoever does not read.
+fn a_reader_that_stalls_keeps_no_stop_from_a_clean_end(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let ends = "trap 'echo kept >/kept; exit 6' TERM; echo up";
+    begin(&vm, "web", &[], &format!("{ends}; sleep 1000 & wait"))?;
+    let (exec, reader) = stalled(&vm, &["exec", "web", "yes"])?;
+    assert_eq!(text(&vm, &["stop", "-t", "30", "web"])?, "web\n");
+    drop(reader);
+    exec.wait()?.code(137)?;
+    let script = format!("{ends}; yes & wait");
+    let arguments = ["run", "--name", "own", "busybox", "sh", "-c", &script];
+    let (run, reader) = stalled(&vm, &arguments)?;
+    assert_eq!(text(&vm, &["stop", "-t", "2", "own"])?, "own\n");
+    drop(reader);
+    run.wait()?.code(6)?;
+    for name in ["web", "own"] {
+        assert_eq!(status(&vm, name)?, "exited false 6");
+        let from = format!("{name}:/kept");
+        text(&vm, &["cp", &from, name])?;
+        assert_eq!(fs::read_to_string(vm.work().join(name))?, "kept\n");
+    }
+    Ok(())
 }
 
 fn attach_chooses_streams(world: &World) -> Result<()> {

@@ -361,6 +361,8 @@ impl Supervisor {
                         running.has_left = true;
                     }
                 }
+                // It went as it was told, without a word of its process.
+                Some(Event::Bye) if self.stop.is_at_shutdown() => return Err(Unkillable.into()),
                 Some(event) if deadline.is_none() => self.note_event(event)?,
                 Some(other) => bail!(super::super::unexpected(&other)),
             }

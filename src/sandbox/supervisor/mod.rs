@@ -45,7 +45,7 @@ use super::paths::Root;
 use super::plain::Prepared;
 use super::restart::Backoff;
 use super::state::{ContainerConfig, ContainerState, Folder, Lock, Phases, Status};
-use super::stop::Stop;
+use super::stop::{Due, Stop};
 use super::streams::CommandStreams;
 use super::volumes;
 use super::wire::{ENDED, StopRequest, ToCommand, ToSupervisor};
@@ -391,8 +391,10 @@ impl Supervisor {
         if self.stop.was_terminated()? {
             self.stop_by_hand(StopRequest::default());
         }
-        if self.stop.is_due(Instant::now())? {
-            self.signal_main(libc::SIGKILL);
+        match self.stop.due(Instant::now())? {
+            Some(Due::Kill) => self.signal_main(libc::SIGKILL),
+            Some(Due::Shutdown) => self.send(Request::Shutdown),
+            None => {}
         }
         let network = self.network.as_mut();
         if let Err(error) = network.map_or(Ok(()), |network| network.wake(&self.launcher)) {

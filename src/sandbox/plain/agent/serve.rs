@@ -334,7 +334,9 @@ impl Agent {
             }
             Request::Shutdown => {
                 self.is_over = true;
-                Ok(())
+                // Whoever does not read keeps nobody from being told of an end.
+                self.processes.values_mut().for_each(Process::abandon);
+                self.tell()
             }
             Request::Hold(_) | Request::Build(_) | Request::Seal | Request::Convert(_) => {
                 bail!("the supervisor asks a plain container for what a VM does")
