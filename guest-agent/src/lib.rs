@@ -16,11 +16,12 @@
 //! no descriptor of the agent reaches them. A container that was given everything (`--privileged`)
 //! owns its VM, the agent included; the VM's border is the host's to hold.
 //!
-//! vsock has no namespaces, so a workload that may open `AF_VSOCK` sockets (the default seccomp
-//! profile refuses them) can reach the host's ports. It finds none open: the control port serves
-//! once and the agent takes it before anything else runs, and the streams of a process are
-//! connected before that process starts. Only the streams of a later exec or task are offered while
-//! the workload runs; the host picks their ports at random for that reason.
+//! vsock has no namespaces, so a workload that opens an `AF_VSOCK` socket can reach the host's ports.
+//! The default seccomp profile refuses that to `socket`; a 32-bit program has `socketcall`, whose
+//! arguments no filter sees, and which the profile allows as Docker's does. It finds no port open: the
+//! control port serves once and the agent takes it before anything else runs, and the streams of the
+//! main process are connected before that starts. Only the streams of a later exec or task are
+//! offered while the workload runs; the supervisor draws their ports at random for that reason.
 
 pub mod build;
 pub mod caps;

@@ -40,6 +40,7 @@ pub mod restart;
 pub mod start;
 pub mod state;
 mod stop;
+mod stream_ports;
 mod streams;
 pub mod supervisor;
 pub mod template;

@@ -32,6 +32,7 @@ use super::super::paths::GuestFiles;
 use super::super::plain::{Prepared, RunningPlain};
 use super::super::state::{EXIT_CODE_KILLED, Status};
 use super::super::stop::Unkillable;
+use super::super::stream_ports::{MAIN_PORTS, StreamPorts};
 use super::super::streams::{Deliveries, Streams, VmStreams};
 use super::super::vm::{self, RunningVm, VmRequest};
 use super::super::vmm_process::VmReport;
@@ -67,7 +68,7 @@ pub(super) struct Running {
     held: Option<Vec<Request>>,
     execs: BTreeMap<ProcessId, Exec>,
     next_process: ProcessId,
-    pub(super) next_port: u32,
+    pub(super) ports: StreamPorts,
     pub(super) next_task: TaskId,
     /// How the container's process ended.
     end: Option<(ExitStatus, bool)>,
@@ -104,13 +105,6 @@ struct Exec {
     end: Option<ToCommand>,
     delivered: bool,
 }
-
-/// vsock port of the process's stdin, stdout, and stderr.
-const MAIN_PORTS: [u32; 3] = [
-    protocol::FIRST_STREAM_PORT,
-    protocol::FIRST_STREAM_PORT + 1,
-    protocol::FIRST_STREAM_PORT + 2,
-];
 
 impl Supervisor {
     /// Runs the VM to its end; what the attached commands are told of it.
@@ -293,7 +287,7 @@ impl Supervisor {
             held: Some(vec![Request::Run(Box::new(run))]),
             execs: BTreeMap::new(),
             next_process: MAIN + 1,
-            next_port: MAIN_PORTS[2] + 1,
+            ports: StreamPorts::default(),
             next_task: 0,
             end: None,
             delivered: false,

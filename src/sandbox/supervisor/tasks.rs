@@ -38,8 +38,7 @@ impl Supervisor {
         running.next_task += 1;
         let port = match stream {
             Some(stream) => {
-                let port = running.next_port;
-                running.next_port += 1;
+                let port = running.ports.draw()?;
                 running.vm.offer_end(port, stream.as_fd())?;
                 Some(port)
             }

@@ -139,8 +139,7 @@ impl Supervisor {
             if !wanted {
                 return Ok((None, None));
             }
-            let port = running.next_port;
-            running.next_port += 1;
+            let port = running.ports.draw()?;
             Ok((Some(port), Some(running.vm.offer(port)?)))
         };
         let (stdin_port, stdin) = offer(streams.stdin.is_some())?;
