@@ -20,7 +20,7 @@ use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
 use crate::failure::Failure;
 use crate::pump::{Flow, Pump};
 use crate::spawn::{Outcome, Report, Spawned};
-use crate::stdio::{self, Streams};
+use crate::stdio::{self, ChildIo, Streams};
 
 /// Something of a process that can be waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,10 +57,13 @@ pub struct Process {
     input: Option<Pump>,
     outputs: Vec<Option<Pump>>,
     terminal: Option<OwnedFd>,
+    /// The terminal's other side, open until the process's end: it may close its own and open the
+    /// terminal again, and reading ours fails while nobody has it open.
+    theirs: Option<OwnedFd>,
 }
 
 impl Process {
-    /// Takes over a child on its way to its program. The child's ends of the streams are closed.
+    /// Takes over a child on its way to its program. The child's ends of pipes are closed.
     #[must_use]
     pub fn new(spawned: Spawned, streams: Streams) -> Self {
         Self {
@@ -72,6 +75,10 @@ impl Process {
             input: streams.input,
             outputs: streams.outputs.into_iter().map(Some).collect(),
             terminal: streams.terminal,
+            theirs: match streams.child {
+                ChildIo::Terminal(theirs) => Some(theirs),
+                ChildIo::Pipes(_) => None,
+            },
         }
     }
 
@@ -102,6 +109,7 @@ impl Process {
                 if let Some(status) = reap(self.pidfd.as_fd()) {
                     self.status = Some(status);
                     self.input = None;
+                    self.theirs = None;
                     for index in 0..self.outputs.len() {
                         self.pump_output(index);
                     }

@@ -11,6 +11,7 @@ crate::tests![
     the_exit_code_comes_back_from_a_terminal,
     the_detach_keys_leave_it_running,
     a_terminal_without_one_outside,
+    a_terminal_that_is_closed_for_a_moment,
 ];
 
 fn a_shell_has_job_control(world: &World) -> Result<()> {
@@ -150,5 +151,13 @@ fn a_terminal_without_one_outside(world: &World) -> Result<()> {
         out.stderr.contains("the input device is not a TTY"),
         "{out}"
     );
+    Ok(())
+}
+
+fn a_terminal_that_is_closed_for_a_moment(world: &World) -> Result<()> {
+    let vm = world.busybox()?;
+    let script = "exec <&- >&- 2>&-; sleep 1; echo here >/dev/console; exit 3";
+    let out = vm.run(["-t", "busybox", "sh", "-c", script])?.code(3)?;
+    assert_eq!(out.stdout, "here\r\n");
     Ok(())
 }
