@@ -22,8 +22,12 @@ use crate::spawn::boottime_ns;
 /// Processes that are told.
 const PROCESSES_MAX: usize = 65_536;
 
-/// Longest file of a process that is read in bytes: its status takes less than half.
+/// Bytes that are read of a process's arguments, and of the numbers that are one line.
 const FILE_MAX: usize = 4096;
+
+/// Bytes that are read of a process's status. It has a line of all its groups, 65,536 at most, in
+/// front of the line without which it is not told.
+const STATUS_MAX: usize = 1 << 20;
 
 /// Longest passwd file that names are looked up in, in bytes.
 const PASSWD_MAX: usize = 1 << 20;
@@ -77,29 +81,31 @@ pub fn list(root: BorrowedFd<'_>, to: impl Write) -> Result<(), Failure> {
 
 /// A process of the container; `None` for others, and for one that has just ended.
 fn one(proc: BorrowedFd<'_>, name: &str, now_ms: u64, users: &HashMap<u32, String>) -> Option<Raw> {
-    let text = |file: &str| {
-        let bytes = read(proc, &format!("{name}/{file}")).ok()?;
+    let text = |file: &str, max: usize| {
+        let bytes = read(proc, &format!("{name}/{file}"), max).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     };
-    let arguments = read(proc, &format!("{name}/cmdline")).ok()?;
-    let mut raw = parse(&text("status")?, &text("stat")?, &arguments, now_ms)?;
+    let arguments = read(proc, &format!("{name}/cmdline"), FILE_MAX).ok()?;
+    let (status, stat) = (text("status", STATUS_MAX)?, text("stat", FILE_MAX)?);
+    let mut raw = parse(&status, &stat, &arguments, now_ms)?;
     if let Some(user) = users.get(&raw.info.uid) {
         raw.info.user.clone_from(user);
     }
     Some(raw)
 }
 
-fn read(proc: BorrowedFd<'_>, path: &str) -> Result<Vec<u8>, Errno> {
+/// The first `max` bytes of a file.
+fn read(proc: BorrowedFd<'_>, path: &str, max: usize) -> Result<Vec<u8>, Errno> {
     let file = openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut bytes = vec![0; FILE_MAX];
-    let mut filled = 0;
-    while let Some(room) = bytes.get_mut(filled..).filter(|room| !room.is_empty()) {
-        match rustix::io::read(&file, room)? {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; FILE_MAX];
+    while bytes.len() < max {
+        match rustix::io::read(&file, &mut buffer)? {
             0 => break,
-            len => filled += len,
+            len => bytes.extend_from_slice(buffer.get(..len).unwrap_or_default()),
         }
     }
-    bytes.truncate(filled);
+    bytes.truncate(max);
     Ok(bytes)
 }
 
@@ -207,6 +213,27 @@ mod tests {
         assert_eq!(info.command, "sh -c a b");
         let kernel = parse(STATUS, STAT, b"", 0).unwrap().info;
         assert_eq!((&*kernel.command, kernel.age_ms), ("[a) (b]", 0));
+    }
+
+    #[test]
+    fn a_process_of_any_number_of_groups_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let groups: String = (0..65_536).map(|_| " 4294967294").collect();
+        let status = STATUS.replace("NSpid:", &format!("Groups:\t{groups}\nNSpid:"));
+        std::fs::create_dir(folder.path().join("200")).unwrap();
+        let files: [(&str, &[u8]); 3] = [
+            ("status", status.as_bytes()),
+            ("stat", STAT.as_bytes()),
+            ("cmdline", &[b'x'; 3 * FILE_MAX]),
+        ];
+        for (name, text) in files {
+            std::fs::write(folder.path().join("200").join(name), text).unwrap();
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let proc = rustix::fs::open(folder.path(), flags, Mode::empty()).unwrap();
+        let raw = one(proc.as_fd(), "200", 0, &HashMap::new()).unwrap();
+        assert_eq!((raw.own, raw.info.pid), (200, 7));
+        assert_eq!(raw.info.command.len(), FILE_MAX);
     }
 
     #[test]
