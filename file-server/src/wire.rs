@@ -125,6 +125,33 @@ impl<'a> Name<'a> {
     }
 }
 
+/// The name of an extended attribute, which may hold `/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct XattrName<'a>(&'a [u8]);
+
+impl<'a> XattrName<'a> {
+    /// Checks it.
+    ///
+    /// # Errors
+    /// `ERANGE`, as the kernel has it (xattr(7)), when it is empty or too long; `EINVAL` when it has a
+    /// NUL.
+    pub fn check(name: &'a [u8]) -> Result<Self, Errno> {
+        if name.is_empty() || name.len() > NAME_BYTES_MAX {
+            return Err(Errno::RANGE);
+        }
+        if name.contains(&0) {
+            return Err(Errno::INVAL);
+        }
+        Ok(Self(name))
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(self) -> &'a [u8] {
+        self.0
+    }
+}
+
 /// What stands in front of every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
@@ -245,18 +272,18 @@ pub enum Operation<'a> {
         data_only: bool,
     },
     SetXattr {
-        name: Name<'a>,
+        name: XattrName<'a>,
         value: &'a [u8],
         flags: u32,
     },
     GetXattr {
-        name: Name<'a>,
+        name: XattrName<'a>,
         size: u32,
     },
     ListXattr {
         size: u32,
     },
-    RemoveXattr(Name<'a>),
+    RemoveXattr(XattrName<'a>),
     OpenDirectory,
     ReadDirectory {
         handle: u64,
@@ -344,6 +371,7 @@ fn operation<'a>(
     use Operation as O;
     let short = Errno::INVAL;
     let name = |reader: &mut Reader<'a>| Name::check(reader.text().ok_or(short)?);
+    let xattr = |reader: &mut Reader<'a>| XattrName::check(reader.text().ok_or(short)?);
     let read = |reader: &mut Reader<'a>| -> Option<(u64, u64, u32)> {
         let values = (reader.u64()?, reader.u64()?, reader.u32()?);
         reader.skip(20)?;
@@ -443,7 +471,7 @@ fn operation<'a>(
         21 => {
             let size = reader.u32().ok_or(short)?;
             let flags = reader.u32().ok_or(short)?;
-            let name = name(reader)?;
+            let name = xattr(reader)?;
             let size = usize::try_from(size).unwrap_or(usize::MAX);
             if size > XATTR_BYTES_MAX {
                 return Err(Errno::TOOBIG);
@@ -459,13 +487,13 @@ fn operation<'a>(
             reader.skip(4).ok_or(short)?;
             O::GetXattr {
                 size,
-                name: name(reader)?,
+                name: xattr(reader)?,
             }
         }
         23 => O::ListXattr {
             size: reader.u32().ok_or(short)?,
         },
-        24 => O::RemoveXattr(name(reader)?),
+        24 => O::RemoveXattr(xattr(reader)?),
         26 => init(reader).ok_or(short)?,
         27 => O::OpenDirectory,
         28 | 44 => {

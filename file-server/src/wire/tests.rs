@@ -76,6 +76,27 @@ fn names_that_lead_elsewhere_are_refused_wherever_they_stand() {
 }
 
 #[test]
+fn names_of_attributes_have_rules_of_their_own() {
+    let long = [b'x'; 256];
+    let names: [(&[u8], Option<Errno>); 5] = [
+        (b"user.a/b", None),
+        (b"..", None),
+        (&long[..255], None),
+        (b"", Some(Errno::RANGE)),
+        (&long, Some(Errno::RANGE)),
+    ];
+    for (name, errno) in names {
+        for (opcode, fixed) in [(21, 8), (22, 8), (24, 0)] {
+            let body = [&vec![0; fixed], name, b"\0"].concat();
+            let bytes = request(opcode, &body);
+            let refused = parse(&bytes, bytes.len()).err().map(|it| it.errno);
+            assert_eq!(refused, errno, "{opcode} {name:?}");
+        }
+    }
+    assert_eq!(XattrName::check(b"a\0b"), Err(Errno::INVAL));
+}
+
+#[test]
 fn what_is_cut_off_or_too_long_is_refused() {
     let bytes = request(1, b"name\0");
     for len in 0..IN_HEADER_BYTES {
