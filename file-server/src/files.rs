@@ -22,8 +22,8 @@ use crate::nodes::{Handle, Handles, Key, Node, Nodes};
 use crate::reply::{Attributes, Writer};
 use crate::wire::{
     self, ATTR_SUBMOUNT, Header, Name, OPEN_KILL_SUIDGID, OUT_HEADER_BYTES, Operation,
-    SetAttributes, Time, WRITE_CACHE, WRITE_DATA_OFFSET, WRITE_KILL_SUIDGID, XATTR_BYTES_MAX, init,
-    valid,
+    SetAttributes, Time, WRITE_CACHE, WRITE_DATA_OFFSET, WRITE_KILL_SUIDGID, XATTR_BYTES_MAX,
+    XattrName, init, valid,
 };
 
 /// Pages of data in one request: 512 KiB.
@@ -266,6 +266,13 @@ impl Files {
                 sync(self.handles.directory(handle)?.as_fd(), data_only)?;
                 done
             }
+            // The guest's kernel does not hold them, so that here is a file system without: who sets one
+            // is not to think that it denies anything.
+            O::SetXattr { name, .. } | O::GetXattr { name, .. } | O::RemoveXattr(name)
+                if name.is_acl() =>
+            {
+                Err(Errno::OPNOTSUPP)
+            }
             O::SetXattr { name, value, flags } => {
                 let flags = XattrFlags::from_bits(flags).ok_or(Errno::INVAL)?;
                 setxattr(self.path(node()?.place.as_fd()), name.bytes(), value, flags)?;
@@ -278,8 +285,15 @@ impl Files {
             }
             O::ListXattr { size } => {
                 let node = node()?;
-                let path = self.path(node.place.as_fd());
-                xattr(size, |buffer| listxattr(&*path, buffer))
+                let names = xattr_names(&self.path(node.place.as_fd()))?;
+                xattr(size, |buffer| {
+                    if let Some(room) = buffer.get_mut(..names.len()) {
+                        room.copy_from_slice(&names);
+                    } else if !buffer.is_empty() {
+                        return Err(Errno::RANGE);
+                    }
+                    Ok(names.len())
+                })
             }
             O::RemoveXattr(name) => {
                 removexattr(self.path(node()?.place.as_fd()), name.bytes())?;
@@ -613,6 +627,17 @@ fn xattr(size: u32, get: impl FnOnce(&mut [u8]) -> Result<usize, Errno>) -> Resu
     let len = get(&mut value)?;
     value.truncate(len);
     Ok(Reply::Bytes(value))
+}
+
+/// The names of a file's extended attributes but those of ACLs, each with its NUL.
+fn xattr_names(path: &str) -> Result<Vec<u8>, Errno> {
+    let mut names = vec![0; XATTR_BYTES_MAX];
+    let len = listxattr(path, &mut *names)?;
+    names.truncate(len);
+    let is_acl = |name: &&[u8]| XattrName::check(name).is_ok_and(XattrName::is_acl);
+    let names = names.split(|byte| *byte == 0);
+    let shown = names.filter(|name| !name.is_empty() && !is_acl(name));
+    Ok(shown.flat_map(|name| [name, b"\0"].concat()).collect())
 }
 
 fn statfs(node: &Node) -> Result<Reply, Errno> {

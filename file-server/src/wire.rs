@@ -125,6 +125,9 @@ impl<'a> Name<'a> {
     }
 }
 
+/// What names of POSIX ACLs begin with (acl(5)).
+const ACL: &[u8] = b"system.posix_acl_";
+
 /// The name of an extended attribute, which may hold `/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct XattrName<'a>(&'a [u8]);
@@ -143,6 +146,12 @@ impl<'a> XattrName<'a> {
             return Err(Errno::INVAL);
         }
         Ok(Self(name))
+    }
+
+    /// Whether it names a POSIX ACL.
+    #[must_use]
+    pub fn is_acl(self) -> bool {
+        self.0.starts_with(ACL)
     }
 
     /// The bytes.

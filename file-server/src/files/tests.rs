@@ -30,6 +30,10 @@ const RENAME: u32 = 12;
 const OPEN: u32 = 14;
 const READ: u32 = 15;
 const WRITE: u32 = 16;
+const SETXATTR: u32 = 21;
+const GETXATTR: u32 = 22;
+const LISTXATTR: u32 = 23;
+const REMOVEXATTR: u32 = 24;
 const OPENDIR: u32 = 27;
 const READDIR: u32 = 28;
 const CREATE: u32 = 35;
@@ -186,6 +190,54 @@ fn a_file_is_created_written_and_read() {
     // Once more, without O_EXCL: the file that is there.
     let again = guest.ask(CREATE, ROOT, &body).unwrap();
     assert_eq!(number(&again), number(&made));
+}
+
+#[test]
+fn attributes_are_kept_and_acls_are_none_here() {
+    let guest = Guest::new();
+    fs::write(guest.path("file"), "").unwrap();
+    let file = guest.look(ROOT, "file").unwrap();
+    let sized = |size: u32, name: &str, value: &[u8]| {
+        let name = if name.is_empty() {
+            Vec::new()
+        } else {
+            text(name)
+        };
+        [&size.to_le_bytes(), &[0; 4], &*name, value].concat()
+    };
+    // One that the host has.
+    let acl = "system.posix_acl_access";
+    let mut bytes = 2_u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in [(1_u16, 6_u16, u32::MAX), (2, 4, 7), (4, 4, u32::MAX)] {
+        bytes.extend([tag.to_le_bytes(), permissions.to_le_bytes()].concat());
+        bytes.extend(id.to_le_bytes());
+    }
+    for (tag, permissions) in [(0x10_u16, 4_u16), (0x20, 4)] {
+        bytes.extend([tag.to_le_bytes(), permissions.to_le_bytes()].concat());
+        bytes.extend(u32::MAX.to_le_bytes());
+    }
+    // Where its file system has none, there is none to be hidden.
+    let _ = setxattr(guest.path("file"), acl, &bytes, XattrFlags::empty());
+    let len = u32::try_from(bytes.len()).unwrap();
+    for (opcode, body) in [
+        (SETXATTR, sized(len, acl, &bytes)),
+        (GETXATTR, sized(100, acl, b"")),
+        (REMOVEXATTR, text("system.posix_acl_default")),
+    ] {
+        let answer = guest.ask(opcode, file, &body);
+        assert_eq!(answer, Err(Errno::OPNOTSUPP), "{opcode}");
+    }
+    if guest.ask(SETXATTR, file, &sized(1, "user.a/b", b"x")) == Err(Errno::OPNOTSUPP) {
+        return;
+    }
+    let get = sized(100, "user.a/b", b"");
+    assert_eq!(guest.ask(GETXATTR, file, &get).unwrap(), b"x");
+    let list = |size: u32| guest.ask(LISTXATTR, file, &sized(size, "", b""));
+    assert_eq!(list(100).unwrap(), b"user.a/b\0");
+    assert_eq!(list(0).unwrap()[..4], 9_u32.to_le_bytes());
+    assert_eq!(list(8), Err(Errno::RANGE));
+    guest.ask(REMOVEXATTR, file, &text("user.a/b")).unwrap();
+    assert_eq!(list(100).unwrap(), b"");
 }
 
 #[test]
