@@ -210,11 +210,11 @@ impl Attributes {
         self.apply_to_file(target.as_fd(), dir, path.as_bytes())
     }
 
-    /// Gives them to the open `target`, which is `path` below `dir`. An owner that can't be given
-    /// keeps nothing else from being set.
+    /// Gives them to the open `target`, which is `path` below `dir`. An owner or an extended attribute
+    /// that can't be given keeps nothing else from being set.
     ///
     /// # Errors
-    /// What setting them says, the owner first.
+    /// What setting them says: the first that was refused only if nothing else failed.
     pub fn apply_to_file(
         &self,
         target: BorrowedFd<'_>,
@@ -224,10 +224,16 @@ impl Attributes {
         let status = &self.status;
         let (uid, gid) = (Uid::from_raw(status.st_uid), Gid::from_raw(status.st_gid));
         let mode = Mode::from_raw_mode(status.st_mode & 0o7777);
-        let owned = fchown(target, Some(uid), Some(gid));
+        let mut refused = fchown(target, Some(uid), Some(gid)).err();
         fchmod(target, mode)?;
         for (name, value) in &self.xattrs {
-            fsetxattr(target, name.as_c_str(), value, XattrFlags::empty())?;
+            let set = fsetxattr(target, name.as_c_str(), value, XattrFlags::empty());
+            match set.map_err(|errno| refusal(name, errno)) {
+                Err(errno @ (Errno::PERM | Errno::OPNOTSUPP)) => {
+                    refused.get_or_insert(errno);
+                }
+                set => set?,
+            }
         }
         let time = |seconds, nanoseconds: u64| Timespec {
             tv_sec: seconds,
@@ -238,7 +244,17 @@ impl Attributes {
             last_modification: time(status.st_mtime, status.st_mtime_nsec),
         };
         utimensat(dir, path, &times, AtFlags::SYMLINK_NOFOLLOW)?;
-        owned
+        refused.map_or(Ok(()), Err)
+    }
+}
+
+/// What is wrong with an attribute that can't be set. An ACL of users whom the other side does not know
+/// is invalid to it.
+fn refusal(name: &CStr, errno: Errno) -> Errno {
+    let is_acl = name.to_bytes().starts_with(b"system.posix_acl_");
+    match errno {
+        Errno::INVAL if is_acl => Errno::OPNOTSUPP,
+        errno => errno,
     }
 }
 
@@ -391,6 +407,32 @@ mod tests {
             let found = directory(&layers, path)?;
             Some(fstat(&found).unwrap().st_mode & 0o7777)
         }
+    }
+
+    #[test]
+    fn an_attribute_that_is_refused_keeps_nothing_else_from_being_set() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["from", "to"] {
+            std::fs::write(path(name), "").unwrap();
+        }
+        let from = std::fs::File::open(path("from")).unwrap();
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(981_173_106);
+        from.set_modified(time).unwrap();
+        let mut attributes = Attributes::of(from.as_fd()).unwrap();
+        let root = rustix::fs::open(folder.path(), DIRECTORY, Mode::empty()).unwrap();
+        let to = std::fs::File::open(path("to")).unwrap();
+        for name in [c"system.posix_acl_access", c"unknown.name"] {
+            let refused = (name.to_owned(), b"no value".to_vec());
+            attributes.xattrs.insert(0, refused);
+        }
+        let given = attributes.apply_to_file(to.as_fd(), root.as_fd(), b"to");
+        assert_eq!(given, Err(Errno::OPNOTSUPP));
+        assert_eq!(to.metadata().unwrap().modified().unwrap(), time);
+        assert_eq!(refusal(c"user.x", Errno::INVAL), Errno::INVAL);
+        let acl = c"system.posix_acl_default";
+        assert_eq!(refusal(acl, Errno::INVAL), Errno::OPNOTSUPP);
+        assert_eq!(refusal(acl, Errno::NOSPC), Errno::NOSPC);
     }
 
     #[test]
