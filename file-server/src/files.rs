@@ -15,10 +15,11 @@ use rustix::fs::{
     statx, symlinkat, syncfs, unlinkat, utimensat,
 };
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 
 use crate::area::Slot;
 use crate::identity::{Maker, without_setid};
-use crate::nodes::{Handle, Handles, Key, Node, Nodes};
+use crate::nodes::{Handle, Handles, Key, Limits, Node, Nodes};
 use crate::reply::{Attributes, Writer};
 use crate::wire::{
     self, ATTR_SUBMOUNT, Header, Name, OPEN_KILL_SUIDGID, OUT_HEADER_BYTES, Operation,
@@ -109,9 +110,14 @@ impl Files {
     /// What looking at the root says.
     pub fn new(root: OwnedFd, descriptors: &str) -> Result<Self, Errno> {
         let root = look(root, None)?;
+        let descriptors_max = getrlimit(Resource::Nofile).current;
+        let descriptors_max = descriptors_max.map_or(usize::MAX, |limit| {
+            usize::try_from(limit).unwrap_or(usize::MAX)
+        });
+        let limits = Limits::of(descriptors_max);
         Ok(Self {
-            nodes: Nodes::new(root.node),
-            handles: Handles::default(),
+            nodes: Nodes::new(root.node, limits.nodes),
+            handles: Handles::new(limits.handles),
             descriptors: descriptors.to_owned(),
         })
     }

@@ -142,8 +142,9 @@ fn enter(shares: &[Share], mut go: io::PipeReader) -> Result<OwnedFd, JailError>
     let mut byte = [0];
     go.read_exact(&mut byte).context("wait for a start")?;
     drop(go);
-    let root = build(shares)?;
+    // Before the host's /proc is out of reach.
     raise_limit().context("raise the limit of open files")?;
+    let root = build(shares)?;
     umask(Mode::empty());
     drop_privileges()?;
     ::jail::privileges::hide()?;
@@ -230,14 +231,18 @@ fn onto(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
 
 /// Each file that a guest has looked up is a descriptor here.
 fn raise_limit() -> Result<(), Errno> {
+    use crate::nodes::{HANDLES_MAX, NODES_MAX, RESERVE};
     let limit = getrlimit(Resource::Nofile);
-    let wanted = u64::try_from(crate::nodes::NODES_MAX + crate::nodes::HANDLES_MAX).ok();
+    let most = u64::try_from(NODES_MAX + HANDLES_MAX + RESERVE).unwrap_or(u64::MAX);
+    // Root may raise it as far as the kernel's own limit lets it.
+    let wanted = Some(kernels_limit().map_or(most, |kernels| most.min(kernels)));
     let more = Rlimit {
         current: wanted,
         maximum: wanted,
     };
-    // Root may raise it as far as the kernel's own limit lets it.
-    if limit.maximum >= wanted || setrlimit(Resource::Nofile, more).is_err() {
+    if limit.maximum.is_some() && limit.maximum >= wanted
+        || setrlimit(Resource::Nofile, more).is_err()
+    {
         setrlimit(
             Resource::Nofile,
             Rlimit {
@@ -247,6 +252,12 @@ fn raise_limit() -> Result<(), Errno> {
         )?;
     }
     Ok(())
+}
+
+/// Descriptors that the kernel lets a process have, whoever's it is; `None` when it does not say.
+fn kernels_limit() -> Option<u64> {
+    let text = fs::read_to_string("/proc/sys/fs/nr_open").ok()?;
+    text.trim().parse().ok()
 }
 
 fn drop_privileges() -> Result<(), JailError> {

@@ -11,11 +11,38 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 /// Nodes of one guest. Each is an open descriptor of the host; a guest with 1 GiB of memory keeps
-/// some 500,000 before it forgets. The process's own limit of descriptors may be lower.
+/// some 500,000 before it forgets. The process's own limit of descriptors may be lower, see [`Limits`].
 pub const NODES_MAX: usize = 1_000_000;
 
 /// Files and directories that one guest has open at a time.
 pub const HANDLES_MAX: usize = 65_536;
+
+/// Descriptors beside: socket, memory, shares, and a few for each request under way.
+pub const RESERVE: usize = 256;
+
+/// What a guest may hold with the descriptors that there are: nodes never take the room of handles, or
+/// what is known could not be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// At most [`NODES_MAX`].
+    pub nodes: usize,
+    /// At most [`HANDLES_MAX`], and a quarter.
+    pub handles: usize,
+}
+
+impl Limits {
+    /// Of a process that may have so many descriptors.
+    #[must_use]
+    pub fn of(descriptors: usize) -> Self {
+        let handles = HANDLES_MAX.min(descriptors / 4);
+        let reserve = RESERVE.min(descriptors / 4);
+        let left = descriptors.saturating_sub(handles + reserve);
+        Self {
+            nodes: NODES_MAX.min(left),
+            handles,
+        }
+    }
+}
 
 /// The root directory's node (`FUSE_ROOT_ID`).
 pub const ROOT: u64 = 1;
@@ -59,21 +86,25 @@ struct Table {
 
 /// All nodes of a guest.
 #[derive(Debug)]
-pub struct Nodes(Mutex<Table>);
+pub struct Nodes {
+    table: Mutex<Table>,
+    max: usize,
+}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Nodes {
-    /// Only the root, which is never forgotten.
+    /// Only the root, which is never forgotten, and room for `max`.
     #[must_use]
-    pub fn new(root: Node) -> Self {
-        let nodes = Self(Mutex::new(Table {
+    pub fn new(root: Node, max: usize) -> Self {
+        let table = Mutex::new(Table {
             last: ROOT,
             ..Table::default()
-        }));
-        lock(&nodes.0).by_id.insert(
+        });
+        let nodes = Self { table, max };
+        lock(&nodes.table).by_id.insert(
             ROOT,
             Entry {
                 node: Arc::new(root),
@@ -88,7 +119,7 @@ impl Nodes {
     /// # Errors
     /// `ESTALE` when there is none.
     pub fn get(&self, id: u64) -> Result<Arc<Node>, Errno> {
-        let table = lock(&self.0);
+        let table = lock(&self.table);
         let entry = table.by_id.get(&id).ok_or(Errno::STALE)?;
         Ok(entry.node.clone())
     }
@@ -98,14 +129,14 @@ impl Nodes {
     /// # Errors
     /// `ENFILE` beyond the limit.
     pub fn found(&self, node: Node) -> Result<u64, Errno> {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         if let Some(id) = table.by_key.get(&node.key).copied()
             && let Some(entry) = table.by_id.get_mut(&id)
         {
             entry.lookups = entry.lookups.saturating_add(1);
             return Ok(id);
         }
-        if table.by_id.len() >= NODES_MAX {
+        if table.by_id.len() >= self.max {
             return Err(Errno::NFILE);
         }
         table.last += 1;
@@ -124,7 +155,7 @@ impl Nodes {
         if id == ROOT {
             return;
         }
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         let Some(entry) = table.by_id.get_mut(&id) else {
             return;
         };
@@ -141,7 +172,7 @@ impl Nodes {
 
     /// Forgets everything but the root.
     pub fn clear(&self) {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         table.by_id.retain(|id, _| *id == ROOT);
         table.by_key.clear();
     }
@@ -149,7 +180,7 @@ impl Nodes {
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        lock(&self.0).by_id.len()
+        lock(&self.table).by_id.len()
     }
 
     /// Never: the root is there.
@@ -181,17 +212,27 @@ struct Opened {
 }
 
 /// All that a guest has open.
-#[derive(Debug, Default)]
-pub struct Handles(Mutex<Opened>);
+#[derive(Debug)]
+pub struct Handles {
+    opened: Mutex<Opened>,
+    max: usize,
+}
 
 impl Handles {
+    /// None, and room for `max`.
+    #[must_use]
+    pub fn new(max: usize) -> Self {
+        let opened = Mutex::default();
+        Self { opened, max }
+    }
+
     /// Keeps an open file; returns its number.
     ///
     /// # Errors
     /// `ENFILE` beyond the limit.
     pub fn add(&self, handle: Handle) -> Result<u64, Errno> {
-        let mut opened = lock(&self.0);
-        if opened.by_id.len() >= HANDLES_MAX {
+        let mut opened = lock(&self.opened);
+        if opened.by_id.len() >= self.max {
             return Err(Errno::NFILE);
         }
         opened.last += 1;
@@ -201,7 +242,11 @@ impl Handles {
     }
 
     fn get(&self, id: u64) -> Result<Arc<Handle>, Errno> {
-        lock(&self.0).by_id.get(&id).cloned().ok_or(Errno::BADF)
+        lock(&self.opened)
+            .by_id
+            .get(&id)
+            .cloned()
+            .ok_or(Errno::BADF)
     }
 
     /// An open file.
@@ -230,12 +275,33 @@ impl Handles {
 
     /// Closes one.
     pub fn remove(&self, id: u64) {
-        let gone = lock(&self.0).by_id.remove(&id);
+        let gone = lock(&self.opened).by_id.remove(&id);
         drop(gone);
     }
 
     /// Closes all.
     pub fn clear(&self) {
-        lock(&self.0).by_id.clear();
+        lock(&self.opened).by_id.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_always_room_to_open_what_is_known() {
+        for (descriptors, nodes, handles) in [
+            (NODES_MAX + HANDLES_MAX + RESERVE, NODES_MAX, HANDLES_MAX),
+            (usize::MAX, NODES_MAX, HANDLES_MAX),
+            // The kernel's own limit, and systemd's.
+            (1 << 20, (1 << 20) - HANDLES_MAX - RESERVE, HANDLES_MAX),
+            (1 << 19, (1 << 19) - HANDLES_MAX - RESERVE, HANDLES_MAX),
+            (4096, 4096 - 1024 - RESERVE, 1024),
+            (64, 32, 16),
+        ] {
+            let limits = Limits { nodes, handles };
+            assert_eq!(Limits::of(descriptors), limits, "{descriptors}");
+        }
     }
 }
