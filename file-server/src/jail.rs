@@ -148,6 +148,7 @@ fn enter(shares: &[Share], mut go: io::PipeReader) -> Result<OwnedFd, JailError>
     umask(Mode::empty());
     drop_privileges()?;
     ::jail::privileges::hide()?;
+    // None where it would deny moves between folders: the root has nothing but the shares anyway.
     ::jail::landlock::restrict_to(Some(root.as_fd()))
         .map_err(io::Error::other)
         .context("shut the file server in by Landlock")?;

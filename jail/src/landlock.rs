@@ -4,8 +4,8 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 
 /// What a kernel made of it.
@@ -15,7 +15,7 @@ pub enum Enforcement {
     Full,
     /// What this kernel knows of.
     Partial,
-    /// None: not built in, or not among `lsm=`.
+    /// None: not built in, or not among `lsm=`, or of no use.
     None,
 }
 
@@ -28,11 +28,14 @@ pub fn restrict() -> Result<Enforcement, RulesetError> {
 }
 
 /// The same, but for what lies beneath a folder: all may be done there but executing a file and making
-/// a device.
+/// a device. Nothing is denied where [`knows_moves`] says no.
 ///
 /// # Errors
 /// As [`restrict`].
 pub fn restrict_to(folder: Option<BorrowedFd<'_>>) -> Result<Enforcement, RulesetError> {
+    if folder.is_some() && !knows_moves() {
+        return Ok(Enforcement::None);
+    }
     let abi = ABI::V6;
     let mut rules = Ruleset::default()
         .handle_access(AccessFs::from_all(abi))?
@@ -43,6 +46,16 @@ pub fn restrict_to(folder: Option<BorrowedFd<'_>>) -> Result<Enforcement, Rulese
         rules = rules.add_rule(PathBeneath::new(folder, Rights::All.access(abi)))?;
     }
     Ok(rules.restrict_self()?.ruleset.into())
+}
+
+/// Whether this kernel's Landlock can allow to move or link a file from one folder to another. That of
+/// Linux 5.13 to 5.18 denies it to whoever is restricted at all.
+#[must_use]
+pub fn knows_moves() -> bool {
+    Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::Refer)
+        .is_ok()
 }
 
 /// What may be done below a folder, or with a file.

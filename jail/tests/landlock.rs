@@ -2,8 +2,11 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
+use std::os::fd::AsFd;
 
-use bulkhead_jail::landlock::{Enforcement, Rights, restrict, restrict_files};
+use bulkhead_jail::landlock::{
+    Enforcement, Rights, knows_moves, restrict, restrict_files, restrict_to,
+};
 
 #[test]
 fn a_restricted_thread_opens_nothing_where_the_kernel_can_deny_it() {
@@ -97,4 +100,26 @@ fn a_thread_with_places_has_these_and_no_other() {
         }
     });
     asked.join().unwrap();
+}
+
+#[test]
+fn a_thread_with_a_folder_moves_files_in_it_whatever_the_kernel() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = |name: &str| temp.path().join(name);
+    for name in ["own/a", "own/b", "outside"] {
+        std::fs::create_dir_all(path(name)).unwrap();
+    }
+    std::fs::write(path("own/a/file"), "x").unwrap();
+    let own = File::open(path("own")).unwrap();
+    let asked = std::thread::scope(|scope| {
+        let act = || {
+            let enforced = restrict_to(Some(own.as_fd())).unwrap();
+            std::fs::rename(path("own/a/file"), path("own/b/file")).unwrap();
+            std::fs::hard_link(path("own/b/file"), path("own/a/again")).unwrap();
+            (enforced, std::fs::read_dir(path("outside")).is_ok())
+        };
+        scope.spawn(act).join().unwrap()
+    });
+    assert_eq!(asked.0 == Enforcement::None, asked.1);
+    assert!(knows_moves() || asked.0 == Enforcement::None);
 }

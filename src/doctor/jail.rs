@@ -46,6 +46,9 @@ pub fn landlock() -> Finding {
     let asked = thread.ok().and_then(|thread| thread.join().ok());
     match asked {
         Some(Ok(Enforcement::Full)) => Finding::ok("Landlock: files, network, other processes"),
+        Some(Ok(Enforcement::Partial)) if !landlock::knows_moves() => {
+            Finding::ok("Landlock: what this kernel has of it, and none for file servers")
+        }
         Some(Ok(Enforcement::Partial)) => Finding::ok("Landlock: what this kernel has of it"),
         Some(Ok(Enforcement::None)) => Finding::warn(
             "no Landlock: VMMs have their empty root and their filters only",
