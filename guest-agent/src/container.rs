@@ -447,8 +447,10 @@ impl<'a> Container<'a> {
         spec: &ProcessSpec,
         streams: &Streams,
     ) -> Result<Spawned, Failure> {
+        let mut keep = streams.child.ends();
+        keep.push(main.pidfd());
         let attempt = |group: BorrowedFd<'_>| {
-            spawn::spawn(group, 0, |reporter| match join(main, spec) {
+            spawn::spawn_among(group, &keep, |reporter| match join(main, spec) {
                 Ok((root, proc)) => become_process(
                     &Launch {
                         spec,

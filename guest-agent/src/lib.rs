@@ -14,7 +14,10 @@
 //! The host is trusted. The image and the processes of the container are not: no path of theirs is
 //! looked up outside the container's root, nothing of theirs is parsed with unbounded memory, and
 //! no descriptor of the agent reaches them. A container that was given everything (`--privileged`)
-//! owns its VM, the agent included; the VM's border is the host's to hold.
+//! owns its VM, the agent included; the VM's border is the host's to hold. So does one with
+//! `CAP_SYS_PTRACE` once somebody runs an `exec` in it: that begins as a copy of the agent among the
+//! container's processes, closes the agent's descriptors first of all, and has every capability until
+//! it executes its program.
 //!
 //! vsock has no namespaces, so a workload that opens an `AF_VSOCK` socket can reach the host's ports.
 //! The default seccomp profile refuses that to `socket`; a 32-bit program has `socketcall`, whose

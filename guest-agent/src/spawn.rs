@@ -186,6 +186,49 @@ pub fn spawn(
     })
 }
 
+/// Clones a child into `cgroup` as [`spawn`] does, in the namespaces that the agent chose for its next
+/// one. It is born among the container's processes, one of which may be able to trace it: before
+/// anything else it closes every descriptor but the standard ones, its report and `keep`, which keep
+/// their numbers.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_among(
+    cgroup: BorrowedFd<'_>,
+    keep: &[BorrowedFd<'_>],
+    body: impl FnOnce(Reporter),
+) -> Result<Spawned, Errno> {
+    spawn(cgroup, 0, |reporter| {
+        let kept = keep.iter().copied().chain([reporter.as_fd()]);
+        for (first, last) in gaps(kept.map(|fd| fd.as_raw_fd()).collect()) {
+            // SAFETY: closes descriptors of the agent's that the child, which executes or exits,
+            // neither uses nor drops.
+            if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } != 0 {
+                reporter.give_up(&Failure::other("close the agent's descriptors"));
+            }
+        }
+        body(reporter);
+    })
+}
+
+/// First and last number of what is to be closed.
+type Gap = (libc::c_uint, libc::c_uint);
+
+/// The first and last numbers between these from [`FIRST_KEPT`] on.
+fn gaps(mut kept: Vec<RawFd>) -> Vec<Gap> {
+    kept.sort_unstable();
+    let mut first = FIRST_KEPT.unsigned_abs();
+    let mut gaps = Vec::new();
+    for number in kept.into_iter().map(RawFd::unsigned_abs) {
+        if first < number {
+            gaps.push((first, number - 1));
+        }
+        first = first.max(number.saturating_add(1));
+    }
+    gaps.push((first, libc::c_uint::MAX));
+    gaps
+}
+
 /// Clones a child for work of the agent's own, in the agent's own group. It keeps copies of `keep`,
 /// which `body` gets in the same order, and of no other descriptor beyond the standard ones: streams
 /// must end when the agent ends them. Returns what is readable once the child has ended.
@@ -302,6 +345,21 @@ pub fn boottime_ns() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn descriptors_between_those_kept_are_closed() {
+        let end = libc::c_uint::MAX;
+        let table: [(&[RawFd], &[Gap]); 5] = [
+            (&[], &[(3, end)]),
+            (&[3, 4], &[(5, end)]),
+            (&[9, 5, 5, 6], &[(3, 4), (7, 8), (10, end)]),
+            (&[0, 2, 4], &[(3, 3), (5, end)]),
+            (&[RawFd::MAX], &[(3, 0x7fff_fffe), (0x8000_0000, end)]),
+        ];
+        for (kept, wanted) in table {
+            assert_eq!(gaps(kept.to_vec()), wanted, "{kept:?}");
+        }
+    }
 
     /// What the agent makes of a report that `say` writes.
     fn told(say: impl FnOnce(&Reporter)) -> Outcome {

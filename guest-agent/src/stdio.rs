@@ -33,6 +33,17 @@ pub enum ChildIo {
     Terminal(OwnedFd),
 }
 
+impl ChildIo {
+    /// All that there are.
+    #[must_use]
+    pub fn ends(&self) -> Vec<BorrowedFd<'_>> {
+        match self {
+            Self::Pipes(ends) => ends.iter().flatten().map(AsFd::as_fd).collect(),
+            Self::Terminal(end) => vec![end.as_fd()],
+        }
+    }
+}
+
 /// Both sides of a process's streams.
 #[derive(Debug)]
 pub struct Streams {
