@@ -10,12 +10,14 @@ use serde_json::Value;
 
 use crate::contrast::{Plain, mounts, someone_sleeps, wait_until};
 use crate::jail::check_supervisor;
+use crate::streams::stalled;
 use crate::tenant::{ID, give, needs_root};
 use crate::world::World;
 
 crate::tests![
     a_kept_plain_container_has_a_life,
     another_process_runs_in_a_plain_container,
+    a_stalled_reader_hides_no_end_of_a_plain_container,
     a_plain_container_has_a_terminal,
     a_plain_container_is_attached_to_and_has_a_log_with_limits,
     a_policy_starts_a_plain_container_again,
@@ -123,6 +125,19 @@ fn a_kept_plain_container_has_a_life(world: &World) -> Result<()> {
     // One that is gone when it has ended.
     plain.keep(&["--rm", "busybox", "true"])?;
     wait_until(|| Ok(plain.bundles()? == 0))
+}
+
+fn a_stalled_reader_hides_no_end_of_a_plain_container(world: &World) -> Result<()> {
+    let plain = Plain::new(world)?;
+    let script = "until test -e /end; do sleep 0.1; done; exit 5";
+    plain.keep(&["--name", "box", "busybox", "sh", "-c", script])?;
+    let (exec, reader) = stalled(&plain.vm, &["exec", "box", "yes"])?;
+    plain.verb(&["exec", "box", "touch", "/end"])?.code(0)?;
+    assert_eq!(plain.verb(&["wait", "box"])?.code(0)?.stdout, "5\n");
+    drop(reader);
+    exec.wait()?.code(137)?;
+    plain.verb(&["rm", "box"])?.code(0)?;
+    plain.vm.wait_for_no_process()
 }
 
 fn another_process_runs_in_a_plain_container(world: &World) -> Result<()> {

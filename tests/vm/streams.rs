@@ -164,7 +164,7 @@ fn a_reader_may_leave_early(world: &World) -> Result<()> {
 }
 
 /// A command whose output has begun, and nobody reads on; it ends when its reader is dropped.
-fn stalled(vm: &Sandbox, arguments: &[&str]) -> Result<(Running, PipeReader)> {
+pub(crate) fn stalled(vm: &Sandbox, arguments: &[&str]) -> Result<(Running, PipeReader)> {
     let (mut reader, writer) = std::io::pipe().context("make a pipe")?;
     let output = File::from(OwnedFd::from(writer));
     let running = vm.bulkhead(arguments).stdout_to(output).spawn()?;

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
@@ -40,6 +41,10 @@ const MAIN_NAME: &str = "main";
 /// Bytes of requests that are read at once.
 const READ_LEN: usize = 16 << 10;
 
+/// How long output that nobody reads may hold up the container's end, as in a VM: that of the other
+/// processes, and its own once somebody had it killed.
+const GRACE: Duration = Duration::from_secs(2);
+
 /// What is ready.
 #[derive(Debug, Clone, Copy)]
 enum Source {
@@ -63,6 +68,10 @@ pub(super) struct Agent {
     /// Ends of children that nobody knew yet: a process whose runtime has not gone.
     unknown: BTreeMap<i32, ExitStatus>,
     lingering: Vec<Pump>,
+    /// Whether the container's own process was sent SIGKILL.
+    is_killed: bool,
+    /// When output is not waited for any longer, from the end of the container's own process on.
+    grace_until: Option<Instant>,
     /// Whether the supervisor wants it to end.
     is_over: bool,
 }
@@ -88,6 +97,8 @@ impl Agent {
             processes: BTreeMap::new(),
             unknown: BTreeMap::new(),
             lingering: Vec::new(),
+            is_killed: false,
+            grace_until: None,
             is_over: false,
         })
     }
@@ -106,6 +117,7 @@ impl Agent {
             }
             // A start may have missed a signal.
             self.reap()?;
+            self.leave_readers_behind();
             self.tell()?;
         }
         // It may be gone.
@@ -132,7 +144,9 @@ impl Agent {
             sources.push(Source::Lingering(index));
             fds.push(PollFd::new(fd, flags));
         }
-        let deadline = self.processes.values().filter_map(Process::deadline).min();
+        let grace_until = self.grace_until.filter(|at| Instant::now() < *at);
+        let deadlines = self.processes.values().filter_map(Process::deadline);
+        let deadline = deadlines.chain(grace_until).min();
         match poll(&mut fds, timeout_until(deadline)) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error).context("wait"),
@@ -229,6 +243,23 @@ impl Agent {
         Ok(())
     }
 
+    /// Gives up output that holds up the container's end for too long.
+    fn leave_readers_behind(&mut self) {
+        let has_ended = self.processes.get(&MAIN).is_some_and(Process::has_ended);
+        if !has_ended || !(self.is_killed || self.processes.len() > 1) {
+            return;
+        }
+        let now = Instant::now();
+        if now < *self.grace_until.get_or_insert(now + GRACE) {
+            return;
+        }
+        for (id, process) in &mut self.processes {
+            if *id != MAIN || self.is_killed {
+                process.abandon();
+            }
+        }
+    }
+
     /// Tells the supervisor what there is to tell of each process, the container's own last.
     fn tell(&mut self) -> Result<()> {
         let ids: Vec<ProcessId> = self.processes.keys().rev().copied().collect();
@@ -298,6 +329,7 @@ impl Agent {
             }
             // A process that has just ended is no error to anybody.
             Request::Signal { process, signal } => {
+                self.is_killed |= process == MAIN && signal == libc::SIGKILL;
                 if let Some(pid) = self.processes.get(&process).and_then(Process::pid) {
                     let _ = jail::signal(pid, signal);
                 }
