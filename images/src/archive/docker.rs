@@ -14,7 +14,7 @@ use crate::limits::{ARCHIVE_IMAGES, CONFIG_BYTES, LAYER_BYTES, LAYERS, MANIFEST_
 use crate::manifest::{Compression, ManifestError};
 use crate::platform::Platform;
 use crate::reference::Reference;
-use crate::store::{Lease, Spooled, Store};
+use crate::store::{Lease, Spooled, Store, StoreError};
 
 /// The member that lists the images.
 pub(super) const MANIFEST: &str = "manifest.json";
@@ -91,10 +91,15 @@ fn check(
         .iter()
         .flatten()
         .map(|name| {
-            Reference::parse(name).map_err(|source| ArchiveError::Name {
+            let reference = Reference::parse(name).map_err(|source| ArchiveError::Name {
                 name: name.clone(),
                 source,
-            })
+            })?;
+            // The manifest is made here: no digest that somebody asks a registry for can be its own.
+            if reference.digest().is_some() {
+                return Err(StoreError::TagWithDigest.into());
+            }
+            Ok(reference)
         })
         .collect();
     let names = entry.layers.as_deref().unwrap_or_default();

@@ -12,7 +12,7 @@ use crate::limits::{ARCHIVE_IMAGES, CONFIG_BYTES, INDEX_DEPTH, MANIFEST_BYTES};
 use crate::manifest::{self, BlobRef, Document, EntryKind, IndexEntry, Manifest, ManifestError};
 use crate::platform::Platform;
 use crate::reference::Reference;
-use crate::store::{Lease, Spooled, Store};
+use crate::store::{Lease, Spooled, Store, StoreError};
 
 /// The member that lists the images.
 pub(super) const INDEX: &str = "index.json";
@@ -168,7 +168,7 @@ fn blob(wanted: &BlobRef, find: &mut Find<'_>) -> Result<Spooled, ArchiveError> 
 }
 
 /// The name that an entry gives its image. OCI's annotation may be a tag alone, which names nothing
-/// without a repository.
+/// without a repository. A digest in it has to be the entry's own: by that name a user means that content.
 fn name(entry: &IndexEntry) -> Result<Option<Reference>, ArchiveError> {
     let full = entry.annotations.get(FULL_NAME);
     let name = full.or_else(|| {
@@ -178,10 +178,14 @@ fn name(entry: &IndexEntry) -> Result<Option<Reference>, ArchiveError> {
             .filter(|name| name.contains(['/', ':', '@']))
     });
     name.map(|name| {
-        Reference::parse(name).map_err(|source| ArchiveError::Name {
+        let reference = Reference::parse(name).map_err(|source| ArchiveError::Name {
             name: name.clone(),
             source,
-        })
+        })?;
+        match reference.digest() {
+            Some(digest) if *digest != entry.blob.digest => Err(StoreError::TagWithDigest.into()),
+            _ => Ok(reference),
+        }
     })
     .transpose()
 }
