@@ -6,9 +6,9 @@
 //! A lock on a temporary file is held together with the file's name: whoever gets the lock checks that
 //! the name still leads to the file it locked, since the holder before may have renamed or removed it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -48,22 +48,53 @@ pub(crate) fn try_acquire(path: &Path) -> io::Result<Option<Flock<File>>> {
 }
 
 /// Opens or makes the temporary file at `path` for reading and writing and takes its lock; `None` where
-/// another process has it. A fresh file is empty and readable by its owner alone.
+/// another process has it. A fresh file is empty and readable by its owner alone. One that a dead process
+/// had write-protected, to give it its final name, is made writable again.
 pub(crate) fn try_open_locked(path: &Path) -> io::Result<Option<Flock<File>>> {
+    let mut was_denied = false;
     loop {
-        let file = open_lock(path)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "not a regular file",
-            ));
-        }
+        let file = match open_lock(path) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !was_denied => {
+                was_denied = true;
+                if matches!(thaw(path)?, Named::Busy) {
+                    return Ok(None);
+                }
+                continue;
+            }
+            file => file?,
+        };
+        check_regular(&file)?;
         match lock_named(file, path)? {
             Named::Locked(lock) => return Ok(Some(lock)),
             Named::Busy => return Ok(None),
             Named::Gone => {}
         }
     }
+}
+
+/// Makes a file that can only be read writable for its owner, if nobody has it. Its lock can be had without
+/// writing, so a process that is just about to rename it keeps it as it is.
+fn thaw(path: &Path) -> io::Result<Named> {
+    let file = match options().read(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Named::Gone),
+        file => file?,
+    };
+    check_regular(&file)?;
+    let named = lock_named(file, path)?;
+    if let Named::Locked(lock) = &named {
+        lock.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(named)
+}
+
+fn check_regular(file: &File) -> io::Result<()> {
+    if file.metadata()?.is_file() {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "not a regular file",
+    ))
 }
 
 /// What came of locking a file that was opened by its name.
@@ -183,5 +214,44 @@ mod tests {
         let fifo = dir.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert!(try_open_locked(&fifo).is_err());
+    }
+
+    #[test]
+    fn what_a_dead_process_froze_is_opened_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("partial");
+        std::fs::write(&path, "content").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o444)).unwrap();
+        let mode = || path.metadata().unwrap().mode() & 0o7777;
+        std::thread::scope(|scope| {
+            let user = scope.spawn(|| {
+                be_bound_by_permissions(&[dir.path(), &path]);
+                assert!(open_lock(&path).is_err());
+                let writer = try_lock(File::open(&path).unwrap()).unwrap().expect("free");
+                assert!(try_open_locked(&path).unwrap().is_none());
+                assert_eq!(mode(), 0o444, "its writer still lives");
+                drop(writer);
+                let opened = try_open_locked(&path).unwrap().expect("free");
+                assert_eq!((opened.metadata().unwrap().len(), mode()), (7, 0o600));
+                // A folder that can't be written is no file that was frozen.
+                drop(opened);
+                std::fs::remove_file(&path).unwrap();
+                std::fs::set_permissions(dir.path(), Permissions::from_mode(0o500)).unwrap();
+                let error = try_open_locked(&path).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+            });
+            user.join().unwrap();
+        });
+    }
+
+    /// Where this is root, makes the calling thread another user to the file system, whose `paths` are.
+    fn be_bound_by_permissions(paths: &[&Path]) {
+        let nobody = nix::unistd::Uid::from_raw(65534);
+        if nix::unistd::geteuid().is_root() {
+            for path in paths {
+                nix::unistd::chown(*path, Some(nobody), None).unwrap();
+            }
+            nix::unistd::setfsuid(nobody);
+        }
     }
 }
