@@ -5,6 +5,8 @@
 //!   <diff>-<blob>                     a disk as in a user's own cache, root's, 0444
 //!   image-<id>.json                   an image that root shares, and its disks
 //!   .new-…                            what is being written, or what nobody finished
+//!   .lock                             root's, 0600, while root writes: a lock on what all may open, as the
+//!                                     folder, is one that all may hold
 //! ```
 //! [`super::LayerDisks`] looks here for what a user has not; the verbs `system share` and `system unshare`
 //! write it. Whoever could write here would choose what all users run, so nothing is used that somebody
@@ -18,14 +20,15 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg, OFlag, openat};
+use nix::fcntl::{Flock, OFlag, openat};
 use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{LayerDisk, LayerKey, check_len, space_of};
 use crate::digest::Digest;
-use crate::limits::{DISK_BYTES, SHARED_IMAGES, SHARED_RECORD_BYTES};
+use crate::limits::{DISK_BYTES, DISK_WAIT, SHARED_IMAGES, SHARED_RECORD_BYTES};
+use crate::lock;
 use crate::store::files::{self, FileError};
 
 /// Where it is. No variable leads elsewhere: what lies there is believed.
@@ -35,6 +38,7 @@ const FOLDER: &str = "/var/lib/bulkhead-layers";
 const ROOT: u32 = 0;
 
 const NEW: &str = ".new-";
+const LOCK: &str = ".lock";
 const RECORD: (&str, &str) = ("image-", ".json");
 
 /// Why nothing of it is used, or an operation that failed.
@@ -60,6 +64,9 @@ pub enum SharedError {
     /// More than [`SHARED_IMAGES`].
     #[error("more than {SHARED_IMAGES} images are shared, the limit")]
     TooMany,
+    /// Another process has been writing for [`DISK_WAIT`].
+    #[error("another process is still changing what is shared in {}", .0.display())]
+    Busy(PathBuf),
 }
 
 /// An image that is shared.
@@ -71,6 +78,20 @@ pub struct SharedImage {
     pub names: Vec<String>,
     /// Its disks, from the base up.
     pub layers: Vec<LayerKey>,
+}
+
+/// The right to write the folder.
+#[derive(Debug)]
+struct Alone {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Drop for Alone {
+    /// Takes the name away while the lock is held. One that stays is of no account.
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 /// The folder.
@@ -215,13 +236,16 @@ impl SharedDisks {
         Ok(freed)
     }
 
-    /// Locks the folder against others who write it; `None` where it is not.
-    fn lock(&self) -> Result<Option<Flock<File>>, SharedError> {
-        let lock = |folder| {
-            let locked = Flock::lock(folder, FlockArg::LockExclusive);
-            locked.map_err(|(_, errno)| FileError::of("lock", &self.folder)(errno.into()))
-        };
-        Ok(self.open_folder()?.map(lock).transpose()?)
+    /// Keeps others from writing the folder; `None` where it is not.
+    fn lock(&self) -> Result<Option<Alone>, SharedError> {
+        if self.open_folder()?.is_none() {
+            return Ok(None);
+        }
+        let path = self.folder.join(LOCK);
+        let lock = lock::poll(DISK_WAIT, || lock::try_open_locked(&path))
+            .map_err(FileError::of("lock", &path))?
+            .ok_or_else(|| SharedError::Busy(self.folder.clone()))?;
+        Ok(Some(Alone { path, _lock: lock }))
     }
 
     /// Writes a file that nobody is to write again; under the lock.

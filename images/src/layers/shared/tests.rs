@@ -116,6 +116,28 @@ fn a_short_id_of_several_removes_none_and_a_name_goes_first() {
 }
 
 #[test]
+fn a_lock_that_any_user_may_hold_keeps_nobody_waiting() {
+    let temp = tempfile::tempdir().unwrap();
+    let shared = shared(&temp);
+    shared.add(&image("one", &[b"a"]), &[disk(b"1")]).unwrap();
+    let folder = temp.path().join("shared");
+    let open = File::open(&folder).unwrap();
+    let _held = lock::try_lock(open).unwrap().expect("free");
+    let (done, removed) = std::sync::mpsc::channel();
+    let other = shared.clone();
+    std::thread::spawn(move || done.send(other.remove("one")));
+    let removed = removed.recv_timeout(std::time::Duration::from_secs(20));
+    assert!(removed.expect("it waits for nobody").is_ok());
+
+    let alone = shared.lock().unwrap().expect("the folder is there");
+    let path = folder.join(LOCK);
+    assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+    assert!(lock::try_open_locked(&path).unwrap().is_none());
+    drop(alone);
+    assert!(!path.exists());
+}
+
+#[test]
 fn all_may_read_it_whatever_the_umask() {
     let temp = tempfile::tempdir().unwrap();
     let shared = shared(&temp);
