@@ -245,6 +245,13 @@ struct Shape {
     fs_layers: Option<IgnoredAny>,
 }
 
+/// An image manifest. Go writes `null` for a list that is empty.
+#[derive(Deserialize)]
+struct ManifestDocument {
+    config: oci::Descriptor,
+    layers: Option<Vec<oci::Descriptor>>,
+}
+
 /// Parses a manifest or an index. A document that could be taken for both is refused, whatever its
 /// media type says (CVE-2021-41190).
 pub fn parse(bytes: &[u8]) -> Result<Document, ManifestError> {
@@ -282,26 +289,27 @@ pub fn parse(bytes: &[u8]) -> Result<Document, ManifestError> {
         } else {
             OCI_MANIFEST
         };
-        check_manifest(&manifest, media_type).map(Document::Manifest)
+        check_manifest(manifest, media_type).map(Document::Manifest)
     }
 }
 
 fn check_manifest(
-    manifest: &oci::ImageManifest,
+    manifest: ManifestDocument,
     media_type: &'static str,
 ) -> Result<Manifest, ManifestError> {
-    let config_type = manifest.config().media_type().as_ref();
+    let config_type = manifest.config.media_type().as_ref();
     if !matches!(config_type, OCI_CONFIG | DOCKER_CONFIG) {
         return Err(ManifestError::NotAnImage(config_type.to_owned()));
     }
-    let config = blob("the image config", manifest.config(), CONFIG_BYTES)?;
-    if manifest.layers().len() > LAYERS {
-        return Err(ManifestError::TooManyLayers(manifest.layers().len()));
+    let config = blob("the image config", &manifest.config, CONFIG_BYTES)?;
+    let descriptors = manifest.layers.unwrap_or_default();
+    if descriptors.len() > LAYERS {
+        return Err(ManifestError::TooManyLayers(descriptors.len()));
     }
     let mut sizes = HashMap::new();
     let mut total = 0_u64;
-    let mut layers = Vec::with_capacity(manifest.layers().len());
-    for (index, descriptor) in (1..).zip(manifest.layers()) {
+    let mut layers = Vec::with_capacity(descriptors.len());
+    for (index, descriptor) in (1..).zip(&descriptors) {
         let compression = compression(index, descriptor.media_type().as_ref())?;
         let blob = blob(&format!("layer {index}"), descriptor, LAYER_BYTES)?;
         match sizes.insert(blob.digest, blob.size) {

@@ -85,6 +85,12 @@ fn dockers_types_are_read_too() {
 }
 
 #[test]
+fn an_image_of_no_layers_may_have_gos_null_for_them() {
+    let manifest = manifest_with(|value| value["layers"] = json!(null)).unwrap();
+    assert!(manifest.layers.is_empty());
+}
+
+#[test]
 fn the_entry_of_the_platform_is_picked() {
     let index = index_of(vec![
         entry("unknown", "unknown", b"attestation"),
