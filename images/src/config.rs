@@ -4,9 +4,8 @@
 //! out is what the image's author wished, no more: nothing in it may choose a path, an argument or an
 //! environment variable of the host.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use oci_spec::image as oci;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -15,6 +14,10 @@ use crate::json::{self, JsonError};
 use crate::limits::{CONFIG_BYTES, CONFIG_ENTRIES, HISTORY, LAYERS};
 use crate::platform::Platform;
 use crate::timestamp::Timestamp;
+
+mod document;
+
+use document::{Document, List, Record, RootFs, keys, list, map};
 
 /// A config that can't be used, and why.
 #[derive(Debug, Error)]
@@ -175,23 +178,6 @@ pub struct ImageConfig {
     pub history: Vec<History>,
 }
 
-/// What Docker has and oci-spec's types leave out.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct DockerFields {
-    comment: Option<String>,
-    docker_version: Option<String>,
-    config: Option<DockerConfig>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct DockerConfig {
-    healthcheck: Option<Healthcheck>,
-    shell: Option<Vec<String>>,
-    on_build: Option<Vec<String>>,
-}
-
 impl ImageConfig {
     /// That of an image of which nothing is known but what it is for.
     #[must_use]
@@ -221,40 +207,35 @@ impl ImageConfig {
 
     /// Parses and checks a config of OCI's or Docker's form.
     pub fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
-        let document: oci::ImageConfiguration =
-            json::parse(bytes, CONFIG_BYTES).map_err(ConfigError::Json)?;
-        let docker: DockerFields = json::parse(bytes, CONFIG_BYTES).map_err(ConfigError::Json)?;
-        let docker_config = docker.config.unwrap_or_default();
-        let config = document.config().clone().unwrap_or_default();
+        let document: Document = json::parse(bytes, CONFIG_BYTES).map_err(ConfigError::Json)?;
+        let config = document.config.unwrap_or_default();
         let checked = Self {
             platform: Platform::new(
-                &document.os().to_string(),
-                &document.architecture().to_string(),
-                document.variant().as_deref(),
+                &document.os,
+                &document.architecture,
+                document.variant.as_deref(),
             ),
-            created: document.created().as_deref().and_then(Timestamp::parse),
-            author: document.author().clone().unwrap_or_default(),
-            comment: docker.comment.unwrap_or_default(),
-            docker_version: docker.docker_version.unwrap_or_default(),
-            user: config.user().clone().unwrap_or_default(),
-            env: config.env().clone().unwrap_or_default(),
-            entrypoint: config.entrypoint().clone(),
-            cmd: config.cmd().clone(),
-            working_dir: config.working_dir().clone().unwrap_or_default(),
-            volumes: sorted(config.volumes()),
-            exposed_ports: sorted(config.exposed_ports()),
-            labels: config
-                .labels()
-                .iter()
-                .flatten()
-                .map(|(key, value)| (key.clone(), value.clone()))
-                .collect(),
-            stop_signal: config.stop_signal().clone().unwrap_or_default(),
-            healthcheck: docker_config.healthcheck,
-            shell: docker_config.shell,
-            on_build: docker_config.on_build.unwrap_or_default(),
-            diff_ids: diff_ids(document.rootfs().diff_ids())?,
-            history: history(document.history().as_deref().unwrap_or_default())?,
+            created: document.created.as_deref().and_then(Timestamp::parse),
+            author: document.author.unwrap_or_default(),
+            comment: document.comment.unwrap_or_default(),
+            docker_version: document.docker_version.unwrap_or_default(),
+            user: config.user.unwrap_or_default(),
+            env: list("Env", config.env)?.unwrap_or_default(),
+            entrypoint: list("Entrypoint", config.entrypoint)?,
+            cmd: list("Cmd", config.cmd)?,
+            working_dir: config.working_dir.unwrap_or_default(),
+            volumes: keys("Volumes", config.volumes)?,
+            exposed_ports: keys("ExposedPorts", config.exposed_ports)?,
+            labels: map("Labels", config.labels)?.into_iter().collect(),
+            stop_signal: config.stop_signal.unwrap_or_default(),
+            healthcheck: config
+                .healthcheck
+                .map(|check| check.checked())
+                .transpose()?,
+            shell: list("Shell", config.shell)?,
+            on_build: list("OnBuild", config.on_build)?.unwrap_or_default(),
+            diff_ids: diff_ids(document.rootfs.unwrap_or_default())?,
+            history: history(document.history)?,
         };
         checked.check()?;
         Ok(checked)
@@ -347,41 +328,27 @@ impl ImageConfig {
     }
 }
 
-/// The OCI types keep Go's sets in hash order, which differs from run to run.
-fn sorted(set: &Option<Vec<String>>) -> Vec<String> {
-    let sorted: BTreeSet<&String> = set.iter().flatten().collect();
-    sorted.into_iter().cloned().collect()
-}
-
-fn diff_ids(texts: &[String]) -> Result<Vec<Digest>, ConfigError> {
-    if texts.len() > LAYERS {
-        return Err(ConfigError::TooManyLayers(texts.len()));
-    }
+fn diff_ids(rootfs: RootFs) -> Result<Vec<Digest>, ConfigError> {
+    let texts = rootfs.diff_ids.map(List::all).transpose();
+    let texts = texts.map_err(ConfigError::TooManyLayers)?;
     (1..)
-        .zip(texts)
+        .zip(texts.unwrap_or_default())
         .map(|(index, text)| {
-            Digest::parse(text).map_err(|source| ConfigError::DiffId { index, source })
+            Digest::parse(&text).map_err(|source| ConfigError::DiffId { index, source })
         })
         .collect()
 }
 
-fn history(records: &[oci::History]) -> Result<Vec<History>, ConfigError> {
-    if records.len() > HISTORY {
-        return Err(ConfigError::TooManyEntries {
-            field: "history",
-            count: records.len(),
-            limit: HISTORY,
-        });
-    }
-    let text = |field: &Option<String>| field.clone().unwrap_or_default();
+fn history(records: Option<List<Record, HISTORY>>) -> Result<Vec<History>, ConfigError> {
+    let records = list("history", records)?.unwrap_or_default();
     Ok(records
-        .iter()
+        .into_iter()
         .map(|record| History {
-            created: record.created().as_deref().and_then(Timestamp::parse),
-            author: text(record.author()),
-            created_by: text(record.created_by()),
-            comment: text(record.comment()),
-            empty_layer: record.empty_layer().unwrap_or(false),
+            created: record.created.as_deref().and_then(Timestamp::parse),
+            author: record.author.unwrap_or_default(),
+            created_by: record.created_by.unwrap_or_default(),
+            comment: record.comment.unwrap_or_default(),
+            empty_layer: record.empty_layer.unwrap_or(false),
         })
         .collect())
 }

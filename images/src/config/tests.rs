@@ -88,6 +88,18 @@ fn go_writes_null_for_what_is_empty() {
     assert_eq!(bare.unwrap().user, "");
     let check = config_with(|value| value["config"]["Healthcheck"] = json!({"Test": null}));
     assert_eq!(check.unwrap().healthcheck, Some(Healthcheck::default()));
+    for rootfs in [
+        json!(null),
+        json!({}),
+        json!({"type": "layers", "diff_ids": null}),
+    ] {
+        let config = config_with(|value| value["rootfs"] = rootfs).unwrap();
+        assert!(config.diff_ids.is_empty());
+    }
+    let without = config_with(|value| {
+        value.as_object_mut().unwrap().remove("rootfs");
+    });
+    assert!(without.unwrap().diff_ids.is_empty());
 }
 
 #[test]
@@ -142,6 +154,12 @@ fn counts_and_sizes_are_limited() {
             "{field}"
         );
     }
+    let many = json!({"Test": vec!["x"; CONFIG_ENTRIES + 2]});
+    let error = config_with(|value| value["config"]["Healthcheck"] = many).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the image config has 10002 entries in Healthcheck, above the limit of 10000"
+    );
     let diff_ids = config_with(|value| {
         value["rootfs"]["diff_ids"] = json!(vec![sha(b"x"); 1000]);
     });
@@ -159,6 +177,17 @@ fn counts_and_sizes_are_limited() {
         large,
         Err(ConfigError::Json(JsonError::TooLarge { .. }))
     ));
+}
+
+#[test]
+fn entries_above_a_limit_are_counted_and_not_kept() {
+    let many = format!("[{}{{}}]", "{},".repeat(2 * HISTORY));
+    let list: List<Record, HISTORY> = serde_json::from_str(&many).unwrap();
+    assert_eq!(list.lengths(), (HISTORY, 2 * HISTORY + 1));
+    let many = format!("{{{}\"b\":\"\"}}", "\"a\":\"\",".repeat(9));
+    let map: document::Map<String, 5> = serde_json::from_str(&many).unwrap();
+    assert_eq!(map.lengths(), (5, 10));
+    assert!(serde_json::from_str::<List<Record, 1>>("[{},{]").is_err());
 }
 
 #[test]
