@@ -91,7 +91,8 @@ pub fn save(
 fn find(store: &Store, words: &[String]) -> Result<Vec<Wanted>, ArchiveError> {
     let mut images: Vec<Wanted> = Vec::new();
     let mut add = |image: Image, name: Option<Reference>| {
-        let name = name.filter(|name| name.tag().is_some());
+        // A name with a digest is one that nobody can load.
+        let name = name.filter(|name| name.tag().is_some() && name.digest().is_none());
         match images.iter_mut().find(|wanted| wanted.image.id == image.id) {
             Some(wanted) => wanted.names.extend(name),
             None => images.push(Wanted {

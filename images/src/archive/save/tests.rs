@@ -41,6 +41,20 @@ fn json_of(archive: &[u8], name: &str) -> Value {
 }
 
 #[test]
+fn what_is_named_with_a_digest_has_no_name_in_the_archive() {
+    let image = Sample::new(&[b"one"]);
+    let digest = Digest::of(&image.manifest);
+    let (_dir, store) = store_of(&[(&image, &format!("h.io/x@{digest}"))]);
+    for word in [format!("h.io/x:1@{digest}"), format!("h.io/x@{digest}")] {
+        let archive = saved(&store, &[&word]).unwrap();
+        assert!(json_of(&archive, "manifest.json")[0]["RepoTags"].is_null());
+        let entry = &json_of(&archive, "index.json")["manifests"][0];
+        assert!(entry.get("annotations").is_none(), "{entry}");
+        load_stream(&store, archive.as_slice(), &Platform::host()).unwrap();
+    }
+}
+
+#[test]
 fn an_archive_is_dockers_and_an_oci_layout() {
     let image = Sample::new(&[b"one", b"two"]);
     let (_dir, store) = store_of(&[(&image, "team/app:1")]);
