@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::digest::{Digest, DigestError};
 use crate::json::{self, JsonError};
-use crate::limits::{CONFIG_BYTES, CONFIG_ENTRIES, HISTORY, LAYERS};
+use crate::limits::{CONFIG_BYTES, CONFIG_ENTRIES, EXPOSED_PORTS, HISTORY, LAYERS};
 use crate::platform::Platform;
 use crate::timestamp::Timestamp;
 
@@ -249,27 +249,28 @@ impl ImageConfig {
 
     fn check_counts(&self) -> Result<(), ConfigError> {
         let optional = |list: &Option<Vec<String>>| list.as_ref().map_or(0, Vec::len);
-        for (field, count) in [
-            ("Env", self.env.len()),
-            ("Entrypoint", optional(&self.entrypoint)),
-            ("Cmd", optional(&self.cmd)),
-            ("Volumes", self.volumes.len()),
-            ("ExposedPorts", self.exposed_ports.len()),
-            ("Labels", self.labels.len()),
-            ("Shell", optional(&self.shell)),
-            ("OnBuild", self.on_build.len()),
+        for (field, count, limit) in [
+            ("Env", self.env.len(), CONFIG_ENTRIES),
+            ("Entrypoint", optional(&self.entrypoint), CONFIG_ENTRIES),
+            ("Cmd", optional(&self.cmd), CONFIG_ENTRIES),
+            ("Volumes", self.volumes.len(), CONFIG_ENTRIES),
+            ("ExposedPorts", self.exposed_ports.len(), EXPOSED_PORTS),
+            ("Labels", self.labels.len(), CONFIG_ENTRIES),
+            ("Shell", optional(&self.shell), CONFIG_ENTRIES),
+            ("OnBuild", self.on_build.len(), CONFIG_ENTRIES),
             (
                 "Healthcheck",
                 self.healthcheck
                     .as_ref()
                     .map_or(0, |check| check.test.len()),
+                CONFIG_ENTRIES,
             ),
         ] {
-            if count > CONFIG_ENTRIES {
+            if count > limit {
                 return Err(ConfigError::TooManyEntries {
                     field,
                     count,
-                    limit: CONFIG_ENTRIES,
+                    limit,
                 });
             }
         }

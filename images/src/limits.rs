@@ -26,8 +26,11 @@ pub const INDEX_ENTRIES: usize = 1_000;
 pub const INDEX_DEPTH: usize = 4;
 /// History records of a config: one for each build step, of which only some make a layer.
 pub const HISTORY: usize = 1_024;
-/// Entries of one list or map of a config (env, cmd, labels, volumes, ports …).
+/// Entries of one list or map of a config (env, cmd, labels, volumes …).
 pub const CONFIG_ENTRIES: usize = 10_000;
+/// Ports that a config exposes: all that there are, by TCP, UDP and SCTP. Images of telephony expose a range
+/// of 16,384 for their media.
+pub const EXPOSED_PORTS: usize = 3 * 65_536;
 /// Annotations of one descriptor.
 pub const ANNOTATIONS: usize = 1_000;
 

@@ -29,6 +29,9 @@ pub const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/u
 /// Open files a process may have, as Docker's own default on systemd hosts.
 const NOFILE: u64 = 1_048_576;
 
+/// Ports that `-P` publishes. Each is a socket of the host, and an image may expose all that there are.
+const PUBLISHED_MAX: usize = 10_000;
+
 /// SIGTERM.
 const DEFAULT_STOP_SIGNAL: i32 = 15;
 
@@ -294,7 +297,14 @@ fn network(options: &RunOptions, image: &ImageConfig) -> Result<Option<NetworkCo
         }
     }
     if options.network.publish_all {
-        for exposed in exposed_ports(options, image) {
+        let all = exposed_ports(options, image);
+        if all.len() > PUBLISHED_MAX {
+            bail!(
+                "-P would publish {} ports, above the limit of {PUBLISHED_MAX}: name those that are wanted with -p",
+                all.len()
+            );
+        }
+        for exposed in all {
             let (port, protocol) = exposed.split_once('/').unwrap_or((&exposed, "tcp"));
             let protocol = values::ports::protocol(protocol)?;
             let Ok(container_port) = port.parse() else {

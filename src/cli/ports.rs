@@ -1,6 +1,6 @@
 //! `bulkhead port`, and the PORTS column of `ps`: what of a container is published where.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use anyhow::{Result, bail};
@@ -65,8 +65,9 @@ pub fn column(network: Option<&NetworkState>, exposed: &BTreeSet<String>) -> Str
             )
         })
         .collect();
+    let published: HashSet<String> = all.iter().map(Binding::container).collect();
     for port in exposed {
-        if all.iter().any(|binding| binding.container() == *port) {
+        if published.contains(port) {
             continue;
         }
         if let Some((number, protocol)) = port.split_once('/')

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::{ConfigError, Healthcheck};
-use crate::limits::{CONFIG_ENTRIES, HISTORY, LAYERS};
+use crate::limits::{CONFIG_ENTRIES, EXPOSED_PORTS, HISTORY, LAYERS};
 
 #[derive(Deserialize)]
 pub(super) struct Document {
@@ -37,7 +37,7 @@ pub(super) struct Config {
     pub(super) cmd: Option<Words>,
     pub(super) working_dir: Option<String>,
     pub(super) volumes: Option<Map<Option<Empty>, CONFIG_ENTRIES>>,
-    pub(super) exposed_ports: Option<Map<Option<Empty>, CONFIG_ENTRIES>>,
+    pub(super) exposed_ports: Option<Map<Option<Empty>, EXPOSED_PORTS>>,
     pub(super) labels: Option<Map<String, CONFIG_ENTRIES>>,
     pub(super) stop_signal: Option<String>,
     pub(super) healthcheck: Option<Health>,

@@ -139,7 +139,18 @@ fn counts_and_sizes_are_limited() {
             format!("the image config has 10001 entries in {field}, above the limit of 10000")
         );
     }
-    for field in ["Volumes", "ExposedPorts", "Labels"] {
+    let ports = |count: usize| {
+        let ports: BTreeMap<String, Value> = (0..count)
+            .map(|number| (number.to_string(), json!({})))
+            .collect();
+        config_with(|value| value["config"]["ExposedPorts"] = json!(ports))
+    };
+    assert_eq!(ports(17_386).unwrap().exposed_ports.len(), 17_386);
+    assert_eq!(
+        ports(EXPOSED_PORTS + 1).unwrap_err().to_string(),
+        "the image config has 196609 entries in ExposedPorts, above the limit of 196608"
+    );
+    for field in ["Volumes", "Labels"] {
         let value = if field == "Labels" {
             json!("")
         } else {

@@ -118,6 +118,28 @@ fn what_an_image_may_not_say_is_refused() {
 }
 
 #[test]
+fn all_ports_of_an_image_are_published_while_they_are_not_too_many() {
+    let exposing = |count: usize| {
+        let ports: Vec<String> = (1..=count)
+            .map(|port| format!("\"{port}/udp\":{{}}"))
+            .collect();
+        image(&format!(
+            r#"{{"Cmd":["x"],"ExposedPorts":{{{}}}}}"#,
+            ports.join(",")
+        ))
+    };
+    let all = options_of(&["-P", "i"]).unwrap();
+    let launch = launch_of(&all, &exposing(3)).unwrap();
+    assert_eq!(launch.network.unwrap().ports.len(), 3);
+    let many = exposing(PUBLISHED_MAX + 1);
+    assert_eq!(
+        launch_of(&all, &many).unwrap_err().to_string(),
+        "-P would publish 10001 ports, above the limit of 10000: name those that are wanted with -p"
+    );
+    assert!(launch_of(&options_of(&["i"]).unwrap(), &many).is_ok());
+}
+
+#[test]
 fn labels_and_ports_are_joined_and_the_users_label_wins() {
     let some = options(&["-l", "from=me", "--expose", "53/udp"]).unwrap();
     let labels = labels(&some, &full_image());

@@ -436,10 +436,10 @@ fn sizes() -> Vec<Case> {
         ),
         config(
             20,
-            "ports-of-20000",
+            "ports-of-200000",
             "more ports than there may be",
-            || json!({"ExposedPorts": (0..20_000).map(|number| (format!("{number}/tcp"), json!({}))).collect::<serde_json::Map<_, _>>()}),
-            reading("20000 entries in ExposedPorts, above the limit of 10000"),
+            || json!({"ExposedPorts": (0..200_000).map(|number| (format!("{number}/tcp"), json!({}))).collect::<serde_json::Map<_, _>>()}),
+            reading("200000 entries in ExposedPorts, above the limit of 196608"),
         ),
         config(
             20,

@@ -163,7 +163,7 @@ fn manifests() -> Vec<Case> {
             "no-layers-at-all",
             "null in place of the layers",
             |manifest| manifest["layers"] = Value::Null,
-            reading(""),
+            reading("the image has 0 layers, but its config has"),
         ),
         changed(
             16,
