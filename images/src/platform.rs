@@ -105,9 +105,16 @@ impl Platform {
     }
 
     /// How well an image for `offered` serves someone who wants `self`: `None` not at all, else lower is
-    /// better. 32-bit ARM runs older variants too; elsewhere a missing variant is the common base.
+    /// better. 32-bit ARM runs older variants too; elsewhere a missing variant is the common base. amd64 runs
+    /// 386, too, where there is nothing else.
     pub fn fit(&self, offered: &Self) -> Option<u8> {
-        if self.os != offered.os || self.architecture != offered.architecture {
+        if self.os != offered.os {
+            return None;
+        }
+        if self.architecture == "amd64" && offered.architecture == "386" {
+            return Some(u8::MAX);
+        }
+        if self.architecture != offered.architecture {
             return None;
         }
         if self.variant == offered.variant {
@@ -199,5 +206,10 @@ mod tests {
             None
         );
         assert_eq!(platform("linux/amd64").fit(&platform("linux/arm64")), None);
+        let old = platform("linux/386");
+        assert_eq!(platform("linux/amd64").fit(&old), Some(u8::MAX));
+        assert_eq!(old.fit(&old), Some(0));
+        assert_eq!(old.fit(&platform("linux/amd64")), None);
+        assert_eq!(platform("linux/arm64").fit(&old), None);
     }
 }

@@ -160,7 +160,7 @@ pub const RUN: [Flag; 104] = [
     flag("oom-score-adj", None, Value("int"), LIMITS, Works, "OOM preference, -1000 to 1000"),
     flag("pid", None, Value("string"), SECURITY, Only(&[""], OWN_KERNEL), "PID namespace"),
     flag("pids-limit", None, Value("int"), LIMITS, Works, "Number of processes"),
-    flag("platform", None, Value("string"), LIFE, Differs("the host's architecture only"), "Platform of the image"),
+    flag("platform", None, Value("string"), LIFE, Differs("the host's architecture only, and 386 on amd64"), "Platform of the image"),
     flag("privileged", None, Switch, SECURITY, Differs("privileged inside the VM, never on the host"), "Give all privileges"),
     flag("publish", Some('p'), List("list"), NETWORK, Differs("tcp and udp"), "Publish a port"),
     flag("publish-all", Some('P'), Switch, NETWORK, Works, "Publish every exposed port"),

@@ -119,6 +119,20 @@ fn the_entry_of_the_platform_is_picked() {
 }
 
 #[test]
+fn amd64_takes_386_where_there_is_nothing_else() {
+    let (old, own) = (
+        entry("linux", "386", b"386"),
+        entry("linux", "amd64", b"amd"),
+    );
+    let wanted = Platform::parse("linux/amd64").unwrap();
+    for (entries, content) in [(vec![old.clone(), own], &b"amd"[..]), (vec![old], b"386")] {
+        let index = index_of(entries).unwrap();
+        let found = index.select(&wanted).unwrap();
+        assert_eq!(found.blob.digest.to_string(), sha(content));
+    }
+}
+
+#[test]
 fn an_entry_without_a_platform_is_a_last_resort() {
     let index = index_of(vec![
         descriptor(MANIFEST, b"any"),
