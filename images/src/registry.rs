@@ -99,7 +99,8 @@ pub struct RegistryOptions {
     pub insecure: Vec<String>,
     /// PEM files with certificate authorities to trust, besides the host's.
     pub ca_files: Vec<PathBuf>,
-    /// Directories of Docker's layout `<host[:port]>/*.crt` with authorities for one registry each.
+    /// Directories of Docker's layout `<host[:port]>/*.crt` with authorities for one registry each, and
+    /// `*.cert` with `*.key`, by which that registry knows the user.
     pub certs_dirs: Vec<PathBuf>,
     /// Docker's config.json; by default that of `$DOCKER_CONFIG` or `~/.docker`.
     pub docker_config: Option<PathBuf>,

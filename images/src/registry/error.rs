@@ -290,6 +290,15 @@ pub enum RegistryError {
         #[source]
         source: std::io::Error,
     },
+    /// A certificate of who we are that can't be used.
+    #[error("cannot use the client certificate {}", path.display())]
+    ClientCertificate {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The HTTP client or its runtime could not be set up.
     #[error("cannot set up the HTTP client")]
     Setup(#[source] Cause),

@@ -25,6 +25,7 @@ use super::content::{Content, Part};
 use super::error::{Cause, RegistryError};
 use super::reach::{GuardedResolver, Origin, Reach, Resolver};
 use super::runtime::Runtime;
+use super::tls;
 use crate::escape::printable;
 use crate::limits::{CONNECT_TIMEOUT, REDIRECTS, STALL_BYTES, UPLOAD_TICK};
 
@@ -105,13 +106,13 @@ impl Http {
     /// Sets clients up for the registry at `base`; connects to nothing.
     pub(super) fn new(
         base: Url,
-        tls: rustls::ClientConfig,
+        tls: tls::Settings,
         patience: Patience,
     ) -> Result<Self, RegistryError> {
         let origin = Origin::default();
-        let builder = || {
+        let builder = |tls: rustls::ClientConfig| {
             let builder = Client::builder()
-                .tls_backend_preconfigured(tls.clone())
+                .tls_backend_preconfigured(tls)
                 .user_agent(USER_AGENT)
                 .redirect(redirect::Policy::none())
                 .referer(false)
@@ -127,8 +128,8 @@ impl Http {
                 .build()
                 .map_err(|error| RegistryError::Setup(Cause::of(&error)))
         };
-        let own = build(builder().dns_resolver(Resolver))?;
-        let other = build(builder().dns_resolver(GuardedResolver(origin.clone())))?;
+        let own = build(builder(tls.own).dns_resolver(Resolver))?;
+        let other = build(builder(tls.other).dns_resolver(GuardedResolver(origin.clone())))?;
         let runtime = Runtime::start().map_err(|error| RegistryError::Setup(Cause::of(&error)))?;
         Ok(Self {
             runtime,
@@ -143,7 +144,7 @@ impl Http {
     /// Sets clients up for addresses that a stranger names: what a container gets to, no more.
     pub(super) fn of_strangers(
         scheme: &str,
-        tls: rustls::ClientConfig,
+        tls: tls::Settings,
         patience: Patience,
     ) -> Result<Self, RegistryError> {
         // Nobody's own server (RFC 6761 section 6.4), so that every address is a stranger's.

@@ -1,5 +1,5 @@
 //! Whom we trust: the host's certificate authorities, Docker's certs.d for the registry, and files named
-//! by the user.
+//! by the user. And who we are, where certs.d has a certificate for that.
 //!
 //! Used by `http` when a client is made. Verification is never switched off; a registry with a
 //! self-signed certificate is trusted by putting that in certs.d. Docker's own recipe for a registry makes
@@ -15,7 +15,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
@@ -29,16 +29,23 @@ use crate::limits::CA_BYTES;
 pub(super) struct Authorities<'a> {
     /// PEM files.
     pub(super) files: &'a [PathBuf],
-    /// Directories of Docker's layout: `<host[:port]>/*.crt`.
+    /// Directories of Docker's layout: `<host[:port]>/*.crt`, and `*.cert` with `*.key` of who we are.
     pub(super) directories: &'a [PathBuf],
 }
 
+/// TLS settings of a session.
+#[derive(Debug)]
+pub(super) struct Settings {
+    /// For the registry itself, which may ask who we are.
+    pub(super) own: ClientConfig,
+    /// For servers that the registry names.
+    pub(super) other: ClientConfig,
+}
+
 /// Makes the TLS settings for a session with the registry `host`.
-pub(super) fn config(
-    authorities: &Authorities<'_>,
-    host: &str,
-) -> Result<ClientConfig, RegistryError> {
+pub(super) fn config(authorities: &Authorities<'_>, host: &str) -> Result<Settings, RegistryError> {
     let mut given = Vec::new();
+    let mut identity = None;
     for file in authorities.files {
         given.extend(read(file)?);
     }
@@ -46,23 +53,50 @@ pub(super) fn config(
         // A registry's host has no path separator: `Reference` allows letters, digits, dots, dashes,
         // colons and brackets, and no component of dots alone.
         let directory = directory.join(host);
-        let files = crt_files(&directory).map_err(|source| RegistryError::Ca {
+        let ca = |source| RegistryError::Ca {
             path: directory.clone(),
             source,
-        })?;
-        for file in files {
+        };
+        for file in files(&directory, "crt").map_err(ca)? {
             given.extend(read(&file)?);
+        }
+        for path in files(&directory, "cert").map_err(ca)? {
+            let read = match identity {
+                None => read_identity(&path),
+                Some(_) => Err(invalid("there is another one for this registry")),
+            };
+            match read {
+                Ok(found) => identity = Some(found),
+                Err(source) => return Err(RegistryError::ClientCertificate { path, source }),
+            }
         }
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = Verifier::new(given, Arc::clone(&provider))?;
-    let config = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| RegistryError::Setup(Cause::of(&error)))?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
-    Ok(config)
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let other = builder.clone().with_no_client_auth();
+    let own = match identity {
+        None => other.clone(),
+        Some(Identity { path, chain, key }) => {
+            let config = builder.with_client_auth_cert(chain, key);
+            config.map_err(|error| RegistryError::ClientCertificate {
+                path,
+                source: invalid(&error.to_string()),
+            })?
+        }
+    };
+    Ok(Settings { own, other })
+}
+
+/// Who we are to a registry.
+struct Identity {
+    path: PathBuf,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
 }
 
 /// Webpki's verification, and before it that of certificates that the user gave us as they are.
@@ -150,7 +184,8 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-fn crt_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+/// Files of a registry's directory with this extension, in alphabetical order.
+fn files(directory: &Path, extension: &str) -> io::Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error)
@@ -166,7 +201,7 @@ fn crt_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "crt") {
+        if path.extension().is_some_and(|found| found == extension) {
             files.push(path);
         }
     }
@@ -175,22 +210,44 @@ fn crt_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, RegistryError> {
-    let read = || -> io::Result<Vec<CertificateDer<'static>>> {
-        let mut pem = Vec::new();
-        std::fs::File::open(path)?
-            .take(CA_BYTES)
-            .read_to_end(&mut pem)?;
-        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-        let certificates = certificates.map_err(|error| invalid(&error.to_string()))?;
-        if certificates.is_empty() {
-            return Err(invalid("it holds no certificate"));
-        }
-        Ok(certificates)
-    };
-    read().map_err(|source| RegistryError::Ca {
-        path: path.to_owned(),
-        source,
-    })
+    read_pem(path)
+        .and_then(|pem| certificates(&pem))
+        .map_err(|source| RegistryError::Ca {
+            path: path.to_owned(),
+            source,
+        })
+}
+
+/// A certificate, and its key, which Docker has beside it as `.key`.
+fn read_identity(path: &Path) -> io::Result<Identity> {
+    let chain = certificates(&read_pem(path)?)?;
+    let file = path.with_extension("key");
+    let key = read_pem(&file).and_then(|pem| {
+        PrivateKeyDer::from_pem_slice(&pem).map_err(|error| invalid(&error.to_string()))
+    });
+    let key = key.map_err(|error| {
+        let reason = format!("its key {}: {error}", file.display());
+        io::Error::new(error.kind(), reason)
+    })?;
+    let path = path.to_owned();
+    Ok(Identity { path, chain, key })
+}
+
+fn read_pem(path: &Path) -> io::Result<Vec<u8>> {
+    let mut pem = Vec::new();
+    std::fs::File::open(path)?
+        .take(CA_BYTES)
+        .read_to_end(&mut pem)?;
+    Ok(pem)
+}
+
+fn certificates(pem: &[u8]) -> io::Result<Vec<CertificateDer<'static>>> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let certificates = certificates.map_err(|error| invalid(&error.to_string()))?;
+    if certificates.is_empty() {
+        return Err(invalid("it holds no certificate"));
+    }
+    Ok(certificates)
 }
 
 fn invalid(reason: &str) -> io::Error {

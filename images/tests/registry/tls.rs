@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bulkhead_images::registry::RegistryError;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use serde_json::json;
 
 use crate::client::{Client, sample};
@@ -11,12 +13,21 @@ use crate::server::{Reply, Server, site};
 
 /// A TLS server's settings.
 fn settings(certificate: &rcgen::Certificate, key: &rcgen::KeyPair) -> rustls::ServerConfig {
+    settings_for(WebPkiClientVerifier::no_client_auth(), certificate, key)
+}
+
+/// Those of one that is for these clients.
+fn settings_for(
+    clients: Arc<dyn ClientCertVerifier>,
+    certificate: &rcgen::Certificate,
+    key: &rcgen::KeyPair,
+) -> rustls::ServerConfig {
     let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients)
         .with_single_cert(vec![certificate.der().clone()], key)
         .unwrap()
 }
@@ -117,6 +128,44 @@ fn certificates_are_checked_against_dockers_directories_and_given_files() {
         by_directory.pull(&server.name("x")),
         Err(RegistryError::Ca { .. })
     ));
+}
+
+#[test]
+fn a_registry_that_asks_who_we_are_is_shown_the_certificate_of_its_directory() {
+    let made = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (params.self_signed(&key).unwrap(), key)
+    };
+    let ((own, own_key), (user, user_key)) = (made("127.0.0.1"), made("user"));
+    let mut users = rustls::RootCertStore::empty();
+    users.add(user.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let users = WebPkiClientVerifier::builder_with_provider(users.into(), provider);
+    let tls = settings_for(users.build().unwrap(), &own, &own_key);
+    let server = Server::start_tls(tls, site(&sample()));
+
+    let mut client = Client::new();
+    let certs = client.dir.path().join("certs.d");
+    let folder = certs.join(server.host());
+    client.options.certs_dirs = vec![certs];
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("ca.crt"), own.pem()).unwrap();
+    client.refused(&server.name("x"));
+    std::fs::write(folder.join("client.cert"), user.pem()).unwrap();
+    let error = client.refused(&server.name("x"));
+    assert!(
+        matches!(error, RegistryError::ClientCertificate { .. }),
+        "{error}"
+    );
+    std::fs::write(folder.join("client.key"), user_key.serialize_pem()).unwrap();
+    client.pull(&server.name("x")).unwrap();
+    std::fs::write(folder.join("second.cert"), user.pem()).unwrap();
+    let error = client.pull(&server.name("x")).unwrap_err();
+    assert!(
+        matches!(error, RegistryError::ClientCertificate { .. }),
+        "{error}"
+    );
 }
 
 #[test]
