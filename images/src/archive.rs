@@ -284,9 +284,13 @@ fn read_table(source: impl Read, spool: &mut Spool) -> Result<Table<Spooled>, Ar
                             source: Box::new(source),
                         },
                     })?;
-                table.insert_content(name, spooled);
+                table
+                    .insert_content(name, spooled)
+                    .map_err(ArchiveError::Table)?;
             }
-            MemberKind::Symlink | MemberKind::Hardlink => table.insert_link(member),
+            MemberKind::Symlink | MemberKind::Hardlink => {
+                table.insert_link(member).map_err(ArchiveError::Table)?
+            }
             MemberKind::Other => {}
         }
         Ok(())

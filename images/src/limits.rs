@@ -163,6 +163,8 @@ pub const ARCHIVE_MEMBERS: usize = 20_000;
 pub const ARCHIVE_BYTES: u64 = 512 * GIB;
 /// Bytes of a member's name or link target (PATH_MAX).
 pub const ARCHIVE_NAME_BYTES: u64 = 4096;
+/// Bytes of all members' names and link targets, which are kept in memory. `docker save` has some 80 a member.
+pub const ARCHIVE_TABLE_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes of a PAX header; one has a name, a link target, a size and times.
 pub const ARCHIVE_PAX_BYTES: u64 = 64 * KIB;
 /// Headers that describe the member after them, in a row.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use bulkhead_fuzz::Input;
 use bulkhead_fuzz::archive::archive;
 use bulkhead_fuzz::words::assert_printable;
-use images::archive::{MemberKind, Table, read_members};
+use images::archive::{ArchiveError, MemberKind, Table, read_members};
 use images::limits::ARCHIVE_NAME_BYTES;
 use images::{Loaded, Platform, Store, load_stream};
 use libfuzzer_sys::fuzz_target;
@@ -48,10 +48,14 @@ fn read(bytes: &[u8]) {
                 }
                 total += content_bytes.len();
                 if let Some(name) = member.name() {
-                    table.insert_content(name, content_bytes.len());
+                    table
+                        .insert_content(name, content_bytes.len())
+                        .map_err(ArchiveError::Table)?;
                 }
             }
-            MemberKind::Symlink | MemberKind::Hardlink => table.insert_link(member),
+            MemberKind::Symlink | MemberKind::Hardlink => {
+                table.insert_link(member).map_err(ArchiveError::Table)?
+            }
             MemberKind::Other => {}
         }
         names.extend(member.name().map(str::to_owned));
