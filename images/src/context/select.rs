@@ -151,17 +151,18 @@ impl Selector<'_> {
         }
     }
 
-    /// What a pattern means.
-    fn pattern(&mut self, pattern: &str) -> Result<Vec<Selected>, ContextError> {
-        if !Pattern::has_wildcards(pattern) {
-            return match self.source(pattern.as_bytes(), pattern)? {
+    /// What a pattern means. As in BuildKit it is one from the context's top, above which there is nothing.
+    fn pattern(&mut self, text: &str) -> Result<Vec<Selected>, ContextError> {
+        let pattern = from_top(text);
+        if !Pattern::has_wildcards(&pattern) {
+            return match self.source(pattern.as_bytes(), text)? {
                 Some(selected) => Ok(vec![selected]),
-                None => Err(self.not_found(pattern)),
+                None => Err(self.not_found(text)),
             };
         }
         let mut all = Vec::new();
-        for path in self.matches(pattern)? {
-            all.extend(self.source(&path, pattern)?);
+        for path in self.matches(&pattern)? {
+            all.extend(self.source(&path, text)?);
         }
         Ok(all)
     }
@@ -255,14 +256,14 @@ impl Selector<'_> {
     /// `--parents`.
     fn with_parents(&mut self, source: &str) -> Result<Vec<Selected>, ContextError> {
         let (base, pattern) = source.split_once("/./").unwrap_or(("", source));
-        let bases = match Pattern::has_wildcards(base) {
-            true => self.matches(base)?,
+        let base = from_top(base);
+        let bases = match Pattern::has_wildcards(&base) {
+            true => self.matches(&base)?,
             false => vec![base.as_bytes().to_vec()],
         };
-        let pattern = super::ignore::clean(&format!("/{pattern}"));
-        let pattern = pattern.strip_prefix('/').unwrap_or_default();
-        let include = Include::parse(pattern)?;
-        let is_path = !Pattern::has_wildcards(base) && !Pattern::has_wildcards(pattern);
+        let pattern = from_top(pattern);
+        let include = Include::parse(&pattern)?;
+        let is_path = !Pattern::has_wildcards(&base) && !Pattern::has_wildcards(&pattern);
         let mut all = Vec::new();
         for base in bases {
             let Some((path, found)) = self.follow(&base, source)? else {
@@ -408,6 +409,12 @@ impl Selector<'_> {
             false => Ok(()),
         }
     }
+}
+
+/// A path as one from the context's top: `..` stays there.
+fn from_top(path: &str) -> String {
+    let path = super::ignore::clean(&format!("/{path}"));
+    path.trim_start_matches('/').to_owned()
 }
 
 fn below(folder: &[u8], name: &[u8]) -> Vec<u8> {
