@@ -11,6 +11,10 @@ use super::plan::{Action, Copy, CopyFrom, CreatedBy, Destination, Source, Unpack
 use super::stages::{Planner, Wrong};
 use super::state::{State, joined};
 use crate::digest::Digest;
+use crate::escape::quoted;
+
+/// The name of a file whose address has none, as BuildKit's.
+const UNNAMED: &str = "__unnamed__";
 
 impl<E: std::error::Error + 'static> Planner<'_, E> {
     pub(super) fn copy(
@@ -146,16 +150,40 @@ fn source(path: &str, is_add: bool) -> Result<Source, Fault> {
     if !is_add {
         return Err(Fault::new("source can't be a URL for COPY"));
     }
-    let bare = path.split(['#', '?']).next().unwrap_or_default();
-    let below_host = bare.splitn(4, '/').nth(3).unwrap_or_default();
-    let name = below_host.rsplit('/').find(|name| !name.is_empty());
-    let name = name
-        .filter(|name| !matches!(*name, "." | ".."))
-        .map(str::to_owned);
     Ok(Source::Url {
         url: path.to_owned(),
-        name,
+        name: file_name(path)?,
     })
+}
+
+/// The name of an address's file: what its decoded path ends in.
+fn file_name(url: &str) -> Result<String, Fault> {
+    let bare = url.split(['#', '?']).next().unwrap_or_default();
+    let path = bare.splitn(4, '/').nth(3).unwrap_or_default();
+    let path = decoded(path).ok_or_else(|| {
+        Fault::new("the path of the address has a % without two digits, or is not UTF-8")
+    })?;
+    match path.rsplit('/').find(|name| !name.is_empty()) {
+        None | Some(".") => Ok(UNNAMED.to_owned()),
+        Some(name) if name == ".." || name.contains('\0') => Err(Fault::new(format!(
+            "the address ends in {}, which can be no file's name",
+            quoted(name)
+        ))),
+        Some(name) => Ok(name.to_owned()),
+    }
+}
+
+/// A path without its percent-encoding (RFC 3986 section 2.1).
+fn decoded(path: &str) -> Option<String> {
+    let mut parts = path.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2)?;
+        let are_digits = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        bytes.push(u8::from_str_radix(digits, 16).ok().filter(|_| are_digits)?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8(bytes).ok()
 }
 
 fn checksum(text: &Option<String>, paths: &[String]) -> Result<Option<Digest>, Fault> {

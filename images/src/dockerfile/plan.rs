@@ -353,8 +353,8 @@ pub enum Source {
     Url {
         /// Its address, `http` or `https`.
         url: String,
-        /// The file's name where the destination is a directory; none where the address has none.
-        name: Option<String>,
+        /// The file's name where the destination is a directory.
+        name: String,
     },
     /// A here-document.
     Inline {

@@ -221,15 +221,8 @@ impl<'a> Shared<'a> {
         for source in &copy.sources {
             match source {
                 Source::Path(_) => {}
-                Source::Url { name, url } => {
+                Source::Url { name, .. } => {
                     let download = downloads.next().context("the download is gone")?;
-                    let name = match name {
-                        Some(name) => name.as_str(),
-                        None if copy.destination.is_directory => {
-                            bail!("cannot determine filename for source {url}")
-                        }
-                        None => "download",
-                    };
                     let place = place(copy.unpack == Unpack::Always);
                     let modified = download.modified.as_deref().and_then(http_date);
                     builder.place(place, &mut |to| {

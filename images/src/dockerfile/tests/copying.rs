@@ -22,9 +22,9 @@ fn sources_are_of_three_kinds() {
         name: name.to_owned(),
         content: content.to_owned(),
     };
-    let url = |url: &str, name: Option<&str>| Source::Url {
+    let url = |url: &str, name: &str| Source::Url {
         url: url.to_owned(),
-        name: name.map(str::to_owned),
+        name: name.to_owned(),
     };
     for (text, want) in [
         ("COPY a /b", vec![path("a")]),
@@ -36,11 +36,25 @@ fn sources_are_of_three_kinds() {
         ("COPY \"a b\" /c", vec![path("a"), path("b")]),
         (
             "ADD https://x.y/a/b.tar?c=1#d /e",
-            vec![url("https://x.y/a/b.tar?c=1#d", Some("b.tar"))],
+            vec![url("https://x.y/a/b.tar?c=1#d", "b.tar")],
         ),
-        ("ADD http://x.y /e", vec![url("http://x.y", None)]),
-        ("ADD http://x.y/ /e", vec![url("http://x.y/", None)]),
-        ("ADD http://x.y/.. /e", vec![url("http://x.y/..", None)]),
+        ("ADD http://x.y /e", vec![url("http://x.y", "__unnamed__")]),
+        (
+            "ADD http://x.y/ /e",
+            vec![url("http://x.y/", "__unnamed__")],
+        ),
+        (
+            "ADD http://x.y/. /e",
+            vec![url("http://x.y/.", "__unnamed__")],
+        ),
+        (
+            "ADD http://x.y/My%20File%2etxt?%00 /e/",
+            vec![url("http://x.y/My%20File%2etxt?%00", "My File.txt")],
+        ),
+        (
+            "ADD http://x.y/a%2F..%2Fetc%2fb/ /e/",
+            vec![url("http://x.y/a%2F..%2Fetc%2fb/", "b")],
+        ),
         (
             "COPY <<E /f\na $BASE '$BASE' \\$BASE\nE",
             vec![inline("E", "a b 'b' $BASE\n")],
@@ -114,5 +128,25 @@ fn flags() {
         ("--keep-git-dir=false", Unpack::Paths),
     ] {
         assert_eq!(copy_of(&format!("ADD {flag} a b")).unpack, unpack, "{flag}");
+    }
+}
+
+#[test]
+fn an_address_ends_in_a_files_name() {
+    let no_name = "which can be no file's name";
+    let no_path = "the path of the address has a % without two digits, or is not UTF-8";
+    for (address, want) in [
+        ("http://x.y/..", no_name),
+        ("http://x.y/a%2F%2e%2E", no_name),
+        ("http://x.y/a%00b", no_name),
+        ("http://x.y/a%", no_path),
+        ("http://x.y/a%+1", no_path),
+        ("http://x.y/%\u{e9}", no_path),
+        ("http://x.y/%ff", no_path),
+    ] {
+        let text = format!("FROM a\nADD {address} /e/");
+        let error = plan(&read(&text), &options(), &mut |_| Ok::<_, Refused>(base()));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(want), "{address}: {error}");
     }
 }

@@ -404,10 +404,6 @@ fn the_config() {
             "EXPOSE 1-3:4-5",
             "invalid ranges specified for container and host Ports: 4-5 and 1-3",
         ),
-        (
-            "EXPOSE 1-60000",
-            "the image config has 60000 entries in ExposedPorts, above the limit of 10000",
-        ),
         ("STOPSIGNAL", "STOPSIGNAL requires exactly one argument"),
         ("STOPSIGNAL $v", "invalid signal: value"),
         ("STOPSIGNAL 65", "invalid signal: 65"),
