@@ -86,10 +86,12 @@ impl<'a> Stage<'a> {
         self.history.last().and_then(|step| step.created.clone())
     }
 
-    /// What is below the next step, for the key of a cache.
+    /// What is below the next step, for the key of a cache: as of layer disks, what each layer is said to
+    /// unpack to and what it is packed as, since an image can name another's diff_ids over blobs of its own.
     pub fn chain(&self) -> Vec<u8> {
-        let ids = self.layers.iter().map(|layer| layer.diff_id.to_string());
-        ids.collect::<Vec<_>>().join("\n").into_bytes()
+        let layers = self.layers.iter();
+        let layers = layers.map(|layer| format!("{} {}", layer.diff_id, layer.blob));
+        layers.collect::<Vec<_>>().join("\n").into_bytes()
     }
 
     /// Ends its VM, which then has no cache mounts to lock any more.
@@ -440,4 +442,27 @@ fn history_of(image: &Image) -> Vec<History> {
 /// The name of a cache mount's folder: whatever a Dockerfile calls it.
 fn folder_name(id: &str) -> String {
     Digest::of(id.as_bytes()).hex()
+}
+
+#[cfg(test)]
+mod tests {
+    use images::Compression;
+
+    use super::*;
+
+    #[test]
+    fn steps_above_other_bytes_of_the_same_name_are_others() {
+        let chain = |blob: &[u8]| {
+            let mut stage = Stage::new();
+            stage.layers.push(Layer {
+                blob: Digest::of(blob),
+                diff_id: Digest::of(b"content"),
+                compression: Compression::Gzip,
+                size: 1,
+            });
+            stage.chain()
+        };
+        assert_eq!(chain(b"packed"), chain(b"packed"));
+        assert_ne!(chain(b"packed"), chain(b"hostile"));
+    }
 }

@@ -22,7 +22,7 @@ use super::stage::Stage;
 use super::{Shared, StepId, Told, lock};
 
 /// Changes when steps of the same key would not be the same any more.
-const FORMAT: &str = "bulkhead build 1";
+const FORMAT: &str = "bulkhead build 2";
 
 /// Permissions of a file that `ADD` took from the web, as Docker has it.
 const DOWNLOAD_MODE: u16 = 0o600;
