@@ -35,7 +35,7 @@ use crate::config::ConfigError;
 use crate::digest::{Digest, DigestError};
 use crate::escape::quoted;
 use crate::json::JsonError;
-use crate::limits::{ARCHIVE_IMAGES, INDEX_DEPTH, LAYER_BYTES};
+use crate::limits::{ARCHIVE_BYTES, ARCHIVE_IMAGES, INDEX_DEPTH, LAYER_BYTES};
 use crate::manifest::ManifestError;
 use crate::platform::Platform;
 use crate::reference::{Reference, ReferenceError};
@@ -100,6 +100,9 @@ pub enum ArchiveError {
         #[source]
         source: JsonError,
     },
+    /// A directory with more than [`ARCHIVE_BYTES`].
+    #[error("the files of the layout have more than {ARCHIVE_BYTES} bytes together, the limit")]
+    TooMuch,
     /// More images than [`ARCHIVE_IMAGES`].
     #[error("the archive holds {0} images, above the limit of {ARCHIVE_IMAGES}")]
     TooManyImages(usize),
@@ -228,7 +231,7 @@ pub fn load(store: &Store, path: &Path, platform: &Platform) -> Result<Vec<Loade
     if kind.is_dir() {
         let lease = store.lease()?;
         let mut spool = store.spool()?;
-        let directory = directory::Directory::new(file);
+        let mut directory = directory::Directory::new(file);
         let mut find = |name: &str, limit: u64| directory.copy(name, limit, &mut spool);
         layout::import(store, &lease, &mut find, platform)
     } else {

@@ -3,6 +3,7 @@
 //! Used by `archive`. The directory is the user's, but what is in it may come from a stranger: names are
 //! opened below it only, links out of it are not followed, and fifos and devices are not read.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 
@@ -10,25 +11,37 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
 use super::ArchiveError;
+use crate::limits::ARCHIVE_BYTES;
 use crate::store::{Spool, Spooled, StoreError};
 
 #[derive(Debug)]
 pub(super) struct Directory {
     root: File,
+    /// What was copied, by name: a file is copied once, however often it is referred to.
+    copied: HashMap<String, Spooled>,
+    /// Bytes that may still be copied.
+    left: u64,
 }
 
 impl Directory {
     pub(super) fn new(root: File) -> Self {
-        Self { root }
+        Self {
+            root,
+            copied: HashMap::new(),
+            left: ARCHIVE_BYTES,
+        }
     }
 
-    /// Copies the file `name` into the spool; `None` where there is none.
+    /// Copies the file `name` into the spool, if it is not there; `None` where there is none.
     pub(super) fn copy(
-        &self,
+        &mut self,
         name: &str,
         limit: u64,
         spool: &mut Spool,
     ) -> Result<Option<Spooled>, ArchiveError> {
+        if let Some(copied) = self.copied.get(name) {
+            return Ok(Some(copied.clone()));
+        }
         let failed = |source| ArchiveError::Member {
             name: name.to_owned(),
             source: Box::new(source),
@@ -48,6 +61,42 @@ impl Directory {
             let error = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
             return Err(failed(StoreError::Read(error)));
         }
-        spool.copy(&mut file, limit).map(Some).map_err(failed)
+        // Before it is copied, so that the disk is not filled for nothing.
+        if metadata.len().min(limit) > self.left {
+            return Err(ArchiveError::TooMuch);
+        }
+        let copied = spool.copy(&mut file, limit).map_err(failed)?;
+        self.left = self
+            .left
+            .checked_sub(copied.size)
+            .ok_or(ArchiveError::TooMuch)?;
+        self.copied.insert(name.to_owned(), copied.clone());
+        Ok(Some(copied))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    #[test]
+    fn a_file_is_copied_once_and_all_have_a_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let mut spool = store.spool().unwrap();
+        for name in ["one", "two"] {
+            std::fs::write(dir.path().join(name), "12345").unwrap();
+        }
+        let mut directory = Directory {
+            left: 9,
+            ..Directory::new(File::open(dir.path()).unwrap())
+        };
+        let mut copy = |name: &str| directory.copy(name, 100, &mut spool);
+        let first = copy("one").unwrap().unwrap();
+        assert_eq!(copy("one").unwrap().unwrap(), first);
+        let error = copy("two").unwrap_err();
+        assert!(matches!(error, ArchiveError::TooMuch), "{error}");
+        assert!(copy("three").unwrap().is_none());
     }
 }

@@ -29,7 +29,7 @@ pub(crate) struct Spool {
 }
 
 /// A member that was copied: its content's digest and size are facts.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Spooled {
     pub(crate) digest: Digest,
     pub(crate) size: u64,
