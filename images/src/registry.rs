@@ -33,6 +33,7 @@ pub mod fuzz;
 mod gzip;
 mod http;
 mod login;
+mod proxy;
 mod push;
 mod reach;
 mod runtime;

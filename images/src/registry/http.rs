@@ -9,7 +9,8 @@
 //! What is sent goes along with a redirect only where that asks for the same again (307, 308); a part of a
 //! file is sent as long as the server takes a piece of it in the stall time.
 //! Where the user's environment names a proxy, the proxy looks names up, so that only literal addresses
-//! can be checked; a registry on this machine is never asked through a proxy.
+//! can be checked, and where the registry is stays unknown; a registry on this machine is never asked through
+//! a proxy.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use tokio::time::timeout;
 use super::Patience;
 use super::content::{Content, Part};
 use super::error::{Cause, RegistryError};
+use super::proxy::Proxies;
 use super::reach::{GuardedResolver, Origin, Reach, Resolver};
 use super::runtime::Runtime;
 use super::tls;
@@ -98,6 +100,7 @@ pub(super) struct Http {
     /// For servers that the registry names.
     other: Client,
     origin: Origin,
+    proxies: Proxies,
     patience: Patience,
     base: Url,
 }
@@ -110,6 +113,10 @@ impl Http {
         patience: Patience,
     ) -> Result<Self, RegistryError> {
         let origin = Origin::default();
+        let proxies = match is_loopback(&base) {
+            true => Proxies::none(),
+            false => Proxies::of_environment(),
+        };
         let builder = |tls: rustls::ClientConfig| {
             let builder = Client::builder()
                 .tls_backend_preconfigured(tls)
@@ -129,13 +136,16 @@ impl Http {
                 .map_err(|error| RegistryError::Setup(Cause::of(&error)))
         };
         let own = build(builder(tls.own).dns_resolver(Resolver))?;
-        let other = build(builder(tls.other).dns_resolver(GuardedResolver(origin.clone())))?;
+        let other = build(
+            builder(tls.other).dns_resolver(GuardedResolver(origin.clone(), proxies.clone())),
+        )?;
         let runtime = Runtime::start().map_err(|error| RegistryError::Setup(Cause::of(&error)))?;
         Ok(Self {
             runtime,
             own,
             other,
             origin,
+            proxies,
             patience,
             base,
         })
@@ -220,7 +230,7 @@ impl Http {
                 )?,
             };
             if is_own && let Some(address) = response.remote_addr() {
-                self.origin.learn(address.ip());
+                self.learn(&url, address.ip());
             }
             let location = response.headers().get(header::LOCATION);
             match location {
@@ -235,6 +245,13 @@ impl Http {
             }
         }
         Err(self.forbidden(&url, "there were too many redirects"))
+    }
+
+    /// Takes the address that answered for `url` for the registry's, where it is not a proxy's.
+    fn learn(&self, url: &Url, address: IpAddr) {
+        if !self.proxies.stand_before(url) {
+            self.origin.learn(address);
+        }
     }
 
     fn head(
@@ -339,6 +356,14 @@ impl Http {
             && !self.origin.reach().may_lead_to(Reach::of(address))
         {
             return Err(self.forbidden(url, "the address is not on the registry's network"));
+        }
+        // Its name is looked up unguarded, for the user's sake alone.
+        if !self.proxies.stand_before(url)
+            && url
+                .host_str()
+                .is_some_and(|host| self.proxies.have_name(host))
+        {
+            return Err(self.forbidden(url, "it is the user's proxy"));
         }
         Ok(())
     }
@@ -572,4 +597,42 @@ fn literal_address(url: &Url) -> Option<IpAddr> {
 pub(super) fn is_loopback(url: &Url) -> bool {
     url.host_str() == Some("localhost")
         || literal_address(url).is_some_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper_util::client::proxy::matcher::Matcher;
+
+    use super::super::tls::Authorities;
+    use super::*;
+
+    fn http_behind(proxy: Matcher) -> (Http, Url) {
+        let url = Url::parse("https://registry.example/v2/").unwrap();
+        let tls = tls::config(&Authorities::default(), "registry.example").unwrap();
+        let http = Http::new(url.clone(), tls, Patience::default()).unwrap();
+        let proxies = Proxies::new(proxy);
+        (Http { proxies, ..http }, url)
+    }
+
+    #[test]
+    fn the_address_of_a_proxy_is_not_the_registrys() {
+        let behind = |matcher: Matcher| {
+            let (http, url) = http_behind(matcher);
+            http.learn(&url, IpAddr::from([127, 0, 0, 1]));
+            http.check_target(&Url::parse("https://10.0.0.1/x").unwrap())
+        };
+        let proxy = Matcher::builder().https("http://127.0.0.1:3128");
+        assert!(behind(proxy.build()).is_err());
+        let proxy = Matcher::builder().https("http://127.0.0.1:3128");
+        behind(proxy.no("registry.example").build()).unwrap();
+    }
+
+    #[test]
+    fn nobody_leads_to_the_users_proxy() {
+        let proxy = Matcher::builder().https("http://localhost:3128");
+        let (http, _) = http_behind(proxy.no("localhost").build());
+        let target = Url::parse("https://localhost/x").unwrap();
+        let error = http.check_target(&target).unwrap_err();
+        assert!(matches!(error, RegistryError::Forbidden { .. }), "{error}");
+    }
 }

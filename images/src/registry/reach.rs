@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
+use super::proxy::Proxies;
 use super::runtime;
 
 /// How far an address can be reached from, widest first.
@@ -121,17 +122,19 @@ async fn look_up(name: &Name) -> io::Result<std::vec::IntoIter<SocketAddr>> {
     runtime::apart(move || (name, 0).to_socket_addrs()).await
 }
 
-/// Looks names up and leaves out addresses that the registry may not send us to.
+/// Looks names up and leaves out addresses that the registry may not send us to. The user's proxies may be
+/// anywhere.
 #[derive(Debug, Clone)]
-pub(super) struct GuardedResolver(pub(super) Origin);
+pub(super) struct GuardedResolver(pub(super) Origin, pub(super) Proxies);
 
 impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let origin = self.0.reach();
+        let is_proxy = self.1.have_name(name.as_str());
         Box::pin(async move {
             let found = look_up(&name).await?;
             let allowed: Vec<SocketAddr> = found
-                .filter(|address| origin.may_lead_to(Reach::of(address.ip())))
+                .filter(|address| is_proxy || origin.may_lead_to(Reach::of(address.ip())))
                 .collect();
             if allowed.is_empty() {
                 return Err(
@@ -145,6 +148,8 @@ impl Resolve for GuardedResolver {
 
 #[cfg(test)]
 mod tests {
+    use hyper_util::client::proxy::matcher::Matcher;
+
     use super::*;
 
     fn reach(address: &str) -> Reach {
@@ -206,14 +211,17 @@ mod tests {
             .build()
             .unwrap();
         let origin = Origin::default();
-        let resolver = GuardedResolver(origin.clone());
-        let look_up = || {
+        let resolver = GuardedResolver(origin.clone(), Proxies::none());
+        let look_up = |resolver: &GuardedResolver| {
             runtime
                 .block_on(resolver.resolve("localhost".parse().unwrap()))
                 .map(Iterator::count)
         };
-        assert!(look_up().is_err());
+        assert!(look_up(&resolver).is_err());
+        let proxy = Matcher::builder().https("http://localhost:3128").build();
+        let proxied = GuardedResolver(origin.clone(), Proxies::new(proxy));
+        assert!(look_up(&proxied).unwrap() > 0);
         origin.learn("127.0.0.1".parse().unwrap());
-        assert!(look_up().unwrap() > 0);
+        assert!(look_up(&resolver).unwrap() > 0);
     }
 }
