@@ -51,7 +51,7 @@ pub const BUILD: [Flag; 54] = [
     flag("no-cache", None, Switch, CACHE, Works, "Run every step"),
     flag("no-cache-filter", None, List("list"), CACHE, Refused("use --no-cache"), "Stages whose steps are run"),
     flag("output", Some('o'), List("list"), OUTPUT, Refused("the image goes to the store; use save or export to get files of it"), "Destination"),
-    flag("platform", None, List("list"), INPUT, Differs("one, of the host's architecture"), "Platform of the image"),
+    flag("platform", None, List("list"), INPUT, Differs("one, of the host's architecture, or 386 on amd64"), "Platform of the image"),
     flag("policy", None, List("list"), INPUT, Refused("there are no build policies; remove the flag"), "Policies"),
     flag("progress", None, Value("string"), OUTPUT, Differs("auto, plain, tty or quiet; no rawjson"), "How progress is shown"),
     flag("provenance", None, Value("string"), OUTPUT, Only(&["", "false"], ATTESTATIONS), "Provenance attestation"),
