@@ -280,7 +280,7 @@ fn run(config: &VmmConfig, times: &mut VmTimes) -> Result<(VmEnd, ExitCounts)> {
     if let Some(card) = config.card {
         // SAFETY: as above.
         let socket = card.socket.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
-        let device = net::NetDevice::new(card.endpoint, socket);
+        let device = net::NetDevice::new(card.endpoint, socket).context("set up the network")?;
         devices.push(Box::new(move |_| Ok(Box::new(device))));
     }
     if let Some(files) = config.files {

@@ -59,7 +59,9 @@ fuzz_target!(|bytes: &[u8]| {
             dns: true,
         },
     };
-    let mut driver = DirectDriver::new(|_| NetDevice::new(endpoint, Some(ours.into())));
+    let mut driver = DirectDriver::new(|_| {
+        NetDevice::new(endpoint, Some(ours.into())).expect("a descriptor for the card")
+    });
     let mut arrived = Vec::new();
     let mut take = |passt: &mut UnixStream| {
         let mut buffer = [0; 16 << 10];

@@ -56,11 +56,13 @@ pub struct NetDevice {
 impl NetDevice {
     /// The network card of `endpoint` on `socket`, a connected stream socket that does not block;
     /// without one nothing is received and all that is sent is dropped.
-    #[must_use]
-    pub fn new(endpoint: Endpoint, socket: Option<OwnedFd>) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn new(endpoint: Endpoint, socket: Option<OwnedFd>) -> std::io::Result<Self> {
+        Ok(Self {
             mac: endpoint.mac,
-            socket: socket.map(Socket::new),
+            socket: socket.map(Socket::new).transpose()?,
             filter: Filter::new(endpoint),
             receiver: Receiver::new(),
             transmitter: Transmitter::default(),
@@ -68,7 +70,7 @@ impl NetDevice {
             watched: EventSet::empty(),
             has_buffers: false,
             is_full: false,
-        }
+        })
     }
 
     /// What a snapshot keeps.
@@ -97,18 +99,30 @@ impl NetDevice {
             receive::Wait::Socket | receive::Wait::Buffers => {}
             receive::Wait::Turn => io.call_again(RX),
             receive::Wait::Gone => {
-                crate::say(format_args!("net: the other side of the network is gone"));
-                self.watch(EventSet::empty(), io.watch);
-                io.watch.close.extend(self.socket.take().map(Socket::into));
+                self.let_go(io.watch);
+                if self.is_full {
+                    // There will be no room to wait for.
+                    self.transmit(io)?;
+                }
             }
         }
         Ok(())
     }
 
+    /// Nothing goes over the socket any more.
+    fn let_go(&mut self, watch: &mut Watch) {
+        crate::say(format_args!("net: the other side of the network is gone"));
+        self.watch(EventSet::empty(), watch);
+        watch.close.extend(self.socket.take().map(Socket::into));
+    }
+
     fn transmit(&mut self, io: &mut Io) -> Result<(), DeviceError> {
-        let wait = self
-            .transmitter
-            .run(self.socket.as_ref(), &self.filter, io)?;
+        let socket = self.socket.as_ref();
+        let mut wait = self.transmitter.run(socket, &self.filter, io)?;
+        if wait == transmit::Wait::Gone {
+            self.let_go(io.watch);
+            wait = self.transmitter.run(None, &self.filter, io)?;
+        }
         self.is_full = wait == transmit::Wait::Socket;
         if wait == transmit::Wait::Turn {
             io.call_again(TX);

@@ -7,13 +7,25 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use vm_memory::VolatileSlice;
 use vm_memory::volatile_memory::{PtrGuard, PtrGuardMut};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Vectors of one system call (`IOV_MAX`).
 const VECTORS_MAX: usize = 1024;
 
 /// A connected stream socket, set not to block.
 #[derive(Debug)]
-pub(super) struct Socket(OwnedFd);
+pub(super) struct Socket {
+    fd: OwnedFd,
+    /// What a marked message bears; nobody listens to it.
+    mark: EventFd,
+}
+
+/// A control message with one descriptor (cmsg(3)).
+#[repr(C)]
+struct Rights {
+    header: libc::cmsghdr,
+    fd: RawFd,
+}
 
 /// What a call came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,12 +47,13 @@ pub(super) enum Piece<'a> {
 }
 
 impl Socket {
-    pub(super) fn new(fd: OwnedFd) -> Self {
-        Self(fd)
+    pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
+        let mark = EventFd::new(EFD_NONBLOCK)?;
+        Ok(Self { fd, mark })
     }
 
     pub(super) fn fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.fd.as_raw_fd()
     }
 
     /// Fills `guest` and then `own` as far as there is something to read.
@@ -65,8 +78,9 @@ impl Socket {
         outcome(|| unsafe { libc::readv(self.fd(), vectors.as_ptr(), count) })
     }
 
-    /// Sends as much of `pieces`, less their first `skip` bytes, as goes at once.
-    pub(super) fn write(&self, pieces: &[Piece], skip: usize) -> Moved {
+    /// Sends as much of `pieces`, less their first `skip` bytes, as goes at once. No call of the other
+    /// side reads beyond a `marked` message, unless it is in two pieces: then beyond the first.
+    pub(super) fn write(&self, pieces: &[Piece], skip: usize, marked: bool) -> Moved {
         let guards: Vec<PtrGuard> = pieces
             .iter()
             .filter_map(|piece| match piece {
@@ -102,15 +116,28 @@ impl Socket {
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
         message.msg_iov = vectors.as_mut_ptr();
         message.msg_iovlen = vectors.len();
+        let mut rights = Rights {
+            header: libc::cmsghdr {
+                cmsg_len: size_of::<libc::cmsghdr>() + size_of::<RawFd>(),
+                cmsg_level: libc::SOL_SOCKET,
+                cmsg_type: libc::SCM_RIGHTS,
+            },
+            fd: self.mark.as_raw_fd(),
+        };
+        if marked {
+            message.msg_control = (&raw mut rights).cast();
+            message.msg_controllen = size_of::<Rights>();
+        }
         // SAFETY: each vector is the host's own bytes or guest memory that `guards` keeps mapped,
-        // which the call only reads; their lengths lie inside the pieces, and all outlive the call.
+        // which the call only reads; their lengths lie inside the pieces. The control message is
+        // `rights`, whole. All outlive the call.
         outcome(|| unsafe { libc::sendmsg(self.fd(), &raw const message, libc::MSG_NOSIGNAL) })
     }
 }
 
 impl From<Socket> for OwnedFd {
     fn from(socket: Socket) -> Self {
-        socket.0
+        socket.fd
     }
 }
 

@@ -8,6 +8,15 @@
 //! `recv`; when that brings less than the rest it loses its place for good. A stream socket of the
 //! Unix domain carries a message in pieces of at least 32 KiB, so a batch is what fits into one, or a
 //! single frame, which fits into two.
+//!
+//! **Marks.** Such a `recv` takes 8,323,069 bytes at most ([`PASST_READ_BYTES`]), and what ends inside
+//! a frame's length there loses the place, too. It goes on while more arrives, so that no bound of what
+//! waits in the socket bounds what it brings: a guest that floods a passt which is busy would get
+//! there. But a `recv` never reads beyond a message that bears a descriptor (unix(7), SCM_RIGHTS),
+//! wanted or not. So after [`MARK_BYTES`] the first message of the next batch bears one: no `recv`
+//! brings more than lies between two such messages, with a batch and the second of them. What was not
+//! asked for the kernel closes. A mark that the kernel refuses, because its user has too many
+//! descriptors on their way, loses a batch, as networks do, and the next batch has it.
 
 use vm_memory::VolatileSlice;
 
@@ -22,6 +31,19 @@ const BATCH_BYTES: usize = 32 << 10;
 
 /// Frames of a batch.
 const BATCH_FRAMES: usize = 64;
+
+/// What passt reads at once, at most: `TAP_BUF_FILL` of the one of 2023-03 and later.
+const PASST_READ_BYTES: usize = 8_323_069;
+
+/// Bytes from one mark to when the next is due.
+pub(super) const MARK_BYTES: usize = 4 << 20;
+
+/// The longest batch.
+pub(super) const BATCH_BYTES_MAX: usize = LENGTH_BYTES + TRANSMIT_BYTES_MAX;
+
+// A batch more before the mark, the message that bears it, and what the supervisor sent ahead.
+const _: () = assert!(MARK_BYTES + 3 * BATCH_BYTES_MAX < PASST_READ_BYTES);
+const _: () = assert!(BATCH_BYTES <= BATCH_BYTES_MAX);
 
 /// Bytes sent before the other devices have their turn: well below a millisecond.
 const TURN_BYTES: usize = 2 << 20;
@@ -55,6 +77,8 @@ pub(super) enum Wait {
     Socket,
     /// Nothing, there is more to do after the others' turn.
     Turn,
+    /// The other side got a part of what is being sent and can't have the rest.
+    Gone,
 }
 
 /// The transmitting half.
@@ -64,11 +88,13 @@ pub(super) struct Transmitter {
     batch: Vec<Frame>,
     /// Bytes of the batch that are sent.
     sent: usize,
+    /// Bytes sent since the last mark, with the message that bore it.
+    unmarked: usize,
 }
 
 impl Transmitter {
     /// The driver's buffers are its own again. Of a frame that was sent in part the rest is sent as
-    /// zeros, so that passt keeps its place: `own` has it.
+    /// zeros, so that passt keeps its place: `own` has all of it.
     pub(super) fn reset(&mut self) {
         let mut before = 0;
         for frame in &mut self.batch {
@@ -79,10 +105,9 @@ impl Transmitter {
                 frame.own.resize(len, 0);
                 frame.rest = Spans::default();
                 let mut cut = std::mem::take(frame);
-                cut.own.drain(..self.sent - from);
                 cut.head = NO_CHAIN;
                 self.batch = vec![cut];
-                self.sent = 0;
+                self.sent -= from;
                 return;
             }
         }
@@ -115,6 +140,7 @@ impl Transmitter {
                         }
                     }
                     Moved::WouldBlock => break Wait::Socket,
+                    Moved::Gone if self.sent > 0 && socket.is_some() => break Wait::Gone,
                     // Nobody is there any more, as where a cable was pulled.
                     Moved::Gone => {}
                 }
@@ -141,14 +167,19 @@ impl Transmitter {
         Ok(wait)
     }
 
-    fn send(&self, socket: &Socket, memory: &GuestMemory) -> Result<Moved, DeviceError> {
+    fn send(&mut self, socket: &Socket, memory: &GuestMemory) -> Result<Moved, DeviceError> {
         let mut pieces = Vec::new();
         for frame in &self.batch {
             pieces.push(Piece::Own(&frame.own));
             let slices = frame.rest.slices(memory).map_err(|_| request(OUTSIDE))?;
             pieces.extend(slices.into_iter().map(Piece::Guest));
         }
-        Ok(socket.write(&pieces, self.sent))
+        let marked = self.sent == 0 && self.unmarked >= MARK_BYTES;
+        let moved = socket.write(&pieces, self.sent, marked);
+        if let Moved::Bytes(count) = moved {
+            self.unmarked = count + if marked { 0 } else { self.unmarked };
+        }
+        Ok(moved)
     }
 
     fn complete(&mut self, io: &mut Io) -> Result<bool, DeviceError> {

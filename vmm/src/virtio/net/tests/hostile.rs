@@ -91,10 +91,7 @@ fn a_ring_full_of_useless_buffers_is_no_busy_loop() {
 fn a_frame_that_changes_after_it_was_judged_is_sent_as_it_was_judged() {
     let mut net = Net::new(0);
     // Fill the socket so that the next frame waits.
-    while net.driver.watched().is_empty() {
-        net.send(&some(60_000));
-        while net.driver.rings[TX].take_used().is_some() {}
-    }
+    net.fill();
     let address = net.driver.rings[TX].place(&[&[0; 12], &some(300)[..]].concat());
     let descriptor = Descriptor {
         address,

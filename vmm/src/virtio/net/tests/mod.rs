@@ -50,7 +50,8 @@ impl Net {
         ours.set_nonblocking(true).unwrap();
         passt.set_nonblocking(true).unwrap();
         let own = ours.try_clone().unwrap();
-        let mut driver = DirectDriver::new(|_| NetDevice::new(endpoint(), Some(ours.into())));
+        let mut driver =
+            DirectDriver::new(|_| NetDevice::new(endpoint(), Some(ours.into())).unwrap());
         driver.activate(VERSION_1 | features).unwrap();
         Self { driver, passt, own }
     }
@@ -64,6 +65,14 @@ impl Net {
     fn send(&mut self, frame: &[u8]) {
         self.offer(frame);
         self.driver.run(TX).unwrap();
+    }
+
+    /// Sends until the socket has no more room.
+    fn fill(&mut self) {
+        while self.driver.watched().is_empty() {
+            self.send(&some(60_000));
+            while self.driver.rings[TX].take_used().is_some() {}
+        }
     }
 
     fn offer(&mut self, frame: &[u8]) {
@@ -184,7 +193,7 @@ fn some(bytes: usize) -> Vec<u8> {
 
 #[test]
 fn it_is_a_network_card_with_offloads_and_a_large_mtu() {
-    let device = NetDevice::new(endpoint(), None);
+    let device = NetDevice::new(endpoint(), None).unwrap();
     // CSUM, GUEST_CSUM, MTU, MAC, HOST_TSO4, HOST_TSO6, MRG_RXBUF, INDIRECT_DESC (section 5.1.3).
     assert_eq!(device.features(), 0x1000_982b);
     let mut config = [0; 12];
@@ -196,7 +205,7 @@ fn it_is_a_network_card_with_offloads_and_a_large_mtu() {
 
 #[test]
 fn without_a_socket_frames_are_dropped_and_none_come() {
-    let mut driver = DirectDriver::new(|_| NetDevice::new(endpoint(), None));
+    let mut driver = DirectDriver::new(|_| NetDevice::new(endpoint(), None).unwrap());
     driver.activate(VERSION_1 | MRG_RXBUF).unwrap();
     driver.rings[RX].offer(&[Buffer::Writable(2048)]).unwrap();
     driver.run(RX).unwrap();
@@ -226,9 +235,24 @@ fn when_passt_is_gone_the_driver_goes_on_alone() {
 }
 
 #[test]
+fn when_passt_goes_while_its_socket_is_full_frames_are_dropped() {
+    let mut net = Net::new(MRG_RXBUF);
+    net.fill();
+    net.offer(&some(60));
+    let (_, gone) = UnixStream::pair().unwrap();
+    net.passt = gone;
+    // What comes first is a kick of the other queue.
+    net.give(1, 2048);
+    while net.driver.rings[TX].take_used().is_some() {}
+    net.send(&some(60));
+    assert!(net.driver.rings[TX].take_used().is_some());
+    assert!(net.driver.watched().is_empty());
+}
+
+#[test]
 fn a_card_of_a_template_goes_on_with_its_socket() {
     use crate::virtio::mock::{EVENT_IDX, MmioDriver};
-    let mut driver = MmioDriver::new(|_| Box::new(NetDevice::new(endpoint(), None)));
+    let mut driver = MmioDriver::new(|_| Box::new(NetDevice::new(endpoint(), None).unwrap()));
     driver.start(VERSION_1 | EVENT_IDX | MRG_RXBUF);
     let state = driver.save();
     let (ours, mut passt) = UnixStream::pair().unwrap();
@@ -237,7 +261,7 @@ fn a_card_of_a_template_goes_on_with_its_socket() {
     // It waits for the driver's buffers.
     passt.write_all(&[0, 0, 0, 100]).unwrap();
     passt.write_all(&frame).unwrap();
-    let device = Box::new(NetDevice::new(endpoint(), Some(ours.into())));
+    let device = Box::new(NetDevice::new(endpoint(), Some(ours.into())).unwrap());
     let mut driver = driver.restored(device, &state).unwrap();
     driver.run();
     assert!(driver.rings[RX].take_used().is_none());

@@ -1,5 +1,8 @@
 //! Frames of the driver.
 
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
+
+use super::super::transmit::{BATCH_BYTES_MAX, MARK_BYTES};
 use super::*;
 
 #[test]
@@ -122,4 +125,35 @@ fn a_reset_in_the_middle_of_a_frame_keeps_passts_place() {
     }
     assert_eq!(frames.pop().unwrap(), some(77));
     assert!(!frames.is_empty() && frames.iter().all(|frame| frame.len() == 60_000));
+}
+
+#[test]
+fn what_is_read_at_once_ends_at_a_mark_though_more_is_there() {
+    let mut net = Net::new(0);
+    let mut buffer = vec![0; 2 * MARK_BYTES];
+    let (mut bytes, mut marks, mut before_more) = (0, 0, 0);
+    while marks < 3 || before_more == 0 {
+        net.fill();
+        let mut at_mark = false;
+        while let Ok((count, mark)) = net.passt.recv_with_fd(&mut buffer) {
+            before_more += usize::from(at_mark);
+            bytes += count;
+            at_mark = mark.is_some();
+            if at_mark {
+                assert!(bytes <= MARK_BYTES + 2 * BATCH_BYTES_MAX, "{bytes}");
+                (bytes, marks) = (0, marks + 1);
+            }
+        }
+        net.driver.poll(0).unwrap();
+        assert!(bytes <= MARK_BYTES + 2 * BATCH_BYTES_MAX, "{bytes}");
+    }
+    // What nobody reads is bounded by the socket, and goes on when it is read.
+    net.fill();
+    let used = net.driver.rings[TX].used_index();
+    net.send(&some(60));
+    assert_eq!(net.driver.rings[TX].used_index(), used);
+    while net.passt.recv_with_fd(&mut buffer).is_ok() {}
+    net.driver.poll(0).unwrap();
+    net.driver.run(TX).unwrap();
+    assert!(net.driver.rings[TX].used_index() > used);
 }
