@@ -170,7 +170,6 @@ pub const VMM: &[Call] = calls! {
     SYS_tgkill, MAIN, [Check::OneOf(2, &[("SIGRTMIN", 34)])], "kick a vCPU out of the guest";
     SYS_getpid, MAIN, [], "name its process there";
     SYS_getrandom, MAIN, [], "the entropy device; keys of hash tables";
-    SYS_clock_nanosleep, &[TemplateMaker], [], "wait for vCPUs to pause";
     SYS_clock_gettime, EVERY, [], "where the vDSO has no clock";
     SYS_rt_sigreturn, EVERY, [], "return from the handler of a kick";
 };

@@ -270,8 +270,9 @@ impl RunningVm {
         self.files = None;
     }
 
-    /// Waits for the process to end by itself until `deadline`, then kills it, and returns what it
-    /// reported.
+    /// Waits for the process to report the VM's end until `deadline`, then kills it, and returns what
+    /// it reported. What it still has for somebody who reads slowly is lost: who wants that has waited
+    /// for the end of the stream.
     ///
     /// # Errors
     /// When the process can't be waited for.
@@ -324,9 +325,8 @@ impl Drop for RunningVm {
 
 fn finish(child: &mut VmmChild, report: &mut PipeReader, deadline: Instant) -> Result<VmReport> {
     let ended = super::poll::readable_until(report.as_fd(), Some(deadline));
-    if !ended.context("wait for the VM")? {
-        child.kill();
-    }
+    let _ = ended.context("wait for the VM")?;
+    child.kill();
     let mut text = Vec::new();
     report
         .take(REPORT_BYTES_MAX)

@@ -214,7 +214,8 @@ pub fn main(config: RawFd) -> Result<()> {
         process,
         ..VmTimes::default()
     };
-    let (end, exits) = match run(&config, &mut times) {
+    let mut ended = None;
+    let (end, exits) = match run(&config, &mut times, &mut ended) {
         Ok((end, exits)) => (Ok(end), exits),
         Err(error) => (Err(format!("{error:#}")), ExitCounts::default()),
     };
@@ -227,10 +228,19 @@ pub fn main(config: RawFd) -> Result<()> {
     report_to
         .write_all(&report)
         .context("report the end of the VM")?;
+    if let Some(mut vm) = ended {
+        // Whoever does not want the rest ends this process.
+        vm.deliver()?;
+    }
     Ok(())
 }
 
-fn run(config: &VmmConfig, times: &mut VmTimes) -> Result<(VmEnd, ExitCounts)> {
+/// Runs the VM; one whose output may not be delivered yet is put into `ended`.
+fn run(
+    config: &VmmConfig,
+    times: &mut VmTimes,
+    ended: &mut Option<Vm>,
+) -> Result<(VmEnd, ExitCounts)> {
     if let Some(stat) = config.io_stat {
         // SAFETY: the supervisor passed this descriptor for this use only.
         let mut stat = unsafe { File::from_raw_fd(stat) };
@@ -312,7 +322,9 @@ fn run(config: &VmmConfig, times: &mut VmTimes) -> Result<(VmEnd, ExitCounts)> {
     vm.set_confinement(super::vmm_jail::confinement(config)?);
     times.first_instruction = super::clock::monotonic_ns();
     let Some(state) = state else {
-        return Ok(vm.run()?);
+        let end = vm.run()?;
+        *ended = Some(vm);
+        return Ok(end);
     };
     let end = match vm.run_to_snapshot(&called)? {
         Ok(snapshot) => {

@@ -84,7 +84,7 @@ fn a_vm_of_32_vcpus_boots(world: &World) -> Result<()> {
 /// Boots without a device: the agent finds no host to talk to and resets the VM.
 pub(crate) fn boot(kernel: &str, initramfs: &str, vcpus: &str) -> Result<()> {
     let open = |path: &str| File::open(Path::new(path)).with_context(|| format!("open {path}"));
-    let vm = Vm::build(VmConfig {
+    let mut vm = Vm::build(VmConfig {
         kvm: vmm::open_kvm()?,
         vcpu_count: vcpus.parse().context("read the number of vCPUs")?,
         memory_mib: 512,

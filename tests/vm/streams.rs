@@ -15,6 +15,8 @@ crate::tests![
     a_long_stream_comes_in_whole,
     a_long_stream_goes_out_whole,
     a_gigabyte_is_out_before_the_exit_is_told,
+    what_is_read_when_the_vm_has_ended_is_whole,
+    a_stop_does_not_wait_for_who_does_not_read,
     bytes_go_through_unchanged,
     output_and_error_are_apart_and_complete,
     input_ends_when_ours_does,
@@ -70,6 +72,50 @@ fn a_gigabyte_is_out_before_the_exit_is_told(world: &World) -> Result<()> {
         .timeout(PATIENCE)
         .output()?;
     assert_eq!(out.only_stdout()?, "end\n9\n");
+    Ok(())
+}
+
+/// More than the sockets on the way hold and not so much that the process would have to wait: its VM
+/// has long ended when somebody reads.
+fn what_is_read_when_the_vm_has_ended_is_whole(world: &World) -> Result<()> {
+    let vm = world.busybox()?;
+    for bytes in [450_000, 600_000] {
+        let script = format!(
+            "bulkhead run --rm busybox sh -c 'head -c {bytes} /dev/zero; echo end; exit 9' \
+                | {{ sleep 10; tail -c +{}; }}; echo ${{PIPESTATUS[0]}}",
+            bytes + 1
+        );
+        let out = vm
+            .shell("exec bash -s")
+            .stdin(script)
+            .timeout(PATIENCE)
+            .output()?;
+        assert_eq!(out.only_stdout()?, "end\n9\n", "{bytes}");
+    }
+    Ok(())
+}
+
+/// The process has ended, its VM holds what nobody reads, and both ways to end it end it.
+fn a_stop_does_not_wait_for_who_does_not_read(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    for verb in ["stop", "kill", "rm -f"] {
+        let script = format!(
+            "bulkhead run --name unread busybox head -c 450000 /dev/zero | sleep 600 &
+             until bulkhead ps -aq --filter name=unread | grep -q .; do sleep 0.1; done
+             sleep 10
+             timeout 20 bulkhead {verb} unread >/dev/null; echo $?
+             timeout 20 bulkhead wait unread 2>/dev/null
+             bulkhead rm -f unread >/dev/null 2>&1
+             kill %1; wait; echo over"
+        );
+        let out = vm
+            .shell("exec bash -s")
+            .stdin(script)
+            .timeout(PATIENCE)
+            .output()?;
+        assert!(out.stdout.ends_with("over\n"), "{verb}: {out}");
+        assert!(!out.stdout.contains("124"), "{verb}: {out}");
+    }
     Ok(())
 }
 

@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let memory_mib = args.next().map_or(Ok(128), |text| text.parse())?;
     // There is no other console to print to.
     let cmdline = format!("keep_bootcon {}", args.next().unwrap_or_default());
-    let vm = Vm::build(VmConfig {
+    let mut vm = Vm::build(VmConfig {
         kvm: open_kvm()?,
         vcpu_count,
         memory_mib,

@@ -229,6 +229,7 @@ impl Vm {
         times.ready = start.elapsed();
         Ok(Self {
             vcpus,
+            threads: Arc::default(),
             events,
             end,
             exits,

@@ -5,7 +5,6 @@
 use std::sync::mpsc::TryRecvError;
 use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use kvm_ioctls::{Kvm, VmFd};
@@ -16,6 +15,7 @@ use crate::bus::Bus;
 use crate::snapshot::{self, MachineState, Snapshot, VcpuState};
 use crate::vcpu::{EndSignal, ExitCounters, ExitCounts, Vcpu, VcpuEnd, VmEnd};
 use crate::virtio::TransportState;
+use crate::virtio::mmio::Transport;
 use crate::watch::{self, HaltWatch, Notes};
 
 /// So long every vCPU must have waited for a snapshot to be taken: rounds, and milliseconds of
@@ -23,8 +23,8 @@ use crate::watch::{self, HaltWatch, Notes};
 const IDLE_ROUNDS: u32 = 8;
 const IDLE_ROUND_MS: i32 = 10;
 
-/// Pause between two looks whether the vCPU threads have paused.
-const PAUSE_POLL: Duration = Duration::from_millis(1);
+/// Milliseconds between two looks whether the vCPU threads have paused.
+const PAUSE_POLL_MS: i32 = 1;
 
 /// A vCPU thread serves exits some calls deep; 256 KiB is far more than that needs.
 const VCPU_STACK_BYTES: usize = 256 << 10;
@@ -44,6 +44,8 @@ pub type Confine = Arc<dyn Fn(Thread) -> std::io::Result<()> + Send + Sync>;
 /// A VM that is built and does not run yet.
 pub struct Vm {
     pub(crate) vcpus: Vec<Vcpu>,
+    /// Those that [`Vm::run`] started.
+    pub(crate) threads: Arc<Vec<JoinHandle<VcpuEnd>>>,
     pub(crate) events: EventManager<Box<dyn MutEventSubscriber>>,
     pub(crate) end: Arc<EndSignal>,
     pub(crate) exits: Arc<ExitCounters>,
@@ -139,13 +141,16 @@ impl Vm {
 
     /// Starts the vCPUs and serves the devices on this thread until the VM ends.
     ///
-    /// vCPU threads that still run are not joined: the process that ran a VM ends with it.
+    /// vCPU threads that still run are not joined: the process that ran a VM ends with it. What the
+    /// host has not taken of the guest's bytes then is for [`Self::deliver`].
     ///
     /// # Errors
     /// When a thread can't be started or the event loop fails.
-    pub fn run(mut self) -> Result<(VmEnd, ExitCounts), BuildError> {
+    pub fn run(&mut self) -> Result<(VmEnd, ExitCounts), BuildError> {
         let (threads, gate) = self.start_vcpus()?;
-        let watch = HaltWatch::new(threads, self.notes.clone(), self.end.clone())
+        self.threads = Arc::new(threads);
+        let (notes, end) = (self.notes.clone(), self.end.clone());
+        let watch = HaltWatch::new(self.threads.clone(), notes, end)
             .map_err(host_error("watch for a halt"))?;
         self.events.add_subscriber(Box::new(watch));
         gate.open(&self.confine)?;
@@ -154,6 +159,28 @@ impl Vm {
             if let Some(end) = self.end.take() {
                 return Ok((end, self.exits.snapshot()));
             }
+        }
+    }
+
+    /// Serves the host, after the end of the VM, until it has taken all that devices have for it or is
+    /// gone. The vCPUs are stopped meanwhile.
+    ///
+    /// # Errors
+    /// When the event loop fails.
+    pub fn deliver(&mut self) -> Result<(), BuildError> {
+        let transports = self.bus.transports().iter();
+        let mut waiting: Vec<_> = transports.map(Transport::deliver).collect();
+        self.notes.pause();
+        loop {
+            waiting.retain(|done| done.try_recv() == Err(TryRecvError::Empty));
+            if waiting.is_empty() {
+                return Ok(());
+            }
+            let stopped = self.threads.iter().all(JoinHandle::is_finished);
+            if !stopped {
+                watch::kick(&self.threads);
+            }
+            self.serve(if stopped { -1 } else { PAUSE_POLL_MS })?;
         }
     }
 
@@ -189,7 +216,8 @@ impl Vm {
         while !threads.iter().all(JoinHandle::is_finished) {
             // Again, for the one that was about to enter the guest.
             watch::kick(&threads);
-            std::thread::sleep(PAUSE_POLL);
+            // It may wait for a device to be reset.
+            self.serve(PAUSE_POLL_MS)?;
         }
         let mut fds = Vec::new();
         for thread in threads {

@@ -118,7 +118,7 @@ pub(crate) fn kick(threads: &[JoinHandle<VcpuEnd>]) {
 /// The event loop's part.
 pub(crate) struct HaltWatch {
     timer: TimerFd,
-    threads: Vec<JoinHandle<VcpuEnd>>,
+    threads: Arc<Vec<JoinHandle<VcpuEnd>>>,
     notes: Arc<Notes>,
     end: Arc<EndSignal>,
     rounds: u32,
@@ -130,7 +130,7 @@ impl HaltWatch {
     /// # Errors
     /// When there is no timer or no signal to be had.
     pub(crate) fn new(
-        threads: Vec<JoinHandle<VcpuEnd>>,
+        threads: Arc<Vec<JoinHandle<VcpuEnd>>>,
         notes: Arc<Notes>,
         end: Arc<EndSignal>,
     ) -> std::io::Result<Self> {
@@ -194,7 +194,7 @@ mod tests {
             std::thread::park();
             VcpuEnd::Told
         };
-        let threads = (0..3).map(|_| std::thread::spawn(park)).collect();
+        let threads = Arc::new((0..3).map(|_| std::thread::spawn(park)).collect());
         let end = Arc::new(EndSignal::new().unwrap());
         HaltWatch::new(threads, Arc::default(), end).unwrap()
     }

@@ -348,8 +348,8 @@ impl Supervisor {
                         running.end.get_or_insert((status, oom_killed));
                     }
                 }
-                // Its process's output is in our sockets, and may take longer to be delivered than
-                // the guest takes to leave its disk clean.
+                // Its process's output is in our sockets or held by the VMM, and may take longer to be
+                // delivered than the guest takes to leave its disk clean.
                 Some(Event::Bye) if self.has_ended() => {
                     if let Some(running) = &mut self.running {
                         running.has_left = true;

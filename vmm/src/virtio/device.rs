@@ -399,6 +399,7 @@ impl<'a> Io<'a> {
 /// ```text
 /// new ──► [features, queue_sizes, config read by the transport]
 ///      ──► activate ──► queue_ready / fd_ready … ──► reset ──► activate …
+///                              │     └─► end ──► fd_ready … until is_delivered ──► reset
 ///                              └─► Err: worker sets NEEDS_RESET, calls nothing but reset
 /// ```
 pub trait Device: Send {
@@ -438,4 +439,18 @@ pub trait Device: Send {
 
     /// The driver reset the device: forget the driver, stop watching, keep the backend.
     fn reset(&mut self, watch: &mut Watch);
+
+    /// The VM has ended: take what the driver sent before, and from now on only give the host what it
+    /// did not take yet. Of the other calls only `fd_ready` and, at last, `reset` come after this one.
+    ///
+    /// # Errors
+    /// As [`Self::queue_ready`].
+    fn end(&mut self, _io: &mut Io) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    /// Whether the host has taken all that there is for it.
+    fn is_delivered(&self) -> bool {
+        true
+    }
 }

@@ -128,6 +128,11 @@ impl Transport {
         self.link.ask_for_state()
     }
 
+    /// Has the worker serve the host alone, since the VM has ended; hung up when the host has all.
+    pub(crate) fn deliver(&self) -> std::sync::mpsc::Receiver<()> {
+        self.link.deliver()
+    }
+
     /// Goes on from a saved state, before any vCPU runs. The worker takes up its queues when the
     /// event loop starts.
     pub(crate) fn restore(

@@ -42,6 +42,10 @@ enum Control {
     Save {
         to: Sender<WorkerState>,
     },
+    /// The VM has ended. Dropped when the host has taken all that the device has for it.
+    Deliver {
+        done: Sender<()>,
+    },
 }
 
 /// What a snapshot keeps of a worker.
@@ -129,6 +133,13 @@ impl DeviceLink {
         state
     }
 
+    /// Has the worker serve the host and no driver any more; hung up when the host has all.
+    pub(super) fn deliver(&self) -> Receiver<()> {
+        let (done, finished) = channel();
+        self.send(Control::Deliver { done });
+        finished
+    }
+
     /// Returns when the device is reset and touches guest memory no more, or the VM is ending.
     ///
     /// Linux 6.12 writes 0 to `Status` and goes on without reading it back: it frees the rings,
@@ -155,6 +166,10 @@ pub struct Worker {
     active: bool,
     /// Features of the driver that a restored device goes on with.
     resume: Option<u64>,
+    /// The VM has ended, and no driver is heard any more.
+    ended: bool,
+    /// Who waits for the host to take what there is for it.
+    delivering: Option<Sender<()>>,
     complaints: u32,
 }
 
@@ -201,6 +216,8 @@ impl Worker {
             control_event,
             active: false,
             resume: None,
+            ended: false,
+            delivering: None,
             complaints: 0,
         };
         Ok((worker, link))
@@ -305,12 +322,33 @@ impl Worker {
     fn detach(&mut self, ops: &mut EventOps) {
         if self.active {
             self.active = false;
-            for (index, event) in (0_u32..).zip(&self.queue_events) {
-                let _ = ops.remove(Events::with_data(event, TOKEN_QUEUE | index, EventSet::IN));
-            }
+            self.hear_no_driver(ops);
             let mut watch = Watch::default();
             self.device.reset(&mut watch);
             apply(watch, ops);
+        }
+    }
+
+    fn hear_no_driver(&self, ops: &mut EventOps) {
+        for (index, event) in (0_u32..).zip(&self.queue_events) {
+            let _ = ops.remove(Events::with_data(event, TOKEN_QUEUE | index, EventSet::IN));
+        }
+    }
+
+    fn deliver(&mut self, done: Sender<()>, ops: &mut EventOps) {
+        self.ended = true;
+        self.delivering = Some(done);
+        if self.active {
+            self.with_device(ops, |device, io| device.end(io));
+            self.hear_no_driver(ops);
+        }
+    }
+
+    /// Lets go of a device that has ended when the host has taken all.
+    fn let_go(&mut self, ops: &mut EventOps) {
+        if self.delivering.is_some() && (!self.active || self.device.is_delivered()) {
+            self.detach(ops);
+            self.delivering = None;
         }
     }
 
@@ -355,6 +393,8 @@ impl Worker {
         let _ = self.control_event.read();
         while let Ok(message) = self.control.try_recv() {
             match message {
+                // vCPUs may run on for a moment; one that waits for a reset goes on.
+                Control::Activate { .. } | Control::Reset { .. } if self.ended => {}
                 Control::Activate { queues, features } => self.activate(queues, features, ops),
                 Control::Reset { done } => {
                     self.detach(ops);
@@ -368,6 +408,7 @@ impl Worker {
                 }
                 // Nobody to tell is a snapshot given up.
                 Control::Save { to } => drop(to.send(self.state())),
+                Control::Deliver { done } => self.deliver(done, ops),
             }
         }
     }
@@ -427,5 +468,6 @@ impl MutEventSubscriber for Worker {
                 self.with_device(ops, |device, io| device.fd_ready(token, set, io));
             }
         }
+        self.let_go(ops);
     }
 }

@@ -1,6 +1,8 @@
 //! Drives a device through its registers and an event loop, step by step as Linux's
 //! `virtio_mmio` does; or writes any register at any time.
 
+use std::sync::mpsc::Receiver;
+
 use event_manager::{EventManager, SubscriberOps};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -200,6 +202,13 @@ impl MmioDriver {
         let low = self.read(Register::DeviceFeatures);
         self.write(Register::DeviceFeaturesSel, 1);
         u64::from(self.read(Register::DeviceFeatures)) << 32 | u64::from(low)
+    }
+
+    /// Ends the VM; what it returns is hung up when the host has all that the device has for it.
+    pub fn end(&mut self) -> Receiver<()> {
+        let delivered = self.transport.deliver();
+        self.run();
+        delivered
     }
 
     /// Lets the event loop work off all that is ready.

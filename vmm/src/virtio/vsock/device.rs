@@ -245,12 +245,17 @@ impl VsockDevice {
     }
 
     fn receive_offers(&mut self, watch: &mut Watch) {
-        if let Some(ended) = self.offers.receive() {
+        let ended = self.offers.receive();
+        self.close_offers(ended, watch);
+    }
+
+    fn close_offers(&mut self, socket: Option<OwnedFd>, watch: &mut Watch) {
+        if let Some(socket) = socket {
             if std::mem::take(&mut self.offers_watched) {
-                let fd = ended.as_raw_fd();
+                let fd = socket.as_raw_fd();
                 watch.changes.push(WatchChange::Remove { fd });
             }
-            watch.close.push(ended);
+            watch.close.push(socket);
         }
     }
 
@@ -291,10 +296,16 @@ impl VsockDevice {
             return;
         };
         let sent_all = connection.guest_sent_all();
-        let Some(host) = connection.into_host() else {
-            return;
-        };
-        if sent_all && host.backlog_bytes() > 0 {
+        match connection.into_host() {
+            Some(host) if sent_all => self.drain(host, watch),
+            Some(host) => host.close(watch),
+            None => {}
+        }
+    }
+
+    /// Closes a host end when the host has read what there is for it.
+    fn drain(&mut self, host: HostEnd, watch: &mut Watch) {
+        if host.backlog_bytes() > 0 {
             host.shut(Shutdown::Read);
             self.draining.push(host);
         } else {
@@ -419,5 +430,24 @@ impl Device for VsockDevice {
         }
         self.resets.clear();
         self.tx_stalled = false;
+    }
+
+    /// What the guest sent is the host's to read, whether or not a connection came to its end: a
+    /// guest ends when its sockets have taken its last bytes, which a host that reads slowly has not.
+    fn end(&mut self, io: &mut Io) -> Result<(), DeviceError> {
+        self.serve_tx(io)?;
+        let offers = self.offers.end();
+        self.close_offers(offers, io.watch);
+        for (_, connection) in std::mem::take(&mut self.connections) {
+            if let Some(host) = connection.into_host() {
+                self.drain(host, io.watch);
+            }
+        }
+        self.settle(io.watch);
+        Ok(())
+    }
+
+    fn is_delivered(&self) -> bool {
+        self.draining.is_empty()
     }
 }

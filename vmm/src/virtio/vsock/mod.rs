@@ -26,6 +26,7 @@
 //!  SHUTDOWN of both directions ─► RST; the socket closes when the backlog is empty
 //!  RST ─► the same without the RST; without a SHUTDOWN (SEND) before it, at once
 //!  anything against the rules (no credit, no such operation, …) ─► RST, socket closed
+//! The VM ended ─► each socket closes when its backlog is empty, whatever was shut down
 //! ```
 //!
 //! The device has no clock. A guest that never answers a shutdown keeps its connection, out of the

@@ -67,6 +67,12 @@ impl Offers {
         Ok(())
     }
 
+    /// Takes no more, and closes those that nobody took; returns the socket, to be closed.
+    pub(super) fn end(&mut self) -> Option<OwnedFd> {
+        self.ports.clear();
+        self.socket.take().map(OwnedFd::from)
+    }
+
     /// The descriptor to watch for offers.
     pub(super) fn fd(&self) -> Option<RawFd> {
         self.socket.as_ref().map(AsRawFd::as_raw_fd)

@@ -1,5 +1,7 @@
 //! The device behind its registers on a real event loop, which must come to rest each time.
 
+use std::sync::mpsc::{Receiver, TryRecvError};
+
 use super::super::packet::SHUTDOWN_BOTH;
 use super::*;
 use crate::virtio::mock::{MmioDriver, Register, Status};
@@ -15,6 +17,12 @@ fn packets(driver: &mut MmioDriver) -> Vec<(Header, Vec<u8>)> {
 }
 
 fn send(driver: &mut MmioDriver, operation: Operation, flags: u32, data: &[u8]) {
+    offer_packet(driver, operation, flags, data);
+    driver.kick(TX);
+}
+
+/// As [`send`], without a kick.
+fn offer_packet(driver: &mut MmioDriver, operation: Operation, flags: u32, data: &[u8]) {
     let header = Header {
         src_cid: u64::from(GUEST_CID),
         dst_cid: 2,
@@ -30,7 +38,6 @@ fn send(driver: &mut MmioDriver, operation: Operation, flags: u32, data: &[u8]) 
     driver.rings[TX]
         .offer(&[Buffer::Readable(&header.to_bytes()), Buffer::Readable(data)])
         .unwrap();
-    driver.kick(TX);
 }
 
 fn start() -> (MmioDriver, UnixStream) {
@@ -88,6 +95,64 @@ fn a_host_that_reads_later_is_waited_for() {
         driver.run();
     }
     assert!(read == data.repeat(9));
+}
+
+/// Whether the device has let go of its host.
+fn is_over(delivered: &Receiver<()>) -> bool {
+    delivered.try_recv() == Err(TryRecvError::Disconnected)
+}
+
+#[test]
+fn what_the_guest_sent_outlives_its_vm() {
+    let (mut driver, mut host) = start();
+    send(&mut driver, Operation::Request, 0, b"");
+    let data = pattern(50_000);
+    for _ in 0..8 {
+        send(&mut driver, Operation::ReadWrite, 0, &data);
+    }
+    // The guest is gone without a word, and its last packet lies in the queue.
+    offer_packet(&mut driver, Operation::ReadWrite, 0, &data);
+    let delivered = driver.end();
+    assert!(!is_over(&delivered));
+    // A vCPU that runs on for a moment changes nothing.
+    send(&mut driver, Operation::ReadWrite, 0, b"late");
+    driver.reset();
+    let mut read = Vec::new();
+    loop {
+        let (part, state) = drain(&mut host);
+        read.extend(part);
+        if state == HostState::Ended {
+            break;
+        }
+        driver.run();
+    }
+    assert!(read == data.repeat(9), "{} bytes", read.len());
+    assert!(is_over(&delivered));
+}
+
+#[test]
+fn a_vm_whose_host_has_all_or_goes_away_is_over() {
+    let (mut driver, mut host) = start();
+    send(&mut driver, Operation::Request, 0, b"");
+    send(&mut driver, Operation::ReadWrite, 0, b"all");
+    assert!(is_over(&driver.end()));
+    assert_eq!(drain(&mut host), (b"all".to_vec(), HostState::Ended));
+
+    let (mut driver, host) = start();
+    send(&mut driver, Operation::Request, 0, b"");
+    for _ in 0..9 {
+        send(&mut driver, Operation::ReadWrite, 0, &pattern(50_000));
+    }
+    let delivered = driver.end();
+    assert!(!is_over(&delivered));
+    drop(host);
+    driver.run();
+    assert!(is_over(&delivered));
+
+    // Without a driver there is nothing.
+    let device = VsockDevice::new(GUEST_CID, Vec::new(), None).unwrap();
+    let mut driver = MmioDriver::new(|_| Box::new(device));
+    assert!(is_over(&driver.end()));
 }
 
 #[test]
