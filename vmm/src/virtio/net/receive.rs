@@ -191,14 +191,15 @@ impl Receiver {
         let Some((chains, mut room)) = find_room(HEADER_BYTES + length, manner, io)? else {
             return Ok(false);
         };
-        let front = self.unread().get(LENGTH_BYTES..).unwrap_or_default();
-        filter.incoming(front.get(..length.min(front.len())).unwrap_or_default());
-        self.start += LENGTH_BYTES;
         if !chains.is_empty() {
             let header = header(chains.len(), manner);
             copy(&header, &slices(&room, io.memory)?);
             room.advance(HEADER_BYTES as u64);
         }
+        let front = self.unread().get(LENGTH_BYTES..).unwrap_or_default();
+        filter.incoming(front.get(..length.min(front.len())).unwrap_or_default());
+        // What fails before leaves the frame for the next driver.
+        self.start += LENGTH_BYTES;
         self.frame = Some(Frame {
             room,
             left: length,

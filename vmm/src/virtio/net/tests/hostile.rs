@@ -16,6 +16,11 @@ fn refused(queue: usize, offer: impl FnOnce(&mut Net)) -> String {
     net.driver.activate(VERSION_1 | MRG_RXBUF).unwrap();
     net.send(&some(80));
     assert_eq!(net.sent(), [some(80)]);
+    net.arrive(&some(70));
+    net.give(8, 2048);
+    net.poll();
+    assert_eq!(net.take().unwrap().1, some(60), "{error}");
+    assert_eq!(net.take().unwrap().1, some(70), "{error}");
     error.to_string()
 }
 
