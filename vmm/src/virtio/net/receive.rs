@@ -10,6 +10,7 @@
 
 use vm_memory::VolatileSlice;
 
+use super::device::QUEUE_SIZE;
 use super::filter::Filter;
 use super::socket::{Moved, Socket};
 use super::{FRAME_BYTES_MIN, FRONT_BYTES, HEADER_BYTES, LENGTH_BYTES, RECEIVE_BYTES_MAX, RX};
@@ -296,6 +297,13 @@ fn find_room(bytes: usize, manner: Manner, io: &mut Io) -> Result<Option<Room>, 
         } = Buffers::read(RX, chain)?;
         if !readable.is_empty() {
             return Err(request("a buffer for frames is not writable"));
+        }
+        if writable.is_empty() {
+            return Err(request("a buffer for frames has no room"));
+        }
+        // More than a ring holds: another vCPU goes on moving the index.
+        if chains.len() >= usize::from(QUEUE_SIZE) {
+            return Err(request("a frame takes more buffers than the queue has"));
         }
         if chains.is_empty() && writable.len() < HEADER_BYTES as u64 {
             return Err(request("a buffer for frames has no room for a header"));

@@ -47,6 +47,10 @@ fn chains_that_can_not_be_frames_stop_the_device() {
         offer(RX, &[Buffer::Writable(11)]),
         "queue 0: a buffer for frames has no room for a header"
     );
+    assert_eq!(
+        offer(RX, &[Buffer::Writable(0)]),
+        "queue 0: a buffer for frames has no room"
+    );
 }
 
 #[test]
