@@ -44,6 +44,8 @@ fn a_device_goes_on_where_the_other_stopped() {
     offer(&mut driver, b"before");
     let state = kept(&driver.save());
     let mut driver = driver.restored(Box::new(Echo::default()), &state).unwrap();
+    // Not before the event loop runs: its thread is not confined yet.
+    assert!(driver.rings[0].take_used().is_none());
     driver.run();
     assert_eq!(answer(&mut driver), before);
     assert_eq!(driver.read(Register::Status), RUNNING);

@@ -391,6 +391,9 @@ impl Worker {
 
     fn control(&mut self, ops: &mut EventOps) {
         let _ = self.control_event.read();
+        if let Some(features) = self.resume.take() {
+            self.resume(features, ops);
+        }
         while let Ok(message) = self.control.try_recv() {
             match message {
                 // vCPUs may run on for a moment; one that waits for a reset goes on.
@@ -441,8 +444,9 @@ impl MutEventSubscriber for Worker {
                 self.device.name()
             ));
         }
-        if let Some(features) = self.resume.take() {
-            self.resume(features, ops);
+        if self.resume.is_some() {
+            // Not before the event loop runs, and its thread is confined.
+            let _ = self.control_event.write(1);
         }
     }
 
