@@ -150,11 +150,16 @@ impl Transport {
         if state.status & !(STATUS_BITS | STATUS_NEEDS_RESET) != 0 {
             return Err(error("a status that does not exist"));
         }
+        if state.status & (FEATURES_OK | DRIVER_OK | FAILED) == FEATURES_OK {
+            // What its driver had said of its queues is not kept.
+            return Err(error("a driver that was setting it up"));
+        }
         let ready = worker
             .restore(
                 &state.worker,
                 state.driver_features,
-                state.status & DRIVER_OK != 0,
+                // One that was stopped waits for its reset.
+                state.status & (DRIVER_OK | STATUS_NEEDS_RESET) == DRIVER_OK,
                 &self.queue_sizes,
             )
             .map_err(|reason| RestoreError::State {

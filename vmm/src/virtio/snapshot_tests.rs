@@ -86,6 +86,11 @@ fn a_state_that_can_not_be_is_refused() {
     for (pointer, value, expected) in [
         ("/driver_features", (1_u64 << 63).into(), "features"),
         ("/status", 0x100.into(), "status"),
+        (
+            "/status",
+            (RUNNING & !Status::DRIVER_OK).into(),
+            "setting it up",
+        ),
         ("/worker/queues", serde_json::json!([]), "number of queues"),
         ("/worker/queues/0/size", 3.into(), "a queue that can't be"),
         (
@@ -240,4 +245,14 @@ fn a_device_that_fails_at_once_is_stopped_as_any_other() {
     let mut driver = driver.restored(Box::new(Fails), &state).unwrap();
     driver.run();
     assert_eq!(driver.read(Register::Status), RUNNING | Status::NEEDS_RESET);
+    // It stays so, wherever it goes on.
+    let state = driver.save();
+    offer(&mut driver, b"before");
+    let mut driver = driver.restored(Box::new(Echo::default()), &state).unwrap();
+    driver.run();
+    driver.kick(0);
+    assert!(driver.rings[0].take_used().is_none());
+    assert_eq!(driver.read(Register::Status), RUNNING | Status::NEEDS_RESET);
+    assert_eq!(driver.reset(), 0);
+    assert_eq!(driver.start(VERSION_1), RUNNING);
 }
