@@ -169,7 +169,22 @@ impl VsockDevice {
         if taken > 0 {
             io.signal(TX)?;
         }
-        self.serve_rx(io)
+        self.serve_rx(io)?;
+        if self.tx_stalled && self.resets.len() < MAX_PENDING_RESETS {
+            // Buffers came just now, and perhaps without a kick.
+            io.call_again(TX);
+        }
+        Ok(())
+    }
+
+    /// Sends, and goes on with packets that waited for room. Whoever sends takes RX buffers, for which
+    /// the driver may have been told not to kick.
+    fn serve_rx_and_stalled(&mut self, io: &mut Io) -> Result<(), DeviceError> {
+        self.serve_rx(io)?;
+        if self.tx_stalled {
+            self.serve_tx(io)?;
+        }
+        Ok(())
     }
 
     /// What one packet from the guest does.
@@ -381,12 +396,7 @@ impl Device for VsockDevice {
     fn queue_ready(&mut self, queue: usize, io: &mut Io) -> Result<(), DeviceError> {
         match queue {
             TX => self.serve_tx(io)?,
-            RX => {
-                self.serve_rx(io)?;
-                if self.tx_stalled {
-                    self.serve_tx(io)?;
-                }
-            }
+            RX => self.serve_rx_and_stalled(io)?,
             _ => {}
         }
         self.settle(io.watch);
@@ -405,7 +415,7 @@ impl Device for VsockDevice {
         {
             Some(connection) => {
                 connection.host_ready(events);
-                self.serve_rx(io)?;
+                self.serve_rx_and_stalled(io)?;
             }
             None => self.draining_ready(token, events, io.watch),
         }

@@ -465,3 +465,39 @@ fn drain_any(host: &mut UnixStream) -> usize {
     }
     total
 }
+
+#[test]
+fn packets_that_wait_for_room_go_on_whoever_made_it() {
+    let (ours, _host) = offer();
+    let mut guest = Guest::prepare(vec![(PORT, ours)], None);
+    // Such a driver has one flag for all its kicks, and the device may set it as it likes.
+    guest.driver.activate(VERSION_1).unwrap();
+    guest.refill = false;
+    guest.driver.rings[RX].offer(&[Buffer::Writable(LINUX_RX_BYTES)]);
+    let request = guest.header(PORTS, Operation::Request, 0);
+    guest.driver.rings[TX].offer(&[Buffer::Readable(&request.to_bytes())]);
+    guest.driver.run(TX).unwrap();
+    guest.collect();
+    let (_, token, _) = guest.driver.watched()[0];
+    let nobody = Ports {
+        guest: 1,
+        host: PORT,
+    };
+    let stray = guest.header(nobody, Operation::CreditUpdate, 0);
+    for _ in 0..100 {
+        guest.driver.rings[TX].offer(&[Buffer::Readable(&stray.to_bytes())]);
+    }
+    guest.driver.run(TX).unwrap();
+    assert_eq!(guest.driver.rings[TX].used_index(), 65);
+    for buffers in [10, 60] {
+        // They come while the device wants no kick, and the host has something to say.
+        for _ in 0..buffers {
+            guest.driver.rings[RX].offer(&[Buffer::Writable(LINUX_RX_BYTES)]);
+        }
+        guest.driver.fd_ready(token, EventSet::IN).unwrap();
+    }
+    for queue in guest.driver.unfinished() {
+        guest.driver.run(queue).unwrap();
+    }
+    assert_eq!(guest.driver.rings[TX].used_index(), 101);
+}
