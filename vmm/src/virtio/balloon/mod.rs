@@ -7,8 +7,12 @@
 //! guest: free blocks on the reporting queue ───────────────────────► pages ──► madvise
 //! ```
 //!
-//! Whatever a page held is gone then; when the guest uses it again it is zero. A guest that names
-//! pages it still uses harms itself alone.
+//! What the VM wrote to a page is gone then. When the guest uses it again, it is zero, or in a VM that
+//! goes on from a template what the template has there. In the VM of which a template is made nothing
+//! is gone: its memory is the template's file, and stays. A driver may expect none of the three: one
+//! that clears or poisons pages as it frees them (`init_on_free`, `page_poison`) reports none to a
+//! device without `PAGE_POISON`, as this one is, and no other looks at what a free page holds. A guest
+//! that names pages it still uses harms itself alone.
 
 mod device;
 mod pages;

@@ -84,8 +84,9 @@ pub(super) fn give_back(slice: &VolatileSlice) -> std::io::Result<usize> {
         return Ok(0);
     }
     // SAFETY: skip + bytes <= len, so the range lies inside the slice, which vm-memory checked to
-    // be guest memory: private, anonymous and mapped as long as the VM lives. No Rust reference to
-    // it exists, and everything that reads it expects it to change at any time.
+    // be guest memory: mapped as long as the VM lives, anonymous or of a file that keeps its length
+    // (crate::memory). No Rust reference to it exists, and everything that reads it expects it to
+    // change at any time.
     let result =
         unsafe { libc::madvise(memory.as_ptr().add(skip).cast(), bytes, libc::MADV_DONTNEED) };
     if result == 0 {
