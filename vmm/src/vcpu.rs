@@ -5,6 +5,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use kvm_bindings::{
+    KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_SIMUL_EX,
+    KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON,
+};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -161,6 +165,14 @@ impl Vcpu {
         }
     }
 
+    /// What KVM calls its error, after an exit for one.
+    #[allow(unsafe_code)] // a union
+    fn internal_error(&mut self) -> u32 {
+        let run = self.fd.get_kvm_run();
+        // SAFETY: KVM wrote this part for the exit, and any bits are a number.
+        unsafe { run.__bindgen_anon_1.internal.suberror }
+    }
+
     fn step(&mut self) -> Option<VmEnd> {
         let exit = match self.fd.run() {
             Ok(exit) => exit,
@@ -195,14 +207,43 @@ impl Vcpu {
                 )));
             }
             VcpuExit::InternalError => {
-                return Some(VmEnd::KvmFailure(
-                    "internal error; a /dev/kvm without hardware support emulates too little"
-                        .to_owned(),
-                ));
+                let reason = internal_error(self.internal_error());
+                return Some(VmEnd::KvmFailure(reason));
             }
             VcpuExit::Hlt | VcpuExit::Intr | VcpuExit::IrqWindowOpen => {}
             other => return Some(VmEnd::KvmFailure(format!("unexpected exit {other:?}"))),
         }
         None
+    }
+}
+
+/// KVM's internal errors in words (Linux uapi/linux/kvm.h).
+fn internal_error(number: u32) -> String {
+    let what = match number {
+        KVM_INTERNAL_ERROR_EMULATION => "an instruction can't be emulated",
+        KVM_INTERNAL_ERROR_SIMUL_EX => "exceptions at the same time",
+        KVM_INTERNAL_ERROR_DELIVERY_EV => "an exit while an event was delivered",
+        KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON => "an exit that it does not know",
+        _ => "of a kind that has no name here",
+    };
+    format!(
+        "internal error {number}: {what}; it may be a /dev/kvm without hardware support, which emulates too little"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_internal_error_is_told_with_its_number() {
+        for number in [0, 1, 2, 3, 4, u32::MAX] {
+            let text = internal_error(number);
+            assert!(
+                text.starts_with(&format!("internal error {number}: ")),
+                "{text}"
+            );
+            assert!(text.contains("it may be"), "{text}");
+        }
     }
 }
