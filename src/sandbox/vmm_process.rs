@@ -285,7 +285,7 @@ fn run(
     let log = unsafe { File::from_raw_fd(config.console) };
     let console = log.try_clone().context("share the log")?;
     devices.push(Box::new(|_| {
-        Ok(Box::new(console::ConsoleDevice::new(console, None)))
+        Ok(Box::new(console::ConsoleDevice::new(console)))
     }));
     if let Some(card) = config.card {
         // SAFETY: as above.
