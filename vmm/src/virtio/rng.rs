@@ -1,9 +1,8 @@
 //! virtio-rng (virtio 1.2 section 5.4): fills the driver's buffers with random bytes of the host's
-//! kernel. The worker calls it; it keeps no state but what was negotiated.
+//! kernel. The worker calls it; it keeps no state.
 #![allow(unsafe_code)] // getrandom into guest memory, which is never a Rust slice
 
 use event_manager::EventSet;
-use serde::{Deserialize, Serialize};
 use vm_memory::VolatileSlice;
 
 use super::{Buffers, Chain, ConfigSpace, Device, DeviceError, DeviceKind, Io, Served, Watch};
@@ -21,30 +20,15 @@ pub const REQUEST_BYTES_MAX: u64 = 64 << 10;
 /// Bytes before the other devices have their turn: about a millisecond of the host's generator.
 const TURN_BYTES: u64 = 256 << 10;
 
-/// What a snapshot keeps of the device, besides its queue.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RngState {
-    /// Features that the driver took.
-    pub features: u64,
-}
-
 /// The device.
 #[derive(Debug, Default)]
-pub struct RngDevice {
-    state: RngState,
-}
+pub struct RngDevice;
 
 impl RngDevice {
     /// A device that draws from `getrandom`.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// What a snapshot keeps.
-    #[must_use]
-    pub fn state(&self) -> RngState {
-        self.state
+        Self
     }
 }
 
@@ -129,8 +113,7 @@ impl Device for RngDevice {
         ConfigSpace::new(Vec::new(), 0..0)
     }
 
-    fn activate(&mut self, features: u64, _: &mut Io) -> Result<(), DeviceError> {
-        self.state = RngState { features };
+    fn activate(&mut self, _: u64, _: &mut Io) -> Result<(), DeviceError> {
         Ok(())
     }
 
@@ -143,9 +126,7 @@ impl Device for RngDevice {
         Ok(())
     }
 
-    fn reset(&mut self, _: &mut Watch) {
-        self.state = RngState::default();
-    }
+    fn reset(&mut self, _: &mut Watch) {}
 }
 
 #[cfg(test)]
@@ -250,7 +231,6 @@ mod tests {
             );
             assert!(driver.rings[0].take_used().is_none());
             driver.reset();
-            assert_eq!(driver.device.state(), RngState::default());
         }
     }
 }

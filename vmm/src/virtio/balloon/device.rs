@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use event_manager::EventSet;
-use serde::{Deserialize, Serialize};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, VolatileSlice};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -43,15 +42,6 @@ const PAGES_PER_MIB: u32 = 256;
 /// The one descriptor it watches.
 const TOKEN_TARGET: u32 = 0;
 
-/// What a snapshot keeps of the device, besides its queues and its configuration space.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BalloonState {
-    /// Features that the driver took.
-    pub features: u64,
-    /// Pages of 4 KiB that the driver was asked to give up.
-    pub target_pages: u32,
-}
-
 /// The host's side: how large the balloon should be.
 #[derive(Debug, Clone)]
 pub struct BalloonHandle {
@@ -84,7 +74,8 @@ impl BalloonHandle {
 #[derive(Debug)]
 pub struct BalloonDevice {
     target: Arc<Target>,
-    state: BalloonState,
+    /// Pages of 4 KiB that the driver was asked to give up.
+    target_pages: u32,
 }
 
 impl BalloonDevice {
@@ -104,16 +95,10 @@ impl BalloonDevice {
         Ok((
             Self {
                 target,
-                state: BalloonState::default(),
+                target_pages: 0,
             },
             handle,
         ))
-    }
-
-    /// What a snapshot keeps.
-    #[must_use]
-    pub fn state(&self) -> BalloonState {
-        self.state
     }
 
     /// Tells the driver the target where it is news.
@@ -124,8 +109,8 @@ impl BalloonDevice {
             .load(Ordering::Acquire)
             .saturating_mul(PAGES_PER_MIB);
         let pages = wanted.min(memory_pages(io.memory));
-        if pages != self.state.target_pages {
-            self.state.target_pages = pages;
+        if pages != self.target_pages {
+            self.target_pages = pages;
             io.config.update(|bytes| set(bytes, NUM_PAGES, pages));
             io.config_changed();
         }
@@ -211,8 +196,7 @@ impl Device for BalloonDevice {
         ConfigSpace::new(vec![0; ACTUAL.end], ACTUAL)
     }
 
-    fn activate(&mut self, features: u64, io: &mut Io) -> Result<(), DeviceError> {
-        self.state.features = features;
+    fn activate(&mut self, _: u64, io: &mut Io) -> Result<(), DeviceError> {
         io.watch.changes.push(WatchChange::Add {
             fd: self.target.changed.as_raw_fd(),
             token: TOKEN_TARGET,
@@ -248,10 +232,6 @@ impl Device for BalloonDevice {
     }
 
     fn reset(&mut self, watch: &mut Watch) {
-        self.state = BalloonState {
-            features: 0,
-            ..self.state
-        };
         watch.changes.push(WatchChange::Remove {
             fd: self.target.changed.as_raw_fd(),
         });

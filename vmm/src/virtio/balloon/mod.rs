@@ -19,4 +19,4 @@ mod pages;
 #[cfg(test)]
 mod tests;
 
-pub use device::{BalloonDevice, BalloonHandle, BalloonState};
+pub use device::{BalloonDevice, BalloonHandle};

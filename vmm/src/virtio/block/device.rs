@@ -2,7 +2,6 @@
 //! The worker calls it.
 
 use event_manager::EventSet;
-use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO,
     VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
@@ -35,13 +34,6 @@ const COMPLAINTS_MAX: u32 = 8;
 const PHYSICAL_BLOCK_EXPONENT: u8 = 3;
 const PHYSICAL_BLOCK_SECTORS: u8 = 1 << PHYSICAL_BLOCK_EXPONENT;
 
-/// What a snapshot keeps of a block device, besides its queue.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BlockState {
-    /// Features that the driver took.
-    pub features: u64,
-}
-
 /// Which errors were already reported.
 #[derive(Debug, Default)]
 struct Complaints {
@@ -55,7 +47,8 @@ pub struct BlockDevice {
     name: String,
     serial: [u8; SERIAL_BYTES],
     disk: Disk,
-    state: BlockState,
+    /// Features that the driver took.
+    features: u64,
     complaints: Complaints,
 }
 
@@ -71,15 +64,9 @@ impl BlockDevice {
             name: format!("block {index}"),
             serial,
             disk,
-            state: BlockState::default(),
+            features: 0,
             complaints: Complaints::default(),
         }
-    }
-
-    /// What a snapshot keeps.
-    #[must_use]
-    pub fn state(&self) -> BlockState {
-        self.state
     }
 
     fn limits(&self) -> Limits {
@@ -156,7 +143,7 @@ impl BlockDevice {
 
     /// A driver that knows no flush counts on every write being durable (section 5.2.6.2).
     fn write_through(&self) -> std::io::Result<()> {
-        if self.state.features & 1 << VIRTIO_BLK_F_FLUSH == 0 {
+        if self.features & 1 << VIRTIO_BLK_F_FLUSH == 0 {
             self.disk.flush()
         } else {
             Ok(())
@@ -261,7 +248,7 @@ impl Device for BlockDevice {
     }
 
     fn activate(&mut self, features: u64, _: &mut Io) -> Result<(), DeviceError> {
-        self.state = BlockState { features };
+        self.features = features;
         Ok(())
     }
 
@@ -275,7 +262,7 @@ impl Device for BlockDevice {
     }
 
     fn reset(&mut self, _: &mut Watch) {
-        self.state = BlockState::default();
+        self.features = 0;
     }
 }
 

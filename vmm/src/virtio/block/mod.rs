@@ -22,5 +22,5 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-pub use device::{BlockDevice, BlockState};
+pub use device::BlockDevice;
 pub use disk::{Disk, DiskError, Flush, SEGMENTS_MAX, Segment};

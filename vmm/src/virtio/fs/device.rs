@@ -7,7 +7,6 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use event_manager::EventSet;
-use serde::{Deserialize, Serialize};
 
 use super::area::Area;
 use crate::virtio::{
@@ -51,14 +50,6 @@ pub struct Backend {
     pub slot_bytes: usize,
 }
 
-/// What a snapshot keeps of the device, besides its queues. There is no request under way then: what
-/// a template's VM has is not mounted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FsState {
-    /// Features that the driver took.
-    pub features: u64,
-}
-
 #[derive(Debug)]
 struct Connected {
     socket: OwnedFd,
@@ -96,7 +87,6 @@ pub struct FsDevice {
     slots: Vec<SlotState>,
     /// Queues with chains that wait for a slot.
     waiting: [bool; QUEUE_SIZES.len()],
-    state: FsState,
 }
 
 impl FsDevice {
@@ -123,14 +113,7 @@ impl FsDevice {
             server,
             slots,
             waiting: [false; QUEUE_SIZES.len()],
-            state: FsState::default(),
         })
-    }
-
-    /// What a snapshot keeps.
-    #[must_use]
-    pub fn state(&self) -> FsState {
-        self.state
     }
 
     /// Requests that the server has and a driver waits for.
@@ -456,8 +439,7 @@ impl Device for FsDevice {
         ConfigSpace::new(bytes, 0..0)
     }
 
-    fn activate(&mut self, features: u64, io: &mut Io) -> Result<(), DeviceError> {
-        self.state = FsState { features };
+    fn activate(&mut self, _: u64, io: &mut Io) -> Result<(), DeviceError> {
         if let Some(server) = &self.server {
             io.watch.changes.push(WatchChange::Add {
                 fd: server.socket.as_raw_fd(),
@@ -477,7 +459,6 @@ impl Device for FsDevice {
     }
 
     fn reset(&mut self, watch: &mut Watch) {
-        self.state = FsState::default();
         self.waiting = [false; QUEUE_SIZES.len()];
         for slot in &mut self.slots {
             if matches!(slot, SlotState::Waiting(_)) {

@@ -15,4 +15,4 @@ mod device;
 #[cfg(test)]
 mod tests;
 
-pub use device::{Backend, FsDevice, FsState, QUEUE_SIZES};
+pub use device::{Backend, FsDevice, QUEUE_SIZES};

@@ -3,7 +3,6 @@
 use std::os::fd::OwnedFd;
 
 use event_manager::EventSet;
-use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
     VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU,
@@ -28,13 +27,6 @@ pub(super) const QUEUE_SIZE: u16 = 256;
 /// The one descriptor it watches.
 const TOKEN_SOCKET: u32 = 0;
 
-/// What a snapshot keeps of the device, besides its queues.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NetState {
-    /// Features that the driver took.
-    pub features: u64,
-}
-
 /// The device.
 #[derive(Debug)]
 pub struct NetDevice {
@@ -44,7 +36,8 @@ pub struct NetDevice {
     filter: Filter,
     receiver: Receiver,
     transmitter: Transmitter,
-    state: NetState,
+    /// Features that the driver took.
+    features: u64,
     /// What the event loop waits for on the socket.
     watched: EventSet,
     /// The driver has buffers, as far as is known.
@@ -66,21 +59,15 @@ impl NetDevice {
             filter: Filter::new(endpoint),
             receiver: Receiver::new(),
             transmitter: Transmitter::default(),
-            state: NetState::default(),
+            features: 0,
             watched: EventSet::empty(),
             has_buffers: false,
             is_full: false,
         })
     }
 
-    /// What a snapshot keeps.
-    #[must_use]
-    pub fn state(&self) -> NetState {
-        self.state
-    }
-
     fn manner(&self) -> Manner {
-        let has = |bit: u32| self.state.features & 1 << bit != 0;
+        let has = |bit: u32| self.features & 1 << bit != 0;
         Manner {
             mergeable: has(VIRTIO_NET_F_MRG_RXBUF),
             trusts_checksums: has(VIRTIO_NET_F_GUEST_CSUM),
@@ -198,7 +185,7 @@ impl Device for NetDevice {
     }
 
     fn activate(&mut self, features: u64, io: &mut Io) -> Result<(), DeviceError> {
-        self.state = NetState { features };
+        self.features = features;
         // The driver kicks when it gives buffers.
         self.has_buffers = false;
         self.watch_socket(io.watch);
@@ -231,7 +218,7 @@ impl Device for NetDevice {
         self.watch(EventSet::empty(), watch);
         self.receiver.reset();
         self.transmitter.reset();
-        self.state = NetState::default();
+        self.features = 0;
         self.has_buffers = false;
         self.is_full = false;
     }

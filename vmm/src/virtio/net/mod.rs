@@ -28,7 +28,7 @@ mod socket;
 mod tests;
 mod transmit;
 
-pub use device::{NetDevice, NetState, RX, TX};
+pub use device::{NetDevice, RX, TX};
 pub use filter::{Endpoint, Filter, GatewayAddresses, Verdict, is_forbidden};
 
 /// MTU in bytes: passt's own, the largest multiple of four whose frame passt takes.

@@ -6,7 +6,6 @@
 use std::net::Shutdown;
 
 use event_manager::EventSet;
-use serde::{Deserialize, Serialize};
 
 use super::buffers::{Slice, Slices};
 use super::credit::{BUFFER_BYTES, Credit};
@@ -17,18 +16,6 @@ use crate::virtio::Watch;
 /// RX buffers that one read from the host fills at most. Linux posts 3732 bytes of payload each,
 /// so that this is what a 64 KiB read needs, with a spare for smaller ones.
 const MAX_READ_BUFFERS: usize = 24;
-
-/// What a snapshot keeps of a connection: all but the socket. Connections do not outlive a
-/// restore (section 5.10.6.7, transport reset); the record says which there were.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct ConnectionState {
-    pub(super) ports: Ports,
-    pub(super) credit: Credit,
-    /// Shutdown flags that the guest sent so far; they are never taken back.
-    guest_shutdown: u32,
-    /// Shutdown flags that the guest was told.
-    told_shutdown: u32,
-}
 
 /// The direction from the host to the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +59,12 @@ pub(super) enum Fate {
 /// A connection that the guest opened.
 #[derive(Debug)]
 pub(super) struct Connection {
-    state: ConnectionState,
+    ports: Ports,
+    credit: Credit,
+    /// Shutdown flags that the guest sent so far; they are never taken back.
+    guest_shutdown: u32,
+    /// Shutdown flags that the guest was told.
+    told_shutdown: u32,
     /// `None` once both directions are over.
     host: Option<HostEnd>,
     to_guest: ToGuest,
@@ -89,15 +81,13 @@ impl Connection {
         let mut credit = Credit::default();
         credit.learn(request);
         Self {
-            state: ConnectionState {
-                ports: Ports {
-                    guest: request.src_port,
-                    host: request.dst_port,
-                },
-                credit,
-                guest_shutdown: 0,
-                told_shutdown: 0,
+            ports: Ports {
+                guest: request.src_port,
+                host: request.dst_port,
             },
+            credit,
+            guest_shutdown: 0,
+            told_shutdown: 0,
             host: Some(host),
             to_guest: ToGuest::Readable,
             to_host: ToHost::Open,
@@ -112,7 +102,7 @@ impl Connection {
 
     /// Whether the guest said that it sent all it had to send.
     pub(super) fn guest_sent_all(&self) -> bool {
-        self.state.guest_shutdown & SHUTDOWN_SEND != 0
+        self.guest_shutdown & SHUTDOWN_SEND != 0
     }
 
     /// The socket, if it is of use yet.
@@ -133,13 +123,11 @@ impl Connection {
     /// A socket that hung up is read to its end first, so that one packet tells of both
     /// directions.
     fn shutdown_due(&self) -> bool {
-        self.to_guest != ToGuest::Readable && self.shutdown_flags() != self.state.told_shutdown
+        self.to_guest != ToGuest::Readable && self.shutdown_flags() != self.told_shutdown
     }
 
     fn credit_update_due(&self) -> bool {
-        self.state.credit.update_due()
-            && !self.guest_sent_all()
-            && self.state.told_shutdown != SHUTDOWN_BOTH
+        self.credit.update_due() && !self.guest_sent_all() && self.told_shutdown != SHUTDOWN_BOTH
     }
 
     fn owe(&mut self, operation: Operation) {
@@ -157,19 +145,19 @@ impl Connection {
         } else {
             Operation::CreditUpdate
         };
-        let mut packet = Header::to_guest(guest_cid, self.state.ports, operation, 0);
+        let mut packet = Header::to_guest(guest_cid, self.ports, operation, 0);
         if operation == Operation::Shutdown {
             packet.flags = self.shutdown_flags();
-            self.state.told_shutdown = packet.flags;
+            self.told_shutdown = packet.flags;
         }
-        self.state.credit.stamp(&mut packet);
+        self.credit.stamp(&mut packet);
         packet
     }
 
     /// RX buffers and payload bytes that the next read may use, or `None` when the guest has no
     /// room: it is asked for more, and data waits.
     pub(super) fn read_limits(&mut self) -> Option<(usize, usize)> {
-        let credit = self.state.credit.available();
+        let credit = self.credit.available();
         if credit == 0 {
             self.to_guest = ToGuest::NoCredit;
             self.owe(Operation::CreditRequest);
@@ -212,9 +200,9 @@ impl Connection {
 
     /// The packet for `len` bytes of a read, to be sent at once.
     pub(super) fn data_packet(&mut self, guest_cid: u64, len: u32) -> Header {
-        self.state.credit.spend(len);
-        let mut packet = Header::to_guest(guest_cid, self.state.ports, Operation::ReadWrite, len);
-        self.state.credit.stamp(&mut packet);
+        self.credit.spend(len);
+        let mut packet = Header::to_guest(guest_cid, self.ports, Operation::ReadWrite, len);
+        self.credit.stamp(&mut packet);
         packet
     }
 
@@ -226,8 +214,8 @@ impl Connection {
         operation: Operation,
         payload: Option<&[Slice]>,
     ) -> Fate {
-        self.state.credit.learn(header);
-        if self.to_guest == ToGuest::NoCredit && self.state.credit.available() > 0 {
+        self.credit.learn(header);
+        if self.to_guest == ToGuest::NoCredit && self.credit.available() > 0 {
             self.to_guest = ToGuest::Readable;
         }
         match operation {
@@ -250,7 +238,7 @@ impl Connection {
         match self.to_host {
             ToHost::Flushing | ToHost::Finished => Fate::Reset,
             ToHost::Discarding => {
-                self.state.credit.forward(len);
+                self.credit.forward(len);
                 Fate::Kept
             }
             ToHost::Open => {
@@ -267,7 +255,7 @@ impl Connection {
                     match host.send(payload) {
                         Ok(sent) => self.forwarded(sent),
                         Err(Gone) => {
-                            self.state.credit.forward(len);
+                            self.credit.forward(len);
                             self.host_takes_no_more();
                         }
                     }
@@ -280,14 +268,13 @@ impl Connection {
     /// Counts bytes that left the backlog or never entered it. There are never more at once than
     /// the buffer holds.
     fn forwarded(&mut self, bytes: usize) {
-        self.state
-            .credit
+        self.credit
             .forward(u32::try_from(bytes).unwrap_or(BUFFER_BYTES));
     }
 
     fn guest_shut(&mut self, flags: u32) -> Fate {
-        self.state.guest_shutdown |= flags & SHUTDOWN_BOTH;
-        if self.state.guest_shutdown == SHUTDOWN_BOTH {
+        self.guest_shutdown |= flags & SHUTDOWN_BOTH;
+        if self.guest_shutdown == SHUTDOWN_BOTH {
             return Fate::Closed;
         }
         if flags & SHUTDOWN_SEND != 0 {
@@ -362,7 +349,7 @@ impl Connection {
         } else {
             0
         };
-        self.state.told_shutdown | send | receive
+        self.told_shutdown | send | receive
     }
 
     /// Has the event loop wait for what the connection waits for, and closes the socket when it

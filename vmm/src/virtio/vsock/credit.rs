@@ -3,8 +3,6 @@
 //!
 //! Used by a connection. Counters run modulo 2^32; it knows no bytes, only how many.
 
-use serde::{Deserialize, Serialize};
-
 use super::packet::Header;
 
 /// Bytes that one connection holds for a host that reads slowly, which is the credit the guest
@@ -16,7 +14,7 @@ pub(super) const BUFFER_BYTES: u32 = 256 << 10;
 const UPDATE_BYTES: u32 = BUFFER_BYTES / 4;
 
 /// The counters. They are all that a connection's flow depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Credit {
     /// Payload bytes sent to the guest so far (`tx_cnt`).
     sent: u32,

@@ -3,8 +3,6 @@
 //! Used by the device and its connections. It knows no queue, no guest memory and no state: what
 //! a field may mean is the connection's business.
 
-use serde::{Deserialize, Serialize};
-
 /// Bytes of `struct virtio_vsock_hdr`, packed.
 pub(super) const HEADER_BYTES: usize = 44;
 
@@ -58,7 +56,7 @@ impl Operation {
 }
 
 /// The two ports that name a connection, as both ends have one context id each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ports {
     /// The guest's, any number.
     pub(super) guest: u32,
