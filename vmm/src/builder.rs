@@ -47,9 +47,10 @@ pub const DEVICES_MAX: usize = 19;
 const TSS_ADDRESS: usize = 0xfffb_d000;
 const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
 
-/// What every VM's command line begins with:
-/// `reboot=k` resets by the keyboard controller, `panic=-1` at once after a panic; `nomodule`,
-/// `i8042`, `8250` keep the kernel from probing hardware that is not there.
+/// What every VM's command line begins with: `reboot=k` resets by the keyboard controller, `panic=-1`
+/// at once after a panic; `no_timer_check`, `noreplace-smp` and `cryptomgr.notests` spare the boot what
+/// needs no trying in a VM; of the serial port only the early console is there (`8250.nr_uarts=0`,
+/// `earlycon`); `random.trust_cpu` seeds the kernel's generator at once.
 const CMDLINE: &str = "reboot=k panic=-1 no_timer_check noreplace-smp 8250.nr_uarts=0 \
     earlycon=uart8250,io,0x3f8 random.trust_cpu=on cryptomgr.notests";
 

@@ -270,13 +270,10 @@ impl Vm {
         Ok((threads, gate))
     }
 
-    /// One turn of the event loop, which begins within `timeout_ms`.
+    /// One turn of the event loop, which begins within `timeout_ms`; a signal makes it an empty one.
     fn serve(&mut self, timeout_ms: i32) -> Result<(), BuildError> {
-        match self.events.run_with_timeout(timeout_ms) {
-            Ok(_) => Ok(()),
-            Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => Ok(()),
-            Err(error) => Err(BuildError::EventLoop(error)),
-        }
+        let served = self.events.run_with_timeout(timeout_ms);
+        served.map(drop).map_err(BuildError::EventLoop)
     }
 
     /// Asks each device's worker, which answers on the event loop, that is here.

@@ -1,6 +1,6 @@
 //! What every virtio device is to its transport and its worker.
 //!
-//! Implemented by block, rng, console, balloon and vsock. A device knows its queues and guest
+//! Implemented by net, block, console, rng, balloon, vsock and fs. A device knows its queues and guest
 //! memory; it knows neither registers, nor KVM, nor the other devices.
 
 use std::num::Wrapping;

@@ -369,10 +369,14 @@ impl Worker {
         for (index, event) in (0_u32..).zip(&self.queue_events) {
             if let Err(error) = ops.add(Events::with_data(event, TOKEN_QUEUE | index, EventSet::IN))
             {
-                crate::say(format_args!(
-                    "{}: watch queue {index}: {error}",
-                    self.device.name()
-                ));
+                // It would be deaf, and its driver wait for ever.
+                let error = DeviceError::Backend {
+                    operation: "watch a queue",
+                    source: std::io::Error::other(error),
+                };
+                self.hear_no_driver(ops);
+                self.stop(&error, ops);
+                return;
             }
         }
         self.active = true;
@@ -473,5 +477,43 @@ impl MutEventSubscriber for Worker {
             }
         }
         self.let_go(ops);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::RawFd;
+
+    use event_manager::{EventManager, SubscriberOps};
+
+    use super::*;
+    use crate::virtio::mock::echo::Echo;
+    use crate::virtio::mock::guest_memory;
+
+    /// Has a descriptor in the event loop before its owner.
+    struct Holder(RawFd);
+
+    impl MutEventSubscriber for Holder {
+        fn init(&mut self, ops: &mut EventOps) {
+            ops.add(Events::with_data_raw(self.0, 0, EventSet::IN))
+                .unwrap();
+        }
+
+        fn process(&mut self, _: Events, _: &mut EventOps) {}
+    }
+
+    #[test]
+    fn a_device_whose_queue_is_not_watched_is_stopped() {
+        let irqfd = EventFd::new(EFD_NONBLOCK).unwrap();
+        let interrupts = irqfd.try_clone().unwrap();
+        let (worker, link) = Worker::new(Box::new(Echo::default()), guest_memory(), irqfd).unwrap();
+        let mut events: EventManager<Box<dyn MutEventSubscriber>> = EventManager::new().unwrap();
+        events.add_subscriber(Box::new(Holder(worker.queue_events[0].as_raw_fd())));
+        events.add_subscriber(Box::new(worker));
+        link.activate(Vec::new(), 0);
+        events.run_with_timeout(0).unwrap();
+        let status = link.status.load(Ordering::Acquire);
+        assert_ne!(status & STATUS_NEEDS_RESET, 0);
+        assert_eq!(interrupts.read().unwrap(), 1);
     }
 }
