@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use harness::Sandbox;
 use harness::registry::free_port;
 use harness::web::host_address;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::life::{begin, process_of, status, text, until};
 use crate::world::World;
@@ -34,6 +35,7 @@ crate::tests![
     a_mac_address_can_be_chosen,
     passt_is_there_for_who_uses_the_network,
     the_last_datagram_is_sent,
+    a_passt_that_is_flooded_while_it_is_held_up_keeps_its_place,
     without_passt_the_reason_is_told,
 ];
 
@@ -696,5 +698,41 @@ fn the_last_datagram_is_sent(world: &World) -> Result<()> {
         // A request to read (RFC 1350).
         assert!(bytes[..len].starts_with(b"\0\x01last\0"), "{len} bytes");
     }
+    Ok(())
+}
+
+/// More than passt reads at once waits for it, in frames of many lengths, none of which is answered.
+fn a_passt_that_is_flooded_while_it_is_held_up_keeps_its_place(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let host = host_address()?;
+    let server = Server::at(host.into())?;
+    let page = format!("http://{host}:{}/", server.port);
+    let fetch = ["exec", "cc", "wget", "-T", "30", "-qO-", &page];
+    let flood = format!(
+        "i=0; while [ $i -lt 300 ]; do \
+         ping -c 1 -W 1 -s $((64000 + i)) {host} >/dev/null & i=$((i + 1)); done; sleep 5"
+    );
+    begin(
+        &vm,
+        "cc",
+        &["-m", "1g"],
+        "trap exit TERM; while :; do sleep 0.1; done",
+    )?;
+    assert_eq!(text(&vm, &fetch)?, "from-host\n");
+    let supervisor = process_of(&vm, "__supervisor")?;
+    let found = passts(supervisor.id)?;
+    let [passt] = found[..] else {
+        bail!("{found:?}");
+    };
+    let process = Pid::from_raw(i32::try_from(passt)?).context("a process id")?;
+    for _ in 0..3 {
+        kill_process(process, Signal::STOP)?;
+        let flooded = text(&vm, &["exec", "cc", "sh", "-c", &flood]);
+        kill_process(process, Signal::CONT)?;
+        flooded?;
+        assert_eq!(text(&vm, &fetch)?, "from-host\n");
+        assert_eq!(passts(supervisor.id)?, found);
+    }
+    text(&vm, &["rm", "-f", "cc"])?;
     Ok(())
 }
