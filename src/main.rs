@@ -37,6 +37,10 @@ fn main() -> ExitCode {
     if let Some(code) = hidden(&args) {
         return code;
     }
+    if let Err(error) = sandbox::program::keep_descriptors() {
+        complain(&anyhow::Error::from(error).context("keep what is open from other processes"));
+        return ExitCode::from(CODE_OURS);
+    }
     let matches = match cli::command().try_get_matches_from(&args) {
         Ok(matches) => matches,
         Err(error) => return usage(&error, &args),

@@ -20,7 +20,9 @@ use std::process::Command;
 use ::jail::filter::Filter;
 use ::jail::table::Thread;
 use ::jail::{Context, JailError, root};
-use rustix::fs::{CWD, FileType, Mode, OFlags, StatxFlags, mkdirat, openat, statx};
+use rustix::fs::{
+    CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags, mkdirat, openat, openat2, statx,
+};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::process::{
@@ -191,12 +193,20 @@ fn below(path: &str) -> &str {
 }
 
 /// A second tree of what is at a share's source, mounts below it included, that executes nothing
-/// and opens no device.
+/// and opens no device. The source is a path without links: a guest that may write above it could have
+/// put one there since the container was made.
 fn clone_tree(share: &Share) -> Result<OwnedFd, Errno> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE;
-    let tree = open_tree(CWD, &share.source, flags)?;
+    let place = openat2(
+        CWD,
+        &share.source,
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::NO_SYMLINKS,
+    )?;
+    let tree = open_tree(place, "", flags | OpenTreeFlags::AT_EMPTY_PATH)?;
     let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;

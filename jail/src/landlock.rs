@@ -69,6 +69,8 @@ pub enum Rights {
     Folders,
     /// Read and remove.
     Removal,
+    /// All but executing a file and making a device, a link or a pipe: files and folders of one's own.
+    Own,
     /// All but executing a file and making a device.
     All,
 }
@@ -81,6 +83,10 @@ impl Rights {
             Self::ReadAndWrite => read | AccessFs::WriteFile,
             Self::Folders => read | AccessFs::MakeDir | AccessFs::RemoveDir,
             Self::Removal => read | AccessFs::RemoveFile | AccessFs::RemoveDir,
+            Self::Own => {
+                let made = AccessFs::MakeSym | AccessFs::MakeFifo;
+                AccessFs::from_all(abi) & !denied() & !made
+            }
             Self::All => AccessFs::from_all(abi) & !denied(),
         }
     }

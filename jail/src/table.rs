@@ -298,13 +298,13 @@ pub const SUPERVISOR: &[Call] = calls! {
     SYS_timerfd_create, SUPERVISORS, [], "time";
     SYS_timerfd_settime, SUPERVISORS, [], "time";
     SYS_memfd_create, SUPERVISORS, [], "what passt says; memory of a file server";
-    SYS_socketpair, SUPERVISORS, [Check::OneOf(0, &[("AF_UNIX", 1)])], "streams, a VM's connections";
+    SYS_socketpair, SUPERVISORS, [Check::OneOf(0, &[("AF_UNIX", 1)]), Check::OneOf(1, &[("SOCK_STREAM, SOCK_CLOEXEC", 0x8_0001), ("SOCK_SEQPACKET, SOCK_CLOEXEC", 0x8_0005)])], "streams, a VM's connections";
     SYS_accept4, SUPERVISORS, [], "commands";
     SYS_setsockopt, SUPERVISORS, [], "sizes and times of its sockets";
     SYS_getsockopt, SUPERVISORS, [], "the same";
     SYS_sendmsg, SUPERVISORS, [], "commands, offers to a VM, orders to the launcher";
     SYS_recvmsg, SUPERVISORS, [], "the same";
-    SYS_sendto, SUPERVISORS, [], "streams";
+    SYS_sendto, SUPERVISORS, [Check::OneOf(5, &[("addrlen 0", 0)])], "streams";
     SYS_recvfrom, SUPERVISORS, [], "streams";
     SYS_shutdown, SUPERVISORS, [], "ends of streams";
     SYS_kill, SUPERVISORS, [], "the end of a VM";
@@ -330,7 +330,7 @@ pub const SUPERVISOR: &[Call] = calls! {
     SYS_getegid, SUPERVISORS, [], "the same";
     SYS_uname, SUPERVISORS, [], "the host's kernel, for the key of a template";
     SYS_sysinfo, SUPERVISORS, [], "memory";
-    SYS_prlimit64, SUPERVISORS, [Check::OneOf(2, &[("0", 0)])], "limits, to read them";
+    SYS_prlimit64, SUPERVISORS, [Check::Bits(2, u64::MAX, 0, "no new ones")], "limits, to read them";
     SYS_clock_gettime, SUPERVISORS, [], "where the vDSO has no clock";
     SYS_getrandom, SUPERVISORS, [], "names; keys of hash tables";
     SYS_mmap, SUPERVISORS, [NOT_EXECUTABLE], "the allocator; threads' stacks";

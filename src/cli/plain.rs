@@ -99,6 +99,12 @@ pub fn check(flags: &Flags, options: &RunOptions) -> Result<()> {
              --isolation=container: its /proc and /sys are the host's"
         );
     }
+    if let Some(text) = security.without_effect.first() {
+        bail!(
+            "--security-opt {text} is not supported with --isolation=container: a plain container has \
+             no AppArmor profile and no SELinux label of its own"
+        );
+    }
     if security.seccomp.is_some() {
         bail!(
             "--security-opt seccomp is not supported with --isolation=container: a plain container \

@@ -236,7 +236,10 @@ pub fn of_container(
 ) -> Result<(Vec<LayerExtent>, Vec<DiskSource>)> {
     let (extents, image) = of_layers(root, &launch.layers)?;
     let path = folder.upper();
-    let upper = match OpenOptions::new().read(true).write(true).open(&path) {
+    let mut open = OpenOptions::new();
+    // A supervisor may write in this folder: a link there would give a VM another file.
+    open.read(true).write(true).custom_flags(libc::O_NOFOLLOW);
+    let upper = match open.open(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             create_writable(root, &path, launch.writable_bytes)?
         }

@@ -133,6 +133,7 @@ fn append(root: &Path, mut event: Event, file_bytes: u64) -> Result<()> {
         .create(true)
         .append(true)
         .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
         .open(&path)
         .and_then(|mut file| file.write_all(&line))
         .with_context(|| format!("write {}", path.display()))

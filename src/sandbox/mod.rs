@@ -33,7 +33,7 @@ pub mod network;
 pub mod paths;
 pub mod plain;
 mod poll;
-mod program;
+pub mod program;
 pub mod receive;
 pub mod removal;
 pub mod restart;

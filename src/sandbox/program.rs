@@ -24,6 +24,20 @@ const WHY_BYTES_MAX: u64 = 4 << 10;
 
 const WITHOUT_GROUP: &[u8] = b"without a control group: it may not enter the one that was made\n";
 
+/// Keeps what whoever called this command left open from every process that it starts.
+///
+/// # Errors
+/// When the kernel can't.
+pub fn keep_descriptors() -> io::Result<()> {
+    let first = FIRST_FD.unsigned_abs();
+    let flag = libc::CLOSE_RANGE_CLOEXEC;
+    // SAFETY: it marks descriptors to be closed by an execution, and touches no memory.
+    match unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flag) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// A program that is to be executed, without an environment, without input.
 #[derive(Debug)]
 pub struct Program {

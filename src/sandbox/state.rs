@@ -305,6 +305,7 @@ impl Folder {
             .append(true)
             .read(true)
             .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
             .open(&path)
             .with_context(|| format!("open {}", path.display()))
     }
@@ -379,6 +380,7 @@ impl Folder {
             .read(true)
             .write(true)
             .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
             .open(&path)
             .with_context(|| format!("open {}", path.display()))
     }

@@ -75,8 +75,12 @@ pub struct Mount {
     pub kind: MountKind,
     /// The volume's name; empty for a bind.
     pub name: String,
-    /// Path on the host.
+    /// Path on the host, as it was asked for.
     pub source: PathBuf,
+    /// The same path without links, as it was when the container was made. Each life has what is there,
+    /// so that no guest that may write above it puts a link in its way.
+    #[serde(default)]
+    pub resolved: PathBuf,
     /// Path in the container.
     pub target: String,
     /// Whether the container may not write.

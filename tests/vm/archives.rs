@@ -406,7 +406,7 @@ fn volumes_of_a_read_only_container_take_files(world: &World) -> Result<()> {
     let vm = world.own()?;
     let flags = ["run", "-d", "--read-only", "--name", "ro"];
     let volumes = ["-v", "data:/data", "-v", "data:/kept:ro"];
-    let script = "ln -s / /data/root; sleep 1000";
+    let script = "ln -s / /data/out; sleep 1000";
     vm.bulkhead(flags)
         .args(volumes)
         .args(["busybox", "sh", "-c", script])
@@ -424,7 +424,7 @@ fn volumes_of_a_read_only_container_take_files(world: &World) -> Result<()> {
     assert!(refused("ro:/tmp/")?.contains(marked));
     assert!(refused("ro:/kept/")?.contains(marked));
     // Its own link leads out of the volume, onto what can't be written.
-    assert!(refused("ro:/data/root/tmp/")?.contains("read-only"));
+    assert!(refused("ro:/data/out/tmp/")?.contains("read-only"));
     vm.bulkhead(["stop", "-t", "0", "ro"]).output()?.code(0)?;
     assert!(refused("ro:/data/")?.contains(marked));
     vm.bulkhead(["rm", "-f", "ro"]).output()?.code(0)?;

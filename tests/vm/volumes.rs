@@ -16,6 +16,7 @@ crate::tests![
     a_file_is_shared,
     mounts_nest,
     links_lead_nowhere_on_the_host,
+    a_link_in_place_of_a_source_is_not_followed,
     a_named_volume_outlives_and_is_shared,
     an_empty_volume_takes_the_images_content,
     the_images_volumes_go_with_rm,
@@ -172,6 +173,48 @@ fn links_lead_nowhere_on_the_host(world: &World) -> Result<()> {
     );
     assert!(!text.contains("of the host"), "{text}");
     assert_eq!(fs::read_to_string(vm.work().join("secret"))?, "of the host");
+    Ok(())
+}
+
+/// A share in a share: who may write the outer one may put a link where the inner one's source was.
+fn a_link_in_place_of_a_source_is_not_followed(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let outer = folder(&vm, "outer")?;
+    fs::create_dir(outer.join("inner"))?;
+    fs::write(outer.join("inner/file"), "mine")?;
+    // A link that was there before is the user's own.
+    symlink(&outer, vm.work().join("named"))?;
+    let inner = vm.work().join("named/inner");
+    let script = "cat /inner/file; mv /outer/inner /outer/was; ln -s / /outer/inner; exit 3";
+    let out = bulkhead(
+        &vm,
+        &[
+            "run",
+            "--name",
+            "climbs",
+            "--restart",
+            "on-failure:2",
+            "-v",
+            &of(&outer, "/outer"),
+            "-v",
+            &of(&inner, "/inner"),
+            "busybox",
+            "sh",
+            "-c",
+            script,
+        ],
+    )?;
+    // Whoever is attached is told of the first life; the next one has no source.
+    assert_eq!(out.stdout, "mine", "{out}");
+    let told = "leads through a symbolic link that was not there";
+    crate::life::until("the end of the restarts", || {
+        let format = "{{.State.Status}} {{.State.Error}}";
+        let state = bulkhead(&vm, &["inspect", "-f", format, "climbs"])?.only_stdout()?;
+        Ok((state.starts_with("exited") && state.contains(told)).then_some(()))
+    })?;
+    let out = bulkhead(&vm, &["start", "climbs"])?.code(1)?;
+    assert!(out.stderr.contains(told), "{out}");
+    bulkhead(&vm, &["rm", "climbs"])?.code(0)?;
     Ok(())
 }
 

@@ -66,6 +66,7 @@ fn open(path: &Path) -> std::io::Result<(File, u64)> {
         .create(true)
         .append(true)
         .mode(0o640)
+        .custom_flags(libc::O_NOFOLLOW)
         .open(path)?;
     let len = file.metadata()?.len();
     Ok((file, len))

@@ -69,9 +69,9 @@ impl Supervisor {
             (SharedDisks::of_host().folder().to_owned(), Rights::Read),
             // Its own folder loses its name before it goes.
             (root.containers(), Rights::Folders),
-            (self.folder.path().to_owned(), Rights::All),
+            (self.folder.path().to_owned(), Rights::Own),
             (root.volumes(), Rights::Folders),
-            (events::folder(root.path()), Rights::All),
+            (events::folder(root.path()), Rights::Own),
             // Of the kernel: processes of its VM, memory, numbers of ports.
             ("/proc".into(), Rights::Read),
             ("/dev/null".into(), Rights::ReadAndWrite),
@@ -85,11 +85,11 @@ impl Supervisor {
         );
         // One that its VM could not go on from is removed.
         rules.extend(Templates::of(root).map(|it| (it.folder().to_owned(), Rights::Removal)));
-        rules.extend(control_group::folder().map(|folder| (folder, Rights::All)));
+        rules.extend(control_group::folder().map(|folder| (folder, Rights::Own)));
         let mounts = self.config.launch.mounts.iter();
         let volumes = mounts.filter(|mount| mount.kind == MountKind::Volume);
         let volumes = volumes.filter_map(|mount| mount.source.parent());
-        rules.extend(volumes.map(|folder| (folder.to_owned(), Rights::All)));
+        rules.extend(volumes.map(|folder| (folder.to_owned(), Rights::Own)));
         // What is not there can't be opened later, either.
         let there = rules.into_iter().filter(|(path, _)| path.exists());
         there

@@ -62,7 +62,7 @@ fn prepare(mounts: &[Mount], specs: &mut [MountSpec]) -> Result<Option<Prepared>
     let mut shares: Vec<Share> = Vec::new();
     for (mount, spec) in mounts.iter().zip(specs) {
         let share = Share {
-            source: mount.source.clone(),
+            source: mount.resolved.clone(),
             read_only: mount.read_only,
         };
         // One that is mounted twice is one to the guest, which caches it once.
@@ -107,6 +107,7 @@ mod tests {
             copy_up,
             origin: Origin::Bind,
             anonymous: false,
+            resolved: name.into(),
         }
     }
 
@@ -117,7 +118,11 @@ mod tests {
             let source = temp.path().join(name).join("_data");
             std::fs::create_dir_all(&source).unwrap();
             let mount = mount(name, target, false, true);
-            Mount { source, ..mount }
+            Mount {
+                resolved: source.clone(),
+                source,
+                ..mount
+            }
         };
         let mounts = [volume("aa", "/1"), volume("zz", "/2")];
         let marker = |name: &str| temp.path().join(name).join("copying");

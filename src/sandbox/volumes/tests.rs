@@ -177,9 +177,42 @@ fn paths_of_the_host_are_looked_at_before_each_start() {
     let _listener = std::os::unix::net::UnixListener::bind(&source).unwrap();
     let other = wanted(MountKind::Bind, "/");
     let mut mount = volumes.resolve(&[other], None).unwrap().remove(0);
-    mount.source = source;
+    mount.resolved = source;
     let error = mount.check_source().unwrap_err().to_string();
     assert!(error.contains("it is a socket"), "{error}");
+}
+
+#[test]
+fn no_link_is_followed_that_came_after_the_container() {
+    let (temp, root) = root();
+    let volumes = Volumes::lock(&root).unwrap();
+    let path = |name: &str| temp.path().canonicalize().unwrap().join(name);
+    fs::create_dir_all(path("real/inner")).unwrap();
+    std::os::unix::fs::symlink(path("real"), path("link")).unwrap();
+    let wanted = wanted(MountKind::Bind, &path("link/inner").display().to_string());
+    let mount = volumes.resolve(&[wanted], None).unwrap().remove(0);
+    assert_eq!(mount.source, path("link/inner"));
+    assert_eq!(mount.resolved, path("real/inner"));
+    mount.check_source().unwrap();
+    // One on the way, at its end, and one that leads nowhere.
+    for (gone, target) in [("real", "/etc"), ("real/inner", "/etc"), ("real", "/none")] {
+        fs::rename(path(gone), path("away")).unwrap();
+        std::os::unix::fs::symlink(target, path(gone)).unwrap();
+        let error = mount.check_source().unwrap_err().to_string();
+        let told = format!(
+            "bind source {} leads through a symbolic link that was not there when the container \
+             was made: {}",
+            path("link/inner").display(),
+            path(gone).display()
+        );
+        assert_eq!(error, told);
+        assert!(wanted::make_without_links(&path("real/inner/more")).is_err());
+        fs::remove_file(path(gone)).unwrap();
+        fs::rename(path("away"), path(gone)).unwrap();
+    }
+    fs::remove_dir(path("real/inner")).unwrap();
+    mount.check_source().unwrap();
+    assert!(path("real/inner").is_dir());
 }
 
 #[test]

@@ -6,6 +6,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::{Mode, OFlags, mkdirat, openat};
+use rustix::io::Errno;
 
 use super::{Mount, MountKind, Origin, Volumes};
 
@@ -61,30 +63,33 @@ impl Volumes {
             "" => self.create_anonymous(&wanted.labels, goes_with)?,
             name => self.create(name, &wanted.labels)?,
         };
-        Ok(wanted.mount(volume.name.clone(), self.data(&volume.name)))
+        wanted.mount(volume.name.clone(), self.data(&volume.name))
     }
 }
 
 impl Wanted {
-    fn mount(&self, name: String, source: PathBuf) -> Mount {
-        Mount {
+    fn mount(&self, name: String, source: PathBuf) -> Result<Mount> {
+        let resolved = fs::canonicalize(&source)
+            .with_context(|| format!("look at mount source {}", source.display()))?;
+        Ok(Mount {
             kind: self.kind,
             name,
             source,
+            resolved,
             target: self.target.clone(),
             read_only: self.read_only,
             mode: self.mode.clone(),
             copy_up: self.copy_up,
             origin: self.origin,
             anonymous: self.kind == MountKind::Volume && self.source.is_empty(),
-        }
+        })
     }
 }
 
 fn bind(wanted: &Wanted) -> Result<Mount> {
     let path = Path::new(&wanted.source);
-    check_source(path, wanted.origin)?;
-    Ok(wanted.mount(String::new(), path.to_owned()))
+    check_source(path, wanted.origin, |path| fs::create_dir_all(path))?;
+    wanted.mount(String::new(), path.to_owned())
 }
 
 impl Mount {
@@ -95,13 +100,51 @@ impl Mount {
     /// Docker's sentence for one of `--mount` that is missing; a kind of file that can't cross.
     pub fn check_source(&self) -> Result<()> {
         match self.kind {
-            MountKind::Bind => check_source(&self.source, self.origin),
+            MountKind::Bind => {
+                self.check_links()?;
+                check_source(&self.resolved, self.origin, make_without_links)
+            }
             MountKind::Volume => Ok(()),
         }
     }
+
+    /// No folder on the way has become a link since the container was made.
+    fn check_links(&self) -> Result<()> {
+        for path in self.resolved.ancestors() {
+            match fs::symlink_metadata(path) {
+                Ok(metadata) if metadata.is_symlink() => bail!(
+                    "bind source {} leads through a symbolic link that was not there when the \
+                     container was made: {}",
+                    self.source.display(),
+                    path.display()
+                ),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
 }
 
-fn check_source(path: &Path, origin: Origin) -> Result<()> {
+/// Makes folders, none of them through a link: between two looks somebody may have put one there.
+pub(super) fn make_without_links(path: &Path) -> std::io::Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut folder = rustix::fs::open("/", flags, Mode::empty())?;
+    for name in path.components().skip(1) {
+        let name = name.as_os_str();
+        match mkdirat(&folder, name, Mode::from_raw_mode(0o777)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        folder = openat(&folder, name, flags, Mode::empty())?;
+    }
+    Ok(())
+}
+
+fn check_source(
+    path: &Path,
+    origin: Origin,
+    make: impl FnOnce(&Path) -> std::io::Result<()>,
+) -> Result<()> {
     let kind = match fs::metadata(path) {
         Ok(metadata) => metadata.file_type(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -111,7 +154,7 @@ fn check_source(path: &Path, origin: Origin) -> Result<()> {
                     path.display()
                 );
             }
-            fs::create_dir_all(path).with_context(|| {
+            make(path).with_context(|| {
                 format!(
                     "error while creating mount source path '{}'",
                     path.display()
