@@ -1,5 +1,5 @@
-//! The parser of `run`, built from [`super::surface`]: the flags of `docker run`, read as Docker's
-//! own parser reads them.
+//! The parsers of `run`, `create` and `update`, built from [`super::surface`], and of `build`, from
+//! [`super::build::surface`]: Docker's flags, read as Docker's own parser reads them.
 
 use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command};

@@ -17,7 +17,7 @@ const DOCKER_CONFIG: (&str, &str) = (
 const ALL: [(&str, &str); 6] = [
     (
         ROOT_VARIABLE,
-        "folder of images and containers [default: ~/.local/share/bulkhead]",
+        "folder of images and containers [default: bulkhead in $XDG_DATA_HOME or ~/.local/share; root's: /var/lib/bulkhead]",
     ),
     (
         INSECURE_VARIABLE,
@@ -72,7 +72,7 @@ pub fn of_build() -> String {
     let own = [
         (
             EPOCH_VARIABLE,
-            "seconds since 1970: the time of all that is made, so that the same input gives the same image",
+            "seconds since 1970 that nothing made is younger than, so that the same input gives the same image",
         ),
         (PROGRESS_VARIABLE, "what --progress is without the flag"),
     ];

@@ -49,8 +49,8 @@ const REFUSED: [(&str, &str); 26] = [
     ),
     (
         "--check",
-        "--check is not supported: there are no lint rules; what is wrong with the file is told \
-         by the build itself",
+        "--check is not supported: a file is checked by building it, which tells what is wrong and \
+         warns by some of BuildKit's rules",
     ),
     (
         "--cpuset-mems=1",

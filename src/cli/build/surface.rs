@@ -28,7 +28,7 @@ pub const BUILD: [Flag; 54] = [
     flag("cache-to", None, List("list"), CACHE, Refused(CACHES), "Where the cache goes"),
     flag("call", None, Value("string"), OUTPUT, Only(&["", "build"], "the other methods belong to buildx; remove the flag"), "Method"),
     flag("cgroup-parent", None, Value("string"), VM, Refused("a step's control group is inside its VM; limit the VM with --memory"), "Parent control group"),
-    flag("check", None, Switch, OUTPUT, Refused("there are no lint rules; what is wrong with the file is told by the build itself"), "Check the Dockerfile"),
+    flag("check", None, Switch, OUTPUT, Refused("a file is checked by building it, which tells what is wrong and warns by some of BuildKit's rules"), "Check the Dockerfile"),
     flag("compress", None, Switch, INPUT, Differs("without effect: the context does not travel"), "Compress the build context"),
     flag("cpu-period", None, Value("int"), VM, Works, "Period of the CPU quota in microseconds"),
     flag("cpu-quota", None, Value("int"), VM, Works, "CPU quota in microseconds"),
