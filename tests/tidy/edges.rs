@@ -1,5 +1,6 @@
 //! Which of our crates may depend on which, and within the command, which folder on which:
-//! `cli -> doctor -> sandbox -> {vmm, file-server, jail, images, protocol, tar}`, `guest-agent -> {protocol, tar}`.
+//! `cli -> doctor -> sandbox -> {vmm, file-server, jail, images, protocol, tar}`, `file-server -> jail`,
+//! `images -> {protocol, tar}`, `guest-agent -> {protocol, tar}`, and nothing the other way.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,6 +1,7 @@
-//! Every image of the table of hostile images (`tests/hostile`), through every verb: pulled from a
-//! registry, loaded from an archive, run, entered, copied out of and into, exported, committed, built upon.
-//! After each the host is as it was, and the container next to it goes on. A test a family.
+//! Every image of the table of hostile images (`tests/hostile`): pulled from a registry, loaded from an
+//! archive, run, entered; one of some, or all where that is asked for ([`Depth`]), also copied out of and
+//! into, exported, committed, built upon. After each the host is as it was; at the end of a family the
+//! container next to it has gone on. A test a family.
 
 mod host;
 pub(crate) mod verbs;
