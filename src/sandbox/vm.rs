@@ -1,7 +1,8 @@
 //! Starts a VMM process with everything it needs already open, and holds the host's ends.
 //!
-//! Called by [`super::supervisor`] for a container and by [`super::disks`] for a conversion. It
-//! knows descriptors and numbers, no container and no image.
+//! Called by [`super::supervisor`] for a container, by [`super::access`] for the files of a stopped one,
+//! by [`super::disks`] for a conversion, by [`super::build`] for the steps of a stage and by
+//! [`super::template`]. It knows descriptors and numbers, no container and no image.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -1,7 +1,7 @@
-//! The hidden verb `vmm`: one VM in a process of its own.
+//! The hidden verb `__vmm`: one VM in a process of its own.
 //!
-//! Started by [`super::vm`] with a [`VmmConfig`] on a descriptor and every file it needs already
-//! open. It knows numbers and descriptors, no container, no image and no path.
+//! Ordered by [`super::vm`] with a [`VmmConfig`] on a descriptor and every file it needs but /dev/kvm
+//! already open. It knows numbers and descriptors, no container, no image and no path but that.
 #![allow(unsafe_code)] // takes ownership of inherited descriptors by number
 
 use std::fs::File;

@@ -1,13 +1,15 @@
 //! What host and guest say to each other: the messages, their framing and their limits.
 //!
-//! Used by the supervisor (`src/sandbox/agent.rs`) and by the agent (`guest-agent`). It does no
+//! Used by the supervisor (`src/sandbox/agent.rs`), by the agent (`guest-agent`) and by that of plain
+//! containers (`src/sandbox/plain/agent.rs`); the command writes flags into its data types. It does no
 //! I/O of its own and knows neither KVM, images nor Docker: both sides hand it bytes and get
 //! checked values back. The guest is hostile to the host and a hostile workload may own the guest,
 //! so every frame has a size cap and every list and string in a message a named limit.
 //!
 //! # Transport
 //!
-//! Everything travels over vsock connections that the *guest* opens to the host (CID 2). The VMM
+//! Everything of a VM travels over vsock connections that the *guest* opens to the host (CID 2); a plain
+//! container's agent has inherited local sockets instead, for frames and for streams. The VMM
 //! accepts a connection only on a port for which the supervisor handed it a descriptor, and each
 //! such port serves once:
 //!

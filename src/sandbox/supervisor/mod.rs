@@ -1,4 +1,4 @@
-//! The hidden verb `supervisor`: owns one container from a start to its end, restarts included.
+//! The hidden verb `__supervisor`: owns one container from a start to its end, restarts included.
 //!
 //! Started by [`super::start`] for a folder that exists, with layers that are ready. It outlives
 //! the command that started it, holds the folder's lock, which the command took, as long as it

@@ -1,6 +1,6 @@
 //! `cargo xtask lab`: runs a command where KVM works: here where the hardware has it, else in an
-//! emulated host. main.rs calls it; `test` and `demo` call [`run`]. It knows nothing of what the
-//! command is.
+//! emulated host. main.rs calls it; `test`, `demo` and `bench` start it as a command of its own
+//! ([`command`]). It knows nothing of what the command is.
 
 mod client;
 mod emulator;
