@@ -169,7 +169,7 @@ pub const RUN: [Flag; 104] = [
     flag("read-only", None, Switch, STORAGE, Works, "Read-only root file system"),
     flag("restart", None, Value("string"), LIFE, Differs("nothing is started after a reboot of the host"), "Restart policy: no, on-failure[:n], always, unless-stopped"),
     flag("rm", None, Switch, LIFE, Works, "Remove the container when it ends"),
-    flag("runtime", None, Value("string"), LIFE, Only(&["", "bulkhead"], "unknown or invalid runtime name; what a container is says --isolation, remove the flag"), "Runtime"),
+    flag("runtime", None, Value("string"), LIFE, Only(&["", "bulkhead"], "unknown or invalid runtime name; --isolation says what a container is, remove the flag"), "Runtime"),
     flag("security-opt", None, List("list"), SECURITY, Differs("AppArmor and SELinux options are noted and have no effect: the guest kernel has neither"), "no-new-privileges, seccomp=unconfined|builtin|FILE, systempaths=unconfined, writable-cgroups=bool"),
     flag("shm-size", None, Value("bytes"), STORAGE, Works, "Size of /dev/shm"),
     flag("sig-proxy", None, Switch, PROCESS, Works, "Forward signals to the process (default true)"),
