@@ -312,8 +312,11 @@ fn policies_start_it_again(world: &World) -> Result<()> {
         &["--restart", "on-failure:2"],
         "echo try; exit 3",
     )?;
+    // Who waits is told of the end of any life.
+    until("the last life's end", || {
+        Ok((status(&vm, "fails")? == "exited false 3").then_some(()))
+    })?;
     assert_eq!(text(&vm, &["wait", "fails"])?, "3\n");
-    assert_eq!(status(&vm, "fails")?, "exited false 3");
     assert_eq!(
         text(&vm, &["inspect", "-f", "{{.RestartCount}}", "fails"])?,
         "2\n"

@@ -239,6 +239,8 @@ fn a_policy_starts_a_plain_container_again(world: &World) -> Result<()> {
         "-c",
     ];
     plain.keep(&[&words[..], &["echo again; exit 9"]].concat())?;
+    // Who waits is told of the end of any life.
+    wait_until(|| Ok(plain.state("box", "State.Status")? == "exited"))?;
     assert_eq!(plain.verb(&["wait", "box"])?.code(0)?.stdout, "9\n");
     let out = plain.verb(&["logs", "box"])?;
     assert_eq!(out.stdout, "again\nagain\nagain\n");
