@@ -148,9 +148,7 @@ fn the_command_while_loading(_: &World) -> Result<()> {
         let files = fs::read_dir(vm.root().join("images/ingest"));
         files.is_ok_and(|mut files| files.next().is_some())
     };
-    while !begun() {
-        std::thread::sleep(harness::POLL_INTERVAL);
-    }
+    crate::life::until("a part of the archive", || Ok(begun().then_some(())))?;
     vm.wait_for_process("load")?.kill()?;
     vm.wait_for_no_process()?;
     drop(load);

@@ -237,9 +237,7 @@ fn kill_in_the_middle(pull: &dyn Fn(&Sandbox, &str) -> Invocation) -> Result<()>
             .filter_map(|file| file.metadata().ok())
             .any(|file| file.len() > 100_000)
     };
-    while !half_there() {
-        std::thread::sleep(harness::POLL_INTERVAL);
-    }
+    crate::life::until("a part of a layer", || Ok(half_there().then_some(())))?;
     running.signal(Signal::KILL)?;
     running.wait()?;
     assert_eq!(vm.bulkhead(["images", "-q"]).output()?.only_stdout()?, "");
