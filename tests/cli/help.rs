@@ -65,48 +65,47 @@ fn import_takes_what_it_uses_of_a_pulls_flags() {
     );
 }
 
+/// The verbs that a help lists.
+fn listed(help: &str) -> Vec<&str> {
+    let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let lines = lines.take_while(|line| !line.is_empty());
+    // What is further in goes on with what a verb does.
+    let names = lines.filter_map(|line| line.strip_prefix("  "));
+    let names = names.filter(|line| !line.starts_with(' '));
+    names
+        .filter_map(|line| line.split_whitespace().next())
+        .collect()
+}
+
 #[test]
 fn every_verb_has_a_help() {
     let user = User::new();
-    for words in [
-        &["--help"][..],
-        &["pull", "--help"],
-        &["images", "--help"],
-        &["load", "--help"],
-        &["tag", "--help"],
-        &["rmi", "--help"],
-        &["inspect", "--help"],
-        &["ps", "--help"],
-        &["rm", "--help"],
-        &["cp", "--help"],
-        &["export", "--help"],
-        &["diff", "--help"],
-        &["commit", "--help"],
-        &["top", "--help"],
-        &["stats", "--help"],
-        &["container", "cp", "--help"],
-        &["doctor", "--help"],
-        &["version", "--help"],
-        &["image"],
-        &["container"],
-        &["image", "ls", "--help"],
-        &["image", "prune", "--help"],
-        &["container", "prune", "--help"],
-        &["system"],
-        &["system", "df", "--help"],
-        &["system", "prune", "--help"],
-        &["events", "--help"],
-        &["info", "--help"],
-        &["history", "--help"],
-        &["container", "run", "--help"],
-    ] {
-        let out = user.run(words);
-        assert_eq!(out.code, 0, "{out}");
-        assert!(
-            format!("{}{}", out.stdout, out.stderr).contains("Usage:"),
-            "{out}"
-        );
+    let mut pending: Vec<Vec<String>> = vec![Vec::new()];
+    let (mut verbs, mut groups) = (0, 0);
+    while let Some(words) = pending.pop() {
+        let with = |last: &[&str]| -> String {
+            let words = words.iter().map(String::as_str);
+            let out = user.run(&words.chain(last.iter().copied()).collect::<Vec<_>>());
+            assert_eq!(out.code, 0, "{out}");
+            let text = format!("{}{}", out.stdout, out.stderr);
+            assert!(text.contains("Usage:"), "{out}");
+            text
+        };
+        let help = with(&["--help"]);
+        let own = listed(&help);
+        if own.is_empty() {
+            verbs += 1;
+            continue;
+        }
+        groups += 1;
+        assert_eq!(listed(&with(&[])), own, "{words:?} without a verb");
+        pending.extend(own.into_iter().map(|verb| {
+            let mut words = words.clone();
+            words.push(verb.to_owned());
+            words
+        }));
     }
+    assert!(verbs > 80 && groups > 5, "{verbs} verbs, {groups} groups");
 }
 
 #[test]
