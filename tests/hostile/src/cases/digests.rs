@@ -314,7 +314,7 @@ fn stolen() -> Vec<Case> {
         Case::new(
             25,
             "many-small-blobs",
-            "a hundred layers of a file each",
+            "six layers of a file each",
             draft(|base| {
                 (0..6).fold(Draft::on(base), |draft, number| {
                     draft.tar(Tar::new().file(format!("f{number}"), b"x"))
