@@ -1,8 +1,13 @@
 //! What Landlock takes away, asked of the kernel. It holds for the thread that asks for it.
+#![allow(unsafe_code)] // execve
 
-use std::fs::File;
-use std::io::ErrorKind;
+use std::ffi::CString;
+use std::fs::{File, Permissions};
+use std::io::{Error, ErrorKind};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use bulkhead_jail::landlock::{
     Enforcement, Rights, knows_moves, restrict, restrict_files, restrict_to,
@@ -102,6 +107,28 @@ fn a_thread_with_places_has_these_and_no_other() {
     asked.join().unwrap();
 }
 
+/// What comes of executing an empty file: that it is no program, where it may be executed.
+fn executed(path: &Path) -> ErrorKind {
+    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+    let arguments = [path.as_ptr(), std::ptr::null()];
+    // SAFETY: the list ends with a null pointer, as an empty environment does.
+    unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), arguments[1..].as_ptr()) };
+    Error::last_os_error().kind()
+}
+
+/// What comes of making `/dev/null` again.
+fn made_device(path: &Path) -> ErrorKind {
+    use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+    let made = mknodat(
+        CWD,
+        path,
+        FileType::CharacterDevice,
+        Mode::RUSR,
+        makedev(1, 3),
+    );
+    made.map_or_else(|errno| Error::from(errno).kind(), |()| ErrorKind::Other)
+}
+
 #[test]
 fn a_thread_with_a_folder_moves_files_in_it_whatever_the_kernel() {
     let temp = tempfile::tempdir().unwrap();
@@ -110,16 +137,35 @@ fn a_thread_with_a_folder_moves_files_in_it_whatever_the_kernel() {
         std::fs::create_dir_all(path(name)).unwrap();
     }
     std::fs::write(path("own/a/file"), "x").unwrap();
+    let program = path("own/program");
+    std::fs::write(&program, "").unwrap();
+    std::fs::set_permissions(&program, Permissions::from_mode(0o700)).unwrap();
+    let before = executed(&program);
+    assert_ne!(
+        before,
+        ErrorKind::PermissionDenied,
+        "nothing is executed in {}",
+        temp.path().display()
+    );
     let own = File::open(path("own")).unwrap();
     let asked = std::thread::scope(|scope| {
         let act = || {
             let enforced = restrict_to(Some(own.as_fd())).unwrap();
             std::fs::rename(path("own/a/file"), path("own/b/file")).unwrap();
             std::fs::hard_link(path("own/b/file"), path("own/a/again")).unwrap();
-            (enforced, std::fs::read_dir(path("outside")).is_ok())
+            let outside = [
+                std::fs::read_dir(path("outside")).is_ok(),
+                File::create(path("outside/file")).is_ok(),
+            ];
+            let inside = [executed(&program), made_device(&path("own/device"))];
+            (enforced, outside, inside)
         };
         scope.spawn(act).join().unwrap()
     });
-    assert_eq!(asked.0 == Enforcement::None, asked.1);
-    assert!(knows_moves() || asked.0 == Enforcement::None);
+    let (enforced, outside, inside) = asked;
+    assert_eq!(outside, [enforced == Enforcement::None; 2]);
+    if enforced != Enforcement::None {
+        assert_eq!(inside, [ErrorKind::PermissionDenied; 2]);
+    }
+    assert!(knows_moves() || enforced == Enforcement::None);
 }

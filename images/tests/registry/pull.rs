@@ -1,7 +1,7 @@
 //! Pulls from registries that behave: platforms, digests, progress, several at once.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use bulkhead_images::registry::{LayerProgress, LayerState, RegistryError};
@@ -314,23 +314,36 @@ fn a_refused_connection_is_told_at_once() {
     assert!(error.hint().unwrap().contains("port"));
 }
 
+/// Longest wait for what another request does.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 #[test]
 fn no_more_than_three_layers_come_at_once() {
     let layers: Vec<Vec<u8>> = (0..12_u8).map(|number| vec![number; 1000]).collect();
     let slices: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();
     let image = Sample::new(&slices);
-    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let (inside, highest) = (Arc::clone(&now), Arc::clone(&most));
+    // How many are asked for now, and how many were at most.
+    let counts = Arc::new((Mutex::new((0, 0)), Condvar::new()));
+    let shared = Arc::clone(&counts);
     let server = except(&image, move |request| {
-        if request.path.contains("/blobs/") {
-            highest.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        if layers.iter().any(|layer| is_blob(request, layer)) {
+            let (counts, changed) = &*shared;
+            let mut held = counts.lock().unwrap();
+            held.0 += 1;
+            held.1 = held.1.max(held.0);
+            changed.notify_all();
+            // The first wait for each other.
+            let (held, _) = changed
+                .wait_timeout_while(held, PATIENCE, |(_, most)| *most < 3)
+                .unwrap();
+            drop(held);
             std::thread::sleep(Duration::from_millis(30));
-            inside.fetch_sub(1, Ordering::SeqCst);
+            counts.lock().unwrap().0 -= 1;
         }
         None
     });
     Client::new().pull(&server.name("x")).unwrap();
-    assert_eq!(most.load(Ordering::SeqCst), 3);
+    assert_eq!(counts.0.lock().unwrap().1, 3);
 }
 
 #[test]
@@ -338,15 +351,21 @@ fn the_first_failure_stops_the_other_layers() {
     let layers: Vec<Vec<u8>> = (0..20_u8).map(|number| vec![number; 100]).collect();
     let slices: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();
     let image = Sample::new(&slices);
-    let first = layers[0].clone();
+    let answered = (Mutex::new(false), Condvar::new());
     let server = except(&image, move |request| {
-        if is_blob(request, &first) {
+        let (answered, changed) = &answered;
+        if is_blob(request, &layers[0]) {
+            *answered.lock().unwrap() = true;
+            changed.notify_all();
             return Some(Reply::error(404, "BLOB_UNKNOWN"));
         }
-        request
-            .path
-            .contains("/blobs/")
-            .then(|| std::thread::sleep(Duration::from_millis(20)));
+        if layers.iter().any(|layer| is_blob(request, layer)) {
+            let held = answered.lock().unwrap();
+            let held = changed.wait_timeout_while(held, PATIENCE, |answered| !*answered);
+            drop(held.unwrap());
+            // The answer is on its way.
+            std::thread::sleep(Duration::from_millis(200));
+        }
         None
     });
     let error = Client::new().refused(&server.name("x"));
