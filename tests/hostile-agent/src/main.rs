@@ -301,7 +301,11 @@ fn lie(mode: &str) -> std::io::Result<()> {
             }
             let text = format!("hostile: {} more connections\n", taken.len());
             console().write_all(text.as_bytes())?;
-            control.say(&exited(0, ExitStatus::Code(5)))
+            control.say(&exited(0, ExitStatus::Code(5)))?;
+            // The streams end before the connection does, or the agent would have died.
+            drop(taken);
+            std::thread::sleep(Duration::from_secs(1));
+            Ok(())
         }
         "events" => {
             control.started()?;
