@@ -45,7 +45,7 @@ pub(crate) struct FuzzArgs {
     target: Option<String>,
     /// How long each one runs
     #[arg(long, value_name = "N", default_value_t = 60)]
-    seconds: u32,
+    seconds: u64,
     /// Name the targets and end
     #[arg(long)]
     list: bool,
@@ -68,7 +68,7 @@ pub(crate) fn main(arguments: &FuzzArgs) -> Result<ExitCode> {
             bail!("there is no fuzz target {only}; `cargo xtask fuzz --list` names them");
         }
     }
-    let run = run(&targets, arguments.seconds)?;
+    let run = run(&targets, &|_| arguments.seconds)?;
     println!("{} passed, {} failed", run.tally.passed, run.tally.failed);
     Ok(if run.succeeded() {
         ExitCode::SUCCESS
@@ -82,12 +82,13 @@ pub(crate) fn needs() -> Vec<Package> {
     [cargo::PACKAGES, PACKAGES].concat()
 }
 
-/// A short run of each target.
+/// A short run of each target; `seconds` is asked when they are built, with how many run one after the
+/// other.
 ///
 /// # Errors
 ///
 /// One can't be built.
-pub(crate) fn smoke(seconds: u32) -> Result<Run> {
+pub(crate) fn smoke(seconds: &dyn Fn(usize) -> u64) -> Result<Run> {
     run(&targets()?, seconds)
 }
 
@@ -147,7 +148,7 @@ fn executables(metadata: &[u8]) -> Result<Vec<String>> {
         .collect())
 }
 
-fn run(targets: &[String], seconds: u32) -> Result<Run> {
+fn run(targets: &[String], seconds: &dyn Fn(usize) -> u64) -> Result<Run> {
     packages::ensure(&needs())?;
     let home = paths::target().join("fuzz");
     let step = Step::begin("build the fuzz targets");
@@ -171,6 +172,7 @@ fn run(targets: &[String], seconds: u32) -> Result<Run> {
     }
     // A target is one thread: as many at once as there are CPUs.
     let workers = thread::available_parallelism().map_or(1, usize::from);
+    let seconds = seconds(targets.len().div_ceil(workers));
     let (queue, tally) = (Mutex::new(jobs.into_iter()), Mutex::new(Tally::default()));
     let work = || -> Result<()> {
         loop {
@@ -224,7 +226,7 @@ enum Outcome {
     },
 }
 
-fn run_one(target: &str, executable: &Path, home: &Path, seconds: u32) -> Result<Outcome> {
+fn run_one(target: &str, executable: &Path, home: &Path, seconds: u64) -> Result<Outcome> {
     let seeds = paths::workspace().join("tests/fuzz/seeds").join(target);
     if fs::read_dir(&seeds).map_or(0, Iterator::count) == 0 {
         bail!("fuzz target {target} has no seeds in {}", seeds.display());

@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -33,8 +34,11 @@ const HOSTS_MAX: u32 = 12;
 /// So many times a test may fail in emulated hosts before it has failed.
 const FAILURES_MAX: u32 = 3;
 
-/// A fuzz target's share of a test run.
-const FUZZ_SECONDS: u32 = 5;
+/// A fuzz target's share of a run of all tests: the most, and what it has where the others took long.
+const FUZZ_SECONDS: RangeInclusive<u64> = 5..=60;
+
+/// A run of all tests takes no longer than this for the sake of fuzzing: CI ends one after 90 minutes.
+const RUN_TIME: Duration = Duration::from_secs(78 * 60);
 
 /// What tests without VMs compare with: those of the unpacker, and pushes of the command.
 const TOOLS: &[Package] = &[
@@ -130,6 +134,7 @@ pub(crate) fn main(arguments: &TestArgs) -> Result<ExitCode> {
         ([], Some(_)) => vec![Kind::Unit, Kind::Vm],
         (only, _) => only.to_vec(),
     };
+    let began = Instant::now();
     packages::ensure(&needs(&kinds)?)?;
     let filter = arguments.filter.as_deref();
     let mut tally = Tally::default();
@@ -142,7 +147,7 @@ pub(crate) fn main(arguments: &TestArgs) -> Result<ExitCode> {
         let run = match kind {
             Kind::Unit => unit(filter)?,
             Kind::Vm => vm(filter)?,
-            Kind::Fuzz => fuzz::smoke(FUZZ_SECONDS)?,
+            Kind::Fuzz => fuzz::smoke(&|rounds| fuzz_seconds(began.elapsed(), rounds))?,
         };
         step.done_with(format!(
             "{} passed, {} failed",
@@ -165,6 +170,13 @@ pub(crate) fn main(arguments: &TestArgs) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Seconds for each fuzz target, of which so many run one after the other, `elapsed` after the beginning.
+fn fuzz_seconds(elapsed: Duration, rounds: usize) -> u64 {
+    let left = RUN_TIME.saturating_sub(elapsed).as_secs();
+    let share = left / u64::try_from(rounds.max(1)).unwrap_or(u64::MAX);
+    share.clamp(*FUZZ_SECONDS.start(), *FUZZ_SECONDS.end())
 }
 
 /// What all tests need.
@@ -485,6 +497,13 @@ mod tests {
     }
 
     const LINE: &str = "test result: FAILED. 27 passed; 2 failed; 1 ignored; 0 measured; 5 filtered out; finished in 0.01s";
+
+    #[test]
+    fn fuzz_targets_share_what_time_is_left() {
+        let of = |minutes: u64| fuzz_seconds(Duration::from_secs(minutes * 60), 12);
+        assert_eq!((of(0), of(60), of(70), of(77), of(100)), (60, 60, 40, 5, 5));
+        assert_eq!(fuzz_seconds(Duration::ZERO, 0), 60);
+    }
 
     #[test]
     fn a_result_line_is_read() {
