@@ -144,7 +144,7 @@ impl Form {
     fn parse(format: Option<&str>) -> Result<Self> {
         Ok(match format.map(str::trim) {
             None | Some("") => Self::Plain,
-            Some("json" | "{{json .}}" | "{{ json . }}") => Self::Json,
+            Some(format) if output::is_json(format) => Self::Json,
             Some(text) => Self::Template(Template::parse_list(text)?),
         })
     }

@@ -108,7 +108,7 @@ impl List<'_> {
         for row in rows {
             let mut row = row.clone();
             // Docker has it by its name alone.
-            if matches!(format, "json" | "{{json .}}" | "{{ json . }}") {
+            if is_json(format) {
                 row.remove(LABEL);
             }
             lines.push(template.render(&Value::Object(row))?);
@@ -126,6 +126,12 @@ fn own_names(rows: &[Map<String, Value>]) -> Value {
     labels
         .flat_map(|labels| labels.keys().map(|name| (name.clone(), json!(name))))
         .collect()
+}
+
+/// Whether a format shows all of an object as JSON.
+#[must_use]
+pub fn is_json(format: &str) -> bool {
+    matches!(format, "json" | "{{json .}}" | "{{ json . }}")
 }
 
 /// A cell with blanks up to its column's end. Not by a width of the library's, which has a limit that a

@@ -46,10 +46,10 @@ pub fn run(matches: ArgMatches) -> Result<()> {
         }
         let policy = policy(&flags)?;
         each(&names, |root, name| {
-            let (folder, config) = containers::find(root, name)?;
+            let (folder, _) = containers::find(root, name)?;
             // One after the other: each starts from what the last has made of it.
             let _alone = paths::lock(folder.path())?;
-            let config = folder.config().unwrap_or(config);
+            let config = folder.config()?;
             let cannot = || format!("Cannot update container {}", config.id);
             let mut wanted = config.clone();
             change(&mut wanted, &flags, caller, policy).with_context(cannot)?;

@@ -382,6 +382,31 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_is_not_there_is_told_from_what_is_ambiguous() {
+        let (_temp, root) = root();
+        for (id, name) in [("ab1", "one"), ("ab2", "two")] {
+            let id = format!("{id:0<ID_LEN$}");
+            let folder = Folder::of(&root, &id);
+            std::fs::create_dir(folder.path()).unwrap();
+            let config = ContainerConfig {
+                id,
+                ..config('a', name, false)
+            };
+            folder.set_config(&config).unwrap();
+            folder.set_state(&ContainerState::created()).unwrap();
+        }
+        assert_eq!(find(&root, "ab1").unwrap().1.name, "one");
+        for (wanted, is_there) in [("ab", true), ("none", false), ("", false)] {
+            let error = find(&root, wanted).unwrap_err();
+            assert_eq!(
+                !error.is::<NoSuchContainer>(),
+                is_there,
+                "{wanted}: {error}"
+            );
+        }
+    }
+
+    #[test]
     fn of_rm_is_removed_as_soon_as_nobody_holds_its_lock() {
         let (_temp, root) = root();
         let (_, kept) = create(&root, &config('a', "kept", false), true).unwrap();

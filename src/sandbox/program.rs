@@ -193,11 +193,22 @@ fn enter(command: &mut Command, group: OwnedFd) {
 mod tests {
     use std::fs::File;
 
+    use rustix::io::FdFlags;
+
     use super::*;
 
     fn some(count: usize) -> Vec<OwnedFd> {
         let null = || File::open("/dev/null").unwrap().into();
         std::iter::repeat_with(null).take(count).collect()
+    }
+
+    #[test]
+    fn what_was_left_open_goes_to_no_program() {
+        let left = File::open("/dev/null").unwrap();
+        let flags = || rustix::io::fcntl_getfd(&left).unwrap();
+        rustix::io::fcntl_setfd(&left, FdFlags::empty()).unwrap();
+        keep_descriptors().unwrap();
+        assert_eq!(flags(), FdFlags::CLOEXEC);
     }
 
     #[test]

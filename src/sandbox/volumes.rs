@@ -78,7 +78,8 @@ pub struct Mount {
     /// Path on the host, as it was asked for.
     pub source: PathBuf,
     /// The same path without links, as it was when the container was made. Each life has what is there,
-    /// so that no guest that may write above it puts a link in its way.
+    /// so that no guest that may write above it puts a link in its way. Nothing in a container that was
+    /// made before this was kept: see [`Self::place`].
     #[serde(default)]
     pub resolved: PathBuf,
     /// Path in the container.
@@ -97,6 +98,15 @@ pub struct Mount {
 }
 
 impl Mount {
+    /// The path that is shared. It has to be without links: one that is not is refused when it is shared.
+    #[must_use]
+    pub fn place(&self) -> &Path {
+        match self.resolved.as_os_str().is_empty() {
+            true => &self.source,
+            false => &self.resolved,
+        }
+    }
+
     /// Whether its volume takes the image's content while there is nothing in it.
     #[must_use]
     pub fn wants_content(&self) -> bool {

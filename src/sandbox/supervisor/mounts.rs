@@ -62,7 +62,7 @@ fn prepare(mounts: &[Mount], specs: &mut [MountSpec]) -> Result<Option<Prepared>
     let mut shares: Vec<Share> = Vec::new();
     for (mount, spec) in mounts.iter().zip(specs) {
         let share = Share {
-            source: mount.resolved.clone(),
+            source: mount.place().to_owned(),
             read_only: mount.read_only,
         };
         // One that is mounted twice is one to the guest, which caches it once.

@@ -102,7 +102,7 @@ impl Mount {
         match self.kind {
             MountKind::Bind => {
                 self.check_links()?;
-                check_source(&self.resolved, self.origin, make_without_links)
+                check_source(self.place(), self.origin, make_without_links)
             }
             MountKind::Volume => Ok(()),
         }
@@ -110,7 +110,7 @@ impl Mount {
 
     /// No folder on the way has become a link since the container was made.
     fn check_links(&self) -> Result<()> {
-        for path in self.resolved.ancestors() {
+        for path in self.place().ancestors() {
             match fs::symlink_metadata(path) {
                 Ok(metadata) if metadata.is_symlink() => bail!(
                     "bind source {} leads through a symbolic link that was not there when the \
