@@ -1,5 +1,6 @@
 //! Stopping a container: the stop signal to its process, and SIGKILL when that has not ended in
-//! time; then its guest is to shut down, and last its VM goes. Asked for by a command, or by SIGTERM to the supervisor. Called by [`super::supervisor`].
+//! time; then its guest is to shut down, and last its VM goes. Asked for by a command, or by SIGTERM to
+//! the supervisor. Called by [`super::supervisor`].
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
