@@ -1,6 +1,7 @@
 //! Which CPU features a guest sees: what KVM supports, less what a container has no use for and an
 //! attacker has (virtualization extensions, the performance monitoring unit, which the builder also
-//! has KVM take away), with the topology of this VM. Bits: Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix E.
+//! has KVM take away), with the topology of this VM. Bits: Intel SDM volume 2A, CPUID; AMD APM volume 3,
+//! appendix E.
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm};
