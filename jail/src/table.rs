@@ -276,9 +276,6 @@ pub const SUPERVISOR: &[Call] = calls! {
     SYS_renameat, SUPERVISORS, [], "files";
     SYS_renameat2, SUPERVISORS, [], "files";
     SYS_linkat, SUPERVISORS, [], "a temporary file's name";
-    SYS_chmod, SUPERVISORS, [], "files of a volume that goes";
-    SYS_fchmod, SUPERVISORS, [], "the same";
-    SYS_fchmodat, SUPERVISORS, [], "the same";
     SYS_umask, SUPERVISORS, [], "files";
     SYS_poll, SUPERVISORS, [], "wait";
     SYS_ppoll, SUPERVISORS, [], "wait";

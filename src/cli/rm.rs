@@ -44,7 +44,7 @@ pub fn run(args: &RmArgs) -> Result<()> {
             containers::remove(&folder, &config, args.force)?;
             // Those of --rm went with the container.
             if args.volumes || config.launch.auto_remove {
-                volumes::remove_anonymous(&root, &config)?;
+                volumes::remove_anonymous(&root, &config.launch.mounts)?;
             }
             Ok(())
         };

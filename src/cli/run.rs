@@ -267,7 +267,7 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
     if let Err(error) = room.and_then(|()| cidfile.write(&config.id)) {
         drop(lock);
         containers::remove(&folder, &config, false)?;
-        volumes::remove_anonymous(&root, &config)?;
+        volumes::remove_anonymous(&root, &config.launch.mounts)?;
         return Err(error);
     }
     Ok(Made {

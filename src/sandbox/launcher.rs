@@ -7,8 +7,8 @@
 //!     └──────────────────── its own child, waited for and killed by it ─────────────┘
 //! ```
 //! What may be ordered is fixed before the supervisor hears a guest: this command's own verbs, the
-//! file server of these shares, passt with these ports, and the agent of this plain container. It never
-//! reads a byte of a guest.
+//! file server of these shares, passt with these ports, the agent of this plain container, and at the
+//! end the removal of the volumes that go with the container. It never reads a byte of a guest.
 //! [`super::vm`], [`super::files`] and [`super::network`] order; the supervisor makes the process.
 #![allow(unsafe_code)] // takes ownership of inherited descriptors by number
 
@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,9 +30,11 @@ use super::block_io::Controls;
 use super::child::Child;
 use super::files::{self, Share};
 use super::network::{self, PortRequest, PublishedPort, Routes};
+use super::paths::Root;
 use super::plain;
 use super::program::{FIRST_FD, Program};
 use super::vm::VMM_VERB;
+use super::volumes::{self, Mount};
 use super::wire::Link;
 
 /// Name of the hidden verb.
@@ -41,15 +44,15 @@ pub const LAUNCHER_VERB: &str = "__launcher";
 const SOCKET_FD: RawFd = FIRST_FD;
 const CONFIG_FD: RawFd = FIRST_FD + 1;
 
-/// Longest configuration in bytes: 1024 shares with paths of 4 KiB.
-const CONFIG_BYTES_MAX: u64 = 8 << 20;
+/// Longest configuration in bytes: 1024 shares and as many mounts, which have four paths of 4 KiB together.
+const CONFIG_BYTES_MAX: u64 = 32 << 20;
 
 /// From an order to its answer, a fork and an execution, on a host that is busy. The container's other
 /// business waits meanwhile.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The same for the removal of all that a container wrote.
-const CLEAR_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// Who starts processes.
 #[derive(Debug)]
@@ -72,6 +75,10 @@ pub struct Apart {
 pub struct LauncherConfig {
     /// Process id of the supervisor, whose end is its own.
     pub supervisor: u32,
+    /// The state root.
+    pub root: PathBuf,
+    /// The container's volumes, of which those without a name go with it.
+    pub volumes: Vec<Mount>,
     /// What a file server may serve.
     pub shares: Vec<Share>,
     /// What passt may bind.
@@ -100,6 +107,8 @@ enum Order {
     Agent(Controls, Vec<u32>),
     /// Removes what the plain container has written.
     Clear,
+    /// Removes the container's volumes that nobody named, unless another container has them.
+    Volumes,
 }
 
 /// What the launcher answers.
@@ -278,6 +287,20 @@ impl Launcher {
         }
     }
 
+    /// Removes the volumes of a container that has gone which nobody named, unless another has them.
+    ///
+    /// # Errors
+    /// The first that could not be removed.
+    pub fn remove_volumes(&self, root: &Root, mounts: &[Mount]) -> Result<()> {
+        match self {
+            Self::Here => volumes::remove_anonymous(root, mounts),
+            Self::Apart(launcher) => match ask(launcher, &Order::Volumes, &[])? {
+                Answer::Done => Ok(()),
+                other => bail!(unexpected(&other)),
+            },
+        }
+    }
+
     /// Whether it may also start what is no container's own, such as a template's VM.
     #[must_use]
     pub fn is_here(&self) -> bool {
@@ -293,7 +316,7 @@ fn unexpected(answer: &Answer) -> String {
 fn ask(launcher: &Mutex<Apart>, order: &Order, descriptors: &[OwnedFd]) -> Result<Answer> {
     let mut launcher = launcher.lock().unwrap_or_else(PoisonError::into_inner);
     let timeout = match order {
-        Order::Clear => CLEAR_TIMEOUT,
+        Order::Clear | Order::Volumes => REMOVAL_TIMEOUT,
         _ => ANSWER_TIMEOUT,
     };
     launcher.ask(order, descriptors, timeout)
@@ -409,7 +432,7 @@ fn carry_out(
         Order::Files => (files::ENDS, true),
         Order::Passt(..) => (2, true),
         Order::Agent(_, ports) => (plain::Ends::count(ports), false),
-        Order::Routes | Order::Ports(..) | Order::Clear => (0, false),
+        Order::Routes | Order::Ports(..) | Order::Clear | Order::Volumes => (0, false),
     };
     let group = match starts && descriptors.len() > wanted {
         true => descriptors.pop(),
@@ -450,6 +473,10 @@ fn carry_out(
         }
         Order::Clear => {
             plain::clear(plain()?)?;
+            return Ok(Answer::Done);
+        }
+        Order::Volumes => {
+            volumes::remove_anonymous(&Root::at(config.root.clone()), &config.volumes)?;
             return Ok(Answer::Done);
         }
         Order::Routes => return Ok(Answer::Routes(Routes::read())),
@@ -517,6 +544,7 @@ mod tests {
             (Order::Routes, 1, 1),
             (Order::Agent(Controls::default(), vec![1, 2]), 4, 4),
             (Order::Clear, 1, 1),
+            (Order::Volumes, 1, 1),
         ] {
             let error = carry_out(&config, order, some(count)).unwrap_err();
             let words = format!("{seen} descriptors instead of");

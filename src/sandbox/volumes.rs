@@ -10,7 +10,7 @@
 //! Who makes, uses or removes a volume holds the lock of the folder of volumes, until its container is
 //! on record; which container uses which volume is read from their configurations. What is in `_data`
 //! is a guest's: it is listed, counted and removed here, never read.
-//! Called by the verbs and by [`super::supervisor`].
+//! Called by the verbs, by [`super::supervisor`] and, for it, by [`super::launcher`].
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use super::containers;
 use super::paths::{self, Root};
 use super::removal::{self, remove_tree};
-use super::state::{ContainerConfig, NEW, OLD};
+use super::state::{NEW, OLD};
 
 /// Label of volumes that nobody named.
 pub const ANONYMOUS: &str = "com.docker.volume.anonymous";
@@ -402,10 +402,10 @@ pub fn data(root: &Root, name: &str) -> PathBuf {
 ///
 /// # Errors
 /// The first that could not be removed.
-pub fn remove_anonymous(root: &Root, config: &ContainerConfig) -> Result<()> {
+pub fn remove_anonymous(root: &Root, mounts: &[Mount]) -> Result<()> {
     let has_volume = |mount: &Mount| mount.kind == MountKind::Volume;
-    if config.launch.mounts.iter().any(has_volume) {
-        Volumes::lock(root)?.remove_anonymous_of(&config.launch.mounts)?;
+    if mounts.iter().any(has_volume) {
+        Volumes::lock(root)?.remove_anonymous_of(mounts)?;
     }
     Ok(())
 }

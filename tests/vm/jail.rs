@@ -226,7 +226,7 @@ fn check_vmm(vm: &Sandbox, user: Option<u32>) -> Result<()> {
 const OF_FILES: &str = "00000000800000db";
 
 /// What root's supervisor keeps (`src/sandbox/supervisor/confinement.rs`).
-const OF_ROOTS_SUPERVISOR: &str = "000000000080102a";
+const OF_ROOTS_SUPERVISOR: &str = "0000000000801024";
 
 /// The file server: the process that waits, and its child in namespaces of its own.
 fn check_files(vm: &Sandbox, user: Option<u32>) -> Result<()> {

@@ -23,6 +23,7 @@ crate::tests![
     mounts_of_another_container,
     a_volume_may_be_mounted_twice,
     only_what_nobody_named_goes_with_a_container,
+    what_users_of_a_guest_wrote_goes_with_rm,
     volumes_are_listed_and_removed,
     what_can_not_be_had_is_refused,
     a_source_that_vanishes_is_seen_at_the_next_start,
@@ -444,6 +445,29 @@ fn a_source_that_vanishes_is_seen_at_the_next_start(world: &World) -> Result<()>
     assert!(share.is_dir());
     bulkhead(&vm, &["start", "-a", "must"])?.code(0)?;
     Ok(())
+}
+
+/// Of root's container: a volume that is another user's, looked into again when the container is started
+/// again and removed at its end.
+fn what_users_of_a_guest_wrote_goes_with_rm(world: &World) -> Result<()> {
+    tenant::needs_root()?;
+    let vm = world.own()?;
+    let before = vm.snapshot()?;
+    let script = "cd /d && mkdir -p a/b/c none && touch a/file a/b/file none/file && \
+                  chown -R 99:99 . && chmod 555 a/b && chmod 0 none a && chmod 700 . && \
+                  touch done && exec sleep 1000";
+    let run = ["run", "-d", "--rm", "--name", "one", "-v", "/d", "busybox"];
+    bulkhead(&vm, &[&run[..], &["sh", "-c", script]].concat())?.code(0)?;
+    let volumes = || -> Result<usize> { Ok(fs::read_dir(vm.root().join("volumes"))?.count()) };
+    let look = ["exec", "one", "test", "-e", "/d/done"];
+    crate::life::until("another user's volume", || {
+        Ok((bulkhead(&vm, &look)?.code == 0).then_some(()))
+    })?;
+    bulkhead(&vm, &["restart", "-t", "0", "one"])?.code(0)?;
+    assert_eq!(volumes()?, 1);
+    bulkhead(&vm, &["stop", "-t", "0", "one"])?.code(0)?;
+    assert_eq!(volumes()?, 0);
+    before.no_leftovers(&vm)
 }
 
 /// Folders that nobody may read, and far more of them in each other than files may be open.

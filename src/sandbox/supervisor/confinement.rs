@@ -23,15 +23,15 @@ use super::super::events;
 use super::super::launcher::{Launcher, LauncherConfig};
 use super::super::paths::GuestFiles;
 use super::super::template::Templates;
-use super::super::volumes::MountKind;
+use super::super::volumes::{Mount, MountKind};
 use super::Supervisor;
 
 /// What root's supervisor keeps: a VMM has another user, whom it ends and whose CPUs it sets; a volume
-/// that goes with its container has files of others; the socket to passt has more than the usual room.
+/// that it looks into, and a folder above a share, may be another's; the socket to passt has more than
+/// the usual room.
 const CAPABILITIES: CapabilitySet = CapabilitySet::KILL
     .union(CapabilitySet::SYS_NICE)
-    .union(CapabilitySet::DAC_OVERRIDE)
-    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::DAC_READ_SEARCH)
     .union(CapabilitySet::NET_ADMIN);
 
 impl Supervisor {
@@ -46,6 +46,8 @@ impl Supervisor {
         let network = self.config.launch.network.as_ref();
         self.launcher = Launcher::apart(&LauncherConfig {
             supervisor: std::process::id(),
+            root: self.root.path().to_owned(),
+            volumes: self.volumes().cloned().collect(),
             ports: network
                 .map(|network| network.ports.clone())
                 .unwrap_or_default(),
@@ -58,6 +60,12 @@ impl Supervisor {
         }
         let filter = Filter::new(Thread::Supervisor)?;
         filter.install().context("shut the supervisor in")
+    }
+
+    /// The mounts of the container that are of volumes.
+    fn volumes(&self) -> impl Iterator<Item = &Mount> {
+        let mounts = self.config.launch.mounts.iter();
+        mounts.filter(|mount| mount.kind == MountKind::Volume)
     }
 
     /// What it may do below which folder.
@@ -86,9 +94,7 @@ impl Supervisor {
         // One that its VM could not go on from is removed.
         rules.extend(Templates::of(root).map(|it| (it.folder().to_owned(), Rights::Removal)));
         rules.extend(control_group::folder().map(|folder| (folder, Rights::Own)));
-        let mounts = self.config.launch.mounts.iter();
-        let volumes = mounts.filter(|mount| mount.kind == MountKind::Volume);
-        let volumes = volumes.filter_map(|mount| mount.source.parent());
+        let volumes = self.volumes().filter_map(|mount| mount.source.parent());
         rules.extend(volumes.map(|folder| (folder.to_owned(), Rights::Own)));
         // What is not there can't be opened later, either.
         let there = rules.into_iter().filter(|(path, _)| path.exists());

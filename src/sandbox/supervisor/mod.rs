@@ -47,7 +47,6 @@ use super::restart::Backoff;
 use super::state::{ContainerConfig, ContainerState, Folder, Lock, Phases, Status};
 use super::stop::{Due, Stop};
 use super::streams::CommandStreams;
-use super::volumes;
 use super::wire::{ENDED, StopRequest, ToCommand, ToSupervisor};
 use clients::{ClientId, Clients, Role};
 use life::Running;
@@ -247,7 +246,10 @@ impl Supervisor {
             let config = self.config_now();
             self.remove_folder()
                 .inspect(|()| events::of_container(&self.folder, &config, "destroy", &[]))
-                .and_then(|()| volumes::remove_anonymous(&self.root, &self.config))
+                .and_then(|()| {
+                    let mounts = &self.config.launch.mounts;
+                    self.launcher.remove_volumes(&self.root, mounts)
+                })
         } else {
             self.folder.set_state(&self.state)
         };
