@@ -65,8 +65,6 @@ pub enum Rights {
     Read,
     /// The same, and write to files.
     ReadAndWrite,
-    /// Read, make folders and remove empty ones.
-    Folders,
     /// Read and remove.
     Removal,
     /// All but executing a file and making a device, a link or a pipe: files and folders of one's own.
@@ -81,7 +79,6 @@ impl Rights {
         match self {
             Self::Read => read,
             Self::ReadAndWrite => read | AccessFs::WriteFile,
-            Self::Folders => read | AccessFs::MakeDir | AccessFs::RemoveDir,
             Self::Removal => read | AccessFs::RemoveFile | AccessFs::RemoveDir,
             Self::Own => {
                 let made = AccessFs::MakeSym | AccessFs::MakeFifo;

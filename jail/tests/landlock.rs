@@ -38,9 +38,12 @@ fn a_thread_with_places_has_these_and_no_other() {
         let folder = temp.path().join(name);
         std::fs::create_dir(&folder).unwrap();
         std::fs::write(folder.join("file"), "x").unwrap();
+        for name in ["empty", "full/in"] {
+            std::fs::create_dir_all(folder.join(name)).unwrap();
+        }
         folder
     });
-    let places = [(&own, Rights::All), (&others, Rights::Folders)]
+    let places = [(&own, Rights::All), (&others, Rights::Read)]
         .map(|(folder, rights)| (File::open(folder).unwrap(), rights));
     let asked = std::thread::spawn(move || {
         let enforced = restrict_files(&places).unwrap();
@@ -60,7 +63,17 @@ fn a_thread_with_places_has_these_and_no_other() {
             (
                 "make a folder there",
                 std::fs::create_dir(others.join("folder")),
-                true,
+                false,
+            ),
+            (
+                "rename a folder there",
+                std::fs::rename(others.join("full"), others.join("other")),
+                false,
+            ),
+            (
+                "remove an empty folder there",
+                std::fs::remove_dir(others.join("empty")),
+                false,
             ),
             (
                 "write another's",

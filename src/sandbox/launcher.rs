@@ -8,7 +8,7 @@
 //! ```
 //! What may be ordered is fixed before the supervisor hears a guest: this command's own verbs, the
 //! file server of these shares, passt with these ports, the agent of this plain container, and at the
-//! end the removal of the volumes that go with the container. It never reads a byte of a guest.
+//! end the removal of the container's folder and of the volumes that go with it. It never reads a byte of a guest.
 //! [`super::vm`], [`super::files`] and [`super::network`] order; the supervisor makes the process.
 #![allow(unsafe_code)] // takes ownership of inherited descriptors by number
 
@@ -33,6 +33,7 @@ use super::network::{self, PortRequest, PublishedPort, Routes};
 use super::paths::Root;
 use super::plain;
 use super::program::{FIRST_FD, Program};
+use super::state::Folder;
 use super::vm::VMM_VERB;
 use super::volumes::{self, Mount};
 use super::wire::Link;
@@ -77,6 +78,8 @@ pub struct LauncherConfig {
     pub supervisor: u32,
     /// The state root.
     pub root: PathBuf,
+    /// The container's folder.
+    pub folder: PathBuf,
     /// The container's volumes, of which those without a name go with it.
     pub volumes: Vec<Mount>,
     /// What a file server may serve.
@@ -105,8 +108,8 @@ enum Order {
     /// The agent of the plain container, with these limits and streams at these ports: lines, connection,
     /// offers, streams.
     Agent(Controls, Vec<u32>),
-    /// Removes what the plain container has written.
-    Clear,
+    /// Removes the container's folder, with what a plain one has written.
+    Remove,
     /// Removes the container's volumes that nobody named, unless another container has them.
     Volumes,
 }
@@ -273,17 +276,14 @@ impl Launcher {
         }
     }
 
-    /// Removes what the plain container has written, if that is not this process's to do.
+    /// Removes the folder of the container, which may have files of other users.
     ///
     /// # Errors
     /// When it can't be removed.
-    pub fn clear(&self) -> Result<()> {
-        let Self::Apart(launcher) = self else {
-            return Ok(());
-        };
-        match ask(launcher, &Order::Clear, &[])? {
-            Answer::Done => Ok(()),
-            other => bail!(unexpected(&other)),
+    pub fn remove(&self, folder: &Folder) -> Result<()> {
+        match self {
+            Self::Here => folder.remove(),
+            Self::Apart(launcher) => ask_to_do(launcher, &Order::Remove),
         }
     }
 
@@ -294,10 +294,7 @@ impl Launcher {
     pub fn remove_volumes(&self, root: &Root, mounts: &[Mount]) -> Result<()> {
         match self {
             Self::Here => volumes::remove_anonymous(root, mounts),
-            Self::Apart(launcher) => match ask(launcher, &Order::Volumes, &[])? {
-                Answer::Done => Ok(()),
-                other => bail!(unexpected(&other)),
-            },
+            Self::Apart(launcher) => ask_to_do(launcher, &Order::Volumes),
         }
     }
 
@@ -316,10 +313,17 @@ fn unexpected(answer: &Answer) -> String {
 fn ask(launcher: &Mutex<Apart>, order: &Order, descriptors: &[OwnedFd]) -> Result<Answer> {
     let mut launcher = launcher.lock().unwrap_or_else(PoisonError::into_inner);
     let timeout = match order {
-        Order::Clear | Order::Volumes => REMOVAL_TIMEOUT,
+        Order::Remove | Order::Volumes => REMOVAL_TIMEOUT,
         _ => ANSWER_TIMEOUT,
     };
     launcher.ask(order, descriptors, timeout)
+}
+
+fn ask_to_do(launcher: &Mutex<Apart>, order: &Order) -> Result<()> {
+    match ask(launcher, order, &[])? {
+        Answer::Done => Ok(()),
+        other => bail!(unexpected(&other)),
+    }
 }
 
 fn ask_for_process(
@@ -341,9 +345,13 @@ impl Apart {
     fn ask(&mut self, order: &Order, descriptors: &[OwnedFd], timeout: Duration) -> Result<Answer> {
         let deadline = Instant::now() + timeout;
         let descriptors: Vec<BorrowedFd> = descriptors.iter().map(AsFd::as_fd).collect();
-        let failed = |how: &str| {
-            anyhow!("the container's launcher {how}\nhint: stop the container and start it")
+        let hint = match order {
+            Order::Remove | Order::Volumes => {
+                "`bulkhead ps` and `bulkhead volume ls` remove what is left"
+            }
+            _ => "stop the container and start it",
         };
+        let failed = |how: &str| anyhow!("the container's launcher {how}\nhint: {hint}");
         let answer = match self.link.send(order, &descriptors) {
             Ok(()) => self.link.wait_until(Some(deadline)),
             Err(_) => Ok(None),
@@ -432,7 +440,7 @@ fn carry_out(
         Order::Files => (files::ENDS, true),
         Order::Passt(..) => (2, true),
         Order::Agent(_, ports) => (plain::Ends::count(ports), false),
-        Order::Routes | Order::Ports(..) | Order::Clear | Order::Volumes => (0, false),
+        Order::Routes | Order::Ports(..) | Order::Remove | Order::Volumes => (0, false),
     };
     let group = match starts && descriptors.len() > wanted {
         true => descriptors.pop(),
@@ -471,8 +479,8 @@ fn carry_out(
             let _ = agent.write();
             pid
         }
-        Order::Clear => {
-            plain::clear(plain()?)?;
+        Order::Remove => {
+            Folder::at(config.folder.clone()).remove()?;
             return Ok(Answer::Done);
         }
         Order::Volumes => {
@@ -543,7 +551,7 @@ mod tests {
             (Order::Files, 6, 5),
             (Order::Routes, 1, 1),
             (Order::Agent(Controls::default(), vec![1, 2]), 4, 4),
-            (Order::Clear, 1, 1),
+            (Order::Remove, 1, 1),
             (Order::Volumes, 1, 1),
         ] {
             let error = carry_out(&config, order, some(count)).unwrap_err();
@@ -558,9 +566,26 @@ mod tests {
     fn a_vms_launcher_has_no_plain_container() {
         let config = LauncherConfig::default();
         let agent = Order::Agent(Controls::default(), Vec::new());
-        for (order, count) in [(agent, 3), (Order::Clear, 0)] {
-            let error = carry_out(&config, order, some(count)).unwrap_err();
-            assert_eq!(error.to_string(), "there is no plain container");
+        let error = carry_out(&config, agent, some(3)).unwrap_err();
+        assert_eq!(error.to_string(), "there is no plain container");
+    }
+
+    #[test]
+    fn it_removes_the_containers_folder_and_no_other() {
+        let temp = tempfile::tempdir().unwrap();
+        let [own, other] = ["own", "other"].map(|name| temp.path().join(name));
+        for folder in [&own, &other] {
+            std::fs::create_dir_all(folder.join("in")).unwrap();
+        }
+        let config = LauncherConfig {
+            folder: own.clone(),
+            ..LauncherConfig::default()
+        };
+        // It may have gone already.
+        for _ in 0..2 {
+            let done = carry_out(&config, Order::Remove, Vec::new()).unwrap();
+            assert!(matches!(done, Answer::Done));
+            assert!(!own.exists() && other.exists());
         }
     }
 

@@ -103,14 +103,6 @@ pub fn remove(path: &Path, id: &str) -> Result<()> {
     jail::remove(&[bundle])
 }
 
-/// Removes what the container of this agent has in its folder.
-///
-/// # Errors
-/// When it can't be removed.
-pub fn clear(fixed: &Fixed) -> Result<()> {
-    jail::remove(std::slice::from_ref(&fixed.bundle))
-}
-
 /// Bytes of what a plain container in this folder has changed.
 #[must_use]
 pub fn writable_bytes(path: &Path) -> u64 {

@@ -47,6 +47,7 @@ impl Supervisor {
         self.launcher = Launcher::apart(&LauncherConfig {
             supervisor: std::process::id(),
             root: self.root.path().to_owned(),
+            folder: self.folder.path().to_owned(),
             volumes: self.volumes().cloned().collect(),
             ports: network
                 .map(|network| network.ports.clone())
@@ -75,10 +76,7 @@ impl Supervisor {
             (root.path().to_owned(), Rights::Read),
             // Layers for its next life.
             (SharedDisks::of_host().folder().to_owned(), Rights::Read),
-            // Its own folder loses its name before it goes.
-            (root.containers(), Rights::Folders),
             (self.folder.path().to_owned(), Rights::Own),
-            (root.volumes(), Rights::Folders),
             (events::folder(root.path()), Rights::Own),
             // Of the kernel: processes of its VM, memory, numbers of ports.
             ("/proc".into(), Rights::Read),

@@ -244,7 +244,8 @@ impl Supervisor {
         }
         let kept = if self.auto_remove() {
             let config = self.config_now();
-            self.remove_folder()
+            self.launcher
+                .remove(&self.folder)
                 .inspect(|()| events::of_container(&self.folder, &config, "destroy", &[]))
                 .and_then(|()| {
                     let mounts = &self.config.launch.mounts;
@@ -269,15 +270,6 @@ impl Supervisor {
         // The kernel takes its time to tear a VM down, for which nobody has to wait but this process.
         drop(self.dying);
         Ok(())
-    }
-
-    /// Removes the container's folder. What a plain one's process wrote may be another user's, whom the
-    /// launcher may be.
-    fn remove_folder(&self) -> Result<()> {
-        if self.plain.is_some() {
-            self.launcher.clear()?;
-        }
-        self.folder.remove()
     }
 
     /// Tells those who wait for no more than that its VM has gone.
