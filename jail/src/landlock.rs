@@ -78,7 +78,7 @@ impl Rights {
         let read = AccessFs::ReadFile | AccessFs::ReadDir;
         match self {
             Self::Read => read,
-            Self::ReadAndWrite => read | AccessFs::WriteFile,
+            Self::ReadAndWrite => read | AccessFs::WriteFile | AccessFs::Truncate,
             Self::Removal => read | AccessFs::RemoveFile | AccessFs::RemoveDir,
             Self::Own => {
                 let made = AccessFs::MakeSym | AccessFs::MakeFifo;

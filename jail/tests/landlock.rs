@@ -43,8 +43,14 @@ fn a_thread_with_places_has_these_and_no_other() {
         }
         folder
     });
-    let places = [(&own, Rights::All), (&others, Rights::Read)]
-        .map(|(folder, rights)| (File::open(folder).unwrap(), rights));
+    let limit = outside.join("limit");
+    std::fs::write(&limit, "x").unwrap();
+    let places = [
+        (&own, Rights::All),
+        (&others, Rights::Read),
+        (&limit, Rights::ReadAndWrite),
+    ]
+    .map(|(place, rights)| (File::open(place).unwrap(), rights));
     let asked = std::thread::spawn(move || {
         let enforced = restrict_files(&places).unwrap();
         let denied = ErrorKind::PermissionDenied;
@@ -93,6 +99,12 @@ fn a_thread_with_places_has_these_and_no_other() {
             (
                 "take another's",
                 std::fs::rename(others.join("file"), own.join("taken")),
+                false,
+            ),
+            ("write a file", std::fs::write(&limit, "y"), true),
+            (
+                "write the one beside it",
+                std::fs::write(outside.join("file"), "y"),
                 false,
             ),
             (

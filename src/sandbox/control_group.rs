@@ -6,7 +6,9 @@
 //! others     beside the command's own group, where that is theirs, as below `systemd --user`
 //! ```
 //! Who starts a VM makes it; [`super::launcher`] has the VMM, passt and the file server enter it before
-//! they execute their programs. It is no wall: what each may do is its jail's matter, and where there
+//! they execute their programs. That of a container is kept for all lives that its supervisor has: once
+//! that is shut in it may write the files of limits ([`ControlGroup::files`]), and its launcher alone has
+//! processes enter and removes the group, since who can move any process there can end it. It is no wall: what each may do is its jail's matter, and where there
 //! can be no group, there is none. It knows no container.
 //!
 //! All three are in one group, and its limits are the sum of what each needs. A group for each would
@@ -24,6 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ::jail::landlock::Rights;
 use anyhow::{Result, bail};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
@@ -40,6 +43,17 @@ pub const OWN: &str = "bulkhead";
 
 /// First letters of a group's name; the ids of its maker's process and of the group follow.
 const PREFIX: &str = "bulkhead-vm-";
+
+/// Files of limits, as far as the host has them.
+const LIMITS: [&str; 7] = [
+    "memory.max",
+    "pids.max",
+    "cpu.max",
+    "cpu.weight",
+    "io.max",
+    "io.weight",
+    "io.bfq.weight",
+];
 
 /// What is limited.
 const CONTROLLERS: [&str; 4] = ["memory", "pids", "cpu", "io"];
@@ -173,7 +187,7 @@ impl Limits {
 }
 
 /// A group, or none where this user may make none, held by all who start processes in it. The last one
-/// that lets go of it removes it; that of a killed supervisor goes with the next VM's start.
+/// that lets go of it removes it, if it may; that of a killed supervisor goes with the next VM's start.
 #[derive(Debug, Clone)]
 pub struct ControlGroup(Arc<Group>);
 
@@ -198,6 +212,35 @@ impl ControlGroup {
         Ok(group)
     }
 
+    /// Has it hold other limits from now on, for another VM, as [`Self::make`] does.
+    ///
+    /// # Errors
+    /// As [`Self::make`].
+    pub fn renew(&self, limits: Limits) -> Result<()> {
+        *self.limits() = limits;
+        self.write();
+        // What the one before had and this one has not.
+        block_io::set_weight(None, self.path())?;
+        self.limits().block_io.prepare(self.path())
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.0.path.as_deref()
+    }
+
+    /// What who limits its VM does with its files.
+    pub fn files(&self) -> impl Iterator<Item = (PathBuf, Rights)> {
+        let writes = LIMITS.map(|name| (name, Rights::ReadAndWrite));
+        let reads = ["cgroup.procs", "io.stat"].map(|name| (name, Rights::Read));
+        let path = self.path();
+        writes
+            .into_iter()
+            .chain(reads)
+            .filter_map(move |(name, rights)| Some((path?.join(name), rights)))
+    }
+
     fn limits(&self) -> MutexGuard<'_, Limits> {
         let limits = self.0.limits.lock();
         limits.unwrap_or_else(PoisonError::into_inner)
@@ -209,14 +252,6 @@ impl ControlGroup {
         let path = self.0.path.as_ref()?;
         let name = path.strip_prefix(MOUNT).unwrap_or(path);
         Some(format!("/{}", name.display()))
-    }
-
-    /// Where a process that writes `0` enters it.
-    #[must_use]
-    pub fn entrance(&self) -> Option<OwnedFd> {
-        let path = self.0.path.as_ref()?.join("cgroup.procs");
-        let file = OpenOptions::new().write(true).open(path).ok()?;
-        Some(file.into())
     }
 
     /// What it has read and written, where writes are limited.
@@ -269,6 +304,14 @@ impl ControlGroup {
         path.map_or(Ok(()), |path| self.limits().block_io.hold(path))
     }
 
+    /// Lifts the rates when the VM has ended: the kernel writes the rest of its disk back, and the
+    /// container's next life has its disk accounted to the group before there is a rate.
+    pub fn lift_rates(&self) {
+        if let Some(path) = self.path() {
+            self.0.lift_rates(path);
+        }
+    }
+
     fn write(&self) {
         let Some(path) = &self.0.path else { return };
         for (name, value) in self.limits().files() {
@@ -293,13 +336,27 @@ impl Drop for Group {
     fn drop(&mut self) {
         let Some(path) = &self.path else { return };
         self.lift_rates(path);
-        let until = Instant::now() + REMOVE_TIMEOUT;
-        while fs::remove_dir(path).is_err_and(|error| error.kind() == ErrorKind::ResourceBusy)
-            && Instant::now() < until
-        {
-            thread::sleep(REMOVE_POLL);
-        }
+        // By who is shut in, its launcher removes it.
+        remove(path);
     }
+}
+
+/// Removes the group of this folder, as soon as its processes have ended.
+pub fn remove(group: &Path) {
+    let until = Instant::now() + REMOVE_TIMEOUT;
+    while fs::remove_dir(group).is_err_and(|error| error.kind() == ErrorKind::ResourceBusy)
+        && Instant::now() < until
+    {
+        thread::sleep(REMOVE_POLL);
+    }
+}
+
+/// Where a process that writes `0` enters the group of this folder.
+#[must_use]
+pub fn entrance(group: Option<&Path>) -> Option<OwnedFd> {
+    let path = group?.join("cgroup.procs");
+    let file = OpenOptions::new().write(true).open(path).ok()?;
+    Some(file.into())
 }
 
 /// Makes the folder of a group.
@@ -312,12 +369,6 @@ fn make_folder() -> Option<PathBuf> {
     let _ = fs::remove_dir(&path);
     fs::create_dir(&path).ok()?;
     Some(path)
-}
-
-/// The folder of the group below which this user may make one.
-#[must_use]
-pub fn folder() -> Option<PathBuf> {
-    parent(Path::new(MOUNT))
 }
 
 /// The group below which this user may make one.

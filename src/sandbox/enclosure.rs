@@ -9,6 +9,7 @@ use anyhow::Result;
 
 use super::agent::AgentLink;
 use super::control_group::{ControlGroup, CpuShare};
+use super::launcher::Launcher;
 use super::plain::RunningPlain;
 use super::vm::{self, RunningVm};
 use super::vmm_process::VmReport;
@@ -98,10 +99,10 @@ impl Enclosure {
     ///
     /// # Errors
     /// One that nobody would hold.
-    pub fn set_weight(&self, weight: Option<u16>) -> Result<()> {
+    pub fn set_weight(&self, launcher: &Launcher, weight: Option<u16>) -> Result<()> {
         match self {
             Self::Vm(vm) => vm.group().set_weight(weight),
-            Self::Plain(plain) => plain.set_weight(weight),
+            Self::Plain(_) => launcher.set_weight(weight),
         }
     }
 

@@ -106,7 +106,7 @@ impl FileServer {
         let lines = lines.try_clone().context("share the VM's log")?;
         let of_server = area.try_clone().context("share the area")?;
         let ends = Ends([lines.into(), theirs, of_server.into(), report_writer.into()]);
-        let child = launcher.files(shares, ends, group.entrance())?;
+        let child = launcher.files(shares, ends, group)?;
         let backend = Backend { socket: ours, area };
         Ok((Self { child, report }, backend))
     }

@@ -8,7 +8,7 @@
 //! ```
 //! What may be ordered is fixed before the supervisor hears a guest: this command's own verbs, the
 //! file server of these shares, passt with these ports, the agent of this plain container, and at the
-//! end the removal of the container's folder and of the volumes that go with it. It never reads a byte of a guest.
+//! end the removal of the container's folder, the volumes that go with it, and its control group. It never reads a byte of a guest.
 //! [`super::vm`], [`super::files`] and [`super::network`] order; the supervisor makes the process.
 #![allow(unsafe_code)] // takes ownership of inherited descriptors by number
 
@@ -28,6 +28,7 @@ use vmm::virtio::net::Endpoint;
 use super::agent::AgentError;
 use super::block_io::Controls;
 use super::child::Child;
+use super::control_group::{self, ControlGroup};
 use super::files::{self, Share};
 use super::network::{self, PortRequest, PublishedPort, Routes};
 use super::paths::Root;
@@ -80,6 +81,8 @@ pub struct LauncherConfig {
     pub root: PathBuf,
     /// The container's folder.
     pub folder: PathBuf,
+    /// The control group of its VMs.
+    pub group: Option<PathBuf>,
     /// The container's volumes, of which those without a name go with it.
     pub volumes: Vec<Mount>,
     /// What a file server may serve.
@@ -90,8 +93,7 @@ pub struct LauncherConfig {
     pub agent: Option<plain::Fixed>,
 }
 
-/// From the supervisor to its launcher. Descriptors go with it; what starts a process may bring one
-/// more, by which that enters its control group.
+/// From the supervisor to its launcher. Descriptors go with it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Order {
@@ -110,6 +112,10 @@ enum Order {
     Agent(Controls, Vec<u32>),
     /// Removes the container's folder, with what a plain one has written.
     Remove,
+    /// Gives the control group of the plain container another weight of block I/O.
+    Weight(Option<u16>),
+    /// Removes the container's control group.
+    Group,
     /// Removes the container's volumes that nobody named, unless another container has them.
     Volumes,
 }
@@ -168,14 +174,14 @@ impl Launcher {
         stdout: OwnedFd,
         stderr: OwnedFd,
         descriptors: Vec<OwnedFd>,
-        group: Option<OwnedFd>,
+        group: Option<&ControlGroup>,
     ) -> Result<Child> {
         match self {
-            Self::Here => of_vmm(stdout, stderr, descriptors)?.spawn_in(group),
+            Self::Here => of_vmm(stdout, stderr, descriptors)?.spawn_in(entrance(group)),
             Self::Apart(launcher) => {
                 let order = Order::Vmm(descriptors.len());
                 let all = [stdout, stderr].into_iter().chain(descriptors);
-                ask_for_process(launcher, &order, all.chain(group).collect())
+                ask_for_process(launcher, &order, all.collect())
             }
         }
         .context("start the VMM process")
@@ -189,15 +195,16 @@ impl Launcher {
         &self,
         shares: &[Share],
         ends: files::Ends,
-        group: Option<OwnedFd>,
+        group: &ControlGroup,
     ) -> Result<Child> {
         match self {
             Self::Here => files::program(shares, std::process::id(), ends)
-                .and_then(|(program, config)| Ok((program.spawn_in(group)?, config)))
+                .and_then(|(program, config)| {
+                    Ok((program.spawn_in(entrance(Some(group)))?, config))
+                })
                 .and_then(|(child, config)| config.write().map(|()| child)),
             Self::Apart(launcher) => {
-                let all = ends.into_descriptors().into_iter().chain(group);
-                ask_for_process(launcher, &Order::Files, all.collect())
+                ask_for_process(launcher, &Order::Files, ends.into_descriptors().into())
             }
         }
         .context("start the file server")
@@ -213,16 +220,15 @@ impl Launcher {
         ports: &[PublishedPort],
         words: OwnedFd,
         socket: OwnedFd,
-        group: Option<OwnedFd>,
+        group: &ControlGroup,
     ) -> Result<Child> {
         match self {
             Self::Here => network::program(endpoint, ports, words, socket)?
-                .spawn_in(group)
+                .spawn_in(entrance(Some(group)))
                 .context("start passt"),
             Self::Apart(launcher) => {
                 let order = Order::Passt(*endpoint, ports.to_vec());
-                let all = [words, socket].into_iter().chain(group);
-                ask_for_process(launcher, &order, all.collect())
+                ask_for_process(launcher, &order, vec![words, socket])
             }
         }
     }
@@ -287,6 +293,28 @@ impl Launcher {
         }
     }
 
+    /// Gives the control group of the plain container another weight of block I/O.
+    ///
+    /// # Errors
+    /// One that nobody would hold.
+    pub fn set_weight(&self, weight: Option<u16>) -> Result<()> {
+        match self {
+            Self::Here => bail!("limit block I/O: there is no launcher"),
+            Self::Apart(launcher) => ask_to_do(launcher, &Order::Weight(weight)),
+        }
+    }
+
+    /// Removes the container's control group, if that is not for who made it to do.
+    ///
+    /// # Errors
+    /// When the launcher is gone.
+    pub fn remove_group(&self) -> Result<()> {
+        match self {
+            Self::Here => Ok(()),
+            Self::Apart(launcher) => ask_to_do(launcher, &Order::Group),
+        }
+    }
+
     /// Removes the volumes of a container that has gone which nobody named, unless another has them.
     ///
     /// # Errors
@@ -303,6 +331,10 @@ impl Launcher {
     pub fn is_here(&self) -> bool {
         matches!(self, Self::Here)
     }
+}
+
+fn entrance(group: Option<&ControlGroup>) -> Option<OwnedFd> {
+    control_group::entrance(group?.path())
 }
 
 fn unexpected(answer: &Answer) -> String {
@@ -435,21 +467,18 @@ fn carry_out(
     order: Order,
     mut descriptors: Vec<OwnedFd>,
 ) -> Result<Answer> {
-    let (wanted, starts) = match &order {
-        Order::Vmm(count) => (count.saturating_add(2), true),
-        Order::Files => (files::ENDS, true),
-        Order::Passt(..) => (2, true),
-        Order::Agent(_, ports) => (plain::Ends::count(ports), false),
-        Order::Routes | Order::Ports(..) | Order::Remove | Order::Volumes => (0, false),
-    };
-    let group = match starts && descriptors.len() > wanted {
-        true => descriptors.pop(),
-        false => None,
+    let wanted = match &order {
+        Order::Vmm(count) => count.saturating_add(2),
+        Order::Files => files::ENDS,
+        Order::Passt(..) => 2,
+        Order::Agent(_, ports) => plain::Ends::count(ports),
+        _ => 0,
     };
     if descriptors.len() != wanted {
         bail!("{} descriptors instead of {wanted}", descriptors.len());
     }
     let mut next = || descriptors.remove(0);
+    let group = control_group::entrance(config.group.as_deref());
     let agent = config.agent.as_ref();
     let plain = || agent.context("there is no plain container");
     let pid = match order {
@@ -481,6 +510,17 @@ fn carry_out(
         }
         Order::Remove => {
             Folder::at(config.folder.clone()).remove()?;
+            return Ok(Answer::Done);
+        }
+        Order::Weight(weight) => {
+            plain::set_weight(plain()?, weight)?;
+            return Ok(Answer::Done);
+        }
+        Order::Group => {
+            match agent {
+                Some(agent) => plain::remove_group(agent),
+                None => config.group.iter().for_each(|it| control_group::remove(it)),
+            }
             return Ok(Answer::Done);
         }
         Order::Volumes => {
@@ -544,18 +584,18 @@ mod tests {
     #[test]
     fn an_order_comes_with_its_descriptors() {
         let config = LauncherConfig::default();
-        // One too few, and one too many beside that of a control group.
-        for (order, count, seen) in [
-            (Order::Vmm(3), 4, 4),
-            (Order::Vmm(3), 7, 6),
-            (Order::Files, 6, 5),
-            (Order::Routes, 1, 1),
-            (Order::Agent(Controls::default(), vec![1, 2]), 4, 4),
-            (Order::Remove, 1, 1),
-            (Order::Volumes, 1, 1),
+        // One too few, and one too many.
+        for (order, count) in [
+            (Order::Vmm(3), 4),
+            (Order::Vmm(3), 6),
+            (Order::Files, 5),
+            (Order::Routes, 1),
+            (Order::Agent(Controls::default(), vec![1, 2]), 4),
+            (Order::Remove, 1),
+            (Order::Volumes, 1),
         ] {
             let error = carry_out(&config, order, some(count)).unwrap_err();
-            let words = format!("{seen} descriptors instead of");
+            let words = format!("{count} descriptors instead of");
             assert!(error.to_string().starts_with(&words), "{error}");
         }
         let routes = carry_out(&config, Order::Routes, Vec::new()).unwrap();
@@ -566,8 +606,10 @@ mod tests {
     fn a_vms_launcher_has_no_plain_container() {
         let config = LauncherConfig::default();
         let agent = Order::Agent(Controls::default(), Vec::new());
-        let error = carry_out(&config, agent, some(3)).unwrap_err();
-        assert_eq!(error.to_string(), "there is no plain container");
+        for (order, count) in [(agent, 3), (Order::Weight(None), 0)] {
+            let error = carry_out(&config, order, some(count)).unwrap_err();
+            assert_eq!(error.to_string(), "there is no plain container");
+        }
     }
 
     #[test]
@@ -587,6 +629,13 @@ mod tests {
             assert!(matches!(done, Answer::Done));
             assert!(!own.exists() && other.exists());
         }
+        // So with a control group, which has files of the kernel's only.
+        let config = LauncherConfig {
+            group: Some(other.join("in")),
+            ..LauncherConfig::default()
+        };
+        carry_out(&config, Order::Group, Vec::new()).unwrap();
+        assert!(!other.join("in").exists() && other.exists());
     }
 
     #[test]

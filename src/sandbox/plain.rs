@@ -20,7 +20,7 @@ use anyhow::{Result, bail};
 use images::Digest;
 use protocol::spec::Resources;
 
-use super::block_io::BlockIo;
+use super::block_io::{self, BlockIo};
 use super::launch::Launch;
 use super::paths::{self, GuestFiles, Root};
 
@@ -101,6 +101,22 @@ pub fn remove(path: &Path, id: &str) -> Result<()> {
         group::remove(id);
     }
     jail::remove(&[bundle])
+}
+
+/// Gives the control group of this agent's container another weight of block I/O.
+///
+/// # Errors
+/// One that nobody would hold.
+pub fn set_weight(fixed: &Fixed, weight: Option<u16>) -> Result<()> {
+    let group = fixed.is_root.then(|| group::folder(&fixed.id));
+    block_io::set_weight(weight, group.as_deref())
+}
+
+/// Removes the control group of this agent's container, which has ended.
+pub fn remove_group(fixed: &Fixed) {
+    if fixed.is_root {
+        group::remove(&fixed.id);
+    }
 }
 
 /// Bytes of what a plain container in this folder has changed.

@@ -218,7 +218,7 @@ impl RunningVm {
             console: fds.add(request.log)?,
             report: fds.add(report_writer)?,
         };
-        let group = request.group.entrance();
+        let group = Some(&request.group);
         let mut vm = Self {
             child: start_process(launcher, fds, config_reader, own_lines, &config, group)?,
             agent: AgentLink::new(agent),
@@ -429,7 +429,7 @@ fn start_process(
     mut config_writer: PipeWriter,
     lines: File,
     config: &VmmConfig,
-    group: Option<OwnedFd>,
+    group: Option<&ControlGroup>,
 ) -> Result<VmmChild> {
     let (said, output) = std::io::pipe().context("create a pipe")?;
     let starter = launcher.vmm(output.into(), lines.into(), fds.into(), group)?;

@@ -477,10 +477,15 @@ fn a_vm_of_root_has_a_control_group(world: &World) -> Result<()> {
     assert!(weight.parse::<u64>()? < 100, "{weight}");
     text(&vm, &["update", "--cpus", "1", "cc"])?;
     assert_eq!(limits_of(&group)?[2], "175000 100000");
-    // All of them again, by the launcher, in a group of their own.
+    // All of them again, by the launcher, in the group that the supervisor has, with limits that hold.
     text(&vm, &["restart", "-t", "0", "cc"])?;
-    assert!(!group.exists());
-    let group = group_of(&vm, "/bulkhead", 3)?;
+    assert_eq!(group_of(&vm, "/bulkhead", 3)?, group);
+    assert_eq!(
+        limits_of(&group)?,
+        [&memory, "20", "175000 100000", &weight]
+    );
+    text(&vm, &["update", "--cpus", "0.5", "cc"])?;
+    assert_eq!(limits_of(&group)?[2], "125000 100000");
     text(&vm, &["stop", "-t", "0", "cc"])?;
     vm.wait_for_no_process()?;
     assert!(!group.exists());
@@ -618,7 +623,7 @@ fn disks_of_the_host_are_limited(world: &World) -> Result<()> {
         text(&vm, &["inspect", "-f", format, "cc"])?,
         format!("[{{\"Path\":\"{disk}\",\"Rate\":9000}}]\n")
     );
-    // Of the group of another life, too.
+    // In another life, too.
     for group in [Some(group), None] {
         let group = match group {
             Some(group) => group,
@@ -627,13 +632,19 @@ fn disks_of_the_host_are_limited(world: &World) -> Result<()> {
                 group_of(&vm, "/bulkhead", 0)?
             }
         };
+        let written = || -> Result<u64> {
+            let stat = fs::read_to_string(group.join("io.stat"))?;
+            let line = stat.lines().find_map(|line| line.strip_prefix(&number));
+            let mut words = line.unwrap_or_default().split(' ');
+            let bytes = words.find_map(|word| word.strip_prefix("wbytes="));
+            Ok(bytes.unwrap_or("0").parse()?)
+        };
+        assert!(fs::read_to_string(group.join("io.max"))?.contains(" wbps=1073741824 "));
+        let before = written()?;
         let script = "dd if=/dev/zero of=/file bs=1M count=8 conv=fsync 2>&1";
         text(&vm, &["exec", "cc", "sh", "-c", script])?;
-        let stat = fs::read_to_string(group.join("io.stat"))?;
-        let line = stat.lines().find_map(|line| line.strip_prefix(&number));
-        let mut words = line.unwrap_or_default().split(' ');
-        let bytes = words.find_map(|word| word.strip_prefix("wbytes="));
-        assert!(bytes.unwrap_or("0").parse::<u64>()? >= 8 << 20, "{stat}");
+        let more = written()? - before;
+        assert!(more >= 8 << 20, "{more}");
     }
     text(&vm, &["update", "--blkio-weight", "500", "cc"])?;
     let group = group_of(&vm, "/bulkhead", 0)?;

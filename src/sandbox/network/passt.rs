@@ -103,7 +103,6 @@ impl Passt {
             .map(File::from)
             .map_err(|error| host_error("create a file")(error.into()))?;
         let said = words.try_clone().map_err(host_error("share a file"))?;
-        let group = group.entrance();
         let mut child = launcher.passt(endpoint, ports, said.into(), socket.into(), group)?;
         let process = pidfd_open(child.pid(), PidfdFlags::empty()).map_err(|error| {
             child.kill();

@@ -12,7 +12,7 @@ use images::Digest;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::super::agent::{AgentError, AgentLink};
-use super::super::block_io::{self, Controls};
+use super::super::block_io::Controls;
 use super::super::child::Child;
 use super::super::launcher::Launcher;
 use super::super::paths::{GuestFiles, Root};
@@ -21,7 +21,7 @@ use super::super::state::{ContainerConfig, Folder};
 use super::super::vm::stream_pair;
 use super::agent::{AGENT_VERB, AgentConfig, Fixed};
 use super::rootfs::{self, Unpacked};
-use super::{BUNDLE, agent_program, find_runtime, group};
+use super::{BUNDLE, agent_program, find_runtime};
 
 /// From the end of the connection to the end of the agent and of all that it has started.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
@@ -147,8 +147,6 @@ pub struct RunningPlain {
     pub streams: BTreeMap<u32, UnixStream>,
     /// Where the agent takes streams for more ports.
     pub offers: OwnedFd,
-    id: String,
-    is_root: bool,
 }
 
 impl RunningPlain {
@@ -158,7 +156,6 @@ impl RunningPlain {
     /// When the process can't be started.
     pub fn spawn(
         launcher: &Launcher,
-        id: &str,
         block_io: Controls,
         ports: &[u32],
         log: &File,
@@ -193,8 +190,6 @@ impl RunningPlain {
             agent: AgentLink::new(control),
             streams,
             offers,
-            id: id.to_owned(),
-            is_root: nix::unistd::geteuid().is_root(),
         })
     }
 
@@ -209,16 +204,7 @@ impl RunningPlain {
             .unwrap_or(own)
     }
 
-    /// Gives it another weight of block I/O.
-    ///
-    /// # Errors
-    /// One that nobody would hold.
-    pub fn set_weight(&self, weight: Option<u16>) -> Result<()> {
-        let group = self.is_root.then(|| group::folder(&self.id));
-        block_io::set_weight(weight, group.as_deref())
-    }
-
-    /// Ends the agent and all that it has started.
+    /// Ends the agent and all that it has started; its control group is its launcher's to remove.
     pub fn kill(&mut self) {
         self.agent.close();
         let until = Instant::now() + END_TIMEOUT;
@@ -229,9 +215,6 @@ impl RunningPlain {
                 break;
             }
             std::thread::sleep(END_POLL);
-        }
-        if self.is_root {
-            group::remove(&self.id);
         }
     }
 

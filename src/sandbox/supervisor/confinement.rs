@@ -18,7 +18,7 @@ use nix::unistd::Uid;
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::CapabilitySet;
 
-use super::super::control_group;
+use super::super::control_group::ControlGroup;
 use super::super::events;
 use super::super::launcher::{Launcher, LauncherConfig};
 use super::super::paths::GuestFiles;
@@ -44,10 +44,12 @@ impl Supervisor {
             return Ok(());
         }
         let network = self.config.launch.network.as_ref();
+        let group = self.group.as_ref().and_then(ControlGroup::path);
         self.launcher = Launcher::apart(&LauncherConfig {
             supervisor: std::process::id(),
             root: self.root.path().to_owned(),
             folder: self.folder.path().to_owned(),
+            group: group.map(Path::to_owned),
             volumes: self.volumes().cloned().collect(),
             ports: network
                 .map(|network| network.ports.clone())
@@ -91,7 +93,7 @@ impl Supervisor {
         );
         // One that its VM could not go on from is removed.
         rules.extend(Templates::of(root).map(|it| (it.folder().to_owned(), Rights::Removal)));
-        rules.extend(control_group::folder().map(|folder| (folder, Rights::Own)));
+        rules.extend(self.group.iter().flat_map(ControlGroup::files));
         let volumes = self.volumes().filter_map(|mount| mount.source.parent());
         rules.extend(volumes.map(|folder| (folder.to_owned(), Rights::Own)));
         // What is not there can't be opened later, either.

@@ -192,8 +192,7 @@ impl Supervisor {
             self.plain = Some(plain);
         }
         let block_io = self.config.launch.block_io.controls()?;
-        let id = &self.config.id;
-        let plain = RunningPlain::spawn(&self.launcher, id, block_io, ports, log)?;
+        let plain = RunningPlain::spawn(&self.launcher, block_io, ports, log)?;
         Ok(Enclosure::Plain(plain))
     }
 
@@ -215,7 +214,7 @@ impl Supervisor {
         let network = launch.network.as_ref();
         let cpu = (&run.resources).into();
         let limits = vm::limits(&self.root, launch.vcpu_count, launch.memory_mib, cpu);
-        let group = ControlGroup::make(Limits {
+        let group = self.group_with(Limits {
             network: network.is_some(),
             shares: !mounts.shares.is_empty(),
             block_io: launch.block_io.controls()?,
@@ -253,6 +252,16 @@ impl Supervisor {
         };
         self.confine(&guest, launched)?;
         Ok(Some((Enclosure::Vm(vm.into()), mounts.fillings)))
+    }
+
+    /// The control group of this life's VM, which those before had, too.
+    fn group_with(&mut self, limits: Limits) -> Result<ControlGroup> {
+        if let Some(group) = &self.group {
+            group.renew(limits)?;
+            return Ok(group.clone());
+        }
+        let group = ControlGroup::make(limits)?;
+        Ok(self.group.insert(group).clone())
     }
 
     /// Joins the streams of what has been started, and has it run when its agent is there.

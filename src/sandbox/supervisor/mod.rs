@@ -37,6 +37,7 @@ use serde::{Deserialize, Serialize};
 use super::agent::AgentError;
 use super::client::{self, Listener};
 use super::clock::monotonic_ns;
+use super::control_group::ControlGroup;
 use super::enclosure::Enclosure;
 use super::events;
 use super::launcher::Launcher;
@@ -147,6 +148,8 @@ struct Supervisor {
     stop: Stop,
     /// The VM, while there is one.
     running: Option<Running>,
+    /// The control group of all VMs that it has, one after the other.
+    group: Option<ControlGroup>,
     /// What connects it; its ports are free when it is gone.
     network: Option<Network>,
     /// Its health checks, if it has any.
@@ -188,6 +191,7 @@ impl Supervisor {
             clients,
             stop: Stop::new()?,
             running: None,
+            group: None,
             network: None,
             monitor: None,
             attaching: Vec::new(),
@@ -220,6 +224,7 @@ impl Supervisor {
             self.end_tasks();
             self.holder = None;
             self.network = None;
+            self.let_go_of_the_group();
             self.monitor = None;
             self.stop.reset();
             let Some(delay) = self.delay(&message, &mut backoff) else {
@@ -269,7 +274,21 @@ impl Supervisor {
         self.hear_the_late(&message);
         // The kernel takes its time to tear a VM down, for which nobody has to wait but this process.
         drop(self.dying);
+        // That of a plain container may be another supervisor's by now.
+        if self.group.is_some() {
+            // It is empty, and the next start sweeps such groups.
+            let _ = self.launcher.remove_group();
+        }
         Ok(())
+    }
+
+    /// Between two lives nothing is in its control group.
+    fn let_go_of_the_group(&self) {
+        if self.plain.is_some() {
+            // It goes with the next start, too.
+            let _ = self.launcher.remove_group();
+        }
+        self.group.iter().for_each(ControlGroup::lift_rates);
     }
 
     /// Tells those who wait for no more than that its VM has gone.

@@ -42,7 +42,7 @@ impl Supervisor {
         let weight = limits.blkio_weight;
         if weight != launch.block_io.weight
             && let Some(running) = &self.running
-            && let Err(error) = running.vm.set_weight(weight)
+            && let Err(error) = running.vm.set_weight(&self.launcher, weight)
         {
             return Some(ToCommand::Refused(format!("{error:#}")));
         }
@@ -80,7 +80,8 @@ impl Supervisor {
             Some(text) => {
                 if let Some(running) = &self.running {
                     // Nothing of it holds.
-                    let _ = running.vm.set_weight(self.config.launch.block_io.weight);
+                    let weight = self.config.launch.block_io.weight;
+                    let _ = running.vm.set_weight(&self.launcher, weight);
                 }
                 ToCommand::Refused(super::super::printable(text))
             }
