@@ -10,6 +10,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use rustix::process::{Gid, Pid, Uid, getegid, geteuid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
@@ -25,8 +26,8 @@ pub const FIRST_UID: u32 = 0x7800_0000;
 /// Which of the two goes on.
 #[derive(Debug)]
 pub enum Side {
-    /// The one that called.
-    Starter(Pid),
+    /// The one that called: the copy's id, and a descriptor that stands for it.
+    Starter(Pid, OwnedFd),
     /// The copy.
     Copy,
 }
@@ -44,19 +45,25 @@ pub fn clone_into_namespaces() -> Result<Side, JailError> {
         | libc::CLONE_NEWIPC
         | libc::CLONE_NEWUTS
         | libc::CLONE_NEWCGROUP
-        | libc::CLONE_PARENT;
-    // SAFETY: without CLONE_VM this is a fork, and the process has this thread only.
-    let copy = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+        | libc::CLONE_PARENT
+        | libc::CLONE_PIDFD;
+    let mut process: RawFd = -1;
+    // SAFETY: without CLONE_VM this is a fork, and the process has this thread only; the kernel writes a
+    // number to the variable.
+    let copy = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut process, 0, 0) };
     if copy == 0 {
         return Ok(Side::Copy);
     }
-    i32::try_from(copy)
+    let copy = i32::try_from(copy)
         .ok()
         .filter(|id| *id > 0)
         .and_then(Pid::from_raw)
-        .map(Side::Starter)
         .ok_or_else(io::Error::last_os_error)
-        .context("create namespaces")
+        .context("create namespaces")?;
+    // SAFETY: the kernel opened it for this process alone, just now.
+    Ok(Side::Starter(copy, unsafe {
+        OwnedFd::from_raw_fd(process)
+    }))
 }
 
 /// User and group of the copy: the caller's own, or for root one that nobody has.

@@ -63,6 +63,8 @@ pub fn knows_moves() -> bool {
 pub enum Rights {
     /// Read files and folders.
     Read,
+    /// Read files, and list no folder.
+    ReadFiles,
     /// The same, and write to files.
     ReadAndWrite,
     /// Read and remove.
@@ -78,6 +80,7 @@ impl Rights {
         let read = AccessFs::ReadFile | AccessFs::ReadDir;
         match self {
             Self::Read => read,
+            Self::ReadFiles => AccessFs::ReadFile.into(),
             Self::ReadAndWrite => read | AccessFs::WriteFile | AccessFs::Truncate,
             Self::Removal => read | AccessFs::RemoveFile | AccessFs::RemoveDir,
             Self::Own => {

@@ -44,11 +44,14 @@ fn a_thread_with_places_has_these_and_no_other() {
         folder
     });
     let limit = outside.join("limit");
+    let listed = outside.join("full");
+    std::fs::write(listed.join("file"), "x").unwrap();
     std::fs::write(&limit, "x").unwrap();
     let places = [
         (&own, Rights::All),
         (&others, Rights::Read),
         (&limit, Rights::ReadAndWrite),
+        (&listed, Rights::ReadFiles),
     ]
     .map(|(place, rights)| (File::open(place).unwrap(), rights));
     let asked = std::thread::spawn(move || {
@@ -99,6 +102,21 @@ fn a_thread_with_places_has_these_and_no_other() {
             (
                 "take another's",
                 std::fs::rename(others.join("file"), own.join("taken")),
+                false,
+            ),
+            (
+                "read in a folder",
+                std::fs::read(listed.join("file")).map(drop),
+                true,
+            ),
+            (
+                "list that folder",
+                std::fs::read_dir(&listed).map(drop),
+                false,
+            ),
+            (
+                "open a folder in it",
+                File::open(listed.join("in")).map(drop),
                 false,
             ),
             ("write a file", std::fs::write(&limit, "y"), true),

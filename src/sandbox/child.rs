@@ -1,25 +1,51 @@
 //! A process that this one is the parent of and waits for by itself, whoever made it: it may be that a
-//! [`super::launcher`] did. Used for a VM's starter, its file server and its passt.
+//! [`super::launcher`] did. Used for a VM's starter, its file server and its passt. What stands for it is
+//! a descriptor (pidfd_open(2)) and not its number, so that who may end it may end nobody else.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use rustix::io::retry_on_intr;
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid,
+};
 
 /// A child that nobody else waits for.
 #[derive(Debug)]
 pub struct Child {
     pid: Pid,
+    /// Readable when it has ended.
+    process: OwnedFd,
     status: Option<ExitStatus>,
 }
 
 impl Child {
-    /// The child with this number.
+    /// The child with this number, which `process` stands for.
     #[must_use]
-    pub fn of(pid: Pid) -> Self {
-        Self { pid, status: None }
+    pub fn of(pid: Pid, process: OwnedFd) -> Self {
+        Self {
+            pid,
+            process,
+            status: None,
+        }
+    }
+
+    /// The child that this process has just started.
+    ///
+    /// # Errors
+    /// When there are no descriptors left; it is ended then.
+    pub fn adopt(mut child: std::process::Child) -> io::Result<Self> {
+        let pid = Pid::from_child(&child);
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(process) => Ok(Self::of(pid, process)),
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error.into())
+            }
+        }
     }
 
     /// Its process id.
@@ -29,10 +55,13 @@ impl Child {
     }
 
     /// Ends it at once, as far as it has not ended.
-    pub fn kill(&mut self) {
-        if self.status.is_none() {
-            // It is not waited for, so that the number is its own.
-            let _ = kill_process(self.pid, Signal::KILL);
+    ///
+    /// # Errors
+    /// When it has become another user, whom this process may not end.
+    pub fn kill(&mut self) -> io::Result<()> {
+        match self.status {
+            None => Ok(pidfd_send_signal(&self.process, Signal::KILL)?),
+            Some(_) => Ok(()),
         }
     }
 
@@ -64,9 +93,9 @@ impl Child {
     }
 }
 
-impl From<std::process::Child> for Child {
-    fn from(child: std::process::Child) -> Self {
-        Self::of(Pid::from_child(&child))
+impl AsFd for Child {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
     }
 }
 
@@ -76,23 +105,26 @@ mod tests {
 
     #[test]
     fn it_ends_once() {
-        let mut child = Child::from(
+        let mut child = Child::adopt(
             std::process::Command::new("cat")
                 .stdin(std::process::Stdio::piped())
                 .spawn()
                 .unwrap(),
-        );
-        child.kill();
+        )
+        .unwrap();
+        child.kill().unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
         assert_eq!(
             child.try_wait().unwrap().unwrap().signal(),
             Some(libc::SIGKILL)
         );
-        child.kill();
-        let mut child = Child::from(std::process::Command::new("false").spawn().unwrap());
+        child.kill().unwrap();
+        let child = std::process::Command::new("false").spawn().unwrap();
+        let mut child = Child::adopt(child).unwrap();
         while child.try_wait().unwrap().is_none() {}
         assert_eq!(child.wait().unwrap().code(), Some(1));
         let stranger = Pid::from_raw(1).unwrap();
-        assert!(Child::of(stranger).wait().is_err());
+        let process = pidfd_open(stranger, PidfdFlags::empty()).unwrap();
+        assert!(Child::of(stranger, process).wait().is_err());
     }
 }

@@ -95,6 +95,17 @@ impl Enclosure {
         }
     }
 
+    /// Lets a VMM run on these host CPUs only; a plain container has no such limit.
+    ///
+    /// # Errors
+    /// When one of them is none.
+    pub fn pin(&self, launcher: &Launcher, cpus: &[usize]) -> Result<()> {
+        match self {
+            Self::Vm(vm) => vm.pin(launcher, cpus),
+            Self::Plain(_) => Ok(()),
+        }
+    }
+
     /// Gives it another weight of block I/O.
     ///
     /// # Errors

@@ -143,7 +143,7 @@ impl FileServer {
 impl Drop for FileServer {
     fn drop(&mut self) {
         // The process that serves is its child and dies with it.
-        self.child.kill();
+        let _ = self.child.kill();
         let _ = self.child.wait();
         // It holds the pipe to its very end: after that it touches nothing.
         let deadline = Some(Instant::now() + END_TIMEOUT);

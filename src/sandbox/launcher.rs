@@ -14,14 +14,14 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use vmm::virtio::net::Endpoint;
 
@@ -36,6 +36,7 @@ use super::plain;
 use super::program::{FIRST_FD, Program};
 use super::state::Folder;
 use super::vm::VMM_VERB;
+use super::vmm_process::pin_threads;
 use super::volumes::{self, Mount};
 use super::wire::Link;
 
@@ -110,6 +111,10 @@ enum Order {
     /// The agent of the plain container, with these limits and streams at these ports: lines, connection,
     /// offers, streams.
     Agent(Controls, Vec<u32>),
+    /// Ends a child of the supervisor, whose descriptor comes with it.
+    Kill,
+    /// Has one run on these host CPUs only.
+    Pin(Vec<usize>),
     /// Removes the container's folder, with what a plain one has written.
     Remove,
     /// Gives the control group of the plain container another weight of block I/O.
@@ -120,7 +125,7 @@ enum Order {
     Volumes,
 }
 
-/// What the launcher answers.
+/// What the launcher answers. With a process comes a descriptor that stands for it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Answer {
@@ -153,7 +158,7 @@ impl Launcher {
         let mut command = program.command().context(about)?;
         command.envs(path.map(|path| ("PATH", path)));
         // It ends with this process.
-        let child = command.spawn().context(about)?.into();
+        let child = Child::adopt(command.spawn().context(about)?).context(about)?;
         drop(command);
         ours.set_write_timeout(Some(ANSWER_TIMEOUT))
             .context(about)?;
@@ -240,7 +245,7 @@ impl Launcher {
     pub fn routes(&self) -> Result<Routes> {
         match self {
             Self::Here => Ok(Routes::read()),
-            Self::Apart(launcher) => match ask(launcher, &Order::Routes, &[])? {
+            Self::Apart(launcher) => match ask(launcher, &Order::Routes, &[])?.0 {
                 Answer::Routes(routes) => Ok(routes),
                 other => bail!(unexpected(&other)),
             },
@@ -259,7 +264,7 @@ impl Launcher {
     ) -> Result<Vec<PublishedPort>> {
         match self {
             Self::Here => network::resolve(requests, v6, attempt),
-            Self::Apart(launcher) => match ask(launcher, &Order::Ports(v6, attempt), &[])? {
+            Self::Apart(launcher) => match ask(launcher, &Order::Ports(v6, attempt), &[])?.0 {
                 Answer::Ports(ports) => Ok(ports),
                 other => bail!(unexpected(&other)),
             },
@@ -282,6 +287,28 @@ impl Launcher {
         }
     }
 
+    /// Ends a child of this process that has become another user.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn kill(&self, child: BorrowedFd) -> Result<()> {
+        match self {
+            Self::Here => end(child),
+            Self::Apart(launcher) => ask_to_do(launcher, &Order::Kill, &[child]),
+        }
+    }
+
+    /// Has all threads of a child of this process run on these host CPUs only.
+    ///
+    /// # Errors
+    /// When it is none, or one of them is none.
+    pub fn pin(&self, child: BorrowedFd, cpus: &[usize]) -> Result<()> {
+        match self {
+            Self::Here => pin_threads(child_of(std::process::id(), child)?, cpus),
+            Self::Apart(launcher) => ask_to_do(launcher, &Order::Pin(cpus.to_vec()), &[child]),
+        }
+    }
+
     /// Removes the folder of the container, which may have files of other users.
     ///
     /// # Errors
@@ -289,7 +316,7 @@ impl Launcher {
     pub fn remove(&self, folder: &Folder) -> Result<()> {
         match self {
             Self::Here => folder.remove(),
-            Self::Apart(launcher) => ask_to_do(launcher, &Order::Remove),
+            Self::Apart(launcher) => ask_to_do(launcher, &Order::Remove, &[]),
         }
     }
 
@@ -300,7 +327,7 @@ impl Launcher {
     pub fn set_weight(&self, weight: Option<u16>) -> Result<()> {
         match self {
             Self::Here => bail!("limit block I/O: there is no launcher"),
-            Self::Apart(launcher) => ask_to_do(launcher, &Order::Weight(weight)),
+            Self::Apart(launcher) => ask_to_do(launcher, &Order::Weight(weight), &[]),
         }
     }
 
@@ -311,7 +338,7 @@ impl Launcher {
     pub fn remove_group(&self) -> Result<()> {
         match self {
             Self::Here => Ok(()),
-            Self::Apart(launcher) => ask_to_do(launcher, &Order::Group),
+            Self::Apart(launcher) => ask_to_do(launcher, &Order::Group, &[]),
         }
     }
 
@@ -322,7 +349,7 @@ impl Launcher {
     pub fn remove_volumes(&self, root: &Root, mounts: &[Mount]) -> Result<()> {
         match self {
             Self::Here => volumes::remove_anonymous(root, mounts),
-            Self::Apart(launcher) => ask_to_do(launcher, &Order::Volumes),
+            Self::Apart(launcher) => ask_to_do(launcher, &Order::Volumes, &[]),
         }
     }
 
@@ -342,7 +369,11 @@ fn unexpected(answer: &Answer) -> String {
 }
 
 /// The launcher's answer to an order.
-fn ask(launcher: &Mutex<Apart>, order: &Order, descriptors: &[OwnedFd]) -> Result<Answer> {
+fn ask(
+    launcher: &Mutex<Apart>,
+    order: &Order,
+    descriptors: &[BorrowedFd],
+) -> Result<(Answer, Vec<OwnedFd>)> {
     let mut launcher = launcher.lock().unwrap_or_else(PoisonError::into_inner);
     let timeout = match order {
         Order::Remove | Order::Volumes => REMOVAL_TIMEOUT,
@@ -351,8 +382,8 @@ fn ask(launcher: &Mutex<Apart>, order: &Order, descriptors: &[OwnedFd]) -> Resul
     launcher.ask(order, descriptors, timeout)
 }
 
-fn ask_to_do(launcher: &Mutex<Apart>, order: &Order) -> Result<()> {
-    match ask(launcher, order, &[])? {
+fn ask_to_do(launcher: &Mutex<Apart>, order: &Order, descriptors: &[BorrowedFd]) -> Result<()> {
+    match ask(launcher, order, descriptors)?.0 {
         Answer::Done => Ok(()),
         other => bail!(unexpected(&other)),
     }
@@ -363,20 +394,27 @@ fn ask_for_process(
     order: &Order,
     descriptors: Vec<OwnedFd>,
 ) -> Result<Child> {
-    match ask(launcher, order, &descriptors)? {
-        Answer::Process(pid) => Ok(Child::of(
-            Pid::from_raw(pid).context("the launcher names no process")?,
-        )),
-        other => bail!(unexpected(&other)),
+    let borrowed: Vec<BorrowedFd> = descriptors.iter().map(AsFd::as_fd).collect();
+    let (answer, mut handed) = ask(launcher, order, &borrowed)?;
+    let Answer::Process(pid) = answer else {
+        bail!(unexpected(&answer));
+    };
+    match (Pid::from_raw(pid), handed.pop()) {
+        (Some(pid), Some(process)) => Ok(Child::of(pid, process)),
+        _ => bail!("the launcher names no process"),
     }
 }
 
 impl Apart {
     /// One that does not answer in time, since somebody stopped it, say, is ended: its answer would be
     /// taken for another order's.
-    fn ask(&mut self, order: &Order, descriptors: &[OwnedFd], timeout: Duration) -> Result<Answer> {
+    fn ask(
+        &mut self,
+        order: &Order,
+        descriptors: &[BorrowedFd],
+        timeout: Duration,
+    ) -> Result<(Answer, Vec<OwnedFd>)> {
         let deadline = Instant::now() + timeout;
-        let descriptors: Vec<BorrowedFd> = descriptors.iter().map(AsFd::as_fd).collect();
         let hint = match order {
             Order::Remove | Order::Volumes => {
                 "`bulkhead ps` and `bulkhead volume ls` remove what is left"
@@ -384,13 +422,13 @@ impl Apart {
             _ => "stop the container and start it",
         };
         let failed = |how: &str| anyhow!("the container's launcher {how}\nhint: {hint}");
-        let answer = match self.link.send(order, &descriptors) {
+        let answer = match self.link.send(order, descriptors) {
             Ok(()) => self.link.wait_until(Some(deadline)),
             Err(_) => Ok(None),
         };
         match answer {
             Ok(Some(Answer::Refused(why))) => bail!(why),
-            Ok(Some(answer)) => Ok(answer),
+            Ok(Some(answer)) => Ok((answer, self.link.take_all())),
             Ok(None) => {
                 self.end();
                 Err(failed("is gone"))
@@ -409,7 +447,7 @@ impl Apart {
     }
 
     fn end(&mut self) {
-        self.child.kill();
+        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
@@ -455,9 +493,12 @@ pub fn main() -> Result<()> {
     super::vmm_process::check_parent(config.supervisor)?;
     let mut link = Link::of_launcher(socket);
     while let Some(order) = link.wait::<Order>()? {
-        let answer = carry_out(&config, order, link.take_all())
-            .unwrap_or_else(|error| Answer::Refused(format!("{error:#}")));
-        link.send(&answer, &[])?;
+        let (answer, process) = match carry_out(&config, order, link.take_all()) {
+            Ok(done) => done,
+            Err(error) => (Answer::Refused(format!("{error:#}")), None),
+        };
+        let process: Vec<BorrowedFd> = process.iter().map(AsFd::as_fd).collect();
+        link.send(&answer, &process)?;
     }
     Ok(())
 }
@@ -466,11 +507,12 @@ fn carry_out(
     config: &LauncherConfig,
     order: Order,
     mut descriptors: Vec<OwnedFd>,
-) -> Result<Answer> {
+) -> Result<(Answer, Option<OwnedFd>)> {
     let wanted = match &order {
         Order::Vmm(count) => count.saturating_add(2),
         Order::Files => files::ENDS,
         Order::Passt(..) => 2,
+        Order::Kill | Order::Pin(_) => 1,
         Order::Agent(_, ports) => plain::Ends::count(ports),
         _ => 0,
     };
@@ -481,7 +523,8 @@ fn carry_out(
     let group = control_group::entrance(config.group.as_deref());
     let agent = config.agent.as_ref();
     let plain = || agent.context("there is no plain container");
-    let pid = match order {
+    let done = Ok((Answer::Done, None));
+    let (pid, process) = match order {
         Order::Vmm(_) => {
             let (stdout, stderr) = (next(), next());
             of_vmm(stdout, stderr, descriptors)?.spawn_beside(group)?
@@ -489,9 +532,9 @@ fn carry_out(
         Order::Files => {
             let ends = files::Ends::of([next(), next(), next(), next()]);
             let (program, server) = files::program(&config.shares, config.supervisor, ends)?;
-            let pid = program.spawn_beside(group)?;
+            let process = program.spawn_beside(group)?;
             server.write()?;
-            pid
+            process
         }
         Order::Passt(endpoint, ports) => {
             let is_asked = |port: &PublishedPort| config.ports.iter().any(|it| it.takes(port));
@@ -503,37 +546,70 @@ fn carry_out(
         Order::Agent(block_io, ports) => {
             let ends = plain::Ends::of(&ports, next);
             let (program, agent) = plain::program(plain()?, block_io, ends)?;
-            let pid = program.spawn_beside(None)?;
+            let process = program.spawn_beside(None)?;
             // That it has ended by now is what its connection tells.
             let _ = agent.write();
-            pid
+            process
         }
         Order::Remove => {
             Folder::at(config.folder.clone()).remove()?;
-            return Ok(Answer::Done);
+            return done;
         }
         Order::Weight(weight) => {
             plain::set_weight(plain()?, weight)?;
-            return Ok(Answer::Done);
+            return done;
         }
         Order::Group => {
             match agent {
                 Some(agent) => plain::remove_group(agent),
                 None => config.group.iter().for_each(|it| control_group::remove(it)),
             }
-            return Ok(Answer::Done);
+            return done;
         }
         Order::Volumes => {
             volumes::remove_anonymous(&Root::at(config.root.clone()), &config.volumes)?;
-            return Ok(Answer::Done);
+            return done;
         }
-        Order::Routes => return Ok(Answer::Routes(Routes::read())),
+        Order::Kill => {
+            let child = next();
+            child_of(config.supervisor, child.as_fd())?;
+            end(child.as_fd())?;
+            return done;
+        }
+        Order::Pin(cpus) => {
+            pin_threads(child_of(config.supervisor, next().as_fd())?, &cpus)?;
+            return done;
+        }
+        Order::Routes => return Ok((Answer::Routes(Routes::read()), None)),
         Order::Ports(v6, attempt) => {
             let ports = network::resolve(&config.ports, v6, attempt.max(1))?;
-            return Ok(Answer::Ports(ports));
+            return Ok((Answer::Ports(ports), None));
         }
     };
-    Ok(Answer::Process(pid.as_raw_nonzero().get()))
+    Ok((Answer::Process(pid.as_raw_nonzero().get()), Some(process)))
+}
+
+/// The number of the process that `process` stands for, a child of `parent`.
+fn child_of(parent: u32, process: BorrowedFd) -> Result<u32> {
+    let about = "look for a child";
+    let number = process.as_raw_fd();
+    let id: u32 = field(&format!("/proc/self/fdinfo/{number}"), "Pid:").context(about)?;
+    if field(&format!("/proc/{id}/status"), "PPid:").context(about)? != parent {
+        bail!("{about}: process {id} is none of the supervisor's");
+    }
+    Ok(id)
+}
+
+/// A number behind a name at the beginning of a line of `path`.
+fn field(path: &str, name: &str) -> Result<u32> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name));
+    let value = value.with_context(|| format!("no {name} in {path}"))?;
+    value.trim().parse().with_context(|| format!("read {path}"))
+}
+
+fn end(process: BorrowedFd) -> Result<()> {
+    pidfd_send_signal(process, Signal::KILL).context("end a process")
 }
 
 #[cfg(test)]
@@ -598,7 +674,7 @@ mod tests {
             let words = format!("{count} descriptors instead of");
             assert!(error.to_string().starts_with(&words), "{error}");
         }
-        let routes = carry_out(&config, Order::Routes, Vec::new()).unwrap();
+        let (routes, _) = carry_out(&config, Order::Routes, Vec::new()).unwrap();
         assert!(matches!(routes, Answer::Routes(_)));
     }
 
@@ -610,6 +686,43 @@ mod tests {
             let error = carry_out(&config, order, some(count)).unwrap_err();
             assert_eq!(error.to_string(), "there is no plain container");
         }
+    }
+
+    #[test]
+    fn only_children_of_its_supervisor_are_ended_or_moved_to_other_cpus() {
+        use rustix::process::{PidfdFlags, pidfd_open};
+        let child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut child = Child::adopt(child).unwrap();
+        let config = LauncherConfig {
+            supervisor: std::process::id(),
+            ..LauncherConfig::default()
+        };
+        let order = |order: Order, process: OwnedFd| {
+            let done = carry_out(&config, order, vec![process]);
+            done.map(drop).map_err(|error| format!("{error:#}"))
+        };
+        let open = |id| pidfd_open(Pid::from_raw(id).unwrap(), PidfdFlags::empty()).unwrap();
+        let words = "look for a child: process 1 is none of the supervisor's";
+        for of_others in [Order::Kill, Order::Pin(vec![0])] {
+            assert_eq!(order(of_others, open(1)).unwrap_err(), words);
+        }
+        // What stands for no process, and a folder that the kernel takes for one.
+        for path in ["/dev/null", "/proc/1"] {
+            let file = File::open(path).unwrap().into();
+            let error = order(Order::Kill, file).unwrap_err();
+            assert!(error.starts_with("look for a child: no Pid:"), "{error}");
+        }
+        let own = child.as_fd().try_clone_to_owned().unwrap();
+        order(Order::Kill, own.try_clone().unwrap()).unwrap();
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()),
+            Some(libc::SIGKILL)
+        );
+        // It was waited for: its number may be another's.
+        order(Order::Kill, own).unwrap_err();
     }
 
     #[test]
@@ -625,7 +738,7 @@ mod tests {
         };
         // It may have gone already.
         for _ in 0..2 {
-            let done = carry_out(&config, Order::Remove, Vec::new()).unwrap();
+            let (done, _) = carry_out(&config, Order::Remove, Vec::new()).unwrap();
             assert!(matches!(done, Answer::Done));
             assert!(!own.exists() && other.exists());
         }
@@ -647,7 +760,7 @@ mod tests {
             .unwrap();
         let mut launcher = Apart {
             link: Link::of_launcher(ours),
-            child: child.into(),
+            child: Child::adopt(child).unwrap(),
         };
         let mut ask = || {
             let answer = launcher.ask(&Order::Routes, &[], Duration::ZERO);

@@ -4,7 +4,7 @@
 #![allow(unsafe_code)] // clone; what runs between a fork and an execution
 
 use std::io::{self, PipeWriter, Read, Write};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -142,7 +142,7 @@ impl Program {
 
     /// Executes it as a child.
     pub(super) fn spawn(self) -> Result<Child> {
-        Ok(self.command()?.spawn()?.into())
+        Ok(Child::adopt(self.command()?.spawn()?)?)
     }
 
     /// So too, in this control group.
@@ -151,12 +151,15 @@ impl Program {
     }
 
     /// Executes it as a child of this process's parent, in this control group. This process has one
-    /// thread.
-    pub(super) fn spawn_beside(self, group: Option<OwnedFd>) -> Result<Pid> {
+    /// thread. Its number, and a descriptor that stands for it.
+    pub(super) fn spawn_beside(self, group: Option<OwnedFd>) -> Result<(Pid, OwnedFd)> {
         let mut command = Self { group, ..self }.command()?;
         let (why, mut tell) = io::pipe().context("create a pipe")?;
-        // SAFETY: without CLONE_VM this is a fork, and the process has this thread only.
-        let copy = unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_PARENT, 0, 0, 0, 0) };
+        let flags = libc::CLONE_PARENT | libc::CLONE_PIDFD;
+        let mut process: RawFd = -1;
+        // SAFETY: without CLONE_VM this is a fork, and the process has this thread only; the kernel writes
+        // a number to the variable.
+        let copy = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut process, 0, 0) };
         if copy == 0 {
             let error = command.exec();
             let _ = write!(tell, "{error}");
@@ -165,12 +168,14 @@ impl Program {
         }
         let pid = i32::try_from(copy).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(io::Error::last_os_error)?;
+        // SAFETY: the kernel opened it for this process alone, just now.
+        let process = unsafe { OwnedFd::from_raw_fd(process) };
         drop(tell);
         // The end comes with the execution, by which the copy's own end of the pipe is closed.
         let mut text = String::new();
         why.take(WHY_BYTES_MAX).read_to_string(&mut text)?;
         match text.as_str() {
-            "" => Ok(pid),
+            "" => Ok((pid, process)),
             text => bail!("{text}"),
         }
     }

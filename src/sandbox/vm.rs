@@ -250,6 +250,14 @@ impl RunningVm {
         self.child.id()
     }
 
+    /// Lets every thread of the VMM run on these host CPUs only.
+    ///
+    /// # Errors
+    /// When one of them is none.
+    pub fn pin(&self, launcher: &Launcher, cpus: &[usize]) -> Result<()> {
+        launcher.pin(self.child.as_fd(), cpus)
+    }
+
     /// Its control group.
     #[must_use]
     pub fn group(&self) -> &ControlGroup {
@@ -431,7 +439,7 @@ fn start_process(
     config: &VmmConfig,
     group: Option<&ControlGroup>,
 ) -> Result<VmmChild> {
-    let (said, output) = std::io::pipe().context("create a pipe")?;
+    let (said, output) = UnixStream::pair().context("create a socket pair")?;
     let starter = launcher.vmm(output.into(), lines.into(), fds.into(), group)?;
     let text = serde_json::to_vec(config).context("write the VM's configuration")?;
     // One that has ended by now says so by its status; a broken pipe would be taken for the user's.

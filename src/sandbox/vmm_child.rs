@@ -3,7 +3,8 @@
 //!
 //! It knows how to end it and how it ended, nothing of what it runs.
 
-use std::io::{BufRead, BufReader, PipeReader, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
@@ -11,10 +12,8 @@ use anyhow::{Context, Result};
 use rustix::process::Pid;
 
 use super::child::Child;
-use super::vmm_jail::{PANIC_CODE, STARTED};
-
-/// Bytes of what the starter says: a number and a word.
-const WORDS_BYTES_MAX: u64 = 64;
+use super::vmm_jail::{PANIC_CODE, Said};
+use super::wire::Link;
 
 /// A process that is waited for.
 #[derive(Debug)]
@@ -30,13 +29,13 @@ impl VmmChild {
     ///
     /// # Errors
     /// When the starter can't be waited for.
-    pub fn of(mut starter: Child, output: PipeReader) -> Result<Self> {
-        let said = words_of(output);
+    pub fn of(mut starter: Child, output: UnixStream) -> Result<Self> {
+        let said = made_by(output);
         starter.wait().context("wait for the VMM's start")?;
-        let (pid, has_started) = said?;
+        let (made, has_started) = said?;
         Ok(Self {
-            process: pid.map_or(starter, Child::of),
-            is_made: pid.is_some(),
+            is_made: made.is_some(),
+            process: made.unwrap_or(starter),
             has_started,
         })
     }
@@ -58,7 +57,8 @@ impl VmmChild {
 
     /// Ends it at once, as far as it has not ended.
     pub fn kill(&mut self) {
-        self.process.kill();
+        // Root's has another user, in a namespace that is root's.
+        let _ = self.process.kill();
     }
 
     /// Waits for its end.
@@ -70,16 +70,24 @@ impl VmmChild {
     }
 }
 
-/// The process's id, and whether it goes on.
-fn words_of(output: PipeReader) -> Result<(Option<Pid>, bool)> {
-    let mut lines = BufReader::new(output.take(WORDS_BYTES_MAX)).lines();
-    let Some(id) = lines.next() else {
-        return Ok((None, false));
-    };
+impl AsFd for VmmChild {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
+    }
+}
+
+/// The process, and whether it goes on.
+fn made_by(output: UnixStream) -> Result<(Option<Child>, bool)> {
     let about = "read the VMM's process id";
-    let id: i32 = id.context(about)?.parse().context(about)?;
-    let is_started = matches!(lines.next(), Some(Ok(word)) if word == STARTED);
-    Ok((Pid::from_raw(id), is_started))
+    let mut link = Link::new(output);
+    let id = match link.wait().context(about)? {
+        Some(Said::Made(id)) => id,
+        _ => return Ok((None, false)),
+    };
+    let pid = Pid::from_raw(id).context(about)?;
+    let made = Child::of(pid, link.take_one().context(about)?);
+    let has_started = matches!(link.wait().context(about)?, Some(Said::Started));
+    Ok((Some(made), has_started))
 }
 
 /// Why a VMM that reported nothing ended, in one sentence.
@@ -110,21 +118,30 @@ mod tests {
 
     #[test]
     fn what_a_starter_says_is_the_id_of_its_child() {
-        let made = |script: &str| {
-            let (said, output) = std::io::pipe().unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let made = |said: &[(Said, bool)]| {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let starter = Link::new(theirs);
+            for (word, has_descriptor) in said {
+                let descriptors = [null.as_fd()];
+                let count = usize::from(*has_descriptor);
+                starter.send(word, &descriptors[..count]).unwrap();
+            }
+            drop(starter);
             let mut command = std::process::Command::new("/bin/sh");
-            let child = command.args(["-c", script]).stdout(output).spawn().unwrap();
-            drop(command);
-            VmmChild::of(child.into(), said)
+            let child = command.args(["-c", "exit 3"]).spawn().unwrap();
+            VmmChild::of(Child::adopt(child).unwrap(), ours)
         };
-        let mut none = made("exit 3").unwrap();
+        let mut none = made(&[]).unwrap();
         assert_eq!((none.id(), none.has_started()), (0, false));
         assert_eq!(none.wait().unwrap().code(), Some(3));
         none.kill();
-        assert!(made("echo x").is_err());
-        let failed = made("echo 4194304; exit 1").unwrap();
+        // What stands for the process is missing, or there is none.
+        assert!(made(&[(Said::Made(7), false)]).is_err());
+        assert!(made(&[(Said::Made(0), true)]).is_err());
+        let failed = made(&[(Said::Made(4_194_304), true)]).unwrap();
         assert_eq!((failed.id(), failed.has_started()), (4_194_304, false));
-        let goes_on = made("echo 4194304; echo started").unwrap();
-        assert!(goes_on.has_started());
+        let goes_on = [(Said::Made(4_194_304), true), (Said::Started, false)];
+        assert!(made(&goes_on).unwrap().has_started());
     }
 }

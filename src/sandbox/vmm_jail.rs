@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! started by the supervisor ── clone ──► the VMM: own namespaces, user, root; no privileges
-//!    │ tells its id on stdout              ├ builds the VM
+//!    │ hands it over on stdout             ├ builds the VM
 //!    └ ends                                └ each thread: its filter ──► the guest runs
 //! ```
 //! Until the copy has its ids, the starter reports what goes wrong; from then on the copy does.
@@ -11,6 +11,7 @@
 #![allow(unsafe_code)] // _exit
 
 use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use ::jail::clone::{self, Side};
@@ -18,8 +19,10 @@ use ::jail::filter::Filter;
 use ::jail::{landlock, privileges, root, table};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Resource, Signal, set_parent_process_death_signal};
+use serde::{Deserialize, Serialize};
 
 use super::vmm_process::{DiskConfig, StartConfig, VmmConfig};
+use super::wire::Link;
 
 /// Memory of the process beyond the guest's, in bytes: heap, stacks, a template's state while it
 /// is read; several times what was seen.
@@ -29,8 +32,15 @@ const OWN_BYTES: u64 = 256 << 20;
 /// their own, far below.
 const FILE_BYTES_MIN: u64 = 64 << 20;
 
-/// What the starter says when the copy may go on, on a line of its own.
-pub const STARTED: &str = "started";
+/// What the starter says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Said {
+    /// There is a copy with this id, and a descriptor that stands for it.
+    Made(i32),
+    /// It may go on.
+    Started,
+}
 
 /// Goes on in a copy of this process that is shut in, and ends the process that called. The process
 /// has one thread and all the files it will ever open.
@@ -42,15 +52,19 @@ pub fn enter(config: &VmmConfig) -> Result<()> {
     let (from_copy, to_starter) = std::io::pipe().context("create a pipe")?;
     let copied = clone::clone_into_namespaces().context("shut the VMM in")?;
     match copied {
-        Side::Starter(copy) => {
+        Side::Starter(copy, process) => {
             drop((from_starter, to_starter));
-            let id = copy.as_raw_nonzero();
-            writeln!(std::io::stdout(), "{id}").context("tell the VMM's id")?;
+            let output = std::io::stdout().as_fd().try_clone_to_owned();
+            let link = Link::new(output.context("tell the VMM's id")?.into());
+            let said = Said::Made(copy.as_raw_nonzero().get());
+            link.send(&said, &[process.as_fd()])
+                .context("tell the VMM's id")?;
             let ids = clone::ids(copy);
             clone::map(copy, ids).context("shut the VMM in")?;
             let code = start(
                 ids.own().unwrap_or(0),
                 config.supervisor,
+                &link,
                 to_copy,
                 from_copy,
             );
@@ -68,6 +82,7 @@ pub fn enter(config: &VmmConfig) -> Result<()> {
 fn start(
     own: u32,
     supervisor: u32,
+    link: &Link,
     mut to_copy: PipeWriter,
     mut from_copy: PipeReader,
 ) -> Result<()> {
@@ -78,7 +93,8 @@ fn start(
     from_copy.read_exact(&mut tied).context("start the VMM")?;
     // Had the supervisor died before the copy was tied to it, nobody would end the copy.
     super::vmm_process::check_parent(supervisor)?;
-    writeln!(std::io::stdout(), "{STARTED}").context("tell that the VMM goes on")?;
+    link.send(&Said::Started, &[])
+        .context("tell that the VMM goes on")?;
     to_copy.write_all(&[0]).context("start the VMM")
 }
 

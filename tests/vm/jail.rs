@@ -18,6 +18,7 @@ use crate::world::World;
 crate::tests![
     a_container_of_root_is_shut_in,
     a_container_of_an_ordinary_user_is_shut_in,
+    a_passt_that_does_not_end_is_ended,
     a_vm_of_root_has_a_control_group,
     a_vm_of_a_user_has_a_control_group_where_there_is_one_to_divide,
     disks_of_the_host_are_limited,
@@ -226,7 +227,7 @@ fn check_vmm(vm: &Sandbox, user: Option<u32>) -> Result<()> {
 const OF_FILES: &str = "00000000800000db";
 
 /// What root's supervisor keeps (`src/sandbox/supervisor/confinement.rs`).
-const OF_ROOTS_SUPERVISOR: &str = "0000000000801024";
+const OF_ROOTS_SUPERVISOR: &str = "0000000000001004";
 
 /// The file server: the process that waits, and its child in namespaces of its own.
 fn check_files(vm: &Sandbox, user: Option<u32>) -> Result<()> {
@@ -410,6 +411,33 @@ fn a_container_of_an_ordinary_user_is_shut_in(world: &World) -> Result<()> {
     as_user("rm -f cc")?.code(0)?;
     drop(device);
     Ok(())
+}
+
+/// Root's is nobody's process, which the supervisor may not end: its launcher does.
+fn a_passt_that_does_not_end_is_ended(world: &World) -> Result<()> {
+    tenant::needs_root()?;
+    let vm = world.own()?;
+    vm.bulkhead(flags(&vm)?).output()?.code(0)?;
+    let supervisor = vm.wait_for_process("__supervisor")?.id;
+    let passts = || crate::network::passts(supervisor);
+    let [first] = passts()?
+        .try_into()
+        .map_err(|all| anyhow::anyhow!("{all:?}"))?;
+    let pid = rustix::process::Pid::from_raw(i32::try_from(first)?).context("a process id")?;
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP)?;
+    // Its port is free again, for the next life.
+    text(&vm, &["restart", "-t", "0", "cc"])?;
+    let now = passts()?;
+    assert!(now.len() == 1 && now != [first], "{first}: {now:?}");
+    check_passt(&vm)?;
+    text(&vm, &["update", "--cpuset-cpus", "0", "cc"])?;
+    let vmm = Seen::of(&vm, "__vmm")?;
+    for thread in vmm.names("task")? {
+        assert_eq!(vmm.status(&thread, "Cpus_allowed_list")?, "0");
+    }
+    text(&vm, &["rm", "-f", "cc"])?;
+    fs::remove_dir_all(vm.work().join("share"))?;
+    vm.wait_for_no_process()
 }
 
 /// Where cgroup v2 is mounted.

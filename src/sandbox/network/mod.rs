@@ -297,7 +297,10 @@ impl Network {
         };
         let mut attempt = 1;
         loop {
-            match starting.passt.wait(&self.socket, &self.state.ports) {
+            match starting
+                .passt
+                .wait(launcher, &self.socket, &self.state.ports)
+            {
                 Ok(()) => break,
                 // Random ones that somebody else took just before passt bound them.
                 Err(StartError::PortTaken(_))
@@ -368,6 +371,16 @@ impl Network {
             endpoint: self.endpoint,
             go,
         })
+    }
+}
+
+impl Network {
+    /// Ends it as dropping it does, also where that takes more than this process may.
+    pub fn end(mut self, launcher: &Launcher) {
+        let _ = self.socket.shutdown(Shutdown::Both);
+        if let Side::Awake(passt) = &mut self.passt {
+            passt.end(Some(launcher));
+        }
     }
 }
 

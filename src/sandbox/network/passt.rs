@@ -16,7 +16,6 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{setsockopt, sockopt};
-use rustix::process::{PidfdFlags, pidfd_open};
 use vmm::virtio::net::{Endpoint, MTU};
 
 use super::super::child::Child;
@@ -84,8 +83,6 @@ pub fn find() -> Option<PathBuf> {
 #[derive(Debug)]
 pub(super) struct Passt {
     child: Child,
-    /// Readable when it has ended.
-    process: OwnedFd,
     /// What it says.
     words: File,
 }
@@ -103,22 +100,14 @@ impl Passt {
             .map(File::from)
             .map_err(|error| host_error("create a file")(error.into()))?;
         let said = words.try_clone().map_err(host_error("share a file"))?;
-        let mut child = launcher.passt(endpoint, ports, said.into(), socket.into(), group)?;
-        let process = pidfd_open(child.pid(), PidfdFlags::empty()).map_err(|error| {
-            child.kill();
-            let _ = child.wait();
-            host_error("watch passt")(error.into())
-        })?;
-        Ok(Self {
-            child,
-            process,
-            words,
-        })
+        let child = launcher.passt(endpoint, ports, said.into(), socket.into(), group)?;
+        Ok(Self { child, words })
     }
 
     /// Waits until it serves, all its ports bound: that is when it answers the [`greeting`].
     pub(super) fn wait(
         &mut self,
+        launcher: &Launcher,
         socket: &UnixStream,
         ports: &[PublishedPort],
     ) -> Result<(), StartError> {
@@ -130,8 +119,7 @@ impl Passt {
                 Ok(_) => {}
                 Err(error) => {
                     // What it has to say is said when it has ended.
-                    self.child.kill();
-                    let _ = self.child.wait();
+                    self.kill(Some(launcher));
                     return Err(failure(&mut self.words, ports, &error));
                 }
             }
@@ -166,7 +154,7 @@ impl Passt {
     /// may be open elsewhere, so that its death alone is no end of the stream.
     fn wait_for(&self, socket: &UnixStream, deadline: Instant) -> std::io::Result<()> {
         let mut fds =
-            [socket.as_fd(), self.process.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            [socket.as_fd(), self.child.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         match nix::poll::poll(&mut fds, poll::timeout_until(Some(deadline))) {
             Ok(0) if Instant::now() >= deadline => Err(std::io::ErrorKind::TimedOut.into()),
             Ok(0) | Err(Errno::EINTR) => Ok(()),
@@ -189,7 +177,8 @@ impl Passt {
         }
     }
 
-    fn end(&mut self) {
+    /// Waits for its end, which comes with that of its socket, and else has it ended.
+    pub(super) fn end(&mut self, launcher: Option<&Launcher>) {
         let begun = Instant::now();
         while begun.elapsed() < END_TIMEOUT {
             match self.child.try_wait() {
@@ -197,14 +186,22 @@ impl Passt {
                 _ => return,
             }
         }
-        self.child.kill();
-        let _ = self.child.wait();
+        self.kill(launcher);
+    }
+
+    /// Root's has become another user, whom a supervisor that is shut in can't end.
+    fn kill(&mut self, launcher: Option<&Launcher>) {
+        let killed = self.child.kill().is_ok()
+            || launcher.is_some_and(|launcher| launcher.kill(self.child.as_fd()).is_ok());
+        if killed {
+            let _ = self.child.wait();
+        }
     }
 }
 
 impl Drop for Passt {
     fn drop(&mut self) {
-        self.end();
+        self.end(None);
     }
 }
 

@@ -210,7 +210,7 @@ impl RunningPlain {
         let until = Instant::now() + END_TIMEOUT;
         while let Ok(None) = self.child.try_wait() {
             if Instant::now() >= until {
-                self.child.kill();
+                let _ = self.child.kill();
                 let _ = self.child.wait();
                 break;
             }
@@ -238,13 +238,11 @@ impl Drop for RunningPlain {
     }
 }
 
-/// Children of a process (proc(5)).
+/// Children of a process of one thread (proc(5)); none where the kernel does not tell.
 fn children(pid: u32) -> Vec<u32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    numbers
-        .filter(|child| status(*child, "PPid:").and_then(|of| of.parse().ok()) == Some(pid))
-        .collect()
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let numbers = text.split_ascii_whitespace();
+    numbers.filter_map(|number| number.parse().ok()).collect()
 }
 
 /// Whether a process is PID 1 of its own namespace.

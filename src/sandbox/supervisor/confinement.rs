@@ -1,6 +1,6 @@
 //! What a supervisor gives up when it has a VM, before it hears the guest, or before it has the agent of
 //! a plain container: files that are not its container's (Landlock), system calls that it has no use
-//! for, and as root all capabilities but those that its VM's end takes. What it may not start any more,
+//! for, and as root all capabilities but two. What it may not start any more,
 //! its launcher starts.
 //!
 //! docs/security.md has the promise. [`super::life`] calls it in the first life.
@@ -26,13 +26,9 @@ use super::super::template::Templates;
 use super::super::volumes::{Mount, MountKind};
 use super::Supervisor;
 
-/// What root's supervisor keeps: a VMM has another user, whom it ends and whose CPUs it sets; a volume
-/// that it looks into, and a folder above a share, may be another's; the socket to passt has more than
-/// the usual room.
-const CAPABILITIES: CapabilitySet = CapabilitySet::KILL
-    .union(CapabilitySet::SYS_NICE)
-    .union(CapabilitySet::DAC_READ_SEARCH)
-    .union(CapabilitySet::NET_ADMIN);
+/// What root's supervisor keeps: a volume that it looks into, and a folder above a share, may be
+/// another's; the socket to passt has more than the usual room.
+const CAPABILITIES: CapabilitySet = CapabilitySet::DAC_READ_SEARCH.union(CapabilitySet::NET_ADMIN);
 
 impl Supervisor {
     /// Starts the launcher, which may start what `launched` says, and shuts this process in; once.
@@ -80,8 +76,8 @@ impl Supervisor {
             (SharedDisks::of_host().folder().to_owned(), Rights::Read),
             (self.folder.path().to_owned(), Rights::Own),
             (events::folder(root.path()), Rights::Own),
-            // Of the kernel: processes of its VM, memory, numbers of ports.
-            ("/proc".into(), Rights::Read),
+            // Of the kernel: CPUs, processes of a plain container. A folder would stand for its process.
+            ("/proc".into(), Rights::ReadFiles),
             ("/dev/null".into(), Rights::ReadAndWrite),
             ("/dev/urandom".into(), Rights::Read),
         ];

@@ -223,7 +223,9 @@ impl Supervisor {
             self.refuse_updates();
             self.end_tasks();
             self.holder = None;
-            self.network = None;
+            if let Some(network) = self.network.take() {
+                network.end(&self.launcher);
+            }
             self.let_go_of_the_group();
             self.monitor = None;
             self.stop.reset();

@@ -7,7 +7,6 @@ use anyhow::{Result, bail};
 use protocol::message::Request;
 
 use super::super::launch::{GUEST_OVERHEAD_MIB, Isolation, memory_mib};
-use super::super::vmm_process;
 use super::super::wire::{NewLimits, ToCommand};
 use super::Supervisor;
 use super::clients::ClientId;
@@ -39,6 +38,10 @@ impl Supervisor {
         {
             return Some(ToCommand::Refused(sentence));
         }
+        if launch.isolation == Isolation::Container && limits.host_cpus != launch.host_cpus {
+            let sentence = "--cpuset-cpus is not supported with --isolation=container";
+            return Some(ToCommand::Refused(sentence.to_owned()));
+        }
         let weight = limits.blkio_weight;
         if weight != launch.block_io.weight
             && let Some(running) = &self.running
@@ -60,7 +63,7 @@ impl Supervisor {
             None => {
                 let pinned = match &self.running {
                     Some(running) if limits.host_cpus != self.config.launch.host_cpus => {
-                        vmm_process::pin_threads(running.vm.pid(), &limits.host_cpus)
+                        running.vm.pin(&self.launcher, &limits.host_cpus)
                     }
                     _ => Ok(()),
                 };
