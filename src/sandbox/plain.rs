@@ -35,6 +35,9 @@ const RUNTIMES: [&str; 2] = ["crun", "runc"];
 /// Name of the bundle in a container's folder.
 const BUNDLE: &str = "bundle";
 
+/// Where in the state root each agent mounts a folder of its own.
+const RUN: &str = "plain/run";
+
 /// There is no OCI runtime.
 #[derive(Debug, thiserror::Error)]
 #[error("find an OCI runtime for --isolation=container: neither crun nor runc is on PATH")]

@@ -445,6 +445,18 @@ fn a_plain_containers_supervisor_is_shut_in(world: &World) -> Result<()> {
     plain.verb(&["restart", "-t", "0", "box"])?.code(0)?;
     plain.wait_for_log("box", "up\nup\n")?;
     check_supervisor(&plain.vm, None)?;
+    // What the runtime goes by is nowhere that a supervisor may write, or that anyone but the agent sees.
+    let names = |path: &std::path::Path| -> Result<Vec<String>> {
+        let entries = fs::read_dir(path).with_context(|| format!("read {}", path.display()))?;
+        let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let mut names = names.collect::<Result<Vec<_>>>()?;
+        names.sort();
+        Ok(names)
+    };
+    let id = plain.state("box", "Id")?;
+    let bundle = plain.vm.root().join("containers").join(id).join("bundle");
+    assert_eq!(names(&bundle)?, ["upper", "work"]);
+    assert_eq!(names(&plain.vm.root().join("plain/run"))?, [""; 0]);
     plain.verb(&["kill", "box"])?.code(0)?;
     plain.vm.wait_for_no_process()?;
     assert_eq!(plain.bundles()?, 0);

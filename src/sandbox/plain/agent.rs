@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! supervisor ─► __plain-agent ── clone ──► PID 1 of a pid namespace, with a mount namespace of its own:
-//!     │           │ maps ids, waits          mounts the overlay, serves ([`serve`])
+//!     │           │ maps ids, waits          mounts the overlay and a folder of its own, serves ([`serve`])
 //!     │           └ dies with the supervisor    └─► runtime ─► the image's process, which PID 1 reaps
 //!     └── socket: requests, events; another: streams by port
 //! ```
@@ -25,17 +25,62 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
+use protocol::spec::{ProcessSpec, Rlimit};
 use serde::{Deserialize, Serialize};
 
 use super::super::block_io::Controls;
+use super::super::printable;
 use super::jail;
 use serve::Agent;
 
 /// Name of the hidden verb.
 pub const AGENT_VERB: &str = "__plain-agent";
 
-/// Bytes of a configuration: paths of PATH_MAX, each byte of which JSON may write as six.
+/// Bytes of a configuration: paths of PATH_MAX, each byte of which JSON may write as six, and what
+/// processes may have.
 const CONFIG_BYTES_MAX: u64 = 128 << 10;
+
+/// What the processes of a container have at most, whoever asks for them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Allowed {
+    pub(super) capabilities: Vec<String>,
+    pub(super) no_new_privileges: bool,
+    pub(super) rlimits: Vec<Rlimit>,
+    pub(super) oom_score_adj: Option<i32>,
+}
+
+impl Allowed {
+    /// What this container's own process has.
+    pub(super) fn of(process: &ProcessSpec) -> Self {
+        Self {
+            capabilities: process.capabilities.clone(),
+            no_new_privileges: process.no_new_privileges,
+            rlimits: process.rlimits.clone(),
+            oom_score_adj: process.oom_score_adj,
+        }
+    }
+
+    /// Refuses a process that has more.
+    ///
+    /// # Errors
+    /// What is too much.
+    pub(super) fn check(&self, process: &ProcessSpec) -> Result<()> {
+        let capabilities = process.capabilities.iter();
+        if let Some(name) = { capabilities }.find(|name| !self.capabilities.contains(name)) {
+            bail!(
+                "a process is to have {}, which the container has not",
+                printable(name)
+            );
+        }
+        if self.no_new_privileges && !process.no_new_privileges {
+            bail!("a process is to gain privileges, and the container's have no-new-privileges");
+        }
+        if process.rlimits != self.rlimits || process.oom_score_adj != self.oom_score_adj {
+            bail!("a process is to have other limits than the container");
+        }
+        Ok(())
+    }
+}
 
 /// What of an agent is fixed before its supervisor hears it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -46,12 +91,16 @@ pub struct Fixed {
     pub(super) id: String,
     /// Where its files are.
     pub(super) bundle: PathBuf,
+    /// Where the agent mounts a folder of its own, which the supervisor can't take away.
+    pub(super) run: PathBuf,
     /// The image's file system.
     pub(super) lower: PathBuf,
     /// The program of a VM's agent, which looks users up.
     pub(super) program: PathBuf,
     /// Whether root runs it: then there is a control group.
     pub(super) is_root: bool,
+    /// What its processes may have.
+    pub(super) allowed: Allowed,
 }
 
 /// What the agent is told at its start.
@@ -109,4 +158,44 @@ fn take(number: RawFd) -> Result<OwnedFd> {
     let fd = jail::take_fd(number);
     fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).context("take over a descriptor")?;
     Ok(fd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::containers::tests::config;
+
+    #[test]
+    fn no_process_has_more_than_the_container() {
+        let mut process = config('a', "a", false).launch.run.process;
+        process.capabilities = vec!["CHOWN".to_owned(), "KILL".to_owned()];
+        process.no_new_privileges = true;
+        let allowed = Allowed::of(&process);
+        let refusal = |change: fn(&mut ProcessSpec)| {
+            let mut process = process.clone();
+            change(&mut process);
+            allowed.check(&process).err().map(|error| error.to_string())
+        };
+        assert_eq!(refusal(|_| {}), None);
+        assert_eq!(refusal(|process| process.capabilities.truncate(1)), None);
+        assert_eq!(
+            refusal(|process| process.capabilities.push("SYS_ADMIN".to_owned())).unwrap(),
+            "a process is to have SYS_ADMIN, which the container has not"
+        );
+        assert_eq!(
+            refusal(|process| process.no_new_privileges = false).unwrap(),
+            "a process is to gain privileges, and the container's have no-new-privileges"
+        );
+        let limits = "a process is to have other limits than the container";
+        let raised = refusal(|process| {
+            process.rlimits.push(Rlimit {
+                name: "nofile".to_owned(),
+                soft: u64::MAX,
+                hard: u64::MAX,
+            });
+        });
+        assert_eq!(raised.unwrap(), limits);
+        let spared = refusal(|process| process.oom_score_adj = Some(-1000));
+        assert_eq!(spared.unwrap(), limits);
+    }
 }

@@ -3,12 +3,16 @@
 //!
 //! ```text
 //! <root>/containers/<id>/bundle/
-//!   config.json              OCI runtime specification 1.0
-//!   hosts, hostname, resolv.conf
-//!   rootfs/                  where the overlay is mounted, in the agent's mount namespace only
 //!   upper/, work/            what the container changes; kept until it is removed
-//!   state/, log-<process>    the runtime's own
+//! <root>/plain/run/          a tmpfs, in each agent's mount namespace only
+//!   config.json, process-<process>    OCI runtime specification 1.0
+//!   files/                   another: hosts, hostname, resolv.conf, which the container may write
+//!   rootfs/                  where the overlay is mounted
+//!   state/, log-<process> …  the runtime's own
 //! ```
+//! The second is the bundle as the runtime knows it. The supervisor may write in the container's folder,
+//! and there alone: it could take away what the runtime goes by, and mounts with it; or put a folder there
+//! that the container has made, links included.
 
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
@@ -52,14 +56,22 @@ const READ_ONLY: [&str; 5] = [
     "/proc/sysrq-trigger",
 ];
 
-/// Name of the folder where the container's files are mounted, in its agent only.
+/// Name of the folder where the container's files are mounted.
 pub(super) const ROOTFS: &str = "rootfs";
 
 /// Name of the runtime's own folder.
 pub(super) const STATE: &str = "state";
 
-/// Makes the folders of a bundle, as far as they are not there of an earlier life; of that, the
-/// runtime's own is forgotten.
+/// Name of the folder of files that are mounted in the container.
+pub(super) const FILES: &str = "files";
+
+/// Bytes of those files. Others may not become fewer by what a container writes to its own.
+pub(super) const FILES_BYTES: u64 = 16 << 20;
+
+/// Bytes of the files that the runtime goes by: configurations, its logs, its own notes.
+pub(super) const RUN_BYTES: u64 = 64 << 20;
+
+/// Makes the folders of a bundle, as far as they are not there of an earlier life.
 ///
 /// # Errors
 /// When one can't be made.
@@ -68,19 +80,11 @@ pub(super) fn make_folders(config: &AgentConfig) -> Result<()> {
     if config.fixed.is_root {
         group::remove(&config.fixed.id);
     }
-    match fs::remove_dir_all(bundle.join(STATE)) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            return Err(error).context("remove the runtime's folder of an earlier start");
-        }
-        _ => {}
-    }
     let none = Path::new("");
     for (name, mode) in [
         (none, 0o700),
-        (Path::new(ROOTFS), 0o755),
         (Path::new("upper"), 0o755),
         (Path::new("work"), 0o755),
-        (Path::new(STATE), 0o755),
     ] {
         let path = bundle.join(name);
         match DirBuilder::new().mode(mode).create(&path) {
@@ -93,7 +97,7 @@ pub(super) fn make_folders(config: &AgentConfig) -> Result<()> {
     Ok(())
 }
 
-/// Writes the configuration that the runtime reads, and the files that it mounts.
+/// Writes the configuration that the runtime reads, to the working directory, and the files that it mounts.
 ///
 /// # Errors
 /// When a file can't be written, or the container is to have what a plain one has not.
@@ -103,11 +107,12 @@ pub(super) fn write(config: &AgentConfig, run: &RunSpec, prepared: &Prepared) ->
         ("resolv.conf", run.resolv_conf.clone()),
         ("hostname", format!("{}\n", run.hostname)),
     ] {
-        fs::write(config.fixed.bundle.join(name), text).with_context(|| format!("write {name}"))?;
+        let path = Path::new(FILES).join(name);
+        fs::write(path, text).with_context(|| format!("write {name}"))?;
     }
     let spec = document(config, run, prepared)?;
     let text = serde_json::to_vec_pretty(&spec).context("write config.json")?;
-    fs::write(config.fixed.bundle.join("config.json"), text).context("write config.json")
+    fs::write("config.json", text).context("write config.json")
 }
 
 /// The configuration, as a checked document of the specification.
@@ -116,6 +121,10 @@ fn document(config: &AgentConfig, run: &RunSpec, prepared: &Prepared) -> Result<
     if !matches!(process.seccomp, Seccomp::Default) {
         bail!("a plain container has Docker's default filter; remove --security-opt seccomp");
     }
+    if !run.sysctls.is_empty() {
+        bail!("--sysctl is not supported with --isolation=container; remove one of both");
+    }
+    config.fixed.allowed.check(process)?;
     if !run.domainname.is_empty() {
         bail!("--domainname is not supported with --isolation=container; remove one of both");
     }
@@ -131,7 +140,6 @@ fn document(config: &AgentConfig, run: &RunSpec, prepared: &Prepared) -> Result<
             "namespaces": namespaces,
             "maskedPaths": MASKED,
             "readonlyPaths": READ_ONLY,
-            "sysctl": run.sysctls,
             "seccomp": filter(&prepared.filter),
         },
     });
@@ -254,7 +262,7 @@ fn mounts(config: &AgentConfig, run: &RunSpec) -> Value {
     for name in ["hosts", "hostname", "resolv.conf"] {
         mounts.push(
             json!({"destination": format!("/etc/{name}"), "type": "bind",
-            "source": config.fixed.bundle.join(name), "options": ["rbind", "rprivate"]}),
+            "source": config.fixed.run.join(FILES).join(name), "options": ["rbind", "rprivate"]}),
         );
     }
     if run.process.probe.is_some() {

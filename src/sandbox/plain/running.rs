@@ -15,13 +15,13 @@ use super::super::agent::{AgentError, AgentLink};
 use super::super::block_io::Controls;
 use super::super::child::Child;
 use super::super::launcher::Launcher;
-use super::super::paths::{GuestFiles, Root};
+use super::super::paths::{GuestFiles, Root, create_private};
 use super::super::program::{Descriptors, FIRST_FD, Program, Told};
 use super::super::state::{ContainerConfig, Folder};
 use super::super::vm::stream_pair;
-use super::agent::{AGENT_VERB, AgentConfig, Fixed};
+use super::agent::{AGENT_VERB, AgentConfig, Allowed, Fixed};
 use super::rootfs::{self, Unpacked};
-use super::{BUNDLE, agent_program, find_runtime};
+use super::{BUNDLE, RUN, agent_program, find_runtime};
 
 /// From the end of the connection to the end of the agent and of all that it has started.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
@@ -57,13 +57,17 @@ impl Prepared {
         let runtime = find_runtime()?;
         // It is there, as long as nobody took it away by hand.
         let image = rootfs::unpacked(root, guest, &image, &|_| {})?;
+        let run = root.path().join(RUN);
+        create_private(&run)?;
         let fixed = Fixed {
             runtime,
             id: config.id.clone(),
             bundle: folder.path().join(BUNDLE),
+            run,
             lower: image.path.clone(),
             program: agent_program(guest)?,
             is_root: nix::unistd::geteuid().is_root(),
+            allowed: Allowed::of(&config.launch.run.process),
         };
         Ok(Self {
             fixed,

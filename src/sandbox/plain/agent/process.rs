@@ -62,7 +62,7 @@ pub(super) enum Part {
 /// See the module's page.
 #[derive(Debug)]
 pub(super) struct Process {
-    /// What its files in the bundle are called by.
+    /// What its files are called by.
     name: String,
     /// The runtime, as long as it is at starting it.
     runtime: Option<i32>,
@@ -83,7 +83,7 @@ pub(super) struct Process {
     failure: Option<(FailureKind, String)>,
 }
 
-/// Names of a process's files in the bundle, which is the working directory.
+/// Names of a process's files in the working directory, which nobody but the agent has.
 pub(super) fn file(kind: &str, name: &str) -> String {
     format!("{kind}-{name}")
 }
@@ -420,7 +420,7 @@ impl Process {
         complaint_in(&file("log", &self.name))
     }
 
-    /// Removes its files of these kinds in the bundle.
+    /// Removes its files of these kinds.
     fn clear(&self, kinds: &[&str]) {
         for kind in kinds {
             let _ = fs::remove_file(file(kind, &self.name));

@@ -1,12 +1,12 @@
 //! The loop of a plain container's agent, and what it does for each request.
 //!
-//! Called by [`super`] as PID 1 of the container's outer namespaces. Its working directory is the
-//! bundle. What a request takes from the runtime is started and waited for by the loop.
+//! Called by [`super`] as PID 1 of the container's outer namespaces. Its working directory is a tmpfs
+//! that only its mount namespace has. What a request takes from the runtime is started and waited for by the loop.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::chdir;
 use protocol::frame::{Decoder, encode};
@@ -35,7 +37,7 @@ use crate::sandbox::poll::timeout_until;
 /// The container's own process.
 const MAIN: ProcessId = 0;
 
-/// What its files in the bundle are called by.
+/// What its files are called by.
 const MAIN_NAME: &str = "main";
 
 /// Bytes of requests that are read at once.
@@ -379,7 +381,7 @@ impl Agent {
     /// Mounts the container's files and has the runtime start its process.
     fn run(&mut self, spec: &RunSpec) -> Result<Process> {
         self.mount()?;
-        let root = self.config.fixed.bundle.join(bundle::ROOTFS);
+        let root = self.config.fixed.run.join(bundle::ROOTFS);
         let prepared = jail::look_up(&self.config.fixed.program, &root, &spec.process)?;
         bundle::write(&self.config, spec, &prepared)?;
         let sockets = self.sockets(&spec.process)?;
@@ -387,7 +389,7 @@ impl Agent {
         command
             .arg("run")
             .arg("--bundle")
-            .arg(&self.config.fixed.bundle);
+            .arg(&self.config.fixed.run);
         let terminal = spec.process.terminal;
         Process::start(MAIN_NAME, command, &self.config.fixed.id, terminal, sockets)
     }
@@ -399,22 +401,42 @@ impl Agent {
         let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("proc"), "/proc", Some("proc"), quiet, none).context("mount /proc")?;
         bundle::make_folders(&self.config)?;
-        chdir(&self.config.fixed.bundle).context("enter the bundle")?;
+        let run = &self.config.fixed.run;
+        own_tmpfs(run, bundle::RUN_BYTES)?;
+        let folders = [bundle::STATE, bundle::ROOTFS, bundle::FILES];
+        for name in folders {
+            fs::create_dir(run.join(name)).context("fill the agent's own folder")?;
+        }
+        own_tmpfs(&run.join(bundle::FILES), bundle::FILES_BYTES)?;
+        // No link: there may be one that the container made, if the supervisor was taken over.
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let open = |at: BorrowedFd, path: &Path| {
+            openat(at, path, flags, Mode::empty())
+                .with_context(|| format!("open {}", path.display()))
+        };
+        let folder = open(AT_FDCWD, &self.config.fixed.bundle)?;
+        let upper = open(folder.as_fd(), Path::new("upper"))?;
+        let work = open(folder.as_fd(), Path::new("work"))?;
         let mut options = format!(
-            "lowerdir={},upperdir=upper,workdir=work",
+            "lowerdir={},upperdir=/proc/self/fd/{},workdir=/proc/self/fd/{}",
             escaped(&self.config.fixed.lower)?,
+            upper.as_raw_fd(),
+            work.as_raw_fd(),
         );
         if !self.config.fixed.is_root {
             options.push_str(",userxattr");
         }
         mount(
             Some("overlay"),
-            bundle::ROOTFS,
+            &run.join(bundle::ROOTFS),
             Some("overlay"),
             MsFlags::MS_NODEV,
             Some(options.as_str()),
         )
-        .context("mount the container's files (overlay; the state root must not be on one itself)")
+        .context(
+            "mount the container's files (overlay; the state root must not be on one itself)",
+        )?;
+        chdir(run).context("enter the agent's own folder")
     }
 
     /// Has the runtime start another process in the container.
@@ -422,7 +444,8 @@ impl Agent {
         if !matches!(spec.seccomp, Seccomp::Default) {
             bail!("exec --privileged is not supported with --isolation=container");
         }
-        let root = self.config.fixed.bundle.join(bundle::ROOTFS);
+        self.config.fixed.allowed.check(spec)?;
+        let root = self.config.fixed.run.join(bundle::ROOTFS);
         let prepared = jail::look_up(&self.config.fixed.program, &root, spec)?;
         let value = bundle::of_process(spec, &prepared, self.config.fixed.is_root)?;
         let name = id.to_string();
@@ -457,7 +480,7 @@ impl Agent {
     /// The runtime, which says in the log of `name` what goes wrong.
     fn runtime(&self, name: &str) -> Command {
         let mut command = Command::new(&self.config.fixed.runtime);
-        let folder = |name: &str| self.config.fixed.bundle.join(name);
+        let folder = |name: &str| self.config.fixed.run.join(name);
         command.arg("--root").arg(folder(bundle::STATE));
         command.arg("--log").arg(folder(&file("log", name)));
         command.args(["--log-format", "json"]);
@@ -511,6 +534,14 @@ fn refused(task: &Task) -> Outcome {
         kind: FailureKind::Other,
         message: message.to_owned(),
     }
+}
+
+/// Mounts files in memory on a folder, for this mount namespace.
+fn own_tmpfs(path: &Path, bytes: u64) -> Result<()> {
+    let kind = Some("tmpfs");
+    let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let options = format!("mode=0700,size={bytes}");
+    mount(kind, path, kind, quiet, Some(options.as_str())).context("mount the agent's own folder")
 }
 
 /// A path in the options of an overlay.
