@@ -44,6 +44,7 @@ mod stream_ports;
 mod streams;
 pub mod supervisor;
 pub mod template;
+mod trust;
 pub mod vm;
 mod vmm_child;
 mod vmm_jail;

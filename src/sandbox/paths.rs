@@ -36,7 +36,8 @@ impl Root {
     /// The root of this user, from the environment; created with mode 0700 when missing.
     ///
     /// # Errors
-    /// When there is no home directory, it can't be created, or somebody else may change what is in it.
+    /// When there is no home directory, it can't be created, or somebody else may change what is in it or
+    /// which folder it is.
     pub fn of_user() -> Result<Self> {
         let path = match std::env::var_os(ROOT_VARIABLE) {
             Some(path) if !path.is_empty() => PathBuf::from(path),
@@ -46,7 +47,7 @@ impl Root {
         let path = std::path::absolute(path).context("resolve the state root")?;
         let root = Self(path);
         create_private(&root.0)?;
-        check_own(&root.0).context("use the state root")?;
+        super::trust::check_own(&root.0).context("use the state root")?;
         let events = super::events::folder(&root.0);
         for folder in [root.containers(), root.disks(), root.volumes(), events] {
             create_private(&folder)?;
@@ -194,25 +195,6 @@ pub fn create_private(path: &Path) -> Result<()> {
         .mode(0o700)
         .create(path)
         .with_context(|| format!("create {}", path.display()))
-}
-
-/// Checks that nobody but this user, root included, makes and removes names in a folder: who does
-/// chooses what its files are.
-///
-/// # Errors
-/// It is another user's, or others may write it.
-pub fn check_own(folder: &Path) -> Result<()> {
-    use std::os::unix::fs::MetadataExt;
-    let metadata =
-        std::fs::metadata(folder).with_context(|| format!("look at {}", folder.display()))?;
-    if metadata.uid() != nix::unistd::geteuid().as_raw() {
-        bail!("{} is another user's", folder.display());
-    }
-    if metadata.mode() & 0o022 != 0 {
-        let folder = folder.display();
-        bail!("others may write {folder}\nhint: take that away (chmod 700 {folder})");
-    }
-    Ok(())
 }
 
 /// The files a VM boots from.

@@ -8,7 +8,7 @@ pub(crate) mod sharing;
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
@@ -442,6 +442,31 @@ fn a_state_root_that_others_may_change_is_none(world: &World) -> Result<()> {
             assert!(out.stderr.contains(&sentence), "{out}");
             assert!(out.stderr.contains("hint: take that away"), "{out}");
         }
+    }
+    // So it is with the folder above: who renames in it puts another in the place of the state root.
+    let above = alice.vm.folder();
+    for (mode, code) in [(0o777, 1), (0o757, 1), (0o1777, 0), (0o755, 0)] {
+        fs::set_permissions(above, Permissions::from_mode(mode))?;
+        let out = alice.bulkhead("ps")?.code(code)?;
+        if code == 1 {
+            let folder = above.display();
+            let sentence =
+                format!("others may write {folder}\nhint: take that away (chmod go-w {folder})");
+            assert!(out.stderr.contains(&sentence), "{out}");
+        }
+    }
+    chown(above, Some(BOB), None)?;
+    let out = alice.bulkhead("ps")?.code(1)?;
+    let sentence = format!("{} is another user's", above.display());
+    assert!(out.stderr.contains(&sentence), "{out}");
+    chown(above, Some(ALICE), None)?;
+    // By a link of her own or root's, and by none of bob's.
+    let link = alice.vm.work().join("link");
+    std::os::unix::fs::symlink(&root, &link)?;
+    for (owner, code) in [(0, 0), (ALICE, 0), (BOB, 1)] {
+        lchown(&link, Some(owner), None)?;
+        let script = format!("BULKHEAD_ROOT={} bulkhead ps", link.display());
+        alice.shell(&script).output()?.code(code)?;
     }
     // Root's command is as careful: alice chooses what her names lead to.
     let out = alice.vm.bulkhead(["ps"]).output()?.code(1)?;
