@@ -14,7 +14,7 @@ use super::lock;
 use super::paths::{self, Root};
 use super::plain;
 use super::state::{
-    ContainerConfig, EXIT_CODE_KILLED, Folder, Holder, ID_LEN, Lock, NEW, OLD, Status,
+    ContainerConfig, EXIT_CODE_KILLED, Folder, Holder, ID_LEN, Lock, NEW, OLD, Status, configs,
 };
 
 /// Time between two tries to get the lock of a container whose supervisor was killed.
@@ -231,6 +231,18 @@ fn remove_unfinished(root: &Root) -> Result<()> {
             let _ = std::fs::remove_dir_all(path);
         }
     }
+    // What is on record of a container that is not there: nobody is at making or changing one.
+    for entry in std::fs::read_dir(configs(root))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let name = entry.file_name();
+        let id = name.to_str().and_then(|name| name.strip_suffix(".json"));
+        if !id.is_some_and(|id| is_full_id(id) && root.containers().join(id).exists()) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
     Ok(())
 }
 
@@ -439,9 +451,25 @@ pub(crate) mod tests {
             std::fs::create_dir(&folder).unwrap();
             std::fs::write(folder.join("upper.img"), "data").unwrap();
         }
+        std::fs::create_dir(configs(&root)).unwrap();
+        let left = configs(&root).join(format!("{}.json", "b".repeat(ID_LEN)));
+        for record in [&left, &configs(&root).join(".new-x")] {
+            std::fs::write(record, "{}").unwrap();
+        }
         assert_eq!(names(&root), Vec::<String>::new());
-        let _made = create(&root, &config('c', "c", false), true).unwrap();
-        assert_eq!(files(&root), ["c".repeat(ID_LEN)]);
+        let (folder, _lock) = create(&root, &config('c', "c", false), true).unwrap();
+        let id = "c".repeat(ID_LEN);
+        assert_eq!(files(&root), std::slice::from_ref(&id));
+        let records = || {
+            let all = std::fs::read_dir(configs(&root)).unwrap();
+            let names = all.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(records(), [format!("{id}.json")]);
+        // In its folder, where its supervisor may write, there is none.
+        assert!(!folder.path().join("config.json").exists());
+        folder.remove().unwrap();
+        assert_eq!(records(), Vec::<String>::new());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //!   plain/run/                  empty: where agents of plain containers mount, see plain/bundle.rs
 //!   disks/                      blank writable disks, one per size
 //!   containers/<id>/            one container's state, see state.rs
+//!   configs/<id>.json           what was asked for, see state.rs
 //!   templates/<key>/            VMs that have booted already, see template.rs
 //!   events/log, events/log.1    what happened, see events.rs
 //!   build-contexts/             archives of build contexts, see cli/build/input.rs

@@ -1,8 +1,8 @@
-//! One container's folder on the host.
+//! One container's folder on the host, and what is on record of it.
 //!
 //! ```text
+//! configs/<id>.json  what was asked for; replaced whole by rename and update
 //! containers/<id>/
-//!   config.json   what was asked for; replaced whole by rename and update
 //!   state.json    replaced whole at each change: what became of it
 //!   lock          held by the command that makes the folder, then by its supervisor to its end
 //!   control.sock  where the supervisor listens, see client.rs
@@ -12,7 +12,8 @@
 //! ```
 //! There is no daemon: what these files and the lock say is the truth. A state that says
 //! `running` without a held lock belongs to a supervisor that died. A folder has its name only
-//! while it is whole: before, it is `.new-<id>`, and while it goes, `.old-<id>`.
+//! while it is whole: before, it is `.new-<id>`, and while it goes, `.old-<id>`. What was asked for lies
+//! apart, since the supervisor may write in the folder and is not to choose what the next start has.
 //! Called by [`super::containers`], which knows them all, and by [`super::supervisor`].
 
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -53,6 +54,15 @@ pub const SHORT_ID_LEN: usize = 12;
 pub const NEW: &str = ".new-";
 /// What begins the names of folders that are being removed.
 pub const OLD: &str = ".old-";
+
+/// Name of the folder with what was asked for, beside that of containers.
+const CONFIGS: &str = "configs";
+
+/// Where all that is on record lies.
+#[must_use]
+pub fn configs(root: &Root) -> PathBuf {
+    root.path().join(CONFIGS)
+}
 
 /// What was asked for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -316,26 +326,45 @@ impl Folder {
     /// # Errors
     /// When it exists or the disk is full; nothing is left then.
     pub fn create(&self, config: &ContainerConfig, begun: bool) -> Result<Lock> {
+        if self.0.exists() {
+            bail!("create {}: it is there", self.0.display());
+        }
         let new = Self(self.beside(NEW));
         DirBuilder::new()
             .mode(0o700)
             .create(&new.0)
             .with_context(|| format!("create {}", new.0.display()))?;
-        let made = new.fill(config, begun).and_then(|lock| {
+        let made = new.fill(begun).and_then(|lock| {
+            self.set_config(config)?;
             std::fs::rename(&new.0, &self.0)
                 .with_context(|| format!("create {}", self.0.display()))?;
             Ok(lock)
         });
-        made.inspect_err(|_| drop(std::fs::remove_dir_all(&new.0)))
+        made.inspect_err(|_| {
+            self.forget();
+            let _ = std::fs::remove_dir_all(&new.0);
+        })
     }
 
-    fn fill(&self, config: &ContainerConfig, begun: bool) -> Result<Lock> {
+    /// Where what was asked for is kept.
+    fn record(&self) -> PathBuf {
+        let id = self.0.file_name().unwrap_or_default().to_string_lossy();
+        // <root>/containers/<id>
+        let root = self.0.ancestors().nth(2).unwrap_or(&self.0);
+        root.join(CONFIGS).join(format!("{id}.json"))
+    }
+
+    fn forget(&self) {
+        // What stays goes with the next creation.
+        let _ = std::fs::remove_file(self.record());
+    }
+
+    fn fill(&self, begun: bool) -> Result<Lock> {
         let state = ContainerState {
             was_begun: begun,
             ..ContainerState::created()
         };
-        self.write("state.json", &state)?;
-        self.write("config.json", config)?;
+        self.set_state(&state)?;
         // A container that fills the disk has room left to say so. Not every file system can reserve.
         let _ = fallocate(
             &self.open_log()?,
@@ -420,7 +449,7 @@ impl Folder {
     /// # Errors
     /// When the file is missing or damaged.
     pub fn config(&self) -> Result<ContainerConfig> {
-        self.read("config.json")
+        read(&self.record())
     }
 
     /// What became of it, as its supervisor left it: use [`Self::true_state`] to read.
@@ -428,7 +457,7 @@ impl Folder {
     /// # Errors
     /// When the file is missing or damaged.
     pub fn state(&self) -> Result<ContainerState> {
-        self.read("state.json")
+        read(&self.0.join("state.json"))
     }
 
     /// What became of it, corrected when its supervisor died without a word.
@@ -462,7 +491,11 @@ impl Folder {
     /// # Errors
     /// When the disk is full; the old one is kept then.
     pub fn set_config(&self, config: &ContainerConfig) -> Result<()> {
-        self.write("config.json", config)
+        let path = self.record();
+        if let Some(folder) = path.parent() {
+            paths::create_private(folder)?;
+        }
+        write(&path, config)
     }
 
     /// Replaces the state.
@@ -470,7 +503,7 @@ impl Folder {
     /// # Errors
     /// When the disk is full; the old state is kept then.
     pub fn set_state(&self, state: &ContainerState) -> Result<()> {
-        self.write("state.json", state)
+        write(&self.0.join("state.json"), state)
     }
 
     /// Removes the folder with everything in it. It loses its name first, so that nobody finds
@@ -489,6 +522,7 @@ impl Folder {
     pub fn remove_after(&self, act: impl FnOnce()) -> Result<()> {
         let old = self.beside(OLD);
         let removed = std::fs::rename(&self.0, &old).and_then(|()| {
+            self.forget();
             act();
             self.remove_plain(&old);
             std::fs::remove_dir_all(&old)
@@ -508,37 +542,35 @@ impl Folder {
         let name = self.0.file_name().unwrap_or_default().to_string_lossy();
         let _ = plain::remove(path, &name);
     }
+}
 
-    fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<()> {
-        let path = self.0.join(name);
-        let text = serde_json::to_vec(value).with_context(|| format!("write {name}"))?;
-        if text.len() as u64 > STATE_BYTES_MAX {
-            bail!(
-                "write {}: it has {} bytes, more than the {STATE_BYTES_MAX} that are read again",
-                path.display(),
-                text.len()
-            );
-        }
-        let mut file = tempfile::Builder::new()
-            .prefix(".new-")
-            .tempfile_in(&self.0)
-            .with_context(|| format!("write {}", path.display()))?;
-        file.write_all(&text)
-            .with_context(|| format!("write {}", path.display()))?;
-        file.persist(&path)
-            .with_context(|| format!("write {}", path.display()))?;
-        Ok(())
+/// Replaces a file whole, by another in its folder.
+fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let about = || format!("write {}", path.display());
+    let text = serde_json::to_vec(value).with_context(about)?;
+    if text.len() as u64 > STATE_BYTES_MAX {
+        bail!(
+            "{}: it has {} bytes, more than the {STATE_BYTES_MAX} that are read again",
+            about(),
+            text.len()
+        );
     }
+    let mut file = tempfile::Builder::new()
+        .prefix(NEW)
+        .tempfile_in(path.parent().with_context(about)?)
+        .with_context(about)?;
+    file.write_all(&text).with_context(about)?;
+    file.persist(path).with_context(about)?;
+    Ok(())
+}
 
-    fn read<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T> {
-        use std::io::Read;
-        let path = self.0.join(name);
-        let mut text = Vec::new();
-        File::open(&path)
-            .and_then(|file| file.take(STATE_BYTES_MAX).read_to_end(&mut text))
-            .with_context(|| format!("read {}", path.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
-    }
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    use std::io::Read;
+    let mut text = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(STATE_BYTES_MAX).read_to_end(&mut text))
+        .with_context(|| format!("read {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
 }
 
 /// What a container whose supervisor was killed reports: as if its process had got SIGKILL.

@@ -101,7 +101,13 @@ fn nothing_is_left(vm: &Sandbox) -> Result<()> {
     let listed = vm.bulkhead(["ps", "-aq"]).output()?.only_stdout()?;
     ensure!(listed.is_empty(), "containers are left: {listed}");
     let mut left = Vec::new();
-    for folder in ["containers", "images/ingest", "build-contexts", "volumes"] {
+    for folder in [
+        "configs",
+        "containers",
+        "images/ingest",
+        "build-contexts",
+        "volumes",
+    ] {
         let folder = vm.root().join(folder);
         for entry in fs::read_dir(folder).into_iter().flatten() {
             left.push(entry.context("read the state root")?.path());

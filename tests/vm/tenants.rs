@@ -403,7 +403,7 @@ fn only_the_user_may(tenant: &Tenant) -> Result<()> {
         assert_eq!(mode & 0o077, 0, "{:?}: {mode:o}", entry.path());
         assert_eq!(entry.metadata()?.uid(), tenant.id, "{:?}", entry.path());
     }
-    for folder in ["containers", "volumes", "templates"] {
+    for folder in ["configs", "containers", "volumes", "templates"] {
         for entry in fs::read_dir(root.join(folder))? {
             let entry = entry?;
             let mode = entry.metadata()?.mode() & 0o7777;

@@ -378,8 +378,10 @@ impl Network {
     /// Ends it as dropping it does, also where that takes more than this process may.
     pub fn end(mut self, launcher: &Launcher) {
         let _ = self.socket.shutdown(Shutdown::Both);
-        if let Side::Awake(passt) = &mut self.passt {
-            passt.end(Some(launcher));
+        match &mut self.passt {
+            Side::Awake(passt) => passt.end(Some(launcher)),
+            Side::Starting(starting) => starting.passt.end(Some(launcher)),
+            Side::Asleep(_) | Side::Gone => {}
         }
     }
 }

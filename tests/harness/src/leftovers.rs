@@ -14,7 +14,7 @@ use crate::{POLL_INTERVAL, Sandbox, process};
 const SETTLING: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// What belongs to a state root, whatever it holds, and is made when first used.
-const OF_THE_ROOT: [&str; 3] = ["containers", "events", "images/build-cache"];
+const OF_THE_ROOT: [&str; 4] = ["configs", "containers", "events", "images/build-cache"];
 
 /// What there is at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -105,7 +105,8 @@ impl Sandbox {
         }
         for entry in fs::read_dir(self.root()).context("read the state root")? {
             let path = entry.context("read the state root")?.path();
-            if path.file_name() == Some(OsStr::new("containers")) {
+            let of_containers = ["configs", "containers"].map(OsStr::new).map(Some);
+            if of_containers.contains(&path.file_name()) {
                 continue;
             }
             Invocation::new("/bin/cp")
@@ -333,7 +334,7 @@ mod tests {
     #[test]
     fn a_copy_has_all_but_the_containers() {
         let sandbox = Sandbox::of_program(Path::new("/bin/true")).expect("sandbox");
-        for name in ["images", "containers"] {
+        for name in ["images", "configs", "containers"] {
             fs::create_dir(sandbox.root().join(name)).expect("mkdir");
             fs::write(sandbox.root().join(name).join("file"), name).expect("write");
         }
@@ -341,6 +342,7 @@ mod tests {
         assert_ne!(copy.root(), sandbox.root());
         assert!(copy.root().join("images/file").exists());
         assert!(!copy.root().join("containers").exists());
+        assert!(!copy.root().join("configs").exists());
     }
 
     #[test]
