@@ -8,8 +8,9 @@
 //! Who starts a VM makes it; [`super::launcher`] has the VMM, passt and the file server enter it before
 //! they execute their programs. That of a container is kept for all lives that its supervisor has: once
 //! that is shut in it may write the files of limits ([`ControlGroup::files`]), and its launcher alone has
-//! processes enter and removes the group, since who can move any process there can end it. It is no wall: what each may do is its jail's matter, and where there
-//! can be no group, there is none. It knows no container.
+//! processes enter and removes the group, since who can move any process there can end it. It is no wall:
+//! what each may do is its jail's matter, and where there can be no group, there is none. It knows no
+//! container.
 //!
 //! All three are in one group, and its limits are the sum of what each needs. A group for each would
 //! leave the whole without a limit, or take one more above them, and gain little: what one of them

@@ -8,8 +8,9 @@
 //! ```
 //! What may be ordered is fixed before the supervisor hears a guest: this command's own verbs, the
 //! file server of these shares, passt with these ports, the agent of this plain container, and at the
-//! end the removal of the container's folder, the volumes that go with it, and its control group. It never reads a byte of a guest.
-//! [`super::vm`], [`super::files`] and [`super::network`] order; the supervisor makes the process.
+//! end the removal of the container's folder, the volumes that go with it, and its control group. It
+//! never reads a byte of a guest. [`super::vm`], [`super::files`] and [`super::network`] order; the
+//! supervisor makes the process.
 #![allow(unsafe_code)] // takes ownership of inherited descriptors by number
 
 use std::fs::File;
