@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use images::Digest;
 use images::store::ContainerUse;
-use nix::sys::signal::{Signal, kill};
 
 use super::events;
 use super::lock;
@@ -19,6 +18,9 @@ use super::state::{
 
 /// Time between two tries to get the lock of a container whose supervisor was killed.
 const LOCK_POLL: Duration = Duration::from_millis(5);
+
+/// So often a lock may name a process that does not have it: one that has just ended does not, either.
+const STRANGERS_MAX: u32 = 400;
 
 /// Adds a container under a name that no other has. The lock is for its supervisor; one that is not
 /// `begun` at once waits to be started.
@@ -100,6 +102,7 @@ pub fn update(
 /// Docker's sentence when it runs and `force` is not given.
 pub fn remove(folder: &Folder, config: &ContainerConfig, force: bool) -> Result<()> {
     let mut killed = None;
+    let mut strangers = 0;
     loop {
         match folder.try_lock() {
             Ok(Some(_lock)) => {
@@ -147,17 +150,27 @@ pub fn remove(folder: &Folder, config: &ContainerConfig, force: bool) -> Result<
                 ),
             }
         }
-        // There may be none yet: then the command is about to start it.
-        let holder = match folder.holder() {
+        let lock = match folder.open_lock() {
             Err(_) if !folder.path().exists() => return Ok(()),
-            holder => holder?,
+            lock => lock?,
         };
-        if let Holder::Supervisor(supervisor) = holder
+        // There may be none yet: then the command is about to start it. The VM dies with its supervisor.
+        if let supervisor @ Holder::Supervisor(pid) = Holder::read(&lock)?
             && killed != Some(supervisor)
         {
-            // The VM dies with its supervisor.
-            let _ = kill(supervisor, Signal::SIGKILL);
-            killed = Some(supervisor);
+            if supervisor.end(&lock)? {
+                killed = Some(supervisor);
+            } else if strangers == STRANGERS_MAX {
+                bail!(
+                    "remove container \"/{}\": process {pid}, which it names as its supervisor, is not\n\
+                     hint: end the one that has {} open (fuser -k)",
+                    config.name,
+                    folder.path().join("lock").display()
+                );
+            } else {
+                // It may have ended just now.
+                strangers += 1;
+            }
         }
         std::thread::sleep(LOCK_POLL);
     }
@@ -169,11 +182,8 @@ fn remove_beneath_command(folder: &Folder) -> Result<()> {
     folder.remove_after(|| {
         // Now nobody takes the lock any more; who has it is told by its VM's end.
         let held = lock::is_held(&lock).unwrap_or(false);
-        match Holder::read(&lock) {
-            Ok(Holder::Files { vm: Some(pid) } | Holder::Supervisor(pid)) if held => {
-                let _ = kill(pid, Signal::SIGKILL);
-            }
-            _ => {}
+        if let (true, Ok(holder)) = (held, Holder::read(&lock)) {
+            let _ = holder.end(&lock);
         }
     })
 }
@@ -507,12 +517,32 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_process_that_a_lock_names_and_that_has_it_not_is_left_alone() {
+        let (_temp, root) = root();
+        let config = config('a', "a", false);
+        let (folder, _lock) = create(&root, &config, true).unwrap();
+        let stranger = std::process::Command::new("sleep").arg("600").spawn();
+        let mut stranger = stranger.unwrap();
+        let id = stranger.id();
+        std::fs::write(folder.path().join("lock"), id.to_string()).unwrap();
+        let error = remove(&folder, &config, true).unwrap_err().to_string();
+        let words = format!("process {id}, which it names as its supervisor, is not");
+        assert!(error.contains(&words), "{error}");
+        assert!(folder.path().exists() && stranger.try_wait().unwrap().is_none());
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+    }
+
+    #[test]
     fn its_first_state_is_created() {
         let (_temp, root) = root();
         let (folder, _lock) = create(&root, &config('a', "a", false), true).unwrap();
         let state = folder.true_state().unwrap();
         assert_eq!(state.status, ContainerState::created().status);
-        assert_eq!(folder.holder().unwrap(), Holder::Unsigned);
+        assert_eq!(
+            Holder::read(&folder.open_lock().unwrap()).unwrap(),
+            Holder::Unsigned
+        );
     }
 
     #[test]

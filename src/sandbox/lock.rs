@@ -10,12 +10,13 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::Pid;
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// Longest text in bytes: two numbers and a word.
 const TEXT_BYTES_MAX: usize = 64;
@@ -36,6 +37,8 @@ pub enum Holder {
     Supervisor(Pid),
     /// A command that is at the files of a container that is stopped.
     Files {
+        /// The command.
+        command: Pid,
         /// Its VM, once there is one.
         vm: Option<Pid>,
     },
@@ -112,11 +115,70 @@ impl Holder {
         match words.as_slice() {
             [] => Ok(Self::Unsigned),
             [supervisor] => Ok(Self::Supervisor(pid(supervisor)?)),
-            [_, word] if *word == FILES => Ok(Self::Files { vm: None }),
-            [_, word, vm] if *word == FILES => Ok(Self::Files { vm: Some(pid(vm)?) }),
+            [command, word] if *word == FILES => Ok(Self::Files {
+                command: pid(command)?,
+                vm: None,
+            }),
+            [command, word, vm] if *word == FILES => Ok(Self::Files {
+                command: pid(command)?,
+                vm: Some(pid(vm)?),
+            }),
             _ => bail!("the lock of a container says {text:?}"),
         }
     }
+
+    /// Ends a supervisor, or the VM of a command, and whether there was one: `file` says so, in words of
+    /// the container's supervisor, which may name anybody when it was taken over. So it is only ended
+    /// if it has that file open, or is the child of who has.
+    ///
+    /// # Errors
+    /// When this user may not end it.
+    pub fn end(self, file: &File) -> Result<bool> {
+        let (holder, victim) = match self {
+            Self::Supervisor(supervisor) => (supervisor, supervisor),
+            Self::Files {
+                command,
+                vm: Some(vm),
+            } => (command, vm),
+            Self::Unsigned | Self::Files { vm: None, .. } => return Ok(false),
+        };
+        let about = || format!("end process {victim}");
+        let number = rustix::process::Pid::from_raw(victim.as_raw()).with_context(about)?;
+        // From here on the number is no other process's, or the descriptor is of none.
+        let process = match pidfd_open(number, PidfdFlags::empty()) {
+            Err(rustix::io::Errno::SRCH) => return Ok(false),
+            process => process.with_context(about)?,
+        };
+        let is_its = has_open(holder, file) && (victim == holder || parent(victim) == Some(holder));
+        if is_its {
+            match pidfd_send_signal(&process, Signal::KILL) {
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(error) => return Err(error).with_context(about),
+            }
+        }
+        Ok(is_its)
+    }
+}
+
+/// Whether a process has this very file open. One that has ended has none.
+fn has_open(process: Pid, file: &File) -> bool {
+    let Ok(wanted) = file.metadata() else {
+        return false;
+    };
+    let open = std::fs::read_dir(format!("/proc/{process}/fd"));
+    // What a descriptor stands for, as the kernel leads there.
+    let mut found = open
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| std::fs::metadata(entry.path()).ok());
+    found.any(|it| (it.dev(), it.ino()) == (wanted.dev(), wanted.ino()))
+}
+
+fn parent(process: Pid) -> Option<Pid> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    parent.trim().parse().ok().map(Pid::from_raw)
 }
 
 /// Whether anybody holds the lock in `file`. Asks without taking it, so that it is in nobody's way.
@@ -143,6 +205,9 @@ fn whole_file(kind: i32) -> libc::flock {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Child, Command, Stdio};
+
     use super::*;
 
     #[test]
@@ -153,14 +218,44 @@ mod tests {
         let holder = || Holder::read(&file).unwrap();
         assert_eq!(holder(), Holder::Unsigned);
         lock.sign_for_files(None).unwrap();
-        assert_eq!(holder(), Holder::Files { vm: None });
+        let command = Pid::this();
+        assert_eq!(holder(), Holder::Files { command, vm: None });
         lock.sign_for_files(Some(77)).unwrap();
         let vm = Some(Pid::from_raw(77));
-        assert_eq!(holder(), Holder::Files { vm });
+        assert_eq!(holder(), Holder::Files { command, vm });
         let lock = Lock::take(OwnedFd::from(lock).into()).unwrap().unwrap();
         assert_eq!(holder(), Holder::Unsigned);
         lock.sign().unwrap();
         assert_eq!(holder(), Holder::Supervisor(Pid::this()));
+    }
+
+    #[test]
+    fn only_who_has_the_lock_is_ended_or_its_child() {
+        let start = |stdin: Stdio| {
+            Command::new("sleep")
+                .arg("600")
+                .stdin(stdin)
+                .spawn()
+                .unwrap()
+        };
+        let file = tempfile::tempfile().unwrap();
+        let mut owner = start(file.try_clone().unwrap().into());
+        let mut stranger = start(Stdio::null());
+        let pid = |child: &Child| Pid::from_raw(child.id().try_into().unwrap());
+        // Both are this process's children, which has the file open; neither is the other's.
+        let names = |holder: Holder| holder.end(&file).unwrap();
+        let at_files = |command, vm| Holder::Files { command, vm };
+        assert!(!names(Holder::Unsigned));
+        assert!(!names(Holder::Supervisor(pid(&stranger))));
+        assert!(!names(at_files(pid(&owner), Some(pid(&stranger)))));
+        assert!(!names(at_files(pid(&stranger), Some(pid(&owner)))));
+        assert!(!names(at_files(pid(&owner), None)));
+        assert!(stranger.try_wait().unwrap().is_none() && owner.try_wait().unwrap().is_none());
+        assert!(names(Holder::Supervisor(pid(&owner))));
+        assert_eq!(owner.wait().unwrap().signal(), Some(libc::SIGKILL));
+        assert!(!names(Holder::Supervisor(pid(&owner))));
+        assert!(names(at_files(Pid::this(), Some(pid(&stranger)))));
+        assert_eq!(stranger.wait().unwrap().signal(), Some(libc::SIGKILL));
     }
 
     #[test]

@@ -414,14 +414,6 @@ impl Folder {
             .with_context(|| format!("open {}", path.display()))
     }
 
-    /// What the one says that holds the lock, as long as somebody does.
-    ///
-    /// # Errors
-    /// When the lock file can't be read.
-    pub fn holder(&self) -> Result<Holder> {
-        Holder::read(&self.open_lock()?)
-    }
-
     /// Whether a command is at the files of this container, which does not run then.
     ///
     /// # Errors
@@ -613,9 +605,15 @@ mod tests {
         let held = folder.try_lock().unwrap().unwrap();
         assert_eq!(folder.true_state().unwrap().status, Status::Running);
         assert!(folder.try_lock().unwrap().is_none());
-        assert_eq!(folder.holder().unwrap(), Holder::Unsigned);
+        assert_eq!(
+            Holder::read(&folder.open_lock().unwrap()).unwrap(),
+            Holder::Unsigned
+        );
         held.sign().unwrap();
-        assert!(matches!(folder.holder().unwrap(), Holder::Supervisor(_)));
+        assert!(matches!(
+            Holder::read(&folder.open_lock().unwrap()).unwrap(),
+            Holder::Supervisor(_)
+        ));
         drop(held);
         let state = folder.true_state().unwrap();
         assert_eq!(
