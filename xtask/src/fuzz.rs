@@ -184,7 +184,7 @@ fn run(targets: &[String], seconds: &dyn Fn(usize) -> u64) -> Result<Run> {
             match run_one(target, &executable, &home, seconds)? {
                 Outcome::Clean { runs, edges } => {
                     lock(&tally).passed += 1;
-                    step.done_with(format!("{runs} runs, {edges} edges"));
+                    step.done_with(format!("{runs} runs in {seconds} s, {edges} edges"));
                 }
                 Outcome::Finding { report } => {
                     lock(&tally).failed += 1;
@@ -206,6 +206,7 @@ fn run(targets: &[String], seconds: &dyn Fn(usize) -> u64) -> Result<Run> {
         tally,
         code: Some(i32::from(tally.failed > 0)),
         passed: BTreeSet::new(),
+        failed: BTreeSet::new(),
     })
 }
 

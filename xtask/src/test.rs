@@ -4,14 +4,14 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fs;
 use std::io::{BufRead, BufReader};
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -36,6 +36,9 @@ const FAILURES_MAX: u32 = 3;
 
 /// A fuzz target's share of a run of all tests: the most, and what it has where the others took long.
 const FUZZ_SECONDS: RangeInclusive<u64> = 5..=60;
+
+/// Which random things hostile guests do, for `tests/vm`.
+const SEED: &str = "BULKHEAD_HOSTILE_SEED";
 
 /// A run of all tests takes no longer than this for the sake of fuzzing: CI ends one after 90 minutes.
 const RUN_TIME: Duration = Duration::from_secs(78 * 60);
@@ -213,6 +216,8 @@ pub(crate) struct Run {
     pub(crate) code: Option<i32>,
     /// Names of tests that were seen to pass.
     pub(crate) passed: BTreeSet<String>,
+    /// Names of tests that were seen to fail; some of them may have passed when they were repeated.
+    pub(crate) failed: BTreeSet<String>,
 }
 
 impl Run {
@@ -245,6 +250,8 @@ fn vm(filter: Option<&str>) -> Result<Run> {
     ]);
     let executable = cargo::named(cargo::build(build)?, VM_TARGET)?;
 
+    let seed = hostile_seed()?;
+    println!("{SEED}={seed}");
     let answers = paths::cache()?.join("oracle");
     fs::create_dir_all(&answers).with_context(|| format!("create {}", answers.display()))?;
     // What tests leave to look at; their own scratch folders are on the emulated host's disk.
@@ -277,6 +284,7 @@ fn vm(filter: Option<&str>) -> Result<Run> {
             command.arg("--env").arg(variable);
         }
         command
+            .args(["--env", &format!("{SEED}={seed}")])
             .args(["--env", "RUST_BACKTRACE=1", "--"])
             .arg(&executable)
             .args(filter)
@@ -309,15 +317,38 @@ fn vm(filter: Option<&str>) -> Result<Run> {
         tally: Tally::default(),
         code: Some(0),
         passed: BTreeSet::new(),
+        failed: BTreeSet::new(),
     };
     for run in runs {
-        let run = run?;
+        let mut run = run?;
         all.tally.add(run.tally);
+        all.passed.append(&mut run.passed);
+        all.failed.append(&mut run.failed);
         if !run.succeeded() {
             all.code = run.code;
         }
     }
+    let repeated = only_when_repeated(&all);
+    if !repeated.is_empty() {
+        println!("passed only when repeated: {}", repeated.join(", "));
+    }
     Ok(all)
+}
+
+/// Tests that failed and passed: the emulator's doing, or a race that is worth a look.
+fn only_when_repeated(run: &Run) -> Vec<&str> {
+    let both = run.failed.intersection(&run.passed);
+    both.map(String::as_str).collect()
+}
+
+/// What hostile guests do at random begins with, the same in each host: a failure that one attempt
+/// found is found by the next. `BULKHEAD_HOSTILE_SEED` repeats a run's.
+fn hostile_seed() -> Result<String> {
+    if let Ok(seed) = env::var(SEED) {
+        return Ok(seed);
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    Ok(now.as_secs().to_string())
 }
 
 /// What of the VM tests runs in one host; `tests/vm/main.rs` reads the value.
@@ -379,14 +410,17 @@ fn keep_answers(from: &Path, to: &Path) -> Result<()> {
 /// host's kernel dies, or an interrupt is lost (docs/adr/0005). So what has passed counts, and the
 /// rest runs again in another host. A test that fails each time is a failure.
 fn in_emulated_hosts(attempt: impl Fn(&BTreeSet<String>) -> Result<Run>) -> Result<Run> {
-    let mut passed = BTreeSet::new();
+    let (mut passed, mut failed) = (BTreeSet::new(), BTreeSet::new());
     let mut failures = 0;
     for hosts in 1.. {
         let mut run = attempt(&passed)?;
         let crashed = run.code == Some(i32::from(lab::LAB_FAILED));
         failures += u32::from(!crashed && !run.succeeded());
+        failed.append(&mut run.failed);
         if run.succeeded() || hosts == HOSTS_MAX || failures == FAILURES_MAX {
             run.tally.passed += u64::try_from(passed.len())?;
+            run.failed = failed;
+            run.passed.append(&mut passed);
             return Ok(run);
         }
         passed.append(&mut run.passed);
@@ -428,7 +462,7 @@ fn count(command: &mut Command, timeout: Option<Duration>) -> Result<Run> {
         }
     });
     let mut tally = Tally::default();
-    let mut passed = BTreeSet::new();
+    let (mut passed, mut failed) = (BTreeSet::new(), BTreeSet::new());
     let mut begun = None;
     loop {
         // Per line: a suite may be long, a silence may not.
@@ -440,7 +474,11 @@ fn count(command: &mut Command, timeout: Option<Duration>) -> Result<Run> {
             Ok(line) => {
                 println!("{line}");
                 tally.add(Tally::parse(&line).unwrap_or_default());
-                passed.extend(passed_test(&line, &mut begun));
+                match ended_test(&line, &mut begun) {
+                    Some((name, true)) => passed.insert(name),
+                    Some((name, false)) => failed.insert(name),
+                    None => false,
+                };
             }
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
@@ -459,23 +497,26 @@ fn count(command: &mut Command, timeout: Option<Duration>) -> Result<Run> {
         tally,
         code: status.code(),
         passed,
+        failed,
     })
 }
 
-/// The test that a line says has passed, as `test streams::attach_chooses_streams   ... ok`. Where the
-/// test itself prints, that is between its name and a last line `ok`: `begun` is the name until then.
-fn passed_test(line: &str, begun: &mut Option<String>) -> Option<String> {
+/// The test that a line says has ended, and whether it passed, as `test streams::attach_chooses_streams
+/// ... ok`. Where the test itself prints, that is between its name and a last line `ok`: `begun` is the
+/// name until then.
+fn ended_test(line: &str, begun: &mut Option<String>) -> Option<(String, bool)> {
     match line {
-        "ok" => return begun.take(),
-        "FAILED" => *begun = None,
+        "ok" => return Some((begun.take()?, true)),
+        "FAILED" => return Some((begun.take()?, false)),
         _ => {}
     }
     let (name, end) = line.strip_prefix("test ")?.split_once("... ")?;
     let name = name.trim().to_owned();
     *begun = None;
     match end {
-        "ok" => return Some(name),
-        "FAILED" | "ignored" => {}
+        "ok" => return Some((name, true)),
+        "FAILED" => return Some((name, false)),
+        "ignored" => {}
         _ => *begun = Some(name),
     }
     None
@@ -520,20 +561,21 @@ mod tests {
     }
 
     #[test]
-    fn tests_that_passed_are_known_by_name() {
+    fn tests_that_ended_are_known_by_name() {
         let mut begun = None;
-        let mut passed = |line| passed_test(line, &mut begun);
-        assert_eq!(passed("test a::b   ... ok").as_deref(), Some("a::b"));
-        assert_eq!(passed("test a::b   ... FAILED"), None);
-        assert_eq!(passed("a test ... ok"), None);
-        assert_eq!(passed("test a::c   ... seed 1"), None);
-        assert_eq!(passed("of its own"), None);
-        assert_eq!(passed("ok").as_deref(), Some("a::c"));
-        assert_eq!(passed("ok"), None);
-        assert_eq!(passed("test a::d   ... seed 1"), None);
-        assert_eq!(passed("FAILED"), None);
-        assert_eq!(passed("test a::e   ... FAILED"), None);
-        assert_eq!(passed("ok"), None);
+        let mut ended = |line| ended_test(line, &mut begun);
+        let of = |name: &str, passed| Some((name.to_owned(), passed));
+        assert_eq!(ended("test a::b   ... ok"), of("a::b", true));
+        assert_eq!(ended("test a::b   ... FAILED"), of("a::b", false));
+        assert_eq!(ended("a test ... ok"), None);
+        assert_eq!(ended("test a::c   ... seed 1"), None);
+        assert_eq!(ended("of its own"), None);
+        assert_eq!(ended("ok"), of("a::c", true));
+        assert_eq!(ended("ok"), None);
+        assert_eq!(ended("test a::d   ... seed 1"), None);
+        assert_eq!(ended("FAILED"), of("a::d", false));
+        assert_eq!(ended("test a::e   ... ignored"), None);
+        assert_eq!(ended("ok"), None);
     }
 
     #[test]
@@ -592,6 +634,7 @@ mod tests {
         assert_eq!(attempts, 3);
         assert!(run.succeeded());
         assert_eq!(run.tally.passed, 3);
+        assert_eq!(only_when_repeated(&run), ["b"]);
     }
 
     #[test]
@@ -604,6 +647,7 @@ mod tests {
         assert_eq!(attempts, 4);
         assert!(!run.succeeded());
         assert_eq!(run.tally.failed, 1);
+        assert!(only_when_repeated(&run).is_empty());
     }
 
     #[test]
