@@ -12,6 +12,9 @@ use rustix::process::{Signal, kill_process};
 use crate::invocation::pid;
 use crate::{PATIENCE, POLL_INTERVAL};
 
+/// So often a process is asked for arguments that it does not have yet.
+const EXECUTION_POLLS: u32 = 100;
+
 /// A process that executes the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
@@ -72,7 +75,7 @@ pub fn executing(program: &Path) -> Result<Vec<Process>> {
         if identity(&folder.join("exe")).ok() != Some(wanted) {
             continue;
         }
-        let arguments = fs::read(folder.join("cmdline")).unwrap_or_default();
+        let arguments = command_line(&folder);
         // Each ends with a zero byte.
         let arguments = arguments
             .strip_suffix(b"\0")
@@ -89,6 +92,19 @@ pub fn executing(program: &Path) -> Result<Vec<Process>> {
         });
     }
     Ok(found)
+}
+
+/// A process that executes a file is known by it before its arguments are there.
+fn command_line(folder: &Path) -> Vec<u8> {
+    for _ in 0..EXECUTION_POLLS {
+        match fs::read(folder.join("cmdline")) {
+            Ok(arguments) if arguments.is_empty() => std::thread::sleep(POLL_INTERVAL / 4),
+            Ok(arguments) => return arguments,
+            // It has ended.
+            Err(_) => break,
+        }
+    }
+    Vec::new()
 }
 
 /// The second field after the name, which may hold anything (proc(5)).
