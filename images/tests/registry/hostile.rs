@@ -157,6 +157,41 @@ fn a_server_that_falls_silent_is_given_up() {
 }
 
 #[test]
+fn a_server_that_trickles_is_given_up() {
+    let layer = big(50_000);
+    let image = Sample::new(&[&layer]);
+    let (blob, asked) = (layer.clone(), sha(&layer));
+    let server = except(&image, move |request| {
+        is_blob(request, &blob).then(|| Reply::new(200, Body::Trickle(50_000)))
+    });
+    let mut client = Client::new();
+    // Some 30 bytes, where 8 KiB are wanted; each of them comes in time.
+    client.options.patience.stall = Duration::from_millis(300);
+    client.options.patience.attempts = 2;
+    let error = client.refused(&server.name("x"));
+    assert!(matches!(error, RegistryError::Stalled { .. }), "{error}");
+    assert_eq!(server.requests_for(&asked).len(), 2);
+    // Documents are shorter than that, and have a time limit of their own.
+    for part in ["/manifests/", "/token"] {
+        let server = except(&image, move |request| {
+            if request.path.contains(part) {
+                return Some(Reply::new(200, Body::Trickle(2000)));
+            }
+            let realm = format!("Bearer realm=\"http://{}/token\"", request.header("host")?);
+            (part == "/token").then(|| Reply::error(401, "X").with("WWW-Authenticate", &realm))
+        });
+        let mut client = Client::new();
+        client.options.patience.document = Duration::from_millis(300);
+        client.options.patience.attempts = 1;
+        let error = client.refused(&server.name("x"));
+        assert!(
+            matches!(error, RegistryError::Stalled { .. }),
+            "{part}: {error}"
+        );
+    }
+}
+
+#[test]
 fn replies_that_are_no_http_are_errors() {
     let server = except(&sample(), |request| {
         request

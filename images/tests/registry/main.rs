@@ -17,7 +17,7 @@
 //! | e18 | `WWW-Authenticate` that leads elsewhere | `login::challenges_that_lead_astray_are_refused` |
 //! | e18 | tokens of no kind or without end | `login::bad_tokens_are_refused` |
 //! | e18 | bodies without end, chunked ones too; heads of megabytes | `hostile::endless_replies_end_at_their_limits`, `protocol::chunks_without_end_end_at_the_limit`, `a_head_of_ten_megabytes_is_an_error` |
-//! | e18 | a body that stops or trickles | `hostile::a_server_that_falls_silent_is_given_up` |
+//! | e18 | a body that stops or trickles | `hostile::a_server_that_falls_silent_is_given_up`, `a_server_that_trickles_is_given_up` |
 //! | e18 | lengths and chunks that lie | `hostile::sizes_are_held_against_the_manifest`, `replies_that_are_no_http_are_errors`, `protocol::a_chunk_of_no_length_is_an_error` |
 //! | e18 | wrong parts | `resume::servers_that_cannot_resume_start_over`, `protocol::a_part_that_nobody_asked_for_is_refused` |
 //! | e18 | `Docker-Content-Digest`, `ETag`, `Link` and others that lie | `protocol::headers_that_say_something_else_are_not_believed`; of a push: `push_faults` |

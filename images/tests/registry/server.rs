@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::sample::{Sample, hex, sha};
 
@@ -42,7 +43,12 @@ pub(crate) enum Body {
     Endless(&'static [u8]),
     /// A length, some bytes, and then nothing until the client has had enough.
     Stalled(usize, Vec<u8>),
+    /// A length, and a byte now and then until the client has had enough.
+    Trickle(usize),
 }
+
+/// From one byte of a trickle to the next.
+const TRICKLE: Duration = Duration::from_millis(10);
 
 /// A reply.
 #[derive(Debug, Clone)]
@@ -231,7 +237,7 @@ fn serve(mut stream: impl Read + Write, behaviour: &Behaviour, log: &Mutex<Vec<R
     }
     let length = match &reply.body {
         Body::Whole(bytes) => Some(bytes.len()),
-        Body::Cut(length, _) | Body::Stalled(length, _) => Some(*length),
+        Body::Cut(length, _) | Body::Stalled(length, _) | Body::Trickle(length) => Some(*length),
         Body::UntilClose(_) | Body::Endless(_) => None,
     };
     if let Some(length) = length {
@@ -248,6 +254,18 @@ fn serve(mut stream: impl Read + Write, behaviour: &Behaviour, log: &Mutex<Vec<R
             let _ = stream.write_all(&bytes).and_then(|()| stream.flush());
             // Returns when the client closes.
             let _ = stream.read(&mut [0]);
+        }
+        Body::Trickle(length) => {
+            for _ in 0..length {
+                if stream
+                    .write_all(b" ")
+                    .and_then(|()| stream.flush())
+                    .is_err()
+                {
+                    break;
+                }
+                std::thread::sleep(TRICKLE);
+            }
         }
     }
     let _ = stream.flush();
