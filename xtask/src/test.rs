@@ -40,6 +40,9 @@ const FUZZ_SECONDS: RangeInclusive<u64> = 5..=60;
 /// Which random things hostile guests do, for `tests/vm`.
 const SEED: &str = "BULKHEAD_HOSTILE_SEED";
 
+/// So often it is looked whether tests that say nothing have ended.
+const TICK: Duration = Duration::from_millis(500);
+
 /// A run of all tests takes no longer than this for the sake of fuzzing: CI ends one after 90 minutes.
 const RUN_TIME: Duration = Duration::from_secs(78 * 60);
 
@@ -445,7 +448,7 @@ fn count(command: &mut Command, timeout: Option<Duration>) -> Result<Run> {
         .context("start the tests")?;
     let output = child.stdout.take().context("the tests have an output")?;
     let (lines, received) = mpsc::channel();
-    let reader = thread::spawn(move || {
+    thread::spawn(move || {
         let mut output = BufReader::new(output);
         let mut line = Vec::new();
         // Tests may print what is not UTF-8.
@@ -464,14 +467,11 @@ fn count(command: &mut Command, timeout: Option<Duration>) -> Result<Run> {
     let mut tally = Tally::default();
     let (mut passed, mut failed) = (BTreeSet::new(), BTreeSet::new());
     let mut begun = None;
+    let mut heard = Instant::now();
     loop {
-        // Per line: a suite may be long, a silence may not.
-        let line = match timeout {
-            Some(timeout) => received.recv_timeout(timeout),
-            None => received.recv().map_err(RecvTimeoutError::from),
-        };
-        match line {
+        match received.recv_timeout(TICK) {
             Ok(line) => {
+                heard = Instant::now();
                 println!("{line}");
                 tally.add(Tally::parse(&line).unwrap_or_default());
                 match ended_test(&line, &mut begun) {
@@ -481,18 +481,22 @@ fn count(command: &mut Command, timeout: Option<Duration>) -> Result<Run> {
                 };
             }
             Err(RecvTimeoutError::Disconnected) => break,
-            Err(RecvTimeoutError::Timeout) => {
-                eprintln!(
-                    "the tests said nothing for {} s and are ended",
-                    timeout.unwrap_or_default().as_secs()
-                );
-                end(&mut child);
+            // What a test that failed has left running may have its output still.
+            Err(RecvTimeoutError::Timeout) if child.try_wait().is_ok_and(|end| end.is_some()) => {
                 break;
+            }
+            // Per line: a suite may be long, a silence may not.
+            Err(RecvTimeoutError::Timeout) => {
+                if timeout.is_some_and(|timeout| heard.elapsed() > timeout) {
+                    let silence = heard.elapsed().as_secs();
+                    eprintln!("the tests said nothing for {silence} s and are ended");
+                    end(&mut child);
+                    break;
+                }
             }
         }
     }
     let status = child.wait().context("wait for the tests")?;
-    let _ = reader.join();
     Ok(Run {
         tally,
         code: status.code(),
@@ -594,6 +598,18 @@ mod tests {
             }
         );
         assert!(!run.succeeded());
+    }
+
+    #[test]
+    fn what_tests_leave_running_holds_up_nobody() {
+        let folder = std::env::temp_dir().join(format!("xtask-{}", std::process::id()));
+        fs::create_dir(&folder).expect("a folder");
+        // It reads until this test opens the other end, and has the output all the while.
+        let script = format!("cd {}; mkfifo left; cat left & exit 3", folder.display());
+        let run = count(&mut shell(&script), None).expect("run");
+        assert_eq!(run.code, Some(3));
+        fs::write(folder.join("left"), "").expect("end what is left");
+        fs::remove_dir_all(&folder).expect("remove the folder");
     }
 
     #[test]
