@@ -121,16 +121,22 @@ impl LayerDisks {
     /// Opens the cache at `root`, which is made if it isn't there. What dead converters left is removed.
     pub fn open(root: &Path) -> Result<Self, LayerError> {
         files::make_dir(root)?;
-        let disks = Self {
-            root: root.to_owned(),
-            shared: SharedDisks::of_host(),
-        };
+        let disks = Self::at(root);
         for name in disks.names()? {
             if name.ends_with(TEMPORARY) {
                 disks.remove_stale(&root.join(name))?;
             }
         }
         Ok(disks)
+    }
+
+    /// The cache at `root` as it is, for who takes disks from it and makes none.
+    #[must_use]
+    pub fn at(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            shared: SharedDisks::of_host(),
+        }
     }
 
     /// The disk of `key`, this user's or one that root shares, or `None` where it has not been made. One of
@@ -220,7 +226,9 @@ impl LayerDisks {
         Ok(freed)
     }
 
-    fn path(&self, key: &LayerKey) -> PathBuf {
+    /// Where the disk of `key` is, if this user has it.
+    #[must_use]
+    pub fn path(&self, key: &LayerKey) -> PathBuf {
         self.root.join(key.file_name())
     }
 

@@ -227,6 +227,12 @@ impl Store {
         Ok(Lease { _lock: lock })
     }
 
+    /// Where the cache of layer disks of the store at `root` is.
+    #[must_use]
+    pub fn layers_of(root: &Path) -> PathBuf {
+        root.join("layers")
+    }
+
     /// The cache of layer disks that belongs to this store.
     pub fn layer_disks(&self) -> Result<LayerDisks, StoreError> {
         Ok(LayerDisks::open(&self.layers())?)
@@ -477,7 +483,7 @@ impl Store {
     }
 
     fn layers(&self) -> PathBuf {
-        self.root.join("layers")
+        Self::layers_of(&self.root)
     }
 
     fn index_path(&self) -> PathBuf {

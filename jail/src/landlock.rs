@@ -67,9 +67,12 @@ pub enum Rights {
     ReadFiles,
     /// The same, and write to files.
     ReadAndWrite,
-    /// Read and remove.
+    /// List a folder.
+    List,
+    /// Read files and remove what has a known name; list no folder.
     Removal,
-    /// All but executing a file and making a device, a link or a pipe: files and folders of one's own.
+    /// Read, and make, write and remove files and sockets. Folders stay as they are, links and pipes are
+    /// not made, and nothing is moved from one folder to another.
     Own,
     /// All but executing a file and making a device.
     All,
@@ -82,10 +85,11 @@ impl Rights {
             Self::Read => read,
             Self::ReadFiles => AccessFs::ReadFile.into(),
             Self::ReadAndWrite => read | AccessFs::WriteFile | AccessFs::Truncate,
-            Self::Removal => read | AccessFs::RemoveFile | AccessFs::RemoveDir,
+            Self::List => AccessFs::ReadDir.into(),
+            Self::Removal => AccessFs::ReadFile | AccessFs::RemoveFile | AccessFs::RemoveDir,
             Self::Own => {
-                let made = AccessFs::MakeSym | AccessFs::MakeFifo;
-                AccessFs::from_all(abi) & !denied() & !made
+                let made = AccessFs::MakeReg | AccessFs::MakeSock | AccessFs::RemoveFile;
+                read | AccessFs::WriteFile | AccessFs::Truncate | made
             }
             Self::All => AccessFs::from_all(abi) & !denied(),
         }

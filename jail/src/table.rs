@@ -284,7 +284,7 @@ pub const SUPERVISOR: &[Call] = calls! {
     SYS_epoll_wait, SUPERVISORS, [], "wait";
     SYS_nanosleep, SUPERVISORS, [], "wait";
     SYS_clock_nanosleep, SUPERVISORS, [], "wait";
-    SYS_fcntl, SUPERVISORS, [Check::OneOf(1, &[("F_GETFD", 1), ("F_SETFD", 2), ("F_GETFL", 3), ("F_SETFL", 4), ("F_OFD_GETLK", 36), ("F_OFD_SETLK", 37), ("F_DUPFD_CLOEXEC", 1030), ("F_ADD_SEALS", 1033)])], "flags of descriptors, locks; no `F_SETOWN`, which has signals sent";
+    SYS_fcntl, SUPERVISORS, [Check::OneOf(1, &[("F_GETFD", 1), ("F_SETFD", 2), ("F_GETFL", 3), ("F_SETFL", 4), ("F_DUPFD_CLOEXEC", 1030), ("F_ADD_SEALS", 1033)])], "flags of descriptors; no `F_SETOWN`, which has signals sent, and no lock of another container";
     SYS_ioctl, SUPERVISORS, [Check::OneOf(1, &[("FIONBIO", 0x5421), ("FIOCLEX", 0x5451)])], "the same";
     SYS_dup, SUPERVISORS, [], "descriptors";
     SYS_dup2, SUPERVISORS, [], "descriptors";
@@ -304,7 +304,7 @@ pub const SUPERVISOR: &[Call] = calls! {
     SYS_sendto, SUPERVISORS, [Check::OneOf(5, &[("addrlen 0", 0)])], "streams";
     SYS_recvfrom, SUPERVISORS, [], "streams";
     SYS_shutdown, SUPERVISORS, [], "ends of streams";
-    SYS_pidfd_send_signal, SUPERVISORS, [Check::OneOf(1, &[("SIGKILL", 9)])], "the end of a VM, by the descriptor that it was handed";
+    SYS_pidfd_send_signal, SUPERVISORS, [Check::OneOf(1, &[("SIGKILL", 9)]), Check::OneOf(3, &[("no flags", 0)])], "the end of a VM, by the descriptor that it was handed";
     SYS_wait4, SUPERVISORS, [], "the end of a VM";
     SYS_waitid, SUPERVISORS, [], "the same";
     SYS_sched_getaffinity, SUPERVISORS, [], "how many CPUs there are";

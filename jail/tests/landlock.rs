@@ -34,7 +34,8 @@ fn a_restricted_thread_opens_nothing_where_the_kernel_can_deny_it() {
 #[test]
 fn a_thread_with_places_has_these_and_no_other() {
     let temp = tempfile::tempdir().unwrap();
-    let [own, others, outside] = ["own", "others", "outside"].map(|name| {
+    let names = ["own", "others", "outside", "supervised", "removable"];
+    let [own, others, outside, supervised, removable] = names.map(|name| {
         let folder = temp.path().join(name);
         std::fs::create_dir(&folder).unwrap();
         std::fs::write(folder.join("file"), "x").unwrap();
@@ -52,6 +53,8 @@ fn a_thread_with_places_has_these_and_no_other() {
         (&others, Rights::Read),
         (&limit, Rights::ReadAndWrite),
         (&listed, Rights::ReadFiles),
+        (&supervised, Rights::Own),
+        (&removable, Rights::Removal),
     ]
     .map(|(place, rights)| (File::open(place).unwrap(), rights));
     let asked = std::thread::spawn(move || {
@@ -103,6 +106,71 @@ fn a_thread_with_places_has_these_and_no_other() {
                 "take another's",
                 std::fs::rename(others.join("file"), own.join("taken")),
                 false,
+            ),
+            (
+                "make a file of a supervisor's",
+                std::fs::write(supervised.join("new"), "y"),
+                true,
+            ),
+            (
+                "replace one",
+                std::fs::rename(supervised.join("new"), supervised.join("file")),
+                true,
+            ),
+            (
+                "list its folder",
+                std::fs::read_dir(&supervised).map(drop),
+                true,
+            ),
+            (
+                "make a link there",
+                std::os::unix::fs::symlink("/", supervised.join("link")),
+                false,
+            ),
+            (
+                "make a folder there, too",
+                std::fs::create_dir(supervised.join("folder")),
+                false,
+            ),
+            (
+                "rename one there",
+                std::fs::rename(supervised.join("full"), supervised.join("other")),
+                false,
+            ),
+            (
+                "remove an empty one",
+                std::fs::remove_dir(supervised.join("empty")),
+                false,
+            ),
+            (
+                "move a file to another folder",
+                std::fs::rename(supervised.join("file"), supervised.join("full/file")),
+                false,
+            ),
+            (
+                "read what is to go",
+                std::fs::read(removable.join("file")).map(drop),
+                true,
+            ),
+            (
+                "list what is to go",
+                std::fs::read_dir(&removable).map(drop),
+                false,
+            ),
+            (
+                "write to it",
+                std::fs::write(removable.join("file"), "y"),
+                false,
+            ),
+            (
+                "remove it",
+                std::fs::remove_file(removable.join("file")),
+                true,
+            ),
+            (
+                "and a folder",
+                std::fs::remove_dir(removable.join("empty")),
+                true,
             ),
             (
                 "read in a folder",

@@ -15,7 +15,7 @@ use super::policy::Policy;
 use super::values::number;
 use super::{given, run};
 use crate::sandbox::given::Given;
-use crate::sandbox::launch::memory_mib;
+use crate::sandbox::launch::{Isolation, memory_mib};
 use crate::sandbox::paths;
 use crate::sandbox::restart::RestartPolicy;
 use crate::sandbox::state::ContainerConfig;
@@ -107,6 +107,9 @@ fn change(
     given::limits(flags, &mut config.given)?;
     // 0 leaves it as it is.
     launch.block_io.weight = limits.block_io.weight.or(launch.block_io.weight);
+    if flags.text("cpuset-cpus").is_some() && launch.isolation == Isolation::Container {
+        bail!("--cpuset-cpus is not supported with --isolation=container");
+    }
     if flags.text("cpuset-cpus").is_some() {
         launch.host_cpus = limits.host_cpus;
     }

@@ -187,8 +187,8 @@ mod tests {
     #[test]
     fn a_long_path_is_no_obstacle_and_a_dead_socket_is_no_supervisor() {
         let temp = tempfile::tempdir().unwrap();
-        let folder = Folder::at(temp.path().join("x".repeat(200)));
-        std::fs::create_dir(folder.path()).unwrap();
+        let folder = Folder::at(temp.path().join("containers").join("x".repeat(200)));
+        std::fs::create_dir_all(folder.path()).unwrap();
         assert!(connect(&folder).unwrap().is_none());
         let listener = Listener::bind(&folder).unwrap();
         let link = connect(&folder).unwrap().unwrap();
@@ -212,8 +212,8 @@ mod tests {
     #[test]
     fn who_asks_one_that_goes_away_gets_no_answer() {
         let temp = tempfile::tempdir().unwrap();
-        let folder = Folder::at(temp.path().join("c"));
-        std::fs::create_dir(folder.path()).unwrap();
+        let folder = Folder::at(temp.path().join("containers/c"));
+        std::fs::create_dir_all(folder.path()).unwrap();
         let ask = |folder| ask_whom(folder, &ToSupervisor::Wait).unwrap();
         assert_eq!(ask(&folder), Answer::Nobody);
         let listener = Listener::bind(&folder).unwrap();
@@ -230,8 +230,8 @@ mod tests {
     #[test]
     fn only_a_wait_is_repeated_when_its_answer_is_lost() {
         let temp = tempfile::tempdir().unwrap();
-        let folder = Folder::at(temp.path().join("c"));
-        std::fs::create_dir(folder.path()).unwrap();
+        let folder = Folder::at(temp.path().join("containers/c"));
+        std::fs::create_dir_all(folder.path()).unwrap();
         let _lock = folder.try_lock().unwrap().unwrap();
         let listener = Listener::bind(&folder).unwrap();
         let next = || loop {

@@ -14,13 +14,15 @@ use super::paths::{self, Root};
 use super::plain;
 use super::state::{
     ContainerConfig, EXIT_CODE_KILLED, Folder, Holder, ID_LEN, Lock, NEW, OLD, Status, configs,
+    id_of_record,
 };
 
 /// Time between two tries to get the lock of a container whose supervisor was killed.
 const LOCK_POLL: Duration = Duration::from_millis(5);
 
-/// So often a lock may name a process that does not have it: one that has just ended does not, either.
-const STRANGERS_MAX: u32 = 400;
+/// So often a lock that is held may name nobody who has it: a command that is about to hand it over has
+/// not signed it, one that is at files has no VM yet, and who has just ended has it no more.
+const NOBODY_MAX: u32 = if cfg!(test) { 100 } else { 6000 };
 
 /// Adds a container under a name that no other has. The lock is for its supervisor; one that is not
 /// `begun` at once waits to be started.
@@ -102,7 +104,7 @@ pub fn update(
 /// Docker's sentence when it runs and `force` is not given.
 pub fn remove(folder: &Folder, config: &ContainerConfig, force: bool) -> Result<()> {
     let mut killed = None;
-    let mut strangers = 0;
+    let mut nobody = 0;
     loop {
         match folder.try_lock() {
             Ok(Some(_lock)) => {
@@ -126,7 +128,7 @@ pub fn remove(folder: &Folder, config: &ContainerConfig, force: bool) -> Result<
             looked_into => looked_into?,
         };
         if looked_into && force {
-            remove_beneath_command(folder)?;
+            remove_beneath_command(folder, config)?;
             events::of_container(folder, config, "destroy", &[]);
             return Ok(());
         }
@@ -154,22 +156,14 @@ pub fn remove(folder: &Folder, config: &ContainerConfig, force: bool) -> Result<
             Err(_) if !folder.path().exists() => return Ok(()),
             lock => lock?,
         };
-        // There may be none yet: then the command is about to start it. The VM dies with its supervisor.
-        if let supervisor @ Holder::Supervisor(pid) = Holder::read(&lock)?
-            && killed != Some(supervisor)
-        {
-            if supervisor.end(&lock)? {
-                killed = Some(supervisor);
-            } else if strangers == STRANGERS_MAX {
-                bail!(
-                    "remove container \"/{}\": process {pid}, which it names as its supervisor, is not\n\
-                     hint: end the one that has {} open (fuser -k)",
-                    config.name,
-                    folder.path().join("lock").display()
-                );
-            } else {
+        // The VM dies with its supervisor. There may be none yet: then the command is about to start it.
+        let holder = Holder::read(&lock).ok();
+        if killed.is_none() || killed != holder {
+            match holder {
+                Some(holder) if holder.end(&lock)? => killed = Some(holder),
                 // It may have ended just now.
-                strangers += 1;
+                _ if nobody < NOBODY_MAX => nobody += 1,
+                _ => bail!(not_ended(folder, config)),
             }
         }
         std::thread::sleep(LOCK_POLL);
@@ -177,15 +171,37 @@ pub fn remove(folder: &Folder, config: &ContainerConfig, force: bool) -> Result<
 }
 
 /// Removes a container while a command is at its files, which then finds that it is gone.
-fn remove_beneath_command(folder: &Folder) -> Result<()> {
+fn remove_beneath_command(folder: &Folder, config: &ContainerConfig) -> Result<()> {
     let lock = folder.open_lock()?;
-    folder.remove_after(|| {
-        // Now nobody takes the lock any more; who has it is told by its VM's end.
+    // Nobody takes the lock any more then; who has it is told by its VM's end.
+    let end = || {
         let held = lock::is_held(&lock).unwrap_or(false);
         if let (true, Ok(holder)) = (held, Holder::read(&lock)) {
             let _ = holder.end(&lock);
         }
-    })
+        held
+    };
+    folder.remove_after(|| {
+        end();
+    })?;
+    // What says that it is such a command may be a supervisor that was taken over.
+    for _ in 0..NOBODY_MAX {
+        if !end() {
+            return Ok(());
+        }
+        std::thread::sleep(LOCK_POLL);
+    }
+    bail!(not_ended(folder, config))
+}
+
+/// Somebody has the lock, and it says of nobody that has it.
+fn not_ended(folder: &Folder, config: &ContainerConfig) -> String {
+    format!(
+        "remove container \"/{}\": a process has its lock, which does not say which one\n\
+         hint: end the process of bulkhead that has {} open",
+        config.name,
+        folder.lock_path().display()
+    )
 }
 
 /// Every container that has a readable configuration, newest first. One of `--rm` whose supervisor
@@ -248,7 +264,7 @@ fn remove_unfinished(root: &Root) -> Result<()> {
         .flatten()
     {
         let name = entry.file_name();
-        let id = name.to_str().and_then(|name| name.strip_suffix(".json"));
+        let id = name.to_str().and_then(id_of_record);
         if !id.is_some_and(|id| is_full_id(id) && root.containers().join(id).exists()) {
             let _ = std::fs::remove_file(entry.path());
         }
@@ -313,13 +329,14 @@ pub fn uses(root: &Root) -> Result<Vec<ContainerUse>, Box<dyn std::error::Error 
         let state = match folder.true_state() {
             // Removed since it was listed.
             Err(_) if !folder.path().exists() => continue,
-            state => state?,
+            // One that can't be read is of one that may run, which holds up nothing for the others.
+            state => state,
         };
         all.push(ContainerUse {
             container: config.short_id().to_owned(),
             image: Digest::parse(&config.image_id)?,
             layers: config.launch.layers.clone(),
-            running: state.status.is_alive(),
+            running: state.map(|state| state.status.is_alive()).unwrap_or(true),
         });
     }
     Ok(all)
@@ -463,7 +480,8 @@ pub(crate) mod tests {
         }
         std::fs::create_dir(configs(&root)).unwrap();
         let left = configs(&root).join(format!("{}.json", "b".repeat(ID_LEN)));
-        for record in [&left, &configs(&root).join(".new-x")] {
+        let left_lock = left.with_extension("lock");
+        for record in [&left, &left_lock, &configs(&root).join(".new-x")] {
             std::fs::write(record, "{}").unwrap();
         }
         assert_eq!(names(&root), Vec::<String>::new());
@@ -473,13 +491,18 @@ pub(crate) mod tests {
         let records = || {
             let all = std::fs::read_dir(configs(&root)).unwrap();
             let names = all.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-            names.collect::<Vec<_>>()
+            names.collect::<std::collections::BTreeSet<_>>()
         };
-        assert_eq!(records(), [format!("{id}.json")]);
+        assert_eq!(
+            records(),
+            [format!("{id}.json"), format!("{id}.lock")].into()
+        );
         // In its folder, where its supervisor may write, there is none.
-        assert!(!folder.path().join("config.json").exists());
+        for name in ["config.json", "lock"] {
+            assert!(!folder.path().join(name).exists());
+        }
         folder.remove().unwrap();
-        assert_eq!(records(), Vec::<String>::new());
+        assert_eq!(records().len(), 0);
     }
 
     #[test]
@@ -524,11 +547,15 @@ pub(crate) mod tests {
         let stranger = std::process::Command::new("sleep").arg("600").spawn();
         let mut stranger = stranger.unwrap();
         let id = stranger.id();
-        std::fs::write(folder.path().join("lock"), id.to_string()).unwrap();
+        std::fs::write(folder.lock_path(), id.to_string()).unwrap();
         let error = remove(&folder, &config, true).unwrap_err().to_string();
-        let words = format!("process {id}, which it names as its supervisor, is not");
-        assert!(error.contains(&words), "{error}");
+        assert!(error.contains("does not say which one"), "{error}");
         assert!(folder.path().exists() && stranger.try_wait().unwrap().is_none());
+        // Nor is one that it calls the VM of a command.
+        std::fs::write(folder.lock_path(), format!("{id} files {id}")).unwrap();
+        let error = remove(&folder, &config, true).unwrap_err().to_string();
+        assert!(error.contains("does not say which one"), "{error}");
+        assert!(stranger.try_wait().unwrap().is_none());
         stranger.kill().unwrap();
         stranger.wait().unwrap();
     }

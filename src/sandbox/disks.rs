@@ -277,7 +277,7 @@ pub fn for_a_while(
 
 /// Layers end to end, and where they lie.
 fn of_layers(root: &Root, layers: &[LayerKey]) -> Result<(Vec<LayerExtent>, DiskSource)> {
-    let disks = Store::open(&root.images())?.layer_disks()?;
+    let disks = LayerDisks::at(&Store::layers_of(&root.images()));
     let (mut extents, mut segments) = (Vec::new(), Vec::new());
     let mut offset = 0;
     for key in layers {

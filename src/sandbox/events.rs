@@ -13,6 +13,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,9 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 /// Longest event in bytes. Labels and the words of an `exec` are an image's or a user's to choose;
 /// one that is longer is kept without them.
 const EVENT_BYTES_MAX: usize = 64 << 10;
+
+/// As long is waited for the right to begin a new file.
+const ROTATION_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Name of the newest file.
 const FILE: &str = "log";
@@ -145,7 +149,10 @@ fn rotate(root: &Path, path: &Path, file_bytes: u64) -> Result<()> {
     if !is_full() {
         return Ok(());
     }
-    let _alone = paths::lock(root)?;
+    // Another is at it, or a supervisor that was taken over: the next event sees to it.
+    let Some(_alone) = paths::lock_within(&folder(root), ROTATION_PATIENCE)? else {
+        return Ok(());
+    };
     if is_full() {
         let old = folder(root).join(format!("{FILE}.1"));
         std::fs::rename(path, &old).with_context(|| format!("rename {}", path.display()))?;

@@ -51,6 +51,9 @@ const CONFIG_FD: RawFd = FIRST_FD + 1;
 /// Longest configuration in bytes: 1024 shares and as many mounts, which have four paths of 4 KiB together.
 const CONFIG_BYTES_MAX: u64 = 32 << 20;
 
+/// Most host CPUs that a VM is kept on: as many as the kernel's sets have.
+const CPUS_MAX: usize = nix::sched::CpuSet::count();
+
 /// From an order to its answer, a fork and an execution, on a host that is busy. The container's other
 /// business waits meanwhile.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -578,6 +581,9 @@ fn carry_out(
             return done;
         }
         Order::Pin(cpus) => {
+            if cpus.len() > CPUS_MAX {
+                bail!("{} CPUs are more than {CPUS_MAX}", cpus.len());
+            }
             pin_threads(child_of(config.supervisor, next().as_fd())?, &cpus)?;
             return done;
         }
@@ -706,6 +712,11 @@ mod tests {
             done.map(drop).map_err(|error| format!("{error:#}"))
         };
         let open = |id| pidfd_open(Pid::from_raw(id).unwrap(), PidfdFlags::empty()).unwrap();
+        let error = order(Order::Pin(vec![0; CPUS_MAX + 1]), open(1)).unwrap_err();
+        assert_eq!(
+            error,
+            format!("{} CPUs are more than {CPUS_MAX}", CPUS_MAX + 1)
+        );
         let words = "look for a child: process 1 is none of the supervisor's";
         for of_others in [Order::Kill, Order::Pin(vec![0])] {
             assert_eq!(order(of_others, open(1)).unwrap_err(), words);

@@ -8,18 +8,21 @@
 //!   plain/run/                  empty: where agents of plain containers mount, see plain/bundle.rs
 //!   disks/                      blank writable disks, one per size
 //!   containers/<id>/            one container's state, see state.rs
-//!   configs/<id>.json           what was asked for, see state.rs
+//!   configs/<id>.json, .lock    what was asked for, and who has the container, see state.rs
 //!   templates/<key>/            VMs that have booted already, see template.rs
 //!   events/log, events/log.1    what happened, see events.rs
 //!   build-contexts/             archives of build contexts, see cli/build/input.rs
 //!   build-mounts/<digest>/      what RUN --mount=type=cache shares, see build/stage.rs
 //!   volumes/<name>/             what containers share and leave, see volumes.rs
+//!   ports.lock                  empty: whoever binds ports has its lock, see network/mod.rs
 //! ```
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{AccessFlags, access};
 
@@ -104,6 +107,12 @@ impl Root {
         self.0.join("build-contexts")
     }
 
+    /// Who binds ports has the lock of this file.
+    #[must_use]
+    pub fn ports(&self) -> PathBuf {
+        self.0.join("ports.lock")
+    }
+
     /// One folder per container.
     #[must_use]
     pub fn containers(&self) -> PathBuf {
@@ -130,6 +139,29 @@ pub fn lock(folder: &Path) -> Result<Flock<File>> {
     Flock::lock(file, FlockArg::LockExclusive)
         .map_err(|(_, error)| error)
         .with_context(|| format!("lock {}", folder.display()))
+}
+
+/// Time between two tries to get a lock that is not waited for without end.
+const LOCK_POLL: Duration = Duration::from_millis(5);
+
+/// The same, or `None` when somebody has it all that time: the lock of a folder or file that also
+/// supervisors reach, one of which may have been taken over and keep it.
+///
+/// # Errors
+/// When it can't be opened.
+pub fn lock_within(path: &Path, time: Duration) -> Result<Option<Flock<File>>> {
+    let about = || format!("lock {}", path.display());
+    let mut file = File::open(path).with_context(|| format!("open {}", path.display()))?;
+    let deadline = Instant::now() + time;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(Some(lock)),
+            Err((_, Errno::EWOULDBLOCK)) if Instant::now() >= deadline => return Ok(None),
+            Err((back, Errno::EWOULDBLOCK)) => file = back,
+            Err((_, error)) => return Err(error).with_context(about),
+        }
+        std::thread::sleep(LOCK_POLL);
+    }
 }
 
 /// Whether the files below a folder are in memory (tmpfs, ramfs).

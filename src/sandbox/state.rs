@@ -1,10 +1,11 @@
 //! One container's folder on the host, and what is on record of it.
 //!
 //! ```text
-//! configs/<id>.json  what was asked for; replaced whole by rename and update
+//! configs/
+//!   <id>.json     what was asked for; replaced whole by rename and update
+//!   <id>.lock     held by the command that makes the folder, then by its supervisor to its end
 //! containers/<id>/
 //!   state.json    replaced whole at each change: what became of it
-//!   lock          held by the command that makes the folder, then by its supervisor to its end
 //!   control.sock  where the supervisor listens, see client.rs
 //!   upper.img     the writable disk
 //!   <id>-json.log what the process wrote, see logs/
@@ -12,8 +13,9 @@
 //! ```
 //! There is no daemon: what these files and the lock say is the truth. A state that says
 //! `running` without a held lock belongs to a supervisor that died. A folder has its name only
-//! while it is whole: before, it is `.new-<id>`, and while it goes, `.old-<id>`. What was asked for lies
-//! apart, since the supervisor may write in the folder and is not to choose what the next start has.
+//! while it is whole: before, it is `.new-<id>`, and while it goes, `.old-<id>`. What was asked for and the
+//! lock lie apart, since the supervisor may write in the folder and is to choose neither what the next
+//! start has nor whether it is seen.
 //! Called by [`super::containers`], which knows them all, and by [`super::supervisor`].
 
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -57,6 +59,17 @@ pub const OLD: &str = ".old-";
 
 /// Name of the folder with what was asked for, beside that of containers.
 const CONFIGS: &str = "configs";
+
+/// How the names of files in it end: what was asked for, and the lock.
+const RECORD: &str = "json";
+const LOCK: &str = "lock";
+
+/// The container that a file in it is of.
+#[must_use]
+pub fn id_of_record(name: &str) -> Option<&str> {
+    let (id, kind) = name.rsplit_once('.')?;
+    [RECORD, LOCK].contains(&kind).then_some(id)
+}
 
 /// Where all that is on record lies.
 #[must_use]
@@ -334,8 +347,9 @@ impl Folder {
             .mode(0o700)
             .create(&new.0)
             .with_context(|| format!("create {}", new.0.display()))?;
-        let made = new.fill(begun).and_then(|lock| {
+        let made = new.fill(begun).and_then(|()| {
             self.set_config(config)?;
+            let lock = Lock::take(self.make_lock()?)?.context("lock a new container")?;
             std::fs::rename(&new.0, &self.0)
                 .with_context(|| format!("create {}", self.0.display()))?;
             Ok(lock)
@@ -346,20 +360,27 @@ impl Folder {
         })
     }
 
-    /// Where what was asked for is kept.
-    fn record(&self) -> PathBuf {
+    /// Where something is kept that is not its supervisor's to change.
+    fn kept(&self, kind: &str) -> PathBuf {
         let id = self.0.file_name().unwrap_or_default().to_string_lossy();
         // <root>/containers/<id>
         let root = self.0.ancestors().nth(2).unwrap_or(&self.0);
-        root.join(CONFIGS).join(format!("{id}.json"))
+        root.join(CONFIGS).join(format!("{id}.{kind}"))
+    }
+
+    /// What was asked for.
+    fn record(&self) -> PathBuf {
+        self.kept(RECORD)
     }
 
     fn forget(&self) {
         // What stays goes with the next creation.
-        let _ = std::fs::remove_file(self.record());
+        for kind in [RECORD, LOCK] {
+            let _ = std::fs::remove_file(self.kept(kind));
+        }
     }
 
-    fn fill(&self, begun: bool) -> Result<Lock> {
+    fn fill(&self, begun: bool) -> Result<()> {
         let state = ContainerState {
             was_begun: begun,
             ..ContainerState::created()
@@ -372,7 +393,7 @@ impl Folder {
             0,
             LOG_BYTES_RESERVED,
         );
-        self.try_lock()?.context("lock a new container")
+        Ok(())
     }
 
     /// The path of a folder on its way to or from this one's name.
@@ -400,9 +421,25 @@ impl Folder {
     /// Opens the file of the lock.
     ///
     /// # Errors
-    /// When it can't be opened.
+    /// When it can't be opened, or the container is gone.
     pub fn open_lock(&self) -> Result<File> {
-        let path = self.0.join("lock");
+        if let Err(error) = self.0.symlink_metadata() {
+            return Err(error).with_context(|| format!("lock {}", self.0.display()));
+        }
+        self.make_lock()
+    }
+
+    /// Where the lock is, for messages.
+    #[must_use]
+    pub fn lock_path(&self) -> PathBuf {
+        self.kept(LOCK)
+    }
+
+    fn make_lock(&self) -> Result<File> {
+        let path = self.lock_path();
+        if let Some(folder) = path.parent() {
+            paths::create_private(folder)?;
+        }
         OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -574,8 +611,8 @@ mod tests {
 
     fn folder() -> (tempfile::TempDir, Folder) {
         let temp = tempfile::tempdir().unwrap();
-        let folder = Folder::at(temp.path().join("c"));
-        std::fs::create_dir(folder.path()).unwrap();
+        let folder = Folder::at(temp.path().join("containers/c"));
+        std::fs::create_dir_all(folder.path()).unwrap();
         (temp, folder)
     }
 

@@ -60,6 +60,10 @@ pub struct Template {
     pub memory: File,
 }
 
+/// Names of a template's files.
+const STATE: &str = "state";
+const MEMORY: &str = "memory";
+
 /// Where templates are.
 #[derive(Debug)]
 pub struct Templates(PathBuf);
@@ -121,8 +125,8 @@ impl Templates {
             .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in(&self.0)
             .context("create a template")?;
-        let state = create(&new.path().join("state"))?;
-        let memory = create(&new.path().join("memory"))?;
+        let state = create(&new.path().join(STATE))?;
+        let memory = create(&new.path().join(MEMORY))?;
         vm::make_template(guest, shape, &state, &memory)?;
         for file in [&state, &memory] {
             file.sync_all().context("write a template")?;
@@ -161,6 +165,14 @@ impl Templates {
     }
 }
 
+/// Removes a template, as who may not list folders can.
+pub fn remove(folder: &Path) {
+    for name in [STATE, MEMORY] {
+        let _ = fs::remove_file(folder.join(name));
+    }
+    let _ = fs::remove_dir(folder);
+}
+
 fn create(path: &Path) -> Result<File> {
     OpenOptions::new()
         .read(true)
@@ -180,7 +192,7 @@ fn open(folder: &Path) -> Result<Option<Template>> {
             Err(error) => Err(error).with_context(|| format!("open {}", path.display())),
         }
     };
-    let (state, memory) = (open("state")?, open("memory")?);
+    let (state, memory) = (open(STATE)?, open(MEMORY)?);
     Ok(state.zip(memory).map(|(state, memory)| Template {
         folder: folder.to_owned(),
         state,

@@ -13,6 +13,9 @@ use nix::unistd::{Gid, Group, Uid, User, geteuid};
 /// Links on the way, as many as the kernel follows.
 const LINKS_MAX: usize = 40;
 
+/// The accounts of this host.
+const ACCOUNTS: &str = "/etc/passwd";
+
 /// Modes: who may write a folder, and that none but its owner takes away another's names in it.
 const OTHERS_WRITE: u32 = 0o002;
 const GROUP_WRITES: u32 = 0o020;
@@ -99,16 +102,31 @@ fn check_owner(path: &Path, metadata: &Metadata, user: Uid) -> Result<()> {
 /// A folder on the way: in one with the sticky bit, as /tmp, nobody takes away a name that is not theirs.
 fn check_above(folder: &Path, user: Uid) -> Result<()> {
     let metadata = look_at(folder)?;
-    check_owner(folder, &metadata, user)?;
     let mode = metadata.mode();
+    if mode & (GROUP_WRITES | OTHERS_WRITE) == 0 && is_nobodys(metadata.uid()) {
+        return Ok(());
+    }
+    check_owner(folder, &metadata, user)?;
+    // With an access list the group's bits are what any name in the list may have at most.
+    let is_users_alone =
+        || !has_access_list(folder) && is_private(Gid::from_raw(metadata.gid()), user);
     let is_safe = mode & (GROUP_WRITES | OTHERS_WRITE) == 0
         || mode & STICKY != 0
-        || (mode & OTHERS_WRITE == 0 && is_private(Gid::from_raw(metadata.gid()), user));
+        || (mode & OTHERS_WRITE == 0 && is_users_alone());
     if !is_safe {
         let folder = folder.display();
         bail!("others may write {folder}\nhint: take that away (chmod go-w {folder})");
     }
     Ok(())
+}
+
+/// Whether an owner is one that this user namespace has no number for, as the host's root in a container
+/// without root. It may be another user of that host, too: who made the container chose its folders.
+fn is_nobodys(owner: u32) -> bool {
+    let number = |path| fs::read_to_string(path).ok()?.trim().parse::<u32>().ok();
+    let is_initial = fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
+    !is_initial && number("/proc/sys/kernel/overflowuid") == Some(owner)
 }
 
 /// Whether a group has nobody but this user, as where each user has a group of the same name and what
@@ -117,7 +135,30 @@ fn is_private(group: Gid, user: Uid) -> bool {
     let (Ok(Some(group)), Ok(Some(user))) = (Group::from_gid(group), User::from_uid(user)) else {
         return false;
     };
-    group.gid == user.gid && group.name == user.name && group.mem.iter().all(|it| *it == user.name)
+    let accounts = fs::read_to_string(ACCOUNTS).unwrap_or_default();
+    has_nobody_else(&group, &user, &accounts)
+}
+
+/// By its members, and by the accounts of this host whose own group it is.
+fn has_nobody_else(group: &Group, user: &User, accounts: &str) -> bool {
+    // name:password:uid:gid:... (passwd(5))
+    let of_account = |line: &str| {
+        let mut fields = line.split(':');
+        let name = fields.next().map(str::to_owned);
+        name.filter(|_| fields.nth(2).and_then(|gid| gid.parse().ok()) == Some(group.gid.as_raw()))
+    };
+    let accounts = accounts.lines().filter_map(of_account);
+    let mut members = group.mem.iter().cloned().chain(accounts);
+    group.gid == user.gid && group.name == user.name && members.all(|name| name == user.name)
+}
+
+fn has_access_list(folder: &Path) -> bool {
+    let mut value = [0; 0];
+    // ENODATA where there is none; what can't be told counts as one but where the file system has none.
+    !matches!(
+        rustix::fs::lgetxattr(folder, "system.posix_acl_access", &mut value),
+        Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP)
+    )
 }
 
 #[cfg(test)]
@@ -173,6 +214,35 @@ mod tests {
         assert_eq!(refusal(&folder).is_none(), is_private(group, geteuid()));
         // No group has this number.
         assert!(!is_private(Gid::from_raw(0x7fff_fff0), geteuid()));
+    }
+
+    #[test]
+    fn a_group_is_private_that_has_nobody_but_its_user() {
+        let user = User {
+            name: "alice".to_owned(),
+            uid: Uid::from_raw(1000),
+            gid: Gid::from_raw(100),
+            ..User::from_uid(geteuid()).unwrap().unwrap()
+        };
+        let of = |name: &str, gid: u32, members: &[&str]| Group {
+            name: name.to_owned(),
+            passwd: Default::default(),
+            gid: Gid::from_raw(gid),
+            mem: members.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let own = "root:x:0:0::/root:/bin/sh\nalice:x:1000:100::/home/alice:/bin/sh\n";
+        let with_bob = format!("{own}bob:x:1001:100::/home/bob:/bin/sh\n");
+        for (group, accounts, expected) in [
+            (of("alice", 100, &[]), own, true),
+            (of("alice", 100, &["alice"]), own, true),
+            (of("alice", 100, &["alice", "bob"]), own, false),
+            (of("alice", 100, &[]), with_bob.as_str(), false),
+            (of("staff", 100, &[]), own, false),
+            (of("alice", 101, &[]), own, false),
+        ] {
+            let is = has_nobody_else(&group, &user, accounts);
+            assert_eq!(is, expected, "{group:?} {accounts}");
+        }
     }
 
     #[test]

@@ -307,7 +307,7 @@ impl RunningVm {
             }) => {
                 if let Some(folder) = template.filter(|_| by_itself) {
                     // One that stays fails the next time again, with the same words.
-                    let _ = std::fs::remove_dir_all(folder);
+                    super::template::remove(&folder);
                 }
                 super::printable(&reason)
             }

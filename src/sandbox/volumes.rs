@@ -32,6 +32,9 @@ use super::state::{NEW, OLD};
 /// Label of volumes that nobody named.
 pub const ANONYMOUS: &str = "com.docker.volume.anonymous";
 
+/// Name of the folder in a volume's that containers see.
+const DATA: &str = "_data";
+
 /// Longest record in bytes that is read.
 const RECORD_BYTES_MAX: u64 = 1 << 20;
 
@@ -248,10 +251,10 @@ impl Volumes {
             .mode(0o700)
             .create(&new)
             // Users of the guest go in and out, not of the host: the folder above is private.
-            .and_then(|()| DirBuilder::new().mode(0o755).create(new.join("_data")))
+            .and_then(|()| DirBuilder::new().mode(0o755).create(new.join(DATA)))
             .and_then(|()| {
                 use std::os::unix::fs::PermissionsExt;
-                fs::set_permissions(new.join("_data"), fs::Permissions::from_mode(0o755))
+                fs::set_permissions(new.join(DATA), fs::Permissions::from_mode(0o755))
             })
             .and_then(|()| {
                 let mut file = OpenOptions::new()
@@ -283,7 +286,13 @@ impl Volumes {
             Err(error) if error.kind() == ErrorKind::NotFound => bail!(missing()),
             Err(error) => return Err(error).with_context(|| format!("open {}", path.display())),
         };
-        serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))
+        let volume: Volume =
+            serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))?;
+        // It lies where supervisors of the volume's containers write, and names no other.
+        if volume.name != name {
+            bail!("{} is of another volume", path.display());
+        }
+        Ok(volume)
     }
 
     /// All of them, by name.
@@ -395,7 +404,7 @@ fn random_name() -> Result<String> {
 /// Where the files of a volume are.
 #[must_use]
 pub fn data(root: &Root, name: &str) -> PathBuf {
-    root.volumes().join(name).join("_data")
+    root.volumes().join(name).join(DATA)
 }
 
 /// Removes the anonymous volumes of a container that has gone.

@@ -473,7 +473,7 @@ fn after_a_reboot(world: &World) -> Result<()> {
         .next()
         .context("no container")??
         .path();
-    assert!(folder.join("control.sock").exists() && folder.join("lock").exists());
+    assert!(folder.join("control.sock").exists() && folder.join("state.json").exists());
     for state in ALIVE {
         has_ended(&vm, state)?;
     }

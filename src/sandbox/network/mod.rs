@@ -15,13 +15,14 @@ mod passt;
 mod ports;
 mod shown;
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{PipeReader, PipeWriter, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use nix::fcntl::Flock;
@@ -32,7 +33,7 @@ use vmm::virtio::net::{Endpoint, GatewayAddresses};
 use self::passt::{Passt, StartError};
 use super::control_group::ControlGroup;
 use super::launcher::Launcher;
-use super::paths::Root;
+use super::paths::{self, Root};
 
 pub use self::host::Routes;
 pub use self::host::{address as host_address, has_v6};
@@ -202,7 +203,21 @@ struct Starting {
     gate: Option<PipeReader>,
     /// Two containers that start at once would find the same port free. This lock is for ports
     /// alone, so that nobody else waits for passt.
-    _alone: Flock<File>,
+    _alone: Option<Flock<File>>,
+}
+
+/// For as long as ports are bound; without it who takes a port that was free loses a race.
+const PORTS_PATIENCE: Duration = Duration::from_secs(20);
+
+fn lock_ports(root: &Root) -> Result<Option<Flock<File>>> {
+    let path = root.ports();
+    if !path.exists() {
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(0o600);
+        let opened = options.open(&path);
+        opened.with_context(|| format!("create {}", path.display()))?;
+    }
+    paths::lock_within(&path, PORTS_PATIENCE)
 }
 
 impl Network {
@@ -221,7 +236,7 @@ impl Network {
         let endpoint = endpoint(config.mac(), &host);
         let alone = match config.ports.is_empty() {
             true => None,
-            false => Some(super::paths::lock(root.path())?),
+            false => Some(lock_ports(root)?),
         };
         let ports = match config.ports.as_slice() {
             [] => Vec::new(),

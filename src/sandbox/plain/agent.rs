@@ -101,6 +101,8 @@ pub struct Fixed {
     pub(super) is_root: bool,
     /// What its processes may have.
     pub(super) allowed: Allowed,
+    /// Whether they may not write to its files.
+    pub(super) read_only_root: bool,
 }
 
 /// What the agent is told at its start.

@@ -125,6 +125,9 @@ fn document(config: &AgentConfig, run: &RunSpec, prepared: &Prepared) -> Result<
         bail!("--sysctl is not supported with --isolation=container; remove one of both");
     }
     config.fixed.allowed.check(process)?;
+    if run.read_only_root != config.fixed.read_only_root {
+        bail!("a life's files are to be writable or not as those of the container are not");
+    }
     if !run.domainname.is_empty() {
         bail!("--domainname is not supported with --isolation=container; remove one of both");
     }

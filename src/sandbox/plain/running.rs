@@ -68,6 +68,7 @@ impl Prepared {
             program: agent_program(guest)?,
             is_root: nix::unistd::geteuid().is_root(),
             allowed: Allowed::of(&config.launch.run.process),
+            read_only_root: config.launch.run.read_only_root,
         };
         Ok(Self {
             fixed,

@@ -225,8 +225,8 @@ mod tests {
     #[test]
     fn who_is_turned_away_is_not_heard_and_nothing_is_left_to_accept() {
         let temp = tempfile::tempdir().unwrap();
-        let folder = Folder::at(temp.path().join("c"));
-        std::fs::create_dir(folder.path()).unwrap();
+        let folder = Folder::at(temp.path().join("containers/c"));
+        std::fs::create_dir_all(folder.path()).unwrap();
         let (first, _command) = UnixStream::pair().unwrap();
         let (mut clients, id) = Clients::new(Listener::bind(&folder).unwrap(), first);
         let mut links: Vec<_> = (0..2)

@@ -13,15 +13,17 @@ use ::jail::landlock::{self, Rights};
 use ::jail::privileges;
 use ::jail::table::Thread;
 use anyhow::{Context, Result};
-use images::SharedDisks;
+use images::{LayerDisks, SharedDisks, Store};
 use nix::unistd::Uid;
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::CapabilitySet;
 
 use super::super::control_group::ControlGroup;
 use super::super::events;
+use super::super::launch::Launch;
 use super::super::launcher::{Launcher, LauncherConfig};
-use super::super::paths::GuestFiles;
+use super::super::paths::{GuestFiles, Root};
+use super::super::state::Folder;
 use super::super::template::Templates;
 use super::super::volumes::{Mount, MountKind};
 use super::Supervisor;
@@ -46,7 +48,7 @@ impl Supervisor {
             root: self.root.path().to_owned(),
             folder: self.folder.path().to_owned(),
             group: group.map(Path::to_owned),
-            volumes: self.volumes().cloned().collect(),
+            volumes: volumes_of(&self.config.launch).cloned().collect(),
             ports: network
                 .map(|network| network.ports.clone())
                 .unwrap_or_default(),
@@ -61,43 +63,52 @@ impl Supervisor {
         filter.install().context("shut the supervisor in")
     }
 
-    /// The mounts of the container that are of volumes.
-    fn volumes(&self) -> impl Iterator<Item = &Mount> {
-        let mounts = self.config.launch.mounts.iter();
-        mounts.filter(|mount| mount.kind == MountKind::Volume)
-    }
-
-    /// What it may do below which folder.
+    /// What it may do below which folder, or with which file.
     fn rules(&self, guest: &GuestFiles) -> Result<Vec<(File, Rights)>> {
-        let root = &self.root;
-        let mut rules = vec![
-            (root.path().to_owned(), Rights::Read),
-            // Layers for its next life.
-            (SharedDisks::of_host().folder().to_owned(), Rights::Read),
-            (self.folder.path().to_owned(), Rights::Own),
-            (events::folder(root.path()), Rights::Own),
-            // Of the kernel: CPUs, processes of a plain container. A folder would stand for its process.
-            ("/proc".into(), Rights::ReadFiles),
-            ("/dev/null".into(), Rights::ReadAndWrite),
-            ("/dev/urandom".into(), Rights::Read),
-        ];
+        let mut rules = places(&self.root, &self.folder, &self.config.launch);
         rules.extend(
             guest
                 .kernel
                 .parent()
                 .map(|folder| (folder.to_owned(), Rights::Read)),
         );
-        // One that its VM could not go on from is removed.
-        rules.extend(Templates::of(root).map(|it| (it.folder().to_owned(), Rights::Removal)));
         rules.extend(self.group.iter().flat_map(ControlGroup::files));
-        let volumes = self.volumes().filter_map(|mount| mount.source.parent());
-        rules.extend(volumes.map(|folder| (folder.to_owned(), Rights::Own)));
         // What is not there can't be opened later, either.
         let there = rules.into_iter().filter(|(path, _)| path.exists());
         there
-            .map(|(path, rights): (PathBuf, Rights)| Ok((open(&path)?, rights)))
+            .map(|(path, rights)| Ok((open(&path)?, rights)))
             .collect()
     }
+}
+
+/// Where it goes in the state root and in the kernel's folders. A folder that it could list it could
+/// lock (flock(2)), and with it all of its user's commands.
+fn places(root: &Root, folder: &Folder, launch: &Launch) -> Vec<(PathBuf, Rights)> {
+    let mut places = vec![
+        (folder.path().to_owned(), Rights::Own),
+        (events::folder(root.path()), Rights::Own),
+        (root.ports(), Rights::ReadFiles),
+        // Of the kernel: CPUs, processes of a plain container. A folder would stand for its process.
+        ("/proc".into(), Rights::ReadFiles),
+        ("/dev/null".into(), Rights::ReadAndWrite),
+        ("/dev/urandom".into(), Rights::Read),
+        // Layers for its next life, of those that root shares and of the user's.
+        (SharedDisks::of_host().folder().to_owned(), Rights::Read),
+    ];
+    let disks = LayerDisks::at(&Store::layers_of(&root.images()));
+    let layers = launch.layers.iter().map(|key| disks.path(key));
+    places.extend(layers.map(|disk| (disk, Rights::ReadFiles)));
+    // One that its VM could not go on from is removed.
+    places.extend(Templates::of(root).map(|it| (it.folder().to_owned(), Rights::Removal)));
+    let volumes = volumes_of(launch).filter_map(|mount| mount.source.parent());
+    places.extend(volumes.map(|folder| (folder.to_owned(), Rights::Own)));
+    places
+}
+
+/// The mounts that are of volumes.
+fn volumes_of(launch: &Launch) -> impl Iterator<Item = &Mount> {
+    let mounts = launch.mounts.iter();
+    mounts.filter(|mount| mount.kind == MountKind::Volume)
 }
 
 /// A place, whether it may be read or not.
@@ -105,4 +116,150 @@ fn open(path: &Path) -> Result<File> {
     rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map(File::from)
         .with_context(|| format!("open {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::ErrorKind;
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
+    use ::jail::landlock::Enforcement;
+
+    use super::super::super::containers::create;
+    use super::super::super::containers::tests::{config, root};
+    use super::super::super::volumes::{MountKind, Volumes, Wanted};
+    use super::*;
+
+    /// What a thread that is shut in as a supervisor finds when it does all of these.
+    fn shut_in(
+        places: &[(PathBuf, Rights)],
+        tries: impl FnOnce() -> Vec<(&'static str, std::io::Result<()>)> + Send + 'static,
+    ) -> (Enforcement, Vec<(&'static str, Option<ErrorKind>)>) {
+        let there = places.iter().filter(|(path, _)| path.exists());
+        let rules: Vec<_> = there
+            .map(|(path, rights)| (open(path).unwrap(), *rights))
+            .collect();
+        let thread = std::thread::spawn(move || {
+            let enforced = landlock::restrict_files(&rules).unwrap();
+            let found = tries().into_iter();
+            let found = found.map(|(what, done)| (what, done.err().map(|error| error.kind())));
+            (enforced, found.collect())
+        });
+        thread.join().unwrap()
+    }
+
+    #[test]
+    fn it_changes_its_containers_files_and_no_others() {
+        let (_temp, root) = root();
+        let mut own = config('a', "own", false);
+        let wanted = Wanted {
+            source: "data".to_owned(),
+            kind: MountKind::Volume,
+            target: "/data".to_owned(),
+            read_only: false,
+            mode: String::new(),
+            copy_up: true,
+            labels: Default::default(),
+            origin: super::super::super::volumes::Origin::Bind,
+        };
+        let volumes = Volumes::lock(&root).unwrap();
+        own.launch.mounts = volumes.resolve(&[wanted], None).unwrap();
+        let others_volume = volumes.create("others", &Default::default()).unwrap().name;
+        drop(volumes);
+        let (own_folder, _own_lock) = create(&root, &own, true).unwrap();
+        let (other_folder, _other_lock) = create(&root, &config('b', "b", false), true).unwrap();
+        fs::create_dir_all(events::folder(root.path())).unwrap();
+        fs::write(events::folder(root.path()).join("log"), "").unwrap();
+        fs::create_dir_all(root.images().join("layers")).unwrap();
+        fs::write(root.images().join("index.json"), "").unwrap();
+        fs::write(root.ports(), "").unwrap();
+        fs::write(own_folder.path().join("kept"), "").unwrap();
+        let places = places(&root, &own_folder, &own.launch);
+        let (enforced, found) = shut_in(&places, move || {
+            let own = own_folder.path();
+            let data = root.volumes().join("data");
+            let of_others = root.volumes().join(&others_volume);
+            let configs = root.path().join("configs");
+            let (theirs, events) = (other_folder.path(), events::folder(root.path()));
+            let list = |path: &Path| fs::read_dir(path).map(drop);
+            let read = |path: PathBuf| File::open(path).map(drop);
+            let write = |path: PathBuf| fs::write(path, "x");
+            vec![
+                // It may.
+                ("+ write a state", write(own.join(".new-1"))),
+                (
+                    "+ replace it",
+                    fs::rename(own.join(".new-1"), own.join("state.json")),
+                ),
+                ("+ listen", UnixListener::bind(own.join("socket")).map(drop)),
+                ("+ remove", fs::remove_file(own.join("kept"))),
+                ("+ list", list(own)),
+                ("+ note an event", write(events.join("log"))),
+                (
+                    "+ turn its journal",
+                    fs::rename(events.join("log"), events.join("log.1")),
+                ),
+                ("+ mark a volume", write(data.join("copying"))),
+                ("+ look into a volume", list(&data.join("_data"))),
+                ("+ lock ports", read(root.ports())),
+                // It may not.
+                (
+                    "what was asked for",
+                    write(configs.join(format!("{}.json", "a".repeat(64)))),
+                ),
+                (
+                    "whose lock it is",
+                    write(configs.join(format!("{}.lock", "a".repeat(64)))),
+                ),
+                ("another lock", write(own.join("../../configs/x.lock"))),
+                (
+                    "read what was asked for",
+                    read(configs.join(format!("{}.json", "b".repeat(64)))),
+                ),
+                ("list what was asked for", list(&configs)),
+                ("the state root", list(root.path())),
+                ("containers", list(&root.containers())),
+                ("volumes", list(&root.volumes())),
+                ("another container", write(theirs.join("state.json"))),
+                ("read another container", read(theirs.join("state.json"))),
+                ("another volume", write(of_others.join("volume.json"))),
+                (
+                    "lose its name",
+                    fs::rename(own, root.containers().join("other")),
+                ),
+                ("a link", symlink("/", own.join("link"))),
+                ("a folder", fs::create_dir(own.join("folder"))),
+                (
+                    "a volume's files elsewhere",
+                    fs::rename(data.join("_data"), data.join("old")),
+                ),
+                (
+                    "from a volume",
+                    fs::rename(data.join("copying"), own.join("x")),
+                ),
+                (
+                    "from the journal",
+                    fs::rename(events.join("log.1"), own.join("y")),
+                ),
+                ("the index", read(root.images().join("index.json"))),
+                ("a process's folder", list(Path::new("/proc/1"))),
+                ("the host", read("/etc/passwd".into())),
+            ]
+        });
+        assert_ne!(enforced, Enforcement::None, "this kernel has no Landlock");
+        let expected = |what: &str| match what.starts_with('+') {
+            true => None,
+            false => Some(ErrorKind::PermissionDenied),
+        };
+        for (what, refused) in found {
+            // Between folders nothing moves: EXDEV where a rule would allow both ends.
+            let refused = refused.map(|kind| match kind {
+                ErrorKind::CrossesDevices => ErrorKind::PermissionDenied,
+                kind => kind,
+            });
+            assert_eq!(refused, expected(what), "{what}");
+        }
+    }
 }

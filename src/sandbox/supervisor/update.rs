@@ -38,10 +38,6 @@ impl Supervisor {
         {
             return Some(ToCommand::Refused(sentence));
         }
-        if launch.isolation == Isolation::Container && limits.host_cpus != launch.host_cpus {
-            let sentence = "--cpuset-cpus is not supported with --isolation=container";
-            return Some(ToCommand::Refused(sentence.to_owned()));
-        }
         let weight = limits.blkio_weight;
         if weight != launch.block_io.weight
             && let Some(running) = &self.running

@@ -304,6 +304,39 @@ fn who_wants_no_content_fills_nothing() {
 }
 
 #[test]
+fn what_lies_beside_the_data_leads_to_no_other_folder() {
+    let (temp, root) = root();
+    let volumes = Volumes::lock(&root).unwrap();
+    for name in ["mine", "others"] {
+        volumes.create(name, &no_labels()).unwrap();
+    }
+    let folder = root.volumes().join("mine");
+    let resolve = |name| {
+        let mounts = volumes.resolve(&[wanted(MountKind::Volume, name)], None);
+        mounts.map_err(|error| error.to_string())
+    };
+    let place = resolve("mine").unwrap().remove(0).resolved;
+    assert_eq!(place, folder.join("_data").canonicalize().unwrap());
+    // A record that names another volume, or a path in this one, is none.
+    let record = fs::read_to_string(folder.join("volume.json")).unwrap();
+    for name in ["others", "mine/_data/x", "../.."] {
+        let text = record.replace("mine", name);
+        fs::write(folder.join("volume.json"), text).unwrap();
+        let error = volumes.get("mine").unwrap_err().to_string();
+        assert!(error.ends_with("is of another volume"), "{error}");
+        resolve("mine").unwrap_err();
+        let listed: Vec<_> = volumes.list().unwrap();
+        assert_eq!(listed.len(), 1, "{listed:?}");
+    }
+    fs::write(folder.join("volume.json"), record).unwrap();
+    // A link in place of the data is not mounted.
+    fs::rename(folder.join("_data"), temp.path().join("data")).unwrap();
+    std::os::unix::fs::symlink("/", folder.join("_data")).unwrap();
+    let error = resolve("mine").unwrap_err();
+    assert!(error.ends_with("leads through a symbolic link"), "{error}");
+}
+
+#[test]
 fn bytes_on_disk_are_counted_without_following_links() {
     let temp = tempfile::tempdir().unwrap();
     let (inside, outside) = (temp.path().join("in"), temp.path().join("out"));

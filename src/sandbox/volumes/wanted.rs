@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{Mode, OFlags, mkdirat, openat};
 use rustix::io::Errno;
 
-use super::{Mount, MountKind, Origin, Volumes};
+use super::{DATA, Mount, MountKind, Origin, Volumes};
 
 /// One `-v`, `--mount`, or `VOLUME` of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +63,15 @@ impl Volumes {
             "" => self.create_anonymous(&wanted.labels, goes_with)?,
             name => self.create(name, &wanted.labels)?,
         };
-        wanted.mount(volume.name.clone(), self.data(&volume.name))
+        let data = self.data(&volume.name);
+        let mount = wanted.mount(volume.name.clone(), data.clone())?;
+        // As of the folder of volumes, so of what is in it: no link leads out.
+        let place = fs::canonicalize(&self.folder)
+            .with_context(|| format!("look at {}", data.display()))?;
+        if mount.resolved != place.join(&volume.name).join(DATA) {
+            bail!("{} leads through a symbolic link", data.display());
+        }
+        Ok(mount)
     }
 }
 
