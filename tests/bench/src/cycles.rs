@@ -18,6 +18,9 @@ const WARM_UP: u32 = 5;
 const FIRST_LOOK: u32 = 10;
 const LONGEST_STRIDE: u32 = 100;
 
+/// Of the host, published in each cycle.
+const PORT: u16 = 18_080;
+
 /// What is counted, its unit, and by how much it may grow however many cycles there are: the rest of
 /// the host lives on meanwhile.
 const LIMITS: [(&str, &str, u64); 7] = [
@@ -83,12 +86,21 @@ fn tell(cycles: u32, counted: &BTreeMap<&str, u64>) {
     eprintln!("after {cycles} starts and stops: {}", figures.join(", "));
 }
 
-/// A container's life: started in the background, used, stopped, removed.
+/// A container's life, with each process that one has (a file server for its shares, passt for its port)
+/// and a volume that goes with it: started in the background, used, restarted, stopped, removed.
 fn cycle(host: &Host) -> Result<()> {
-    host.output(&["run", "-d", "--name", "cycle", "busybox", "sleep", "1000"])?;
-    host.output(&["exec", "cycle", "true"])?;
+    let port = format!("127.0.0.1:{PORT}:80");
+    let with = ["-p", &port, "-v", "/usr:/host:ro", "-v", "/data"];
+    let run = [
+        &["run", "-d", "--name", "cycle"],
+        &with[..],
+        &["busybox", "sleep", "1000"],
+    ];
+    host.output(&run.concat())?;
+    host.output(&["exec", "cycle", "cp", "/host/bin/env", "/data/"])?;
+    host.output(&["restart", "-t", "0", "cycle"])?;
     host.output(&["stop", "-t", "0", "cycle"])?;
-    host.output(&["rm", "cycle"])?;
+    host.output(&["rm", "-v", "cycle"])?;
     Ok(())
 }
 
