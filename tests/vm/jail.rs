@@ -19,6 +19,7 @@ crate::tests![
     a_container_of_root_is_shut_in,
     a_container_of_an_ordinary_user_is_shut_in,
     a_passt_that_does_not_end_is_ended,
+    each_process_asks_for_landlock,
     a_vm_of_root_has_a_control_group,
     a_vm_of_a_user_has_a_control_group_where_there_is_one_to_divide,
     disks_of_the_host_are_limited,
@@ -228,6 +229,49 @@ const OF_FILES: &str = "00000000800000db";
 
 /// What root's supervisor keeps (`src/sandbox/supervisor/confinement.rs`).
 const OF_ROOTS_SUPERVISOR: &str = "0000000000001004";
+
+/// Nothing in `/proc` shows it: the calls are watched. Whom they deny what is tested where they are made.
+fn each_process_asks_for_landlock(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let share = vm.work().join("share");
+    fs::create_dir(&share)?;
+    let trace = vm.work().join("trace");
+    let script = format!(
+        "exec strace -f -qq -e signal=none \
+         -e trace=landlock_create_ruleset,landlock_restrict_self -o {} \
+         bulkhead run -d --name traced -v {}:/data busybox sleep 1000",
+        trace.display(),
+        share.display()
+    );
+    let traced = vm.shell(&script).spawn()?;
+    crate::life::until("the traced container to run", || {
+        let state = vm.bulkhead(["inspect", "-f", "{{.State.Running}}", "traced"]);
+        Ok((state.output()?.stdout == "true\n").then_some(()))
+    })?;
+    let processes = vm.processes()?;
+    text(&vm, &["rm", "-f", "traced"])?;
+    traced.wait()?.code(0)?;
+    let calls = fs::read_to_string(&trace).context("read the trace")?;
+    let asked = |id: u32, call: &str, end: &str| {
+        let mut lines = calls
+            .lines()
+            .filter_map(|line| line.strip_prefix(&format!("{id} ")));
+        lines.any(|line| line.trim_start().starts_with(call) && line.ends_with(end))
+    };
+    for verb in ["__vmm", "__files", "__supervisor"] {
+        let ids = processes.iter().filter(|process| process.has_verb(verb));
+        let ids: Vec<u32> = ids.map(|process| process.id).collect();
+        ensure!(!ids.is_empty(), "no {verb}: {processes:?}");
+        for id in ids {
+            // A kernel without it says so.
+            let has_none = asked(id, "landlock_create_ruleset(NULL", ")")
+                && !asked(id, "landlock_create_ruleset({", "");
+            let restricted = asked(id, "landlock_restrict_self(", " = 0");
+            ensure!(restricted || has_none, "{verb} {id}: {calls}");
+        }
+    }
+    Ok(())
+}
 
 /// The file server: the process that waits, and its child in namespaces of its own.
 fn check_files(vm: &Sandbox, user: Option<u32>) -> Result<()> {

@@ -64,6 +64,7 @@ const PEERS: &[Package] = &[
     Package::file("podman", &["/usr/bin/podman"]),
     Package::file("runc", &["/usr/sbin/runc"]),
     Package::file("skopeo", &["/usr/bin/skopeo"]),
+    Package::file("strace", &["/usr/bin/strace"]),
     Package::file("umoci", &["/usr/bin/umoci"]),
 ];
 
