@@ -17,7 +17,8 @@
 //!   ports.lock                  empty: whoever binds ports has its lock, see network/mod.rs
 //! ```
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -55,6 +56,12 @@ impl Root {
         let events = super::events::folder(&root.0);
         for folder in [root.containers(), root.disks(), root.volumes(), events] {
             create_private(&folder)?;
+        }
+        let ports = root.ports();
+        if !ports.exists() {
+            let mut options = OpenOptions::new();
+            let opened = options.append(true).create(true).mode(0o600).open(&ports);
+            opened.with_context(|| format!("create {}", ports.display()))?;
         }
         Ok(root)
     }

@@ -15,11 +15,10 @@ mod passt;
 mod ports;
 mod shown;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -209,17 +208,6 @@ struct Starting {
 /// For as long as ports are bound; without it who takes a port that was free loses a race.
 const PORTS_PATIENCE: Duration = Duration::from_secs(20);
 
-fn lock_ports(root: &Root) -> Result<Option<Flock<File>>> {
-    let path = root.ports();
-    if !path.exists() {
-        let mut options = OpenOptions::new();
-        options.append(true).create(true).mode(0o600);
-        let opened = options.open(&path);
-        opened.with_context(|| format!("create {}", path.display()))?;
-    }
-    paths::lock_within(&path, PORTS_PATIENCE)
-}
-
 impl Network {
     /// Starts the network of a container, whose passt is in the control group of its VM;
     /// [`Self::beside`] says whether its ports could be bound.
@@ -236,17 +224,17 @@ impl Network {
         let endpoint = endpoint(config.mac(), &host);
         let alone = match config.ports.is_empty() {
             true => None,
-            false => Some(lock_ports(root)?),
+            false => paths::lock_within(&root.ports(), PORTS_PATIENCE)?,
         };
         let ports = match config.ports.as_slice() {
             [] => Vec::new(),
             requests => launcher.ports(requests, endpoint.v6.is_some(), 1)?,
         };
         let (mut socket, theirs) = passt::socket_pair()?;
-        let passt = match alone {
-            None if passt::find().is_none() => return Err(StartError::Missing.into()),
-            None => Side::Asleep(theirs),
-            Some(alone) => {
+        let passt = match config.ports.is_empty() {
+            true if passt::find().is_none() => return Err(StartError::Missing.into()),
+            true => Side::Asleep(theirs),
+            false => {
                 socket
                     .write_all(&passt::greeting(&endpoint))
                     .context("write to passt")?;
