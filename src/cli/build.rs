@@ -18,7 +18,7 @@ use protocol::spec::SECRET_BYTES;
 use super::flags::{self, Flags};
 use super::merge::{self, Host};
 use super::options::{PullPolicy, RunOptions};
-use super::policy::Policy;
+use super::policy::{NotAllowed, Policy};
 use super::run::{self, DEFAULT_WINDOW, WithCode};
 use super::{names, output, pull, share};
 use crate::doctor;
@@ -90,7 +90,8 @@ pub fn run(matches: ArgMatches) -> Result<u8> {
     let flags = Flags::check_build(matches)?;
     let options = options(&flags)?;
     let root = Root::of_user()?;
-    Policy::of_user()?.check_disk(&root)?;
+    let policy = Policy::of_user()?;
+    policy.check_disk(&root)?;
     let words = flags.words_of_build();
     let word = match words.as_slice() {
         [word] => word,
@@ -148,6 +149,7 @@ pub fn run(matches: ArgMatches) -> Result<u8> {
         environment: &options.environment,
         no_cache: options.no_cache,
         epoch: options.epoch,
+        admit: &|| policy.admit_builder(&root, &launch),
         fetch: &|url| fetch(&store, url),
         tell: &|told| progress.show(told),
     });
@@ -226,7 +228,9 @@ fn failed(
     let code = error
         .downcast_ref::<StepFailed>()
         .map_or(1, |step| step.code);
-    run::with_code(code, format!("failed to build: {error:#}"))
+    let hint = error.downcast_ref::<NotAllowed>().map(NotAllowed::hint);
+    let hint = hint.map_or_else(String::new, |hint| format!("\nhint: {hint}"));
+    run::with_code(code, format!("failed to build: {error:#}{hint}"))
 }
 
 /// The instruction that failed.

@@ -15,7 +15,7 @@ use crate::sandbox::access::{Access, Limited, with_files};
 use crate::sandbox::clock::now;
 use crate::sandbox::inspect::signal_name;
 use crate::sandbox::paths::Root;
-use crate::sandbox::state::{ContainerConfig, Folder, Status};
+use crate::sandbox::state::{ContainerConfig, Folder, Lock, Status};
 use crate::sandbox::{containers, events};
 
 /// Flags of `commit`.
@@ -79,7 +79,8 @@ pub fn run(args: &CommitArgs) -> Result<()> {
         comment: args.message.clone(),
         ..changed
     };
-    let image = with_files(&root, &folder, &config, |access| {
+    let admit = |lock: &Lock| Policy::admit_files(&root, &config, lock);
+    let image = with_files(&root, &folder, &config, &admit, |access| {
         // Should this command be killed, it goes on when the connection is gone.
         let paused = args.pause && access.is_running() && pause(access, &folder)?;
         let image = layer(access, &store, &base.id, changed, step, &names);

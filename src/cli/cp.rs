@@ -15,12 +15,13 @@ use anyhow::{Context, Result, bail};
 use protocol::task::{Outcome, PathStat, Task};
 
 use super::output;
+use super::policy::Policy;
 use crate::sandbox::access::{self, Access};
 use crate::sandbox::containers;
 use crate::sandbox::has_gone_away;
 use crate::sandbox::paths::Root;
 use crate::sandbox::receive::{self, Owners};
-use crate::sandbox::state::ContainerConfig;
+use crate::sandbox::state::{ContainerConfig, Lock};
 use crate::sandbox::volumes::Mount;
 
 /// Links that a destination on the host may lead through, as in Docker.
@@ -195,7 +196,10 @@ fn with_files<T>(
 ) -> Result<T> {
     let root = Root::of_user()?;
     let (folder, config) = containers::find(&root, container)?;
-    access::with_files(&root, &folder, &config, |access| work(access, &config))
+    let admit = |lock: &Lock| Policy::admit_files(&root, &config, lock);
+    access::with_files(&root, &folder, &config, &admit, |access| {
+        work(access, &config)
+    })
 }
 
 /// Out of a container.

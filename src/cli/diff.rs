@@ -6,9 +6,11 @@ use anyhow::{Context, Result, bail};
 use protocol::task::{ChangeDecoder, Task};
 
 use super::output;
+use super::policy::Policy;
 use crate::sandbox::access::{Access, with_files};
 use crate::sandbox::containers;
 use crate::sandbox::paths::Root;
+use crate::sandbox::state::Lock;
 
 /// Bytes read at once.
 const READ_LEN: usize = 64 << 10;
@@ -31,7 +33,8 @@ pub struct DiffArgs {
 pub fn run(args: &DiffArgs) -> Result<()> {
     let root = Root::of_user()?;
     let (folder, config) = containers::find(&root, &args.container)?;
-    with_files(&root, &folder, &config, changes)
+    let admit = |lock: &Lock| Policy::admit_files(&root, &config, lock);
+    with_files(&root, &folder, &config, &admit, changes)
 }
 
 fn changes(access: &mut Access) -> Result<()> {

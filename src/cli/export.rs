@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use protocol::task::Task;
 
+use super::policy::Policy;
 use crate::sandbox::access::with_files;
 use crate::sandbox::containers;
 use crate::sandbox::paths::Root;
+use crate::sandbox::state::Lock;
 
 /// Flags of `export`.
 #[derive(Debug, clap::Args)]
@@ -30,7 +32,8 @@ pub fn run(args: &ExportArgs) -> Result<()> {
     let mut output = Output::open(args.output.as_deref())?;
     let root = Root::of_user()?;
     let (folder, config) = containers::find(&root, &args.container)?;
-    with_files(&root, &folder, &config, |access| {
+    let admit = |lock: &Lock| Policy::admit_files(&root, &config, lock);
+    with_files(&root, &folder, &config, &admit, |access| {
         let mut stream = access.begin_reading(Task::Export)?;
         // Errors of writing are told as they are: a reader that goes away is no failure.
         std::io::copy(&mut stream, &mut output)?;

@@ -21,7 +21,8 @@ use crate::sandbox::containers;
 use crate::sandbox::launch::Launch;
 use crate::sandbox::network::PortRequest;
 use crate::sandbox::paths::{self, Root};
-use crate::sandbox::state::{ContainerConfig, Folder};
+use crate::sandbox::room::{self, Claim, Size};
+use crate::sandbox::state::{ContainerConfig, Holder, Lock};
 use crate::sandbox::volumes::MountKind;
 
 /// Where it is. No variable leads elsewhere: it is not the user's to choose.
@@ -110,30 +111,64 @@ impl Policy {
         check_container(&self.0, config)
     }
 
-    /// Whether a container that is about to be started or changed has room beside those that run. Who
-    /// starts it holds its lock, so that of two at once the second sees the first.
+    /// Whether a container that is about to be started, changed or looked into has room beside what runs.
+    /// Who starts its VM has its `lock`; from then on it is counted, so that of two at once one is admitted.
     ///
     /// # Errors
     /// [`NotAllowed`].
-    pub fn check_room(&self, root: &Root, config: &ContainerConfig) -> Result<()> {
-        let rules = &self.0;
-        if rules.vms.is_none() && rules.vcpus.is_none() && rules.memory.is_none() {
+    pub fn check_room(
+        &self,
+        root: &Root,
+        config: &ContainerConfig,
+        lock: Option<&Lock>,
+    ) -> Result<()> {
+        if !self.counts() {
             return Ok(());
         }
-        let others = containers::list(root)?.into_iter();
-        let others = others.filter(|(folder, other)| other.id != config.id && runs(folder));
-        let mut use_ = Use::default();
-        for (folder, other) in others {
-            // What it began with is what it has, whatever `update` has made of it for its next VM.
-            let size = folder.state().map_or((0, 0), |state| state.vm_size);
-            use_.add(&other.launch, size);
+        let _alone = paths::lock(&root.containers())?;
+        let mut all = Use::of(root, &config.id, &room::claimed(root)?)?;
+        all.add(&config.launch, (0, 0));
+        check_use(&self.0, &all)?;
+        lock.map_or(Ok(()), Lock::admit)
+    }
+
+    /// Asked before a stopped container's files are held by a VM, with its lock.
+    ///
+    /// # Errors
+    /// [`NotAllowed`].
+    pub fn admit_files(root: &Root, config: &ContainerConfig, lock: &Lock) -> Result<()> {
+        Self::of_user()?.check_room(root, config, Some(lock))
+    }
+
+    /// Has a VM of this build counted, if VMs are. The first one has to have room. Those beside it are not
+    /// refused: a step that takes files of another stage needs both.
+    ///
+    /// # Errors
+    /// [`NotAllowed`].
+    pub fn admit_builder(&self, root: &Root, launch: &Launch) -> Result<Option<Claim>> {
+        if !self.counts() {
+            return Ok(None);
         }
-        use_.add(&config.launch, (0, 0));
-        check_use(rules, &use_)
+        let _alone = paths::lock(&root.containers())?;
+        let builders = room::claimed(root)?;
+        if builders.iter().all(|one| one.process != std::process::id()) {
+            let mut all = Use::of(root, "", &builders)?;
+            all.add(launch, (0, 0));
+            check_use(&self.0, &all)?;
+        }
+        Claim::make(root, launch.vcpu_count, launch.memory_mib).map(Some)
+    }
+
+    /// Whether there is a limit of what runs together.
+    fn counts(&self) -> bool {
+        let Rules {
+            vms, vcpus, memory, ..
+        } = &self.0;
+        vms.is_some() || vcpus.is_some() || memory.is_some()
     }
 }
 
-/// What containers that run have together.
+/// What VMs and plain containers that run have together.
 #[derive(Debug, Default, Clone, Copy)]
 struct Use {
     vms: u64,
@@ -142,22 +177,51 @@ struct Use {
 }
 
 impl Use {
+    /// What runs but the container of this id: other containers, VMs that hold files of stopped ones, and
+    /// those of builds.
+    fn of(root: &Root, but: &str, builders: &[Size]) -> Result<Self> {
+        let mut all = Self::default();
+        for (folder, config) in containers::list(root)? {
+            if config.id == but {
+                continue;
+            }
+            // Whatever a supervisor that was taken over has written, there is a VM.
+            let unreadable = |_| folder.path().exists().then_some(Holder::Admitted);
+            match folder.holder().unwrap_or_else(unreadable) {
+                // One that is not admitted yet may not be.
+                None | Some(Holder::Unsigned) => {}
+                Some(Holder::Files { .. }) => all.add(&config.launch, (0, 0)),
+                Some(Holder::Admitted | Holder::Supervisor(_)) => {
+                    // What it began with is what it has, whatever `update` has made of it for its next VM.
+                    let size = folder.state().map_or((0, 0), |state| state.vm_size);
+                    all.add(&config.launch, size);
+                }
+            }
+        }
+        for one in builders {
+            all.count(one.vcpus, one.memory_mib);
+        }
+        Ok(all)
+    }
+
     /// Adds one that is to have what `launch` says, or what its VM has if that is more.
     fn add(&mut self, launch: &Launch, (vcpus, memory_mib): (u8, u32)) {
-        self.vms += 1;
-        self.vcpus += u64::from(launch.vcpu_count.max(vcpus));
-        self.bytes += u64::from(launch.memory_mib.max(memory_mib)) << 20;
+        self.count(
+            launch.vcpu_count.max(vcpus),
+            launch.memory_mib.max(memory_mib),
+        );
     }
-}
 
-/// Whether somebody has its lock to run it.
-fn runs(folder: &Folder) -> bool {
-    folder.is_locked().unwrap_or(false) && !folder.is_looked_into().unwrap_or(false)
+    fn count(&mut self, vcpus: u8, memory_mib: u32) {
+        self.vms += 1;
+        self.vcpus += u64::from(vcpus);
+        self.bytes += u64::from(memory_mib) << 20;
+    }
 }
 
 fn check_use(rules: &Rules, all: &Use) -> Result<()> {
     if let Some(rule) = rules.vms.as_ref().filter(|rule| all.vms > rule.value) {
-        let what = format!("to run {} containers at once", all.vms);
+        let what = format!("to have {} VMs at once", all.vms);
         return refuse(what, "vms", rule, rule.value.to_string());
     }
     if let Some(rule) = rules.vcpus.as_ref().filter(|rule| all.vcpus > rule.value) {
@@ -457,7 +521,7 @@ mod tests {
         for (text, wanted) in [
             (
                 "vms = 1",
-                "to run 2 containers at once is not allowed: vms of [default]",
+                "to have 2 VMs at once is not allowed: vms of [default]",
             ),
             ("vcpus = 3", "to have 4 vCPUs at once is not allowed"),
             (

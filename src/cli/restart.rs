@@ -28,7 +28,7 @@ pub fn run(args: &RestartArgs) -> Result<()> {
     let root = Root::of_user()?;
     let request = args.how.request(true)?;
     each_found(&args.containers, "cannot restart", |folder, config| {
-        start::prepare(&root, config)?;
+        start::prepare(&root, config, None)?;
         match client::ask(folder, &ToSupervisor::Stop(request))? {
             Some(answer) => done(answer)?,
             None => start::start_detached(&root, folder, config, monotonic_ns())?,

@@ -261,7 +261,7 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
     let (folder, lock) = created?;
     drop(lease);
     let room = match begun {
-        true => policy.check_room(&root, &config),
+        true => policy.check_room(&root, &config, Some(&lock)),
         false => Ok(()),
     };
     if let Err(error) = room.and_then(|()| cidfile.write(&config.id)) {

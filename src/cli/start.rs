@@ -64,7 +64,7 @@ pub fn run(args: StartArgs) -> Result<u8> {
     };
     let ended = match take(&folder)? {
         Taken::Lock(lock) => {
-            prepare(&root, &folder.config()?)?;
+            prepare(&root, &folder.config()?, Some(&lock))?;
             run_attached(&root, &folder, lock, phases(began), options)?
         }
         Taken::Running(link) => attach_to(&folder, link, options)?,
@@ -89,7 +89,7 @@ pub fn start_detached(
     let failed = loop {
         match take(folder)? {
             Taken::Lock(lock) => {
-                prepare(root, &folder.config()?)?;
+                prepare(root, &folder.config()?, Some(&lock))?;
                 break run_detached(root, folder, lock, phases(began))?;
             }
             Taken::Running(mut link) => {
@@ -110,12 +110,13 @@ pub fn start_detached(
     }
 }
 
-/// What is to be before a container starts: it is allowed, and its layers are there.
+/// What is to be before a container starts: it is allowed, and its layers are there. Who has its lock
+/// starts it.
 ///
 /// # Errors
 /// It is not allowed, or a layer that is there no more can't be unpacked again.
-pub fn prepare(root: &Root, config: &ContainerConfig) -> Result<()> {
-    check_policy(root, config)?;
+pub fn prepare(root: &Root, config: &ContainerConfig, lock: Option<&Lock>) -> Result<()> {
+    check_policy(root, config, lock)?;
     match config.launch.isolation {
         Isolation::Vm => disks::ensure(root, &config.launch.layers),
         // Its supervisor sees to the image's files.
@@ -123,12 +124,12 @@ pub fn prepare(root: &Root, config: &ContainerConfig) -> Result<()> {
     }
 }
 
-/// Whether the host runs it, and what the container has is allowed. Before a start it is asked with the config as it is once
-/// the lock is this command's.
+/// Whether the host runs it, and what the container has is allowed. Before a start it is asked with the
+/// config as it is once the lock is this command's.
 ///
 /// # Errors
 /// It is not.
-fn check_policy(root: &Root, config: &ContainerConfig) -> Result<()> {
+fn check_policy(root: &Root, config: &ContainerConfig, lock: Option<&Lock>) -> Result<()> {
     let policy = Policy::of_user()?;
     match config.launch.isolation {
         Isolation::Vm => doctor::can_run()?,
@@ -136,7 +137,7 @@ fn check_policy(root: &Root, config: &ContainerConfig) -> Result<()> {
     }
     policy.check_disk(root)?;
     policy.check_container(config)?;
-    policy.check_room(root, config)
+    policy.check_room(root, config, lock)
 }
 
 /// Who a container belongs to now.

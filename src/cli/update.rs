@@ -58,7 +58,7 @@ pub fn run(matches: ArgMatches) -> Result<()> {
                 || wanted.launch.memory_mib > config.launch.memory_mib;
             if grows && folder.is_locked()? {
                 Policy::of_user()?
-                    .check_room(root, &wanted)
+                    .check_room(root, &wanted, None)
                     .with_context(cannot)?;
             }
             let request = ToSupervisor::Update(Box::new(NewLimits {

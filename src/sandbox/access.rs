@@ -43,7 +43,8 @@ const TRIES: usize = 10;
 /// What becomes of whoever is at the files of a container that goes.
 const REMOVED: &str = "the container was removed meanwhile";
 
-/// Does `work` with the files of a container that runs or is stopped.
+/// Does `work` with the files of a container that runs or is stopped. Of one that is stopped `admit` is
+/// asked whether there is room for its VM, with the lock that it holds then.
 ///
 /// # Errors
 /// As [`Access::open`], `work` and [`Access::close`]; that the container was removed, if it was.
@@ -51,9 +52,10 @@ pub fn with_files<T>(
     root: &Root,
     folder: &Folder,
     config: &ContainerConfig,
+    admit: &dyn Fn(&Lock) -> Result<()>,
     work: impl FnOnce(&mut Access) -> Result<T>,
 ) -> Result<T> {
-    let open = Access::open(root, folder, config);
+    let open = Access::open(root, folder, config, admit);
     let done = open.and_then(|mut access| {
         let done = work(&mut access)?;
         access.close()?;
@@ -84,8 +86,13 @@ impl Access {
     /// waited for.
     ///
     /// # Errors
-    /// When its VM can't be started.
-    fn open(root: &Root, folder: &Folder, config: &ContainerConfig) -> Result<Self> {
+    /// When its VM can't be started; those of `admit`.
+    fn open(
+        root: &Root,
+        folder: &Folder,
+        config: &ContainerConfig,
+        admit: &dyn Fn(&Lock) -> Result<()>,
+    ) -> Result<Self> {
         if config.launch.isolation == Isolation::Container {
             bail!(
                 "the files of a plain container can't be looked at or changed from outside: \
@@ -96,6 +103,7 @@ impl Access {
         let mut tries = 0;
         while tries < TRIES {
             if let Some(lock) = folder.try_lock()? {
+                admit(&lock)?;
                 return Held::start(root, folder, config, lock).map(|held| Self::Held(held.into()));
             }
             let waited = folder.wait_for_files()?;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! (nothing)          a command that is about to hand it to a supervisor, or has just taken it
+//! +                  the same, and the host's policy has room for its VM
 //! <pid>              the container's supervisor
 //! <pid> files <vm>   a command that is at the files of a container that is stopped, and its VM
 //! ```
@@ -21,6 +22,9 @@ use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 /// Longest text in bytes: two numbers and a word.
 const TEXT_BYTES_MAX: usize = 64;
 
+/// Of a command whose VM has room. Each number that may follow hides it.
+const ADMITTED: &str = "+";
+
 /// The word behind a command's number.
 const FILES: &str = "files";
 
@@ -33,6 +37,8 @@ pub struct Lock(File);
 pub enum Holder {
     /// A command that has not handed it over yet.
     Unsigned,
+    /// So, and its VM is counted already.
+    Admitted,
     /// The supervisor.
     Supervisor(Pid),
     /// A command that is at the files of a container that is stopped.
@@ -64,6 +70,14 @@ impl Lock {
     #[must_use]
     pub fn inherited(file: File) -> Self {
         Self(file)
+    }
+
+    /// Says that there is room for the VM that is about to be started: from now on it is counted.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn admit(&self) -> Result<()> {
+        self.write(ADMITTED)
     }
 
     /// Names this process as the container's supervisor, for those who must end it.
@@ -114,6 +128,7 @@ impl Holder {
         };
         match words.as_slice() {
             [] => Ok(Self::Unsigned),
+            [word] if *word == ADMITTED => Ok(Self::Admitted),
             [supervisor] => Ok(Self::Supervisor(pid(supervisor)?)),
             [command, word] if *word == FILES => Ok(Self::Files {
                 command: pid(command)?,
@@ -140,7 +155,7 @@ impl Holder {
                 command,
                 vm: Some(vm),
             } => (command, vm),
-            Self::Unsigned | Self::Files { vm: None, .. } => return Ok(false),
+            Self::Unsigned | Self::Admitted | Self::Files { vm: None, .. } => return Ok(false),
         };
         let about = || format!("end process {victim}");
         let number = rustix::process::Pid::from_raw(victim.as_raw()).with_context(about)?;
@@ -225,6 +240,8 @@ mod tests {
         assert_eq!(holder(), Holder::Files { command, vm });
         let lock = Lock::take(OwnedFd::from(lock).into()).unwrap().unwrap();
         assert_eq!(holder(), Holder::Unsigned);
+        lock.admit().unwrap();
+        assert_eq!(holder(), Holder::Admitted);
         lock.sign().unwrap();
         assert_eq!(holder(), Holder::Supervisor(Pid::this()));
     }

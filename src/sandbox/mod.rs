@@ -37,6 +37,7 @@ pub mod program;
 pub mod receive;
 pub mod removal;
 pub mod restart;
+pub mod room;
 pub mod start;
 pub mod state;
 mod stop;

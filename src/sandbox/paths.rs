@@ -12,6 +12,7 @@
 //!   templates/<key>/            VMs that have booted already, see template.rs
 //!   events/log, events/log.1    what happened, see events.rs
 //!   build-contexts/             archives of build contexts, see cli/build/input.rs
+//!   build-vms/<process>-<n>     builder VMs that are counted, see room.rs
 //!   build-mounts/<digest>/      what RUN --mount=type=cache shares, see build/stage.rs
 //!   volumes/<name>/             what containers share and leave, see volumes.rs
 //!   ports.lock                  empty: whoever binds ports has its lock, see network/mod.rs
@@ -118,6 +119,12 @@ impl Root {
     #[must_use]
     pub fn ports(&self) -> PathBuf {
         self.0.join("ports.lock")
+    }
+
+    /// Files of builder VMs that are counted.
+    #[must_use]
+    pub fn build_vms(&self) -> PathBuf {
+        self.0.join("build-vms")
     }
 
     /// One folder per container.

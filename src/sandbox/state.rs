@@ -451,13 +451,24 @@ impl Folder {
             .with_context(|| format!("open {}", path.display()))
     }
 
+    /// Who has its lock, if somebody has.
+    ///
+    /// # Errors
+    /// When the lock file can't be read.
+    pub fn holder(&self) -> Result<Option<Holder>> {
+        let file = self.open_lock()?;
+        match lock::is_held(&file)? {
+            true => Holder::read(&file).map(Some),
+            false => Ok(None),
+        }
+    }
+
     /// Whether a command is at the files of this container, which does not run then.
     ///
     /// # Errors
     /// When the lock file can't be read.
     pub fn is_looked_into(&self) -> Result<bool> {
-        let file = self.open_lock()?;
-        Ok(lock::is_held(&file)? && matches!(Holder::read(&file)?, Holder::Files { .. }))
+        Ok(matches!(self.holder()?, Some(Holder::Files { .. })))
     }
 
     /// Waits as long as a command is at its files; whether one was.

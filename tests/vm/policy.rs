@@ -80,7 +80,7 @@ fn a_user_has_what_the_policy_allows(world: &World) -> Result<()> {
     bulkhead(&vm, begin)?.code(0)?;
     bulkhead(&vm, "create --name two busybox true")?.code(0)?;
     let refused = |words: &str, code, what: &str, rule: &str| refused(&vm, words, code, what, rule);
-    let two = "to run 2 containers at once";
+    let two = "to have 2 VMs at once";
     refused("run --rm busybox true", 125, two, "vms")?;
     refused("run --name kept busybox true", 125, two, "vms")?;
     refused("start two", 1, two, "vms")?;
@@ -150,7 +150,7 @@ fn plain_containers_count_and_may_be_forbidden(world: &World) -> Result<()> {
     let isolation = "--isolation=container";
     let begin = format!("run -d -q {isolation} --name one busybox sleep 1000");
     bulkhead(vm, &begin)?.code(0)?;
-    let two = "to run 2 containers at once";
+    let two = "to have 2 VMs at once";
     refused(vm, "run --rm busybox true", 125, two, "vms")?;
     let words = format!("run --rm {isolation} busybox true");
     refused(vm, &words, 125, two, "vms")?;

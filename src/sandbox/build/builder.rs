@@ -26,6 +26,7 @@ use super::super::launch::Launch;
 use super::super::launcher::Launcher;
 use super::super::network::Network;
 use super::super::paths::{GuestFiles, Root};
+use super::super::room::Claim;
 use super::super::vm::{self, RunningVm, VmRequest, stream_pair};
 
 /// From the VM's first instruction to the agent's hello, and from there to the files being there.
@@ -51,7 +52,6 @@ pub struct GivenUp;
 pub struct Refused(pub String);
 
 /// What a builder VM is made from.
-#[derive(Debug)]
 pub struct Machine<'a> {
     /// The state root.
     pub root: &'a Root,
@@ -59,6 +59,8 @@ pub struct Machine<'a> {
     pub guest: &'a GuestFiles,
     /// Its size, its network, and what every process in it has.
     pub launch: &'a Launch,
+    /// Has each VM counted.
+    pub admit: super::Admit<'a>,
     /// Set when the build is given up.
     pub given_up: &'a AtomicBool,
 }
@@ -73,13 +75,15 @@ pub struct Builder<'a> {
     next_port: u32,
     next_scratch: u32,
     given_up: &'a AtomicBool,
+    /// Until the VM has ended.
+    _claim: Option<Claim>,
 }
 
 impl<'a> Builder<'a> {
     /// Starts a VM on layers whose disks are there. One that only lends its files has no network.
     ///
     /// # Errors
-    /// When it can't be started, or its files can't be stacked.
+    /// When it is not admitted, can't be started, or its files can't be stacked.
     pub fn start(
         machine: &Machine<'a>,
         layers: &[LayerKey],
@@ -87,6 +91,7 @@ impl<'a> Builder<'a> {
         runs: bool,
     ) -> Result<Self> {
         let launch = machine.launch;
+        let claim = (machine.admit)()?;
         let (layers, disks) = disks::for_a_while(machine.root, layers, launch.writable_bytes)?;
         let network = launch.network.as_ref().filter(|_| runs);
         let cpu = (&launch.run.resources).into();
@@ -123,6 +128,7 @@ impl<'a> Builder<'a> {
             next_port: protocol::FIRST_STREAM_PORT,
             next_scratch: 0,
             given_up: machine.given_up,
+            _claim: claim,
         };
         match builder.begin(run) {
             Ok(()) => Ok(builder),

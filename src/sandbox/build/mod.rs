@@ -29,6 +29,7 @@ use images::{Digest, Image, ImageConfig, Layer, Store};
 
 use super::launch::Launch;
 use super::paths::{GuestFiles, Root};
+use super::room::Claim;
 use builder::Machine;
 use stage::Stage;
 
@@ -40,6 +41,9 @@ const STAGES_MAX: usize = 4;
 
 /// Fetches a file of the web for `ADD`.
 pub type Fetch<'a> = &'a (dyn Fn(&str) -> Result<Download> + Sync);
+
+/// Looks for room for one more builder VM, and has it counted where VMs are.
+pub type Admit<'a> = &'a (dyn Fn() -> Result<Option<Claim>> + Sync);
 
 /// What to build.
 pub struct Build<'a> {
@@ -67,6 +71,8 @@ pub struct Build<'a> {
     pub no_cache: bool,
     /// `SOURCE_DATE_EPOCH`.
     pub epoch: Option<i64>,
+    /// Asked before each VM.
+    pub admit: Admit<'a>,
     /// For `ADD` of an address.
     pub fetch: Fetch<'a>,
     /// Takes what happens, from several threads.
@@ -154,6 +160,7 @@ pub fn build(build: &Build<'_>) -> Result<Built, BuildError> {
             root: build.root,
             guest: build.guest,
             launch: build.launch,
+            admit: build.admit,
             given_up: &given_up,
         },
         stages: build
