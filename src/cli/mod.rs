@@ -204,6 +204,8 @@ enum SystemVerb {
     Info(info::InfoArgs),
     /// Remove what is not used
     Prune(prune::SystemPruneArgs),
+    /// Show what users may by the host's policy, and have the kernel keep what it can
+    Policy(policy::verb::PolicyArgs),
     /// Share unpacked images of root's with every user of this host
     Share(share::ShareArgs),
     /// Share images no more
@@ -383,6 +385,7 @@ pub fn other(matches: &ArgMatches) -> Result<u8> {
         Verb::Image(ImageVerb::Prune(args)) => prune::images(&args)?,
         Verb::System(SystemVerb::Prune(args)) => prune::system(&args)?,
         Verb::System(SystemVerb::Df(args)) => df::run(&args)?,
+        Verb::System(SystemVerb::Policy(args)) => policy::verb::run(&args)?,
         Verb::System(SystemVerb::Share(args)) => share::share(&args)?,
         Verb::System(SystemVerb::Unshare(args)) => share::unshare(&args)?,
         Verb::History(args) | Verb::Image(ImageVerb::History(args)) => history::run(&args)?,

@@ -1,10 +1,14 @@
 //! What the host's administrator allows: `/etc/bulkhead/policy.toml`, which only root may write.
 //!
 //! Called by the verbs that make or start containers and that talk to registries. What is said here holds
-//! for whoever uses this command; a user who runs a binary of his own is held by what the kernel keeps
-//! (docs/policy.md).
+//! for whoever uses this command; a user who runs a binary of his own is held by what the kernel keeps,
+//! which [`verb`] sets (docs/policy.md).
 
+mod limits;
+mod people;
 mod rules;
+mod slices;
+pub mod verb;
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -14,9 +18,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use images::Reference;
-use nix::unistd::{Group, User, getegid, geteuid, getgroups};
 
-use self::rules::{Document, Rule, Rules, Who};
+use self::rules::{Document, Rule, Rules};
 use crate::sandbox::containers;
 use crate::sandbox::launch::Launch;
 use crate::sandbox::network::PortRequest;
@@ -58,13 +61,8 @@ impl Policy {
     /// # Errors
     /// It can't be read, somebody else than root may have written it, or it is none.
     pub fn of_user() -> Result<Self> {
-        let rules = read(Path::new(PATH), 0)
-            .and_then(|text| match text {
-                Some(text) => Document::parse(&text)?.rules(&who()?),
-                None => Ok(Rules::default()),
-            })
-            .with_context(|| format!("read {PATH}"))?;
-        Ok(Self(rules))
+        let rules = document()?.rules(&people::caller()?);
+        Ok(Self(rules.with_context(|| format!("read {PATH}"))?))
     }
 
     /// Whether this registry may be asked.
@@ -90,7 +88,7 @@ impl Policy {
                 format!("more than the {used} bytes in {}", root.path().display()),
                 "disk",
                 rule,
-                format!("{} bytes", rule.value),
+                rules::in_bytes(&rule.value),
             ),
         }
     }
@@ -230,7 +228,7 @@ fn check_use(rules: &Rules, all: &Use) -> Result<()> {
     }
     if let Some(rule) = rules.memory.as_ref().filter(|rule| all.bytes > rule.value) {
         let what = format!("to have {} bytes of memory at once", all.bytes);
-        return refuse(what, "memory", rule, format!("{} bytes", rule.value));
+        return refuse(what, "memory", rule, rules::in_bytes(&rule.value));
     }
     Ok(())
 }
@@ -241,7 +239,7 @@ fn check_registry(rules: &Rules, domain: &str) -> Result<()> {
             format!("the registry {domain}"),
             "registries",
             rule,
-            listed(&rule.value),
+            rules::listed(&rule.value),
         ),
         _ => Ok(()),
     }
@@ -284,16 +282,7 @@ fn check_port(rules: &Rules, port: &PortRequest) -> Result<()> {
             ranges.any(|range| range.contains(&first) && range.contains(&last))
         };
         let any = (1, u16::MAX);
-        let allowed_ports = || {
-            let ranges = rule
-                .value
-                .iter()
-                .map(|range| match range.start() == range.end() {
-                    true => range.start().to_string(),
-                    false => format!("{}-{}", range.start(), range.end()),
-                });
-            listed(&ranges.collect::<Vec<_>>())
-        };
+        let allowed_ports = || rules::port_list(&rule.value);
         match port.host_ports {
             ports if allowed(ports.unwrap_or(any)) => {}
             Some((first, last)) if first == last => {
@@ -314,19 +303,11 @@ fn check_port(rules: &Rules, port: &PortRequest) -> Result<()> {
         let everywhere = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
         let wanted = port.host_ip.map_or(everywhere.to_vec(), |ip| vec![ip]);
         if let Some(ip) = wanted.iter().find(|ip| !rule.value.contains(ip)) {
-            let allowed: Vec<String> = rule.value.iter().map(ToString::to_string).collect();
             let what = format!("to publish a port at {ip}");
-            return refuse(what, "addresses", rule, listed(&allowed));
+            return refuse(what, "addresses", rule, rules::listed(&rule.value));
         }
     }
     Ok(())
-}
-
-fn listed(values: &[String]) -> String {
-    match values {
-        [] => "empty".to_owned(),
-        values => values.join(", "),
-    }
 }
 
 fn refuse<T>(what: String, name: &'static str, rule: &Rule<T>, allowed: String) -> Result<()> {
@@ -337,6 +318,13 @@ fn refuse<T>(what: String, name: &'static str, rule: &Rule<T>, allowed: String) 
         section,
         allowed
     })
+}
+
+/// What the file says; nothing when there is none.
+fn document() -> Result<Document> {
+    read(Path::new(PATH), 0)
+        .and_then(|text| text.map_or(Ok(Document::default()), |text| Document::parse(&text)))
+        .with_context(|| format!("read {PATH}"))
 }
 
 /// The file's text, if there is one. Nobody but `owner` may have written it.
@@ -358,28 +346,13 @@ fn read(path: &Path, owner: u32) -> Result<Option<String>> {
     Ok(Some(text))
 }
 
-/// Who runs this command.
-fn who() -> Result<Who> {
-    let uid = geteuid();
-    let name = User::from_uid(uid)?.map_or_else(|| uid.to_string(), |user| user.name);
-    let mut gids = getgroups()?;
-    gids.push(getegid());
-    let mut groups = Vec::new();
-    for gid in gids {
-        groups.push(gid.to_string());
-        groups.extend(Group::from_gid(gid)?.map(|group| group.name));
-    }
-    Ok(Who {
-        user: [name, uid.to_string()],
-        groups,
-        is_root: uid.is_root(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use nix::unistd::geteuid;
+
+    use super::rules::Who;
     use super::*;
     use crate::sandbox::containers::tests::config;
 

@@ -96,6 +96,24 @@ impl Document {
         Ok(toml::from_str(text)?)
     }
 
+    /// Names and numbers of users that have a section.
+    pub fn users(&self) -> impl Iterator<Item = &str> {
+        self.user.keys().map(String::as_str)
+    }
+
+    /// Names and numbers of groups that have one.
+    pub fn groups(&self) -> impl Iterator<Item = &str> {
+        self.group.keys().map(String::as_str)
+    }
+
+    /// What users may of whom nothing else is said.
+    ///
+    /// # Errors
+    /// A value that is none.
+    pub fn default_rules(&self) -> Result<Rules> {
+        self.default.rules("default")
+    }
+
     /// What `who` may.
     ///
     /// # Errors
@@ -115,7 +133,7 @@ impl Document {
                 groups = groups.widened(rules);
             }
         }
-        let default = self.default.rules("default")?;
+        let default = self.default_rules()?;
         Ok(match who.is_root {
             true => user,
             false => user.or(groups).or(default),
@@ -166,6 +184,34 @@ fn range(text: &str) -> Result<RangeInclusive<u16>> {
 }
 
 impl Rules {
+    /// The rules that there are: name, section and what they allow.
+    pub fn told(&self) -> Vec<(&'static str, &str, String)> {
+        fn one<'a, T>(
+            name: &'static str,
+            rule: &'a Option<Rule<T>>,
+            text: impl Fn(&T) -> String,
+        ) -> Option<(&'static str, &'a str, String)> {
+            let rule = rule.as_ref()?;
+            Some((name, &rule.section, text(&rule.value)))
+        }
+        let all = [
+            one("vms", &self.vms, u64::to_string),
+            one("vcpus", &self.vcpus, u64::to_string),
+            one("memory", &self.memory, in_bytes),
+            one("disk", &self.disk, in_bytes),
+            one("registries", &self.registries, |list| listed(list)),
+            one("ports", &self.ports, |ranges| port_list(ranges)),
+            one("addresses", &self.addresses, |list| listed(list)),
+            one("bind-mounts", &self.bind_mounts, bool::to_string),
+            one(
+                "container-isolation",
+                &self.container_isolation,
+                bool::to_string,
+            ),
+        ];
+        all.into_iter().flatten().collect()
+    }
+
     /// These, and where they have none, those.
     fn or(self, other: Self) -> Self {
         Self {
@@ -195,6 +241,31 @@ impl Rules {
             container_isolation: larger(self.container_isolation, other.container_isolation),
         }
     }
+}
+
+/// A number of bytes, as it is told.
+pub fn in_bytes(bytes: &u64) -> String {
+    format!("{bytes} bytes")
+}
+
+/// Values one after the other.
+pub fn listed<T: ToString>(values: &[T]) -> String {
+    let texts: Vec<String> = values.iter().map(T::to_string).collect();
+    match texts.as_slice() {
+        [] => "empty".to_owned(),
+        texts => texts.join(", "),
+    }
+}
+
+/// Ports and ranges of them, as they are written.
+pub fn port_list(ranges: &[RangeInclusive<u16>]) -> String {
+    let texts = ranges
+        .iter()
+        .map(|range| match range.start() == range.end() {
+            true => range.start().to_string(),
+            false => format!("{}-{}", range.start(), range.end()),
+        });
+    listed(&texts.collect::<Vec<_>>())
 }
 
 fn larger<T: Ord>(one: Option<Rule<T>>, other: Option<Rule<T>>) -> Option<Rule<T>> {
@@ -267,6 +338,25 @@ mod tests {
         let ports = rules.ports.unwrap();
         assert_eq!(ports.value, [22..=22, 8000..=8999, 80..=80]);
         assert_eq!(ports.section, "group.staff] and [group.students");
+    }
+
+    #[test]
+    fn rules_are_told_as_they_are_written() {
+        let rules = of(TEXT, &who("bob", &["students"])).unwrap();
+        let told = rules.told();
+        let told: Vec<_> = told
+            .iter()
+            .map(|(name, section, text)| format!("{name} {section} {text}"))
+            .collect();
+        let wanted = [
+            "vms group.students 4",
+            "memory user.1001 536870912 bytes",
+            "registries default registry.test:5000",
+            "ports group.students 8000-8999, 80",
+            "bind-mounts default false",
+        ];
+        assert_eq!(told, wanted);
+        assert!(Rules::default().told().is_empty());
     }
 
     #[test]
