@@ -131,7 +131,7 @@ fn main() -> ExitCode {
             (1, flags::tests()),
             (1, contrast::tests()),
             (1, plain::tests()),
-            (1, policy::tests()),
+            (1, policy::all()),
             (1, tenant::tests()),
             (0, tenants::tests()),
             (1, tenants::sharing::tests()),
