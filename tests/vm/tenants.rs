@@ -101,13 +101,39 @@ impl Tenant {
         format!("{}s/image:1", self.name)
     }
 
-    /// A container with a volume, a port, a log, a secret. Its id.
+    /// What this user's own volume is called.
+    fn volume(&self) -> String {
+        format!("{}s-volume", self.name)
+    }
+
+    /// Builds an image, which leaves a cache of steps and a cache mount.
+    fn build(&self) -> Result<()> {
+        let (name, folder) = (self.name, self.vm.work().join("context"));
+        fs::create_dir(&folder)?;
+        let dockerfile = format!(
+            "FROM busybox\nRUN --mount=type=cache,target=/cache echo {name} | tee /cache/whose > /whose\n"
+        );
+        fs::write(folder.join("Dockerfile"), dockerfile)?;
+        let tag = self.built();
+        let words = format!("build -q --network none -t {tag} {}", folder.display());
+        self.bulkhead(&words)?.code(0)?;
+        Ok(())
+    }
+
+    /// The name of what this user has built.
+    fn built(&self) -> String {
+        format!("{}s/built:1", self.name)
+    }
+
+    /// A container with two volumes, a port, a log, a secret. Its id.
     fn begin(&self, port: u16) -> Result<String> {
         let (name, container, image) = (self.name, self.container(), self.image());
+        let volume = self.volume();
         self.bulkhead(&format!("tag busybox {image}"))?.code(0)?;
         let out = self.bulkhead(&format!(
-            "run -d --name {container} -e WORD={SECRET}{name} -v data:/data -p 127.0.0.1:{port}:80 \
-             {image} sh -c 'echo {name} > /data/whose; echo said by {name}; sleep 10000'"
+            "run -d --name {container} -e WORD={SECRET}{name} -v data:/data -v {volume}:/own \
+             -p 127.0.0.1:{port}:80 {image} \
+             sh -c 'echo {name} > /data/whose; echo said by {name}; sleep 10000'"
         ))?;
         Ok(out.code(0)?.stdout.trim_end().to_owned())
     }
@@ -119,6 +145,7 @@ impl Tenant {
             id.chars().take(12).collect(),
             self.container(),
             self.image(),
+            self.built(),
             format!("{SECRET}{}", self.name),
             format!("said by {}", self.name),
         ]
@@ -171,16 +198,22 @@ fn users_find_nothing_of_each_other(world: &World) -> Result<()> {
     let alice = Tenant::new(world, ALICE, "alice", "000")?;
     let bob = Tenant::new(world, BOB, "bob", "077")?;
     let root = Tenant::new(world, 0, "root", "022")?;
+    alice.build()?;
     let port = free_port()?;
     let of_alice = alice.begin(port)?;
     let of_root = root.begin(free_port()?)?;
     let of_bob = bob.begin(free_port()?)?;
-    for (other, id) in [(&alice, &of_alice), (&root, &of_root)] {
-        the_lists_are_ones_own(&bob, other, id)?;
-        it_is_no_container(&bob, other, id)?;
-        the_state_root_is_closed(&bob, other)?;
-        the_processes_are_closed(&bob, other, id)?;
-        nothing_lies_about(&bob, other, id)?;
+    for (who, other, id) in [
+        (&bob, &alice, &of_alice),
+        (&bob, &root, &of_root),
+        (&alice, &bob, &of_bob),
+    ] {
+        the_lists_are_ones_own(who, other, id)?;
+        it_is_no_container(who, other, id)?;
+        it_is_no_image_and_no_volume(who, other)?;
+        the_state_root_is_closed(who, other)?;
+        the_processes_are_closed(who, other, id)?;
+        nothing_lies_about(who, other, id)?;
     }
     a_volume_of_the_same_name_is_ones_own(&bob)?;
     a_port_is_taken_by_nobody_in_particular(&bob, &alice, port, &of_alice)?;
@@ -215,7 +248,7 @@ fn the_lists_are_ones_own(who: &Tenant, other: &Tenant, id: &str) -> Result<()> 
         "stats --no-stream --no-trunc",
     ] {
         let out = who.bulkhead(words)?.code(0)?;
-        for word in other.words(id) {
+        for word in other.words(id).into_iter().chain([other.volume()]) {
             assert!(!out.stdout.contains(&word), "{words}: {word} in {out}");
         }
     }
@@ -226,15 +259,19 @@ fn it_is_no_container(who: &Tenant, other: &Tenant, id: &str) -> Result<()> {
     let name = other.container();
     for which in [name.as_str(), id] {
         for verb in [
-            "logs", "exec", "stop", "kill", "rm", "start", "attach", "pause", "top", "port",
-            "wait", "diff", "rename", "restart", "export", "commit",
+            "logs", "exec", "stop", "kill", "rm", "start", "attach", "pause", "unpause", "top",
+            "port", "wait", "diff", "rename", "restart", "export", "commit", "cp", "update",
+            "stats",
         ] {
-            let rest = match verb {
-                "exec" => "true",
-                "rename" => "mine",
-                _ => "",
+            let words = match verb {
+                "exec" => format!("{which} true"),
+                "rename" => format!("{which} mine"),
+                "cp" => format!("{which}:/data/whose -"),
+                "update" => format!("-m 64m {which}"),
+                "stats" => format!("--no-stream {which}"),
+                _ => which.to_owned(),
             };
-            let out = who.bulkhead(&format!("{verb} {which} {rest}"))?;
+            let out = who.bulkhead(&format!("{verb} {words}"))?;
             assert_ne!(out.code, 0, "{out}");
             let sentence = format!("No such container: {which}");
             assert!(out.stderr.contains(&sentence), "{out}");
@@ -242,12 +279,42 @@ fn it_is_no_container(who: &Tenant, other: &Tenant, id: &str) -> Result<()> {
         let out = who.bulkhead(&format!("inspect {which}"))?.code(1)?;
         assert!(out.stderr.contains("No such object"), "{out}");
     }
-    let out = who
-        .bulkhead(&format!("inspect {}", other.image()))?
-        .code(1)?;
-    assert!(out.stderr.contains("No such object"), "{out}");
-    let out = who.bulkhead(&format!("rmi {}", other.image()))?.code(1)?;
-    assert!(out.stderr.contains("No such image"), "{out}");
+    let out = who.bulkhead(&format!("cp /etc/hostname {name}:/"))?;
+    let sentence = format!("No such container: {name}");
+    assert!(out.code != 0 && out.stderr.contains(&sentence), "{out}");
+    Ok(())
+}
+
+fn it_is_no_image_and_no_volume(who: &Tenant, other: &Tenant) -> Result<()> {
+    for image in [other.image(), other.built()] {
+        for (words, sentence) in [
+            (format!("inspect {image}"), "No such object"),
+            (format!("rmi {image}"), "No such image"),
+            (format!("save -o mine {image}"), "No such image"),
+            (format!("history {image}"), "No such image"),
+            (format!("tag {image} mine"), "No such image"),
+            (format!("push {image}"), "An image does not exist locally"),
+            (format!("run --rm --pull never {image}"), "No such image"),
+            (format!("create --pull never {image}"), "No such image"),
+        ] {
+            let out = who.bulkhead(&words)?;
+            assert_ne!(out.code, 0, "{words}: {out}");
+            assert!(out.stderr.contains(sentence), "{words}: {out}");
+        }
+    }
+    assert!(!who.vm.work().join("mine").exists());
+    let volume = other.volume();
+    for words in [
+        format!("volume inspect {volume}"),
+        format!("volume rm {volume}"),
+    ] {
+        let out = who.bulkhead(&words)?.code(1)?;
+        assert!(out.stderr.contains("no such volume"), "{words}: {out}");
+    }
+    // Of that name there is one, of one's own, if one makes it.
+    who.bulkhead(&format!("volume create {volume}"))?.code(0)?;
+    who.bulkhead(&format!("volume rm {volume}"))?.code(0)?;
+    assert!(other.vm.root().join("volumes").join(&volume).exists());
     Ok(())
 }
 
@@ -258,6 +325,15 @@ fn the_state_root_is_closed(who: &Tenant, other: &Tenant) -> Result<()> {
     let mode = fs::metadata(&root)?.mode() & 0o777;
     assert_eq!(mode, 0o700);
     let names = below(&root)?;
+    if other.name == "alice" {
+        let of_builds = |path: &&PathBuf| path.starts_with(root.join("images/build-cache"));
+        assert!(names.iter().filter(of_builds).count() > 1, "{names:?}");
+        let of_mounts = |path: &PathBuf| path.starts_with(root.join("build-mounts"));
+        let has_mount = names
+            .iter()
+            .any(|path| of_mounts(path) && path.ends_with("whose"));
+        assert!(has_mount, "{names:?}");
+    }
     let sockets = names.iter().filter(|path| path.ends_with("control.sock"));
     assert_eq!(sockets.count(), 1);
     let list = who.vm.folder().join("list");
@@ -403,7 +479,11 @@ fn only_the_user_may(tenant: &Tenant) -> Result<()> {
         assert_eq!(mode & 0o077, 0, "{:?}: {mode:o}", entry.path());
         assert_eq!(entry.metadata()?.uid(), tenant.id, "{:?}", entry.path());
     }
-    for folder in ["configs", "containers", "volumes", "templates"] {
+    let has_built = root.join("build-mounts").exists();
+    assert_eq!(has_built, tenant.name == "alice");
+    let of_builds = has_built.then_some("build-mounts");
+    let folders = ["configs", "containers", "volumes", "templates"];
+    for folder in folders.into_iter().chain(of_builds) {
         for entry in fs::read_dir(root.join(folder))? {
             let entry = entry?;
             let mode = entry.metadata()?.mode() & 0o7777;
