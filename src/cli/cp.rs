@@ -10,6 +10,7 @@ use std::io::{BufWriter, ErrorKind, IsTerminal, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use protocol::task::{Outcome, PathStat, Task};
@@ -17,6 +18,7 @@ use protocol::task::{Outcome, PathStat, Task};
 use super::output;
 use super::policy::Policy;
 use crate::sandbox::access::{self, Access};
+use crate::sandbox::agent::AgentError;
 use crate::sandbox::containers;
 use crate::sandbox::has_gone_away;
 use crate::sandbox::paths::Root;
@@ -263,7 +265,6 @@ fn take_out(
                 // What is behind the end of the archive is nothing.
                 std::io::copy(&mut counted, &mut std::io::sink())?;
             }
-            // An agent that failed says why its archive is not whole.
             let left_out = match received {
                 Ok(left_out) => {
                     access.end()?;
@@ -271,8 +272,12 @@ fn take_out(
                 }
                 Err(error) => {
                     drop(counted);
-                    access.end()?;
-                    return Err(error.into());
+                    // An agent that failed says why its archive is not whole, if it says anything more.
+                    let soon = Some(Instant::now() + access::ANSWER_TIMEOUT);
+                    return Err(match access.end_until(soon) {
+                        Err(why) if !is_timeout(&why) => why,
+                        _ => error.into(),
+                    });
                 }
             };
             if left_out.devices > 0 {
@@ -364,7 +369,10 @@ fn put_in(
     // Fails only when the agent is gone already.
     let _ = counted.inner.shutdown(Shutdown::Write);
     access.end()?;
-    sent?;
+    // What is behind the end of an archive of the user's is nothing, and not taken.
+    if local.is_some() && sent.is_err() {
+        bail!("the container's agent took only a part of it, and says that this was all");
+    }
     say(args, counted.bytes, &format!("{container}:{path}"));
     Ok(())
 }
@@ -374,6 +382,10 @@ fn say(args: &CpArgs, bytes: u64, to: &str) {
         let size = output::size(bytes);
         output::note(&format!("Successfully copied {size} to {to}"));
     }
+}
+
+fn is_timeout(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(AgentError::Timeout))
 }
 
 fn is_gone(error: &anyhow::Error) -> bool {

@@ -57,5 +57,9 @@ fn changes(access: &mut Access) -> Result<()> {
             output::line(&format!("{} {path}", char::from(change.kind)))?;
         }
     }
-    access.end().map(drop)
+    access.end()?;
+    if !decoder.is_empty() {
+        bail!("the guest did not tell the end of a change");
+    }
+    Ok(())
 }

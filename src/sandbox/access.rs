@@ -346,7 +346,10 @@ impl Held {
 
     fn end(&mut self, deadline: Option<Instant>) -> Result<Outcome> {
         match self.vm.agent.next(deadline) {
-            Ok(Event::TaskEnded { outcome, .. }) => Ok(outcome),
+            // One is under way at a time, the last.
+            Ok(Event::TaskEnded { id, outcome }) if id.checked_add(1) == Some(self.next_task) => {
+                Ok(outcome)
+            }
             Ok(other) => bail!(super::unexpected(&other)),
             Err(AgentError::Timeout) => Err(AgentError::Timeout.into()),
             Err(error) => {
@@ -374,14 +377,14 @@ fn until_held(vm: &mut RunningVm, hold: Request) -> Result<()> {
     let mut hold = Some(hold);
     loop {
         match vm.agent.next(Some(Instant::now() + BOOT_TIMEOUT))? {
-            Event::Hello { version, .. } => {
+            Event::Hello { version, .. } if hold.is_some() => {
                 super::check_version(version)?;
                 vm.agent.send(&super::wake()?)?;
                 if let Some(hold) = hold.take() {
                     vm.agent.send(&hold)?;
                 }
             }
-            Event::Held => return Ok(()),
+            Event::Held if hold.is_none() => return Ok(()),
             Event::Failed { message, .. } => {
                 return Err(Refused(super::printable(&message)).into());
             }

@@ -19,7 +19,7 @@ use images::{Layer, LayerDisk, LayerDisks, LayerKey, Store};
 use protocol::message::{Converted, Event, Request};
 use protocol::spec::{Compression, ConvertLimits, ConvertSpec, LayerExtent};
 
-use super::agent::AgentError;
+use super::agent::{AgentError, AgentLink};
 use super::control_group::{ControlGroup, CpuShare};
 use super::launch::Launch;
 use super::launcher::Launcher;
@@ -48,9 +48,25 @@ pub(super) const LAYER_LIMITS: ConvertLimits = ConvertLimits {
     entries: 4_000_000,
 };
 
-/// Longest silence of a converter in which nothing is wrong: it reports every 64 MiB, and its
-/// flush at the end waits for the host's disk.
-const CONVERTER_SILENCE: Duration = Duration::from_secs(300);
+/// How long a converter is waited for.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// From one word to the next.
+    silence: Duration,
+    /// Without a further byte of the blob, whatever it says.
+    stall: Duration,
+    /// In all.
+    whole: Duration,
+}
+
+/// Longer than anything takes in which nothing is wrong. It reports every 64 MiB, and its flush at the end
+/// waits for the host's disk. [`LAYER_LIMITS`] of zeros are a few hundred KiB of a blob, read at once and
+/// unpacked at some 36 MiB/s then; the whole is theirs at less than a MiB/s.
+const PATIENCE: Patience = Patience {
+    silence: Duration::from_secs(300),
+    stall: Duration::from_secs(1800),
+    whole: Duration::from_secs(24 * 3600),
+};
 
 /// What happens while layers are made ready: index of the layer, number of layers, bytes read,
 /// bytes of its blob. Several layers at once call it.
@@ -168,7 +184,7 @@ fn convert(
             log: log.try_clone().context("share the converter's log")?,
         },
     )?;
-    let converted = match converse(&mut vm, spec, progress) {
+    let converted = match converse(&mut vm.agent, spec, PATIENCE, progress) {
         Ok(converted) => converted,
         Err(error) if error.is::<AgentError>() => return Err(vm.post_mortem(&error, &mut log)),
         Err(error) => {
@@ -196,19 +212,39 @@ fn is_full(file: &File) -> bool {
     })
 }
 
-fn converse(vm: &mut RunningVm, spec: ConvertSpec, progress: &dyn Fn(u64)) -> Result<Converted> {
+/// Has the agent of a converter VM unpack, and hands on how far it says it is.
+fn converse(
+    agent: &mut AgentLink,
+    spec: ConvertSpec,
+    patience: Patience,
+    progress: &dyn Fn(u64),
+) -> Result<Converted> {
+    let blob_bytes = spec.blob_bytes;
     let mut request = Some(Request::Convert(Box::new(spec)));
+    let begun = Instant::now();
+    // How much of the blob was told, and when that last was more than before.
+    let (mut told, mut grown) = (0, begun);
     loop {
-        match vm.agent.next(Some(Instant::now() + CONVERTER_SILENCE))? {
-            Event::Hello { version, .. } => {
+        let deadlines = [
+            Instant::now() + patience.silence,
+            grown + patience.stall,
+            begun + patience.whole,
+        ];
+        match agent.next(deadlines.into_iter().min())? {
+            Event::Hello { version, .. } if request.is_some() => {
                 super::check_version(version)?;
-                vm.agent.send(&super::wake()?)?;
+                agent.send(&super::wake()?)?;
                 if let Some(request) = request.take() {
-                    vm.agent.send(&request)?;
+                    agent.send(&request)?;
                 }
             }
-            Event::Converting { bytes } => progress(bytes),
-            Event::Converted(converted) => return Ok(converted),
+            Event::Converting { bytes } if (told..=blob_bytes).contains(&bytes) => {
+                if bytes > told {
+                    (told, grown) = (bytes, Instant::now());
+                }
+                progress(bytes);
+            }
+            Event::Converted(converted) if request.is_none() => return Ok(converted),
             Event::Failed { message, .. } => bail!("{}", super::printable(&message)),
             other => bail!(super::unexpected(&other)),
         }
@@ -489,5 +525,85 @@ mod tests {
                 .unwrap()
                 .is_none()
         );
+    }
+    /// What comes of a converter whose agent says these events, the last one again and again.
+    fn told(events: &[Event], patience: Patience) -> Result<Converted> {
+        let (ours, mut guest) = std::os::unix::net::UnixStream::pair().unwrap();
+        let words: Vec<_> = events
+            .iter()
+            .map(|event| protocol::frame::encode(event).unwrap())
+            .collect();
+        let spec = ConvertSpec {
+            blob_bytes: 100,
+            compression: Compression::None,
+            diff_id: String::new(),
+            limits: LAYER_LIMITS,
+        };
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                use std::io::Write;
+                let again = words.iter().chain(words.last().into_iter().cycle());
+                for word in again {
+                    // The host has enough of it.
+                    if guest.write_all(word).is_err() {
+                        break;
+                    }
+                    thread::sleep(Duration::from_millis(1));
+                }
+            });
+            let mut agent = AgentLink::new(ours);
+            let end = converse(&mut agent, spec, patience, &|_| {});
+            drop(agent);
+            end
+        })
+    }
+
+    fn hello() -> Event {
+        Event::Hello {
+            version: protocol::PROTOCOL_VERSION,
+            kernel: String::new(),
+            boottime_ns: 0,
+        }
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+    const SHORT: Duration = Duration::from_millis(30);
+
+    #[test]
+    fn a_converter_that_gets_nowhere_is_not_waited_for() {
+        let converting = |bytes| Event::Converting { bytes };
+        let patience = |stall, whole| Patience {
+            silence: LONG,
+            stall,
+            whole,
+        };
+        for patience in [patience(SHORT, LONG), patience(LONG, SHORT)] {
+            let error = told(&[hello(), converting(7)], patience).unwrap_err();
+            let is_timeout = matches!(error.downcast_ref(), Some(AgentError::Timeout));
+            assert!(is_timeout, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_converter_is_taken_at_its_word_only_in_order() {
+        let converted = Converted {
+            image_bytes: 4096,
+            inodes: 1,
+            tar_bytes: 1024,
+        };
+        let converting = |bytes| Event::Converting { bytes };
+        let done = Event::Converted(converted);
+        let honest = [hello(), converting(7), converting(100), done.clone()];
+        assert_eq!(told(&honest, PATIENCE).unwrap(), converted);
+        for events in [
+            &[hello(), hello()][..],
+            &[hello(), converting(101)],
+            &[hello(), converting(7), converting(6)],
+            &[hello(), Event::Bye],
+            &[done],
+        ] {
+            let error = told(events, PATIENCE).unwrap_err().to_string();
+            assert!(error.contains("broke the protocol"), "{error}");
+        }
     }
 }

@@ -137,6 +137,9 @@ fn receive_at_most(
         }
         receiver.put(&entry, &mut tar)?;
     }
+    if entries == 0 && !top.is_empty() {
+        return Err(ReceiveError::Name("nothing is in it".to_owned()));
+    }
     receiver.finish()?;
     Ok(receiver.left_out)
 }

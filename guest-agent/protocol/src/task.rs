@@ -178,7 +178,7 @@ const TYPE_BITS: u32 = 0o170_000;
 pub const CHANGE_PATH_MAX: usize = 4096;
 
 /// What happened to a path. On the stream it is one of `A`, `C` and `D`, the path from the root on
-/// with a slash in front, and a NUL.
+/// with a slash in front and without `..`, and a NUL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// `A` for added, `C` for changed, `D` for deleted.
@@ -196,6 +196,9 @@ pub enum ChangeError {
     /// The path does not begin with a slash.
     #[error("the guest told a change of a path without a root")]
     Path,
+    /// A name in the path is `..`, which no file is called.
+    #[error("the guest told a change of a path that leads out")]
+    LeadsOut,
     /// The path is longer than [`CHANGE_PATH_MAX`].
     #[error("the guest told a change of a path of more than {CHANGE_PATH_MAX} bytes")]
     TooLong,
@@ -223,6 +226,12 @@ impl ChangeDecoder {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// Whether all that was read was decoded.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.done == self.buffer.len()
+    }
+
     /// The next whole change, or `None` when more bytes are needed.
     ///
     /// # Errors
@@ -245,6 +254,9 @@ impl ChangeDecoder {
         }
         if path.first() != Some(&b'/') {
             return Err(ChangeError::Path);
+        }
+        if path.split(|byte| *byte == b'/').any(|name| name == b"..") {
+            return Err(ChangeError::LeadsOut);
         }
         let change = Change {
             kind,
@@ -331,6 +343,9 @@ mod tests {
                     found.push((change.kind, change.path));
                 }
             }
+            assert!(decoder.is_empty());
+            decoder.push(b"A/half");
+            assert!(decoder.decode().unwrap().is_none() && !decoder.is_empty());
             let want = [(b'A', &b"/a"[..]), (b'C', b"/b c"), (b'D', b"/\xff")];
             assert_eq!(found, want.map(|(kind, path)| (kind, path.to_vec())));
         }
@@ -344,6 +359,8 @@ mod tests {
             (b"Aa\0", ChangeError::Path),
             (b"A\0", ChangeError::Path),
             (b"\0", ChangeError::Path),
+            (b"A/a/../../b\0", ChangeError::LeadsOut),
+            (b"D/..\0", ChangeError::LeadsOut),
             (&long, ChangeError::TooLong),
         ] {
             let mut decoder = ChangeDecoder::new();

@@ -141,14 +141,14 @@ impl<'a> Builder<'a> {
         let mut build = Some(Request::Build(Box::new(run)));
         loop {
             match self.next(Some(Instant::now() + BOOT_TIMEOUT))? {
-                Event::Hello { version, .. } => {
+                Event::Hello { version, .. } if build.is_some() => {
                     super::super::check_version(version)?;
                     self.vm.agent.send(&super::super::wake()?)?;
                     if let Some(build) = build.take() {
                         self.vm.agent.send(&build)?;
                     }
                 }
-                Event::Held => return Ok(()),
+                Event::Held if build.is_none() => return Ok(()),
                 Event::Failed { message, .. } => {
                     return Err(Refused(super::super::printable(&message)).into());
                 }
@@ -220,11 +220,15 @@ impl<'a> Builder<'a> {
 
     fn end(&mut self) -> Result<Outcome> {
         match self.next(None)? {
-            Event::TaskEnded {
-                outcome: Outcome::Failed { message, .. },
-                ..
-            } => Err(Refused(super::super::printable(&message)).into()),
-            Event::TaskEnded { outcome, .. } => Ok(outcome),
+            // One is under way at a time, the last.
+            Event::TaskEnded { id, outcome } if id.checked_add(1) == Some(self.next_task) => {
+                match outcome {
+                    Outcome::Failed { message, .. } => {
+                        Err(Refused(super::super::printable(&message)).into())
+                    }
+                    outcome => Ok(outcome),
+                }
+            }
             Event::Failed { message, .. } => Err(Refused(super::super::printable(&message)).into()),
             other => bail!(super::super::unexpected(&other)),
         }
@@ -257,7 +261,12 @@ impl<'a> Builder<'a> {
         drop(ours);
         match self.end() {
             // What it says of an archive that was cut off is not the reason.
-            Ok(_) => written,
+            Ok(_) => written.map_err(|error| match has_gone_away(&error) {
+                true => {
+                    anyhow::anyhow!("the agent took only a part of it, and says that this was all")
+                }
+                false => error,
+            }),
             Err(refused) if refused.is::<Refused>() => Err(match written {
                 Err(error) if !has_gone_away(&error) => error,
                 _ => refused,

@@ -383,3 +383,11 @@ fn zeros_become_holes() {
     let file = place.path("zeros/file").metadata().unwrap();
     assert_eq!((file.len(), file.blocks()), (LEN as u64, 0));
 }
+
+#[test]
+fn an_archive_of_nothing_is_not_what_was_asked_for() {
+    let place = Place::new();
+    let error = place.receive(Some("name"), &[]).unwrap_err();
+    assert_eq!(error, "a bad archive: nothing is in it");
+    assert!(place.receive_top("", Owners::Own, None, &[]).is_ok());
+}
