@@ -2,6 +2,8 @@
 //! out of order, exit codes of processes that never were, floods. `tests/hostile-agent` has what they
 //! do; how they are watched is in `bare`.
 
+pub(crate) mod verbs;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};

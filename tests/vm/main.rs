@@ -119,6 +119,7 @@ fn main() -> ExitCode {
             (0, bare::tests()),
             (1, bare::others()),
             (1, agents::tests()),
+            (0, agents::verbs::tests()),
             (0, past::tests()),
             (1, templates::tests()),
             (1, pulling::tests()),

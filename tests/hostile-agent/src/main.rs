@@ -7,13 +7,16 @@
 // System calls without a wrapper, and the start of a program without Rust's own (see the agent's).
 #![allow(unsafe_code)]
 
+mod archives;
+mod serve;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::FromRawFd;
 use std::time::Duration;
 
 use protocol::frame::MAX_FRAME;
-use protocol::message::{Event, ExitStatus, FailureKind};
+use protocol::message::{Event, ExitStatus, FailureKind, Request};
 use protocol::task::Outcome;
 use protocol::{CONTROL_PORT, FIRST_STREAM_PORT, HOST_CID, PROTOCOL_VERSION};
 
@@ -41,7 +44,12 @@ pub extern "C" fn main() -> std::ffi::c_int {
     }
     // The host ends a VM that breaks the protocol; where it does not, this does.
     std::thread::sleep(PATIENCE);
-    // SAFETY: ends the VM; nothing is to be kept.
+    reboot()
+}
+
+/// Ends the VM.
+fn reboot() -> std::ffi::c_int {
+    // SAFETY: nothing is to be kept.
     unsafe { libc::reboot(libc::RB_AUTOBOOT) }
 }
 
@@ -110,13 +118,14 @@ impl Control {
         })
     }
 
-    /// Reads a request, and does nothing of what it asks.
-    fn request(&mut self) -> std::io::Result<()> {
+    /// Reads a request.
+    fn request(&mut self) -> std::io::Result<Request> {
         let mut len = [0; 4];
         self.0.read_exact(&mut len)?;
+        let mut bytes = Vec::new();
         let len = u64::from(u32::from_le_bytes(len));
-        std::io::copy(&mut (&mut self.0).take(len), &mut std::io::sink())?;
-        Ok(())
+        (&mut self.0).take(len).read_to_end(&mut bytes)?;
+        Ok(serde_json::from_slice(&bytes)?)
     }
 
     /// As an agent that runs what it was asked to.
@@ -147,6 +156,11 @@ fn failed(message: String) -> Event {
     }
 }
 
+/// As long as a frame may be, with what moves a terminal's cursor.
+fn long() -> String {
+    "\u{1b}[2J\r\n".repeat(MAX_FRAME / 32)
+}
+
 /// The process's output ends, as it should.
 fn streams_end() {
     for port in FIRST_STREAM_PORT..FIRST_STREAM_PORT + 3 {
@@ -160,8 +174,9 @@ fn lie(mode: &str) -> std::io::Result<()> {
     let mut control = Control(connect(CONTROL_PORT)?);
     let control = &mut control;
     let version = PROTOCOL_VERSION;
-    // As long as a frame may be, with what moves a terminal's cursor.
-    let long = || "\u{1b}[2J\r\n".repeat(MAX_FRAME / 32);
+    if let Some(lie) = mode.strip_prefix("serve ") {
+        return serve::serve(control, lie);
+    }
     match mode {
         // Frames that are none.
         "too-long" => control.frame(MAX_FRAME + 1, b"{}"),
