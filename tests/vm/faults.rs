@@ -1,25 +1,33 @@
-//! Faults of the host: processes that stop, too little of what there is a limit for, a clock that jumps. Nothing leaks,
-//! what is said is one sentence, and the same command without the fault works. kill -9 is in `kills`, `races`,
-//! `pulling` and `build`.
+//! Faults of the host: processes that stop or are killed, too little of what there is a limit for, a clock
+//! that jumps. Nothing leaks, what is said is one sentence, and the same command without the fault works.
+//! kill -9 of processes of a container is in `kills` and `races`, too, of commands in `pulling` and `build`.
 
 mod clock;
+mod killed;
 mod limited;
 mod scarce;
 mod stopped;
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use harness::{Output, Sandbox, images};
+use harness::{Output, Running, Sandbox, images};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 
 use crate::Test;
+use crate::life::until;
+use crate::network::passts;
+use crate::past;
 use crate::world::World;
 
 /// The tests of this folder.
 pub(crate) fn tests() -> Vec<(&'static str, Test)> {
     [
         stopped::tests(),
+        killed::tests(),
         scarce::tests(),
         limited::tests(),
         clock::tests(),
@@ -95,28 +103,39 @@ impl Verb {
     }
 }
 
+/// Where what a killed command had of an image is kept, for the next one to go on with or to remove.
+const INGEST: &str = "images/ingest";
+const LAYERS: &str = "images/layers";
+
+/// Whether a file of this name is one that is still being made.
+fn is_half(name: &str) -> bool {
+    name.starts_with('.') || name.ends_with(".tmp")
+}
+
 /// No process, no container, no half of a file, no mount, and `ps` says so at once.
 fn nothing_is_left(vm: &Sandbox) -> Result<()> {
+    nothing_is_left_but(vm, &[])
+}
+
+/// The same, where there may be halves of files in some folders.
+fn nothing_is_left_but(vm: &Sandbox, halves: &[&str]) -> Result<()> {
     vm.wait_for_no_process()?;
     let listed = vm.bulkhead(["ps", "-aq"]).output()?.only_stdout()?;
     ensure!(listed.is_empty(), "containers are left: {listed}");
     let mut left = Vec::new();
-    for folder in [
-        "configs",
-        "containers",
-        "images/ingest",
-        "build-contexts",
-        "volumes",
-    ] {
+    let is_looked_at = |folder: &&str| !halves.contains(folder);
+    let empty = ["configs", "containers", INGEST, "build-contexts", "volumes"];
+    for folder in empty.into_iter().filter(is_looked_at) {
         let folder = vm.root().join(folder);
         for entry in fs::read_dir(folder).into_iter().flatten() {
             left.push(entry.context("read the state root")?.path());
         }
     }
-    for folder in ["disks", "images/layers", "images/images", "templates"] {
+    let whole = ["disks", LAYERS, "images/images", "templates"];
+    for folder in whole.into_iter().filter(is_looked_at) {
         let folder = vm.root().join(folder);
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with('.') {
+            if is_half(&entry.file_name().to_string_lossy()) {
                 left.push(entry.path());
             }
         }
@@ -151,4 +170,108 @@ fn one_sentence(verb: Verb, output: &Output) -> Result<()> {
 /// Where the busybox image is, as a registry serves it.
 fn layout() -> Result<PathBuf> {
     images::path(fixtures::Recipe::Busybox, "busybox-oci")
+}
+
+const SUPERVISOR: &str = "__supervisor";
+const VMM: &str = "__vmm";
+const FILES: &str = "__files";
+const LAUNCHER: &str = "__launcher";
+
+/// To whom something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Command,
+    Process(&'static str),
+    Passt,
+}
+
+impl Who {
+    /// Its process, once it is there.
+    fn id(self, vm: &Sandbox, running: &Running) -> Result<u32> {
+        match self {
+            Self::Command => Ok(running.id()),
+            Self::Process(verb) => Ok(vm.wait_for_process(verb)?.id),
+            Self::Passt => {
+                let supervisor = vm.wait_for_process(SUPERVISOR)?.id;
+                until("passt", || Ok(passts(supervisor)?.first().copied()))
+            }
+        }
+    }
+
+    /// Its process, if it is still there.
+    fn id_now(self, vm: &Sandbox, running: &Running) -> Result<Option<u32>> {
+        let processes = vm.processes()?;
+        let of = |verb| processes.iter().find(|process| process.has_verb(verb));
+        Ok(match self {
+            Self::Command => Some(running.id()),
+            Self::Process(verb) => of(verb).map(|process| process.id),
+            Self::Passt => match of(SUPERVISOR) {
+                Some(supervisor) => passts(supervisor.id)?.first().copied(),
+                None => None,
+            },
+        })
+    }
+}
+
+fn signal(id: u32, signal: Signal) -> Result<()> {
+    let pid = Pid::from_raw(i32::try_from(id)?).context("a process id")?;
+    match kill_process(pid, signal) {
+        // It has ended by itself.
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("send {signal:?} to {id}")),
+    }
+}
+
+/// Bytes of a file that takes its time, and has no holes.
+const NOISE_BYTES: usize = 32 << 20;
+
+fn noise() -> Vec<u8> {
+    // Xorshift (Marsaglia).
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let words = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    words.take(NOISE_BYTES / 8).flatten().collect()
+}
+
+/// A sandbox with a busybox image that is not unpacked, of a layer that takes its time.
+fn with_a_large_layer() -> Result<Sandbox> {
+    let vm = Sandbox::empty()?;
+    past::load(&vm, "busybox:latest", json!({}), |layer| {
+        layer.file("noise", fixtures::layer::root(0o644), &noise())
+    })?;
+    Ok(vm)
+}
+
+/// Bytes that files of a folder have on the disk together, if they are of such a name.
+fn bytes_of(folder: &Path, is_one: impl Fn(&str) -> bool) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = entries.filter(|entry| is_one(&entry.file_name().to_string_lossy()));
+    let blocks = files.filter_map(|entry| Some(entry.metadata().ok()?.blocks()));
+    blocks.sum::<u64>() * 512
+}
+
+/// Waits until so much of a layer's disk is there.
+fn wait_for_layer_disk(vm: &Sandbox, running: &mut Running, bytes: u64) -> Result<()> {
+    let layers = vm.root().join(LAYERS);
+    wait_for_bytes(running, bytes, || bytes_of(&layers, is_half))
+}
+
+/// Waits until so much of what comes into the store is there.
+fn wait_for_ingest(vm: &Sandbox, running: &mut Running, bytes: u64) -> Result<()> {
+    let ingest = vm.root().join(INGEST);
+    wait_for_bytes(running, bytes, || bytes_of(&ingest, |_| true))
+}
+
+fn wait_for_bytes(running: &mut Running, bytes: u64, there: impl Fn() -> u64) -> Result<()> {
+    until("a part of a file", || {
+        if there() >= bytes {
+            return Ok(Some(()));
+        }
+        ensure!(!running.has_ended()?, "it ended before that was seen");
+        Ok(None)
+    })
 }
