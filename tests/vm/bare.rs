@@ -42,6 +42,7 @@ pub(crate) fn others() -> Vec<(&'static str, crate::Test)> {
 /// Hidden verbs of the processes that are the VM and its supervisor.
 const VMM: &str = "__vmm";
 const SUPERVISOR: &str = "__supervisor";
+const FILES: &str = "__files";
 
 /// Memory of a hostile guest: `tests/hostile-guest` knows it.
 const MEMORY_MIB: u64 = 128;
@@ -53,6 +54,10 @@ const VMM_OVERHEAD_KIB: u64 = 64 << 10;
 /// A supervisor's memory at most: its program, buffers of streams, a frame of 1 MiB or some.
 pub(crate) const SUPERVISOR_KIB: u64 = 64 << 10;
 
+/// A file server's memory at most: its program, and the requests of its threads. What it touches of the
+/// guest's memory counts, too.
+const FILE_SERVER_OVERHEAD_KIB: u64 = 64 << 10;
+
 /// A VM that is not ready after a minute is ended, emulated or not.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -62,6 +67,8 @@ const ASK_EVERY: Duration = Duration::from_secs(2);
 /// How a hostile guest's command ended, and what was seen meanwhile.
 pub(crate) struct Seen {
     pub(crate) out: Output,
+    /// The most that a file server's process had, in KiB; 0 without shares.
+    files_kib: u64,
     /// What guest and VMM said, and how many bytes that took.
     pub(crate) log: String,
     pub(crate) log_len: usize,
@@ -113,12 +120,14 @@ pub(crate) fn beside_a_neighbour(
     }
     let out = running.wait()?;
     println!(
-        "neighbour: median {} ms before, {} ms meanwhile of {}; VMM {} KiB, supervisor {} KiB",
+        "neighbour: median {} ms before, {} ms meanwhile of {}; \
+         VMM {} KiB, supervisor {} KiB, file server {} KiB",
         median(quiet).as_millis(),
         median(meanwhile.clone()).as_millis(),
         meanwhile.len(),
         peaks.vmm,
         peaks.supervisor,
+        peaks.files,
     );
     let log = log_of(vm, "hostile")?;
     let log_len = log.len();
@@ -130,7 +139,12 @@ pub(crate) fn beside_a_neighbour(
     peaks.check()?;
     ensure!(!out.stderr.contains("panicked"), "{out}");
     ensure!(!log.contains("panicked"), "{log}");
-    Ok(Seen { out, log, log_len })
+    Ok(Seen {
+        out,
+        files_kib: peaks.files,
+        log,
+        log_len,
+    })
 }
 
 /// How long the neighbour takes for a process that does nothing.
@@ -151,6 +165,8 @@ fn median(mut times: Vec<Duration>) -> Duration {
 struct Peaks {
     vmm: u64,
     supervisor: u64,
+    /// Of its two processes, none without shares.
+    files: u64,
 }
 
 impl Peaks {
@@ -163,6 +179,8 @@ impl Peaks {
                 &mut self.vmm
             } else if process.has_verb(SUPERVISOR) {
                 &mut self.supervisor
+            } else if process.has_verb(FILES) {
+                &mut self.files
             } else {
                 continue;
             };
@@ -182,6 +200,8 @@ impl Peaks {
             "a supervisor of {} KiB",
             self.supervisor
         );
+        let limit = (MEMORY_MIB << 10) + FILE_SERVER_OVERHEAD_KIB;
+        ensure!(self.files <= limit, "a file server of {} KiB", self.files);
         Ok(())
     }
 }
@@ -359,6 +379,16 @@ fn bad_requests_to_the_file_server(world: &World) -> Result<()> {
     println!("{}", said(&seen.log));
     seen.out.refusal("reset itself")?;
     ensure!(seen.log.contains("hostile: files done"), "{}", seen.log);
+    ensure!(seen.files_kib > 0, "the file server was not seen");
+    let errors = seen
+        .log
+        .lines()
+        .find_map(|line| {
+            let told = line.trim().strip_prefix("hostile: 4000 file requests, ")?;
+            told.strip_suffix(" errors")?.parse::<u32>().ok()
+        })
+        .context("it counted no errors")?;
+    ensure!((1000..4000).contains(&errors), "{errors} refused of 4000");
     // Both shares and a file in each were reached; 1 is the root, where a name was not found.
     let nodes = seen
         .log
