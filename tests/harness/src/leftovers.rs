@@ -1,8 +1,9 @@
-//! What a run left behind: processes, mounts of the host, files in the state root. A snapshot
-//! before, a comparison after.
+//! What a run left behind, or changed: processes, mounts of the host, files in the state root. A
+//! snapshot before, a comparison after.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -16,10 +17,17 @@ const SETTLING: std::time::Duration = std::time::Duration::from_secs(30);
 /// What belongs to a state root, whatever it holds, and is made when first used.
 const OF_THE_ROOT: [&str; 4] = ["configs", "containers", "events", "images/build-cache"];
 
+/// What containers that run write to meanwhile, and what was half downloaded.
+const WRITTEN_MEANWHILE: [&str; 4] = ["configs", "containers", "events", "images/ingest"];
+
+/// The names of all images, replaced as a whole for each that comes and goes: its text counts.
+const NAMES: &str = "images/index.json";
+
 /// What there is at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    files: BTreeSet<PathBuf>,
+    /// With what tells that a file is another one now.
+    files: BTreeMap<PathBuf, String>,
     mounts: BTreeSet<String>,
     /// Processes that stay.
     kept: BTreeSet<u32>,
@@ -71,6 +79,32 @@ impl Snapshot {
         }
     }
 
+    /// As [`Self::no_leftovers`], and also no file of the state root is gone or another than it was,
+    /// but for those of containers that run.
+    ///
+    /// # Errors
+    ///
+    /// One is; the message lists it.
+    pub fn no_change(&self, sandbox: &Sandbox) -> Result<()> {
+        self.no_leftovers(sandbox)?;
+        let now = files(&sandbox.root())?;
+        let before = self.files.iter().filter(|(path, _)| {
+            let mut written = WRITTEN_MEANWHILE.iter();
+            !written.any(|folder| path.starts_with(folder))
+        });
+        let changed: Vec<_> = before
+            .filter_map(|(path, was)| match now.get(path) {
+                Some(is) if is == was => None,
+                Some(is) => Some(format!("{} was {was}, is {is}", path.display())),
+                None => Some(format!("{} is gone, was {was}", path.display())),
+            })
+            .collect();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        bail!("changed:\n  {}", changed.join("\n  "))
+    }
+
     fn difference(&self, sandbox: &Sandbox) -> Result<Vec<String>> {
         let now = Self::of(sandbox)?;
         let mut left: Vec<_> = process::executing(&sandbox.program())?
@@ -78,7 +112,10 @@ impl Snapshot {
             .filter(|process| !self.kept.contains(&process.id))
             .map(|process| format!("{process:?}"))
             .collect();
-        let files = now.files.difference(&self.files);
+        let files = now
+            .files
+            .keys()
+            .filter(|path| !self.files.contains_key(*path));
         let files = files.filter(|path| {
             !OF_THE_ROOT
                 .iter()
@@ -97,9 +134,9 @@ impl Snapshot {
     }
 }
 
-/// Paths of all files and folders below `root`, relative to it.
-fn files(root: &Path) -> Result<BTreeSet<PathBuf>> {
-    let mut found = BTreeSet::new();
+/// Paths of all files and folders below `root`, relative to it, with what they are.
+fn files(root: &Path) -> Result<BTreeMap<PathBuf, String>> {
+    let mut found = BTreeMap::new();
     let mut pending = vec![root.to_owned()];
     while let Some(folder) = pending.pop() {
         let entries = match fs::read_dir(&folder) {
@@ -111,13 +148,40 @@ fn files(root: &Path) -> Result<BTreeSet<PathBuf>> {
         for entry in entries {
             let Ok(entry) = entry else { continue };
             let path = entry.path();
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
+            if metadata.is_dir() {
                 pending.push(path.clone());
             }
-            found.insert(path.strip_prefix(root).unwrap_or(&path).to_owned());
+            let below = path.strip_prefix(root).unwrap_or(&path);
+            let is = match below == Path::new(NAMES) {
+                true => fs::read_to_string(&path).unwrap_or_default(),
+                false => shape(&metadata),
+            };
+            found.insert(below.to_owned(), is);
         }
     }
     Ok(found)
+}
+
+/// Whatever is done to a file sets its change time. A folder's is also set by what was there for a while.
+fn shape(metadata: &fs::Metadata) -> String {
+    let whose = format!(
+        "{:o} {}:{}",
+        metadata.mode(),
+        metadata.uid(),
+        metadata.gid()
+    );
+    if metadata.is_dir() {
+        return whose;
+    }
+    format!(
+        "{whose} {} bytes changed {}.{:09}",
+        metadata.size(),
+        metadata.ctime(),
+        metadata.ctime_nsec()
+    )
 }
 
 fn mounts() -> Result<BTreeSet<String>> {
@@ -134,7 +198,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("tempdir");
         fs::create_dir_all(folder.path().join("a/b")).expect("mkdir");
         fs::write(folder.path().join("a/b/c"), "").expect("write");
-        let found: Vec<_> = files(folder.path()).expect("files").into_iter().collect();
+        let found: Vec<_> = files(folder.path()).expect("files").into_keys().collect();
         assert_eq!(found, ["a", "a/b", "a/b/c"].map(PathBuf::from));
     }
 
@@ -148,5 +212,32 @@ mod tests {
         );
         fs::write(sandbox.root().join("new"), "").expect("write");
         assert_eq!(before.difference(&sandbox).expect("compare"), ["file new"]);
+    }
+
+    #[test]
+    fn a_changed_file_is_told() {
+        let sandbox = Sandbox::of_program(Path::new("/bin/true")).expect("sandbox");
+        for folder in ["images", "containers"] {
+            fs::create_dir(sandbox.root().join(folder)).expect("mkdir");
+        }
+        let path = |name: &str| sandbox.root().join(name);
+        for name in ["images/blob", "images/gone", NAMES, "containers/disk"] {
+            fs::write(path(name), "as it was").expect("write");
+        }
+        let before = Snapshot::of(&sandbox).expect("snapshot");
+        // The same names once more, and what a container writes.
+        fs::write(path("new"), "as it was").expect("write");
+        fs::rename(path("new"), path(NAMES)).expect("rename");
+        fs::write(path("containers/disk"), "more").expect("write");
+        before.no_change(&sandbox).expect("no change");
+        fs::write(path("images/blob"), "as it is now").expect("write");
+        fs::remove_file(path("images/gone")).expect("remove");
+        let error = before.no_change(&sandbox).expect_err("a change");
+        let error = error.to_string();
+        let told = ["images/blob was", "images/gone is gone"].map(|text| error.contains(text));
+        assert!(told == [true, true] && !error.contains("disk"), "{error}");
+        fs::write(path(NAMES), "another").expect("write");
+        let error = before.no_change(&sandbox).expect_err("a change");
+        assert!(error.to_string().contains(NAMES), "{error}");
     }
 }

@@ -1,9 +1,10 @@
 //! Processes of one copy of the command, found by the file they execute: whatever they call
 //! themselves, whoever their parent is. `Sandbox` and the leftover search use it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -107,6 +108,25 @@ fn command_line(folder: &Path) -> Vec<u8> {
     Vec::new()
 }
 
+/// All processes that execute something, with what it is: not the kernel's own, nor those that have ended.
+///
+/// # Errors
+///
+/// `/proc` can't be read.
+pub fn all() -> Result<BTreeMap<u32, PathBuf>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir("/proc").context("read /proc")? {
+        let folder = entry.context("read /proc")?.path();
+        let name = folder.file_name().and_then(|name| name.to_str());
+        if let Some(id) = name.and_then(|name| name.parse().ok())
+            && let Ok(program) = fs::read_link(folder.join("exe"))
+        {
+            found.insert(id, program);
+        }
+    }
+    Ok(found)
+}
+
 /// The second field after the name, which may hold anything (proc(5)).
 fn parent(folder: &Path) -> Option<u32> {
     let stat = fs::read_to_string(folder.join("stat")).ok()?;
@@ -157,11 +177,13 @@ mod tests {
         let process =
             wait_until(&program, "a sleeper", |found| found.first().cloned()).expect("found");
         assert_eq!(process.id, child.id());
+        assert_eq!(all().expect("look").get(&child.id()), Some(&program));
         assert_eq!(process.parent, std::process::id());
         assert!(process.has_verb("1000"));
         process.kill().expect("kill");
         child.wait().expect("wait");
         assert_eq!(executing(&program).expect("look"), []);
+        assert_eq!(all().expect("look").get(&child.id()), None);
         process.kill().expect("gone is fine");
     }
 }
