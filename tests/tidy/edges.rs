@@ -36,6 +36,7 @@ const TEST_EDGES: &[(&str, &str)] = &[
     ("bulkhead", "bulkhead-fixtures"),
     ("bulkhead", "bulkhead-harness"),
     ("bulkhead", "bulkhead-hostile"),
+    ("bulkhead-images", "bulkhead-hostile"),
     ("guest-agent", "bulkhead-hostile"),
 ];
 

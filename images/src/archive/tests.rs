@@ -7,6 +7,7 @@ use crate::manifest::Compression;
 use crate::sample::{INDEX, LAYER, LAYOUT, MANIFEST, Sample, Tar, descriptor, hex, sha};
 
 mod names;
+mod readers;
 
 fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();

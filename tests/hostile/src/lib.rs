@@ -6,6 +6,7 @@
 pub mod cases;
 pub mod classes;
 pub mod image;
+pub mod listing;
 pub mod tarball;
 
 pub use cases::{Case, Content, Expected, Verbs, cases};

@@ -1,12 +1,10 @@
-//! Readers of tar that disagree (e12): every archive of the table of hostile images, and the same with a
-//! byte of a header changed, as our reader, GNU tar and libarchive's bsdtar list it. Where one of them lists
+//! Readers of tar that disagree (e12): the plain layers of the table of hostile images, and the same with a
+//! byte of a header changed, as our reader, GNU tar and libarchive's bsdtar list them. Where one of them lists
 //! something else, ours refuses, or does as Docker's reader (Go's archive/tar) for a reason in a list.
 //!
 //! These tests need the packages tar and libarchive-tools.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
-
+use hostile_images::listing::{BSD, GNU, Listed, differing, normal, shown};
 use hostile_images::{Base, cases};
 use tarball::{EntryKind, TarReader};
 
@@ -146,13 +144,6 @@ const REVIEWED: [(&str, &str, &str); 30] = [
     ("cut-blob", BSD, "wants the last padding; Go does not"),
 ];
 
-const GNU: &str = "GNU tar";
-const BSD: &str = "bsdtar";
-
-/// An entry as all three can show it: kind, size of a file, name and target. What is not printable, or
-/// means something in a list, is `?`.
-type Listed = Vec<(char, u64, String)>;
-
 /// Our reader's list, or why it refuses.
 fn ours(tar: &[u8]) -> Result<Listed, String> {
     let mut reader = TarReader::new(tar);
@@ -168,120 +159,11 @@ fn ours(tar: &[u8]) -> Result<Listed, String> {
             EntryKind::Fifo => ('p', ""),
         };
         let link: &[u8] = if between.is_empty() { b"" } else { &entry.link };
-        let shown = [&entry.path, between.as_bytes(), link].concat();
+        let text = [&entry.path, between.as_bytes(), link].concat();
         let size = if kind == '-' { entry.size } else { 0 };
-        listed.push((kind, size, shown.iter().map(|byte| letter(*byte)).collect()));
+        listed.push((kind, size, shown(&text)));
     }
     Ok(normal(listed))
-}
-
-fn letter(byte: u8) -> char {
-    let plain = byte == b' ' || byte.is_ascii_graphic() && byte != b'\\';
-    if plain { char::from(byte) } else { '?' }
-}
-
-/// Directories have a slash behind them, or not.
-fn normal(listed: Listed) -> Listed {
-    let mut listed = listed;
-    for (_, _, name) in &mut listed {
-        while name.len() > 1 && name.ends_with('/') {
-            name.pop();
-        }
-    }
-    listed
-}
-
-/// What a program lists whose lines have so many words before the name; the size is one of them.
-fn theirs(
-    program: &str,
-    words: &[&str],
-    before: usize,
-    size: usize,
-    tar: &[u8],
-) -> Result<Listed, String> {
-    let mut child = Command::new("timeout")
-        .args(["-k", "1", "10", program])
-        .args(words)
-        .env("LC_ALL", "C")
-        .env("TZ", "UTC")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| {
-            panic!("{program} (Debian's packages tar, libarchive-tools): {error}")
-        });
-    let mut stdin = child.stdin.take().unwrap();
-    let bytes = tar.to_vec();
-    let writer = std::thread::spawn(move || {
-        // Who has seen the end reads no further.
-        let _ = stdin.write_all(&bytes);
-    });
-    let output = child.wait_with_output().unwrap();
-    writer.join().unwrap();
-    assert_ne!(output.status.code(), Some(124), "{program} hangs");
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(said.lines().next().unwrap_or_default().to_owned());
-    }
-    let mut listed = Listed::new();
-    for line in output
-        .stdout
-        .split(|byte| *byte == b'\n')
-        .filter(|line| !line.is_empty())
-    {
-        let mut rest = line;
-        let mut fields = Vec::new();
-        for _ in 0..before {
-            rest = rest.trim_ascii_start();
-            let end = rest
-                .iter()
-                .position(|byte| *byte == b' ')
-                .unwrap_or(rest.len());
-            let (field, after) = rest.split_at(end);
-            fields.push(String::from_utf8_lossy(field).into_owned());
-            rest = after;
-        }
-        let kind = char::from(line[0]);
-        let bytes = if kind == '-' {
-            fields[size].parse().unwrap_or(u64::MAX)
-        } else {
-            0
-        };
-        listed.push((kind, bytes, unescaped(rest.get(1..).unwrap_or_default())));
-    }
-    Ok(normal(listed))
-}
-
-/// With each escape sequence as the one byte that it stands for.
-fn unescaped(mut text: &[u8]) -> String {
-    let mut letters = String::new();
-    while let Some((first, rest)) = text.split_first() {
-        text = rest;
-        if *first != b'\\' {
-            letters.push(letter(*first));
-            continue;
-        }
-        letters.push('?');
-        let octal = text
-            .iter()
-            .take(3)
-            .filter(|digit| digit.is_ascii_digit())
-            .count();
-        text = text
-            .get(if octal == 3 { 3 } else { 1 }..)
-            .unwrap_or_default();
-    }
-    letters
-}
-
-fn gnu(tar: &[u8]) -> Result<Listed, String> {
-    let words = ["-tvPf", "-", "--numeric-owner", "--quoting-style=escape"];
-    theirs("tar", &words, 5, 2, tar)
-}
-
-fn libarchive(tar: &[u8]) -> Result<Listed, String> {
-    theirs("bsdtar", &["-tvPf", "-", "--numeric-owner"], 8, 4, tar)
 }
 
 /// A generator of numbers that are the same each time (Knuth's MMIX).
@@ -351,9 +233,8 @@ fn different(tar: &[u8]) -> Vec<(&'static str, Result<Listed, String>, Listed)> 
     let Ok(own) = ours(tar) else {
         return Vec::new();
     };
-    [(GNU, gnu(tar)), (BSD, libarchive(tar))]
+    differing(tar, &own)
         .into_iter()
-        .filter(|(_, listed)| listed.as_ref() != Ok(&own))
         .map(|(reader, listed)| (reader, listed, own.clone()))
         .collect()
 }
