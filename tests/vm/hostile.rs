@@ -2,15 +2,20 @@
 //! archive, run, entered; one of some, or all where that is asked for ([`Depth`]), also copied out of and
 //! into, exported, committed, built upon. After each the host is as it was; at the end of a family the
 //! container next to it has gone on. A test a family.
+//!
+//! Which of the images have their turn goes by a number ([`seed`]), another one each day.
 
+mod cost;
 mod host;
 pub(crate) mod verbs;
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
 use harness::{ByteRegistry, Sandbox, Snapshot};
-use hostile_images::{Base, Case, Expected};
+use hostile_images::turns::{CASES_ONE_OF, Depth};
+use hostile_images::{Base, Case};
 use libtest_mimic::{Failed, Trial};
 
 use crate::life::text;
@@ -38,24 +43,8 @@ const FAMILIES: [(&str, &[u8], (usize, usize)); 18] = [
     ("paths", &[1], (0, 1)),
 ];
 
-/// How much is done.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Depth {
-    /// One of so many cases, when nobody asks for hostile images: in an emulated host each takes some
-    /// seconds.
-    Some,
-    /// All cases. Of those that run, one of so many has every verb; the others are pulled, loaded, run and
-    /// entered.
-    All,
-    /// Every verb for every case.
-    EveryVerb,
-}
-
-/// Of so many cases one, see [`Depth::Some`].
-const CASES_ONE_OF: usize = 4;
-
-/// Of so many cases that run one, see [`Depth::All`].
-const VERBS_ONE_OF: usize = 6;
+/// Names the number, see [`seed`].
+const TURN_VARIABLE: &str = "BULKHEAD_HOSTILE_TURN";
 
 /// In a filter and in the names of tests: [`Depth::EveryVerb`].
 const EVERY_VERB: &str = "every_verb";
@@ -67,6 +56,25 @@ struct Bench<'a> {
     base: &'a Base,
     before: Snapshot,
     host: host::Host,
+    space: cost::Space,
+}
+
+/// What of a family is done.
+#[derive(Clone, Copy)]
+struct Extent {
+    depth: Depth,
+    seed: usize,
+}
+
+/// The number that chooses the cases: what the variable says (`cargo xtask test` hands it on), else the day.
+fn seed() -> usize {
+    const DAY_S: u64 = 24 * 60 * 60;
+    let Ok(text) = std::env::var(TURN_VARIABLE) else {
+        let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        return usize::try_from(since_1970.as_secs() / DAY_S).unwrap_or_default();
+    };
+    text.parse()
+        .unwrap_or_else(|_| panic!("{TURN_VARIABLE}={text}: no number"))
 }
 
 /// A test for each family.
@@ -80,6 +88,11 @@ pub(crate) fn trials(world: &Arc<World>, filter: Option<&str>) -> Vec<Trial> {
         Depth::EveryVerb => format!("hostile::{EVERY_VERB}"),
         Depth::All | Depth::Some => "hostile".to_owned(),
     };
+    let extent = Extent {
+        depth,
+        seed: seed(),
+    };
+    println!("hostile: chosen by {TURN_VARIABLE}={}", extent.seed);
     if depth == Depth::Some {
         println!(
             "hostile: one of {CASES_ONE_OF} images; all of them with a filter, `cargo xtask test hostile::`, and each through every verb with `hostile::{EVERY_VERB}`"
@@ -88,14 +101,19 @@ pub(crate) fn trials(world: &Arc<World>, filter: Option<&str>) -> Vec<Trial> {
     let trial = |(name, classes, share)| {
         let world = Arc::clone(world);
         Trial::test(format!("{of}::{name}"), move || {
-            family(&world, classes, share, depth)
+            family(&world, classes, share, extent)
                 .map_err(|error| Failed::from(format!("{error:#}")))
         })
     };
     FAMILIES.into_iter().map(trial).collect()
 }
 
-fn family(world: &World, classes: &[u8], (share, of): (usize, usize), depth: Depth) -> Result<()> {
+fn family(
+    world: &World,
+    classes: &[u8],
+    (share, of): (usize, usize),
+    extent: Extent,
+) -> Result<()> {
     let vm = world.own()?;
     let base = Base {
         tar: verbs::base_layer()?,
@@ -113,30 +131,25 @@ fn family(world: &World, classes: &[u8], (share, of): (usize, usize), depth: Dep
         script,
     ];
     text(&vm, &words)?;
+    let started = state_of_neighbour(&vm)?;
+    let host = host::Host::look()?;
     let bench = Bench {
         vm: &vm,
         registry: &registry,
         base: &base,
         before: Snapshot::with_what_runs(&vm)?,
-        host: host::Host::look(&vm)?,
-    };
-    let started = state_of_neighbour(&vm)?;
-    let step = if depth == Depth::Some {
-        CASES_ONE_OF
-    } else {
-        1
+        host,
+        space: cost::Space::look(&vm)?,
     };
     let cases = hostile_images::cases();
     let cases = cases.iter().filter(|case| classes.contains(&case.class));
     let mut wrong = Vec::new();
-    let (mut count, mut running) = (0, 0);
-    for case in cases.skip(share).step_by(of).step_by(step) {
+    let mut count = 0;
+    for (index, case) in cases.skip(share).step_by(of).enumerate() {
+        let Some(all_verbs) = extent.depth.turn(extent.seed, index) else {
+            continue;
+        };
         count += 1;
-        let verbs_are_due = running % VERBS_ONE_OF == 0;
-        if matches!(case.expected, Expected::Runs { .. }) {
-            running += 1;
-        }
-        let all_verbs = depth == Depth::EveryVerb || verbs_are_due;
         if let Err(error) = one(&bench, case, all_verbs) {
             eprintln!("hostile: e{} {}: {error:#}", case.class, case.name);
             wrong.push(format!("e{} {}: {error:#}", case.class, case.name));
@@ -144,6 +157,7 @@ fn family(world: &World, classes: &[u8], (share, of): (usize, usize), depth: Dep
         }
     }
     ensure!(count > 0, "there is no such case");
+    println!("hostile: {count} images: {}", cost::most());
     // It is the one that was started, and it has gone on meanwhile.
     ensure!(
         state_of_neighbour(&vm)? == started,
@@ -163,7 +177,7 @@ fn family(world: &World, classes: &[u8], (share, of): (usize, usize), depth: Dep
 fn one(bench: &Bench, case: &Case, all_verbs: bool) -> Result<()> {
     verbs::run(bench, case, all_verbs)?;
     bench.host.is_as_it_was(bench.vm)?;
-    bench.before.no_leftovers(bench.vm)
+    bench.before.no_change(bench.vm)
 }
 
 fn state_of_neighbour(vm: &Sandbox) -> Result<String> {

@@ -46,6 +46,9 @@ const TICK: Duration = Duration::from_millis(500);
 /// A run of all tests takes no longer than this for the sake of fuzzing: CI ends one after 90 minutes.
 const RUN_TIME: Duration = Duration::from_secs(78 * 60);
 
+/// Names a number that chooses which of the hostile images have their turn (`tests/vm/hostile.rs`).
+const TURN: &str = "BULKHEAD_HOSTILE_TURN";
+
 /// What tests without VMs compare with: those of the unpacker, and pushes of the command.
 const TOOLS: &[Package] = &[
     Package::file("docker-registry", &["/usr/bin/docker-registry"]),
@@ -260,6 +263,8 @@ fn vm(filter: Option<&str>) -> Result<Run> {
     fs::create_dir_all(&answers).with_context(|| format!("create {}", answers.display()))?;
     // What tests leave to look at; their own scratch folders are on the emulated host's disk.
     let out = paths::lab().join("tests");
+    // One for all hosts, of which each may begin on another day.
+    let turn = hostile_turn();
     let attempt = |passed: &BTreeSet<String>, part: Part| {
         let out = out.join(part.folder());
         fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
@@ -275,6 +280,7 @@ fn vm(filter: Option<&str>) -> Result<Run> {
         if let Some(value) = part.value() {
             command.args(["--env", &format!("BULKHEAD_TESTS_PART={value}")]);
         }
+        command.args(["--env", &format!("{TURN}={turn}")]);
         for (name, path) in [
             ("BULKHEAD", artifacts.join("bulkhead").as_path()),
             ("BULKHEAD_FIXTURES", &fixtures),
@@ -353,6 +359,15 @@ fn hostile_seed() -> Result<String> {
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     Ok(now.as_secs().to_string())
+}
+
+/// What the variable says, else the day: in so many days as images are taken in turn each had its own.
+fn hostile_turn() -> String {
+    const DAY_S: u64 = 24 * 60 * 60;
+    env::var(TURN).unwrap_or_else(|_| {
+        let since_1970 = SystemTime::UNIX_EPOCH.elapsed();
+        (since_1970.unwrap_or_default().as_secs() / DAY_S).to_string()
+    })
 }
 
 /// What of the VM tests runs in one host; `tests/vm/main.rs` reads the value.

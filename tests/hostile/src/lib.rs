@@ -6,10 +6,12 @@
 pub mod cases;
 pub mod classes;
 pub mod image;
+pub mod limits;
 pub mod listing;
 pub mod tarball;
+pub mod turns;
 
-pub use cases::{Case, Content, Expected, Verbs, cases};
+pub use cases::{Case, Content, Expected, NotStarted, Seen, Verbs, cases};
 pub use classes::{CLASSES, Class};
 pub use image::{Base, Draft, Image, Layer};
 

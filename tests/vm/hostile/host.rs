@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 use harness::Sandbox;
@@ -28,18 +28,26 @@ const STRANGERS: [&str; 5] = ["copied", "devnode", "stolen", "triggered", "innoc
 /// Name, or what else there is of a file, by path.
 type Files = BTreeMap<PathBuf, String>;
 
-/// The host at one moment.
+/// So many families of images aim at the folder now: on a host with several CPUs side by side.
+static AIMED_AT: Mutex<usize> = Mutex::new(0);
+
+/// The host at one moment. The folder is there until the last one is dropped.
 pub(super) struct Host {
     files: Files,
 }
 
 impl Host {
-    pub(super) fn look(_: &Sandbox) -> Result<Self> {
-        static MADE: OnceLock<Result<(), String>> = OnceLock::new();
-        let made = MADE.get_or_init(|| make_canary().map_err(|error| format!("{error:#}")));
-        made.clone()
-            .map_err(|error| anyhow::anyhow!("make {CANARY}: {error}"))?;
-        Ok(Self { files: files()? })
+    pub(super) fn look() -> Result<Self> {
+        let mut count = AIMED_AT.lock().unwrap_or_else(PoisonError::into_inner);
+        if *count == 0 {
+            make_canary().with_context(|| format!("make {CANARY}"))?;
+        }
+        *count += 1;
+        drop(count);
+        let host = Self { files: files()? };
+        let below = host.files.keys().filter(|path| path.starts_with(CANARY));
+        ensure!(below.count() == CANARY_FILES, "{CANARY} is not all there");
+        Ok(host)
     }
 
     /// Checks that nothing of it has changed.
@@ -72,9 +80,16 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(CANARY);
+        let mut count = AIMED_AT.lock().unwrap_or_else(PoisonError::into_inner);
+        *count -= 1;
+        if *count == 0 {
+            let _ = fs::remove_dir_all(CANARY);
+        }
     }
 }
+
+/// With the folder itself.
+const CANARY_FILES: usize = 7;
 
 fn make_canary() -> Result<()> {
     let folder = Path::new(CANARY);

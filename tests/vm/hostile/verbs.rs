@@ -10,19 +10,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use harness::{Invocation, Output, Sandbox, images};
 use hostile_images::image::digest;
-use hostile_images::{Case, Expected, Verbs};
+use hostile_images::limits::COMMAND_MIB_MAX;
+use hostile_images::{Case, Expected, NotStarted, Seen, Verbs};
 use tarball::TarReader;
 
-use super::{Bench, tag};
+use super::{Bench, cost, tag};
 
 /// How long a verb may take at most. The time that counts is that of an emulated host.
 const PATIENCE: Duration = Duration::from_secs(300);
-
-/// Memory that a command may need which starts no VM, in KiB: 4 MiB of JSON and what becomes of it.
-const COMMAND_KIB_MAX: u64 = 96 << 10;
-
-/// Memory that a container's supervisor may need, in KiB.
-const SUPERVISOR_KIB_MAX: u64 = 48 << 10;
 
 /// Words by which the test's own binary runs a program and writes down what memory it took.
 pub(crate) const MEASURE: &str = "__measure";
@@ -103,13 +98,33 @@ fn verb<I: IntoIterator<Item: AsRef<OsStr>>>(vm: &Sandbox, words: I) -> Result<O
         .args(words);
     let out = vm.equipped(measured).timeout(PATIENCE).output()?;
     let kib: u64 = fs::read_to_string(&report)?.parse()?;
-    ensure!(kib <= COMMAND_KIB_MAX, "{kib} KiB of memory for {out}");
+    ensure!(
+        kib <= COMMAND_MIB_MAX << 10,
+        "{kib} KiB of memory for {out}"
+    );
     plain(out)
 }
 
-/// Runs a verb that starts VMs.
+/// Runs a verb that starts VMs: it, its supervisors and the VMMs have limits of their own.
 fn with_vm<I: IntoIterator<Item: AsRef<OsStr>>>(vm: &Sandbox, words: I) -> Result<Output> {
-    plain(vm.bulkhead(words).timeout(PATIENCE).output()?)
+    let running = vm.bulkhead(words).timeout(PATIENCE);
+    plain(cost::watched(vm, || running.output())?)
+}
+
+/// Whether a verb starts a VM: to look into a container that does not run takes one.
+#[derive(Clone, Copy)]
+enum Starts {
+    Nothing,
+    Vm,
+}
+
+impl Starts {
+    fn run(self, vm: &Sandbox, words: &[&OsStr]) -> Result<Output> {
+        match self {
+            Self::Nothing => verb(vm, words),
+            Self::Vm => with_vm(vm, words),
+        }
+    }
 }
 
 /// Checks that what is said does nothing to a terminal, and is no panic.
@@ -128,16 +143,29 @@ fn plain(out: Output) -> Result<Output> {
     Ok(out)
 }
 
-/// Checks that a verb is refused in these words.
-fn refused(out: Output, code: i32, words: &str) -> Result<()> {
+/// Checks that a verb is refused in one sentence.
+fn told(out: Output, code: i32) -> Result<Output> {
     let out = out.code(code)?;
-    ensure!(out.stderr.contains(words), "{words:?} is not said by {out}");
     let begin = out
         .stderr
         .lines()
         .filter(|line| line.starts_with("bulkhead: "))
         .count();
     ensure!(begin == 1, "not one sentence of {out}");
+    Ok(out)
+}
+
+/// Checks that a verb is refused in one sentence, with these words.
+fn refused(out: Output, code: i32, words: &str) -> Result<()> {
+    let out = told(out, code)?;
+    let mut sentences = out
+        .stderr
+        .lines()
+        .filter(|line| line.starts_with("bulkhead: "));
+    ensure!(
+        sentences.any(|sentence| sentence.contains(words)),
+        "{words:?} is not said by {out}"
+    );
     Ok(())
 }
 
@@ -161,14 +189,15 @@ pub(super) fn run(bench: &Bench, case: &Case, all_verbs: bool) -> Result<()> {
     };
     let done = match &case.expected {
         Expected::Reading { load, pull } => {
-            not_read(vm, &archive, pulled.as_deref(), load, pull, all_verbs)
+            not_read(bench, &archive, pulled.as_deref(), (load, pull), all_verbs)
         }
         expected => read(vm, &archive, pulled.as_deref(), &name).and_then(|()| {
+            bench.space.is_within_limits(vm)?;
             let done = match expected {
-                Expected::Unpacking(words) => not_unpacked(vm, &name, words, all_verbs),
-                Expected::Starting(words) => not_started(vm, &name, words),
+                Expected::Unpacking(words) => not_unpacked(bench, &name, words, all_verbs),
+                Expected::Starting(end) => not_started(bench, &name, end, all_verbs),
                 Expected::Runs { script, prints } => {
-                    runs(vm, case, &name, (script, prints), all_verbs)
+                    runs(bench, case, &name, (script, prints), all_verbs)
                 }
                 Expected::Reading { .. } => Ok(()),
             };
@@ -191,28 +220,38 @@ pub(super) fn run(bench: &Bench, case: &Case, all_verbs: bool) -> Result<()> {
 
 /// Neither `load` nor `pull` takes it, nor what pulls by itself.
 fn not_read(
-    vm: &Sandbox,
+    bench: &Bench,
     archive: &Path,
     pulled: Option<&str>,
-    load: &str,
-    pull: &str,
+    (load, pull): (&str, &str),
     all_verbs: bool,
 ) -> Result<()> {
+    let vm = bench.vm;
     let out = verb(vm, [OsStr::new("load"), "-i".as_ref(), archive.as_os_str()])?;
     refused(out, 1, load).context("load")?;
     let Some(pulled) = pulled else {
         return Ok(());
     };
     refused(verb(vm, ["pull", "-q", pulled])?, 1, pull).context("pull")?;
+    refused(verb(vm, ["run", "--rm", pulled, "true"])?, 125, pull).context("run")?;
     if all_verbs {
-        refused(with_vm(vm, ["run", "--rm", pulled, "true"])?, 125, pull).context("run")?;
-        let out = with_vm(vm, ["create", "--name", NAME, pulled, "true"])?;
-        ensure!(out.code != 0, "{out}");
-        refused(build(vm, pulled, "RUN true")?, 1, pull).context("build")?;
-        // So there is nothing to look into.
-        for words in [&["export", NAME][..], &["commit", NAME, COMMITTED]] {
-            refused(verb(vm, words)?, 1, "No such container")?;
-        }
+        let out = verb(vm, ["create", "--name", NAME, pulled, "true"])?;
+        refused(out, 1, pull).context("create")?;
+        refused(build(bench, pulled, "RUN true")?, 1, pull).context("build")?;
+        nothing_to_look_into(vm)?;
+    }
+    Ok(())
+}
+
+/// There is no container.
+fn nothing_to_look_into(vm: &Sandbox) -> Result<()> {
+    let inside = format!("{NAME}:/");
+    for words in [
+        &["export", NAME][..],
+        &["commit", NAME, COMMITTED],
+        &["cp", &inside, "out"],
+    ] {
+        refused(verb(vm, words)?, 1, "No such container").context(words.join(" "))?;
     }
     Ok(())
 }
@@ -232,7 +271,8 @@ fn read(vm: &Sandbox, archive: &Path, pulled: Option<&str>, name: &str) -> Resul
     Ok(())
 }
 
-fn not_unpacked(vm: &Sandbox, name: &str, words: &str, all_verbs: bool) -> Result<()> {
+fn not_unpacked(bench: &Bench, name: &str, words: &str, all_verbs: bool) -> Result<()> {
+    let vm = bench.vm;
     let out = with_vm(vm, ["run", "--rm", name, "true"])?;
     ensure!(
         out.stderr.contains("layer sha256:"),
@@ -240,26 +280,88 @@ fn not_unpacked(vm: &Sandbox, name: &str, words: &str, all_verbs: bool) -> Resul
     );
     refused(out, 125, words).context("run")?;
     if all_verbs {
-        refused(build(vm, name, "RUN true")?, 1, words).context("build")?;
-        refused(verb(vm, ["export", NAME])?, 1, "No such container")?;
+        let out = with_vm(vm, ["create", "--name", NAME, name, "true"])?;
+        refused(out, 1, words).context("create")?;
+        refused(build(bench, name, "RUN true")?, 1, words).context("build")?;
+        nothing_to_look_into(vm)?;
     }
     Ok(())
 }
 
-fn not_started(vm: &Sandbox, name: &str, words: &str) -> Result<()> {
+/// It is read and unpacked; a container of it may be made and looked into, and does not start.
+fn not_started(bench: &Bench, name: &str, end: &NotStarted, all_verbs: bool) -> Result<()> {
+    let vm = bench.vm;
     let out = with_vm(vm, ["run", "--rm", name])?;
-    ensure!(out.code != 0, "it runs: {out}");
-    ensure!(out.stderr.contains(words), "{words:?} is not said by {out}");
+    ends(out, end.code, end).context("run")?;
+    if !all_verbs {
+        return Ok(());
+    }
+    let out = with_vm(vm, ["create", "--name", NAME, name])?;
+    if end.seen == Seen::Creating {
+        refused(out, 1, end.words).context("create")?;
+        nothing_to_look_into(vm)?;
+    } else {
+        out.code(0).context("create")?;
+        look_into(bench).context("of one that was made")?;
+        let code = match end.seen {
+            Seen::Running => end.code,
+            Seen::Creating | Seen::Starting => 1,
+        };
+        ends(with_vm(vm, ["start", "-a", NAME])?, code, end).context("start")?;
+        look_into(bench).context("of one that did not start")?;
+        verb(vm, ["rm", "-v", NAME])?.code(0).context("rm")?;
+    }
+    built_or_told(vm, build(bench, name, "RUN true")?)
+}
+
+/// How an image ends that can't start.
+fn ends(out: Output, code: i32, end: &NotStarted) -> Result<()> {
+    if end.seen != Seen::Running {
+        return refused(out, code, end.words);
+    }
+    let out = out.code(code)?;
+    ensure!(
+        out.stderr.trim_end() == end.words && out.stdout.is_empty(),
+        "{:?} is not all of {out}",
+        end.words
+    );
     Ok(())
 }
 
+/// Copies all of a container out that does not run, exports and commits it.
+fn look_into(bench: &Bench) -> Result<()> {
+    out_of(bench.vm, Starts::Vm).context("cp out")?;
+    export(bench.vm, Starts::Vm).context("export")?;
+    commit(bench, Starts::Vm)
+}
+
+/// As an image, which is removed again.
+fn commit(bench: &Bench, starts: Starts) -> Result<()> {
+    let vm = bench.vm;
+    let words = ["commit", NAME, COMMITTED].map(OsStr::new);
+    starts.run(vm, &words)?.code(0).context("commit")?;
+    bench.space.is_within_limits(vm)?;
+    verb(vm, ["rmi", "-f", COMMITTED])?.code(0)?;
+    Ok(())
+}
+
+/// What can't be built is told; a build that passes has an image.
+fn built_or_told(vm: &Sandbox, out: Output) -> Result<()> {
+    if out.code == 0 {
+        verb(vm, ["rmi", "-f", BUILT])?.code(0)?;
+        return Ok(());
+    }
+    told(out, 1).context("build").map(drop)
+}
+
 fn runs(
-    vm: &Sandbox,
+    bench: &Bench,
     case: &Case,
     name: &str,
     witness: (&str, &str),
     all_verbs: bool,
 ) -> Result<()> {
+    let vm = bench.vm;
     let (script, prints) = witness;
     let words = [
         "run",
@@ -281,48 +383,35 @@ fn runs(
         .output()?;
     ensure!(out.stdout == prints, "{prints:?} is not printed by {out}");
     if all_verbs && case.verbs == Verbs::All {
-        out_of(vm).context("cp out")?;
+        out_of(vm, Starts::Nothing).context("cp out")?;
         into(vm, case).context("cp in")?;
-        export(vm).context("export")?;
-        verb(vm, ["commit", NAME, COMMITTED])?
-            .code(0)
-            .context("commit")?;
-        verb(vm, ["rmi", "-f", COMMITTED])?.code(0)?;
+        export(vm, Starts::Nothing).context("export")?;
+        commit(bench, Starts::Nothing)?;
     }
-    supervisors(vm)?;
+    let supervisors = cost::of_processes(vm)?;
+    ensure!(supervisors >= 2, "{supervisors} supervisors are seen");
+    bench.space.is_within_limits(vm)?;
     verb(vm, ["rm", "-f", "-v", NAME])?.code(0).context("rm")?;
     if all_verbs {
         let out = build(
-            vm,
+            bench,
             name,
             &format!(
                 "COPY file {}\nRUN [\"/bin/sh\", \"-c\", \"echo built\"]",
                 case.into
             ),
         )?;
-        // What can't be copied there is told; a build that passes has an image.
-        if out.code == 0 {
-            verb(vm, ["rmi", "-f", BUILT])?.code(0)?;
-        } else {
-            refused(out, 1, "").context("build")?;
-        }
+        built_or_told(vm, out)?;
     }
     Ok(())
 }
 
 /// All of it, as files of the host: none is a device, none has rights that the user did not ask for.
-fn out_of(vm: &Sandbox) -> Result<()> {
+fn out_of(vm: &Sandbox, starts: Starts) -> Result<()> {
     let out = vm.work().join("out");
-    verb(
-        vm,
-        [
-            "cp".as_ref(),
-            "-q".as_ref(),
-            OsStr::new("hostile:/"),
-            out.as_os_str(),
-        ],
-    )?
-    .code(0)?;
+    let words = ["cp", "-q", "hostile:/"].map(OsStr::new);
+    let words = [&words[..], &[out.as_os_str()]].concat();
+    starts.run(vm, &words)?.code(0)?;
     let mut pending = vec![out.clone()];
     while let Some(path) = pending.pop() {
         let metadata = path.symlink_metadata()?;
@@ -370,18 +459,15 @@ fn into(vm: &Sandbox, case: &Case) -> Result<()> {
 }
 
 /// An archive whose names stay within it, as our own reader and GNU tar have it.
-fn export(vm: &Sandbox) -> Result<()> {
+fn export(vm: &Sandbox, starts: Starts) -> Result<()> {
     let path = vm.work().join("export.tar");
-    verb(
-        vm,
-        [
-            "export".as_ref(),
-            "-o".as_ref(),
-            path.as_os_str(),
-            OsStr::new(NAME),
-        ],
-    )?
-    .code(0)?;
+    let words = [
+        "export".as_ref(),
+        "-o".as_ref(),
+        path.as_os_str(),
+        NAME.as_ref(),
+    ];
+    starts.run(vm, &words)?.code(0)?;
     let mut reader = TarReader::new(std::io::BufReader::new(File::open(&path)?));
     let mut count = 0;
     while let Some(entry) = reader.next_entry()? {
@@ -403,7 +489,8 @@ fn export(vm: &Sandbox) -> Result<()> {
 }
 
 /// Builds upon an image.
-fn build(vm: &Sandbox, name: &str, steps: &str) -> Result<Output> {
+fn build(bench: &Bench, name: &str, steps: &str) -> Result<Output> {
+    let vm = bench.vm;
     let context: PathBuf = vm.work().join("context");
     fs::create_dir(&context)?;
     fs::write(context.join("file"), "from the context\n")?;
@@ -423,30 +510,7 @@ fn build(vm: &Sandbox, name: &str, steps: &str) -> Result<Output> {
         ],
     );
     remove(&context)?;
+    bench.space.is_within_limits(vm)?;
     verb(vm, ["builder", "prune", "-af"])?.code(0)?;
     out
-}
-
-/// Checks the most memory that supervisors ever had.
-fn supervisors(vm: &Sandbox) -> Result<()> {
-    let processes = vm.processes()?;
-    let supervisors = processes
-        .iter()
-        .filter(|process| process.has_verb("__supervisor"));
-    let mut count = 0;
-    for process in supervisors {
-        let status = fs::read_to_string(format!("/proc/{}/status", process.id))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib: u64 = line
-            .and_then(|line| line.split_whitespace().next())
-            .context("its memory")?
-            .parse()?;
-        ensure!(
-            kib <= SUPERVISOR_KIB_MAX,
-            "{kib} KiB of memory for {process:?}"
-        );
-        count += 1;
-    }
-    ensure!(count >= 2, "{processes:?}");
-    Ok(())
 }

@@ -3,7 +3,10 @@
 
 use serde_json::{Value, json};
 
-use super::{Case, Expected, alive, config, documents, draft, layer, prints, reading};
+use super::{
+    Case, Expected, agent_as_program, alive, config, documents, draft, layer, not_made,
+    not_started, prints, reading,
+};
 use crate::image::{Base, Draft};
 use crate::tarball::{Header, Tar};
 
@@ -43,7 +46,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 fn users() -> Vec<Case> {
-    let starting = Expected::Starting;
+    let starting = |words| not_started(125, words);
     vec![
         user(
             "user-with-a-path",
@@ -55,7 +58,7 @@ fn users() -> Vec<Case> {
             "user-2-to-32",
             "a user that wraps to root",
             "4294967296",
-            starting(""),
+            starting("uids and gids must be in range"),
         ),
         user(
             "user-negative",
@@ -85,7 +88,7 @@ fn users() -> Vec<Case> {
             "folder-of-a-descriptor",
             "a descriptor of the runtime's as working folder",
             "/proc/self/fd/7",
-            starting(""),
+            starting("/proc/self/fd/7"),
         ),
         folder(
             "folder-up",
@@ -103,9 +106,14 @@ fn users() -> Vec<Case> {
             "folder-relative",
             "a working folder of no place",
             "tmp/bulkhead-canary/pwned",
-            starting("needs to be an absolute path"),
+            not_made("needs to be an absolute path"),
         ),
-        volume("volume-root", "the root as a volume", "/", starting("")),
+        volume(
+            "volume-root",
+            "the root as a volume",
+            "/",
+            not_made("destination can't be '/'"),
+        ),
         volume("volume-proc", "processes as a volume", "/proc", alive()),
         volume(
             "volume-dev",
@@ -123,7 +131,7 @@ fn users() -> Vec<Case> {
             "volume-relative",
             "a volume of no place",
             "tmp/bulkhead-canary",
-            starting("mount path must be absolute"),
+            not_made("mount path must be absolute"),
         ),
         volume(
             "volume-with-a-colon",
@@ -184,7 +192,7 @@ fn environment() -> Vec<Case> {
             "environment-of-1-mib",
             "a variable that no program can be given",
             || json!(["PATH=/bin", format!("A={}", "b".repeat(1 << 20))]),
-            Expected::Starting("what the process is to be given is too large"),
+            not_started(125, "what the process is to be given is too large"),
         ),
         env(
             "environment-of-20000",
@@ -237,14 +245,14 @@ fn texts() -> Vec<Case> {
             "stop-signal-of-nobody",
             "a signal that is none",
             || json!({"StopSignal": "SIGPWNED"}),
-            Expected::Starting("Invalid signal"),
+            not_made("Invalid signal"),
         ),
         config(
             20,
             "stop-signal-9999",
             "a signal beyond all",
             || json!({"StopSignal": "9999"}),
-            Expected::Starting("Invalid signal"),
+            not_made("Invalid signal"),
         ),
         config(
             20,
@@ -265,28 +273,28 @@ fn texts() -> Vec<Case> {
             "entrypoint-of-the-runtime",
             "a program that would be the one that starts it",
             list(&["/proc/self/exe", "__vmm"]),
-            Expected::Starting("no program of a container"),
+            agent_as_program(),
         ),
         config(
             20,
             "entrypoint-of-a-descriptor",
             "a descriptor of the runtime's as a program",
             list(&["/proc/self/fd/3"]),
-            Expected::Starting(""),
+            not_started(126, "/proc/self/fd/3"),
         ),
         config(
             20,
             "entrypoint-up",
             "a program above the root",
             list(&["/../../../../tmp/bulkhead-canary/evil"]),
-            Expected::Starting("no such file or directory"),
+            not_started(127, "no such file or directory"),
         ),
         config(
             20,
             "entrypoint-empty",
             "a program without a name",
             list(&["", ""]),
-            Expected::Starting(""),
+            not_started(127, "exec: \"\": executable file not found in $PATH"),
         ),
         config(
             20,

@@ -76,7 +76,7 @@ fn said() -> Vec<Case> {
             |layer| layer.bytes.truncate(700),
             Expected::Reading {
                 load: "has 700 bytes where the archive says 2048",
-                pull: "bytes",
+                pull: "sent 700 of the 2048 bytes of layer sha256:",
             },
         ),
         lying(
@@ -181,8 +181,8 @@ fn said() -> Vec<Case> {
                 layer.bytes.clear();
             },
             Expected::Reading {
-                load: "bytes",
-                pull: "bytes",
+                load: "has 0 bytes where the archive says 2048",
+                pull: "sent 0 of the 2048 bytes of layer sha256:",
             },
         ),
         sized(
@@ -250,7 +250,7 @@ fn said() -> Vec<Case> {
             |base| of_config(base, "size", json!(9)),
             Expected::Reading {
                 load: "where the archive says 9",
-                pull: "9 bytes",
+                pull: "sent more than 9 bytes of the image config",
             },
         ),
         documents(

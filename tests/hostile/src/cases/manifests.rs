@@ -65,7 +65,7 @@ fn manifests() -> Vec<Case> {
             "a manifest of 10 MiB",
             |text| [text, &" ".repeat(10 << 20)].concat().into_bytes(),
             Expected::Reading {
-                load: "limit",
+                load: "bytes, above the limit of 4194304",
                 pull: "sent more than 4194304 bytes",
             },
         ),
@@ -89,7 +89,12 @@ fn manifests() -> Vec<Case> {
             |_| b"<html>404 not found</html>".to_vec(),
             reading(invalid),
         ),
-        text("no-bytes-at-all", "nothing", |_| Vec::new(), reading("")),
+        text(
+            "no-bytes-at-all",
+            "nothing",
+            |_| Vec::new(),
+            reading(invalid),
+        ),
         text(
             "not-utf-8-json",
             "a manifest that is no text",
@@ -292,7 +297,7 @@ fn indexes() -> Vec<Case> {
             "indexes-in-indexes",
             "indexes in each other, ten",
             nested(10),
-            reading("index"),
+            reading("leads to further indexes more than 4 times"),
         ),
         index(
             "ten-thousand-platforms",
@@ -304,7 +309,7 @@ fn indexes() -> Vec<Case> {
             "no-entry",
             "an index of nothing",
             |_| json!([]),
-            reading(""),
+            reading("no matching manifest for linux/amd64"),
         ),
         index(
             "other-platforms",
@@ -315,7 +320,7 @@ fn indexes() -> Vec<Case> {
                     platform(entry, "linux", "\u{1b}[2J")
                 ])
             },
-            reading("linux/amd64"),
+            reading("no matching manifest for linux/amd64"),
         ),
         index(
             "entry-missing",
@@ -324,7 +329,10 @@ fn indexes() -> Vec<Case> {
                 entry["digest"] = json!(digest(b"nowhere"));
                 json!([entry])
             },
-            reading(""),
+            Expected::Reading {
+                load: "the archive has no \"blobs/sha256/",
+                pull: "manifest unknown",
+            },
         ),
         index(
             "entry-with-a-path",
@@ -342,7 +350,10 @@ fn indexes() -> Vec<Case> {
                 entry["size"] = json!(7);
                 json!([entry])
             },
-            reading("7"),
+            Expected::Reading {
+                load: "bytes where the archive says 7",
+                pull: "size mismatch for the image manifest: got",
+            },
         ),
         index(
             "many-annotations",

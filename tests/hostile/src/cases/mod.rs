@@ -43,8 +43,8 @@ pub enum Expected {
     },
     /// The layer is refused when it is unpacked: before the first run, or a build's first step.
     Unpacking(&'static str),
-    /// `run` is refused, since no process can be what the image asks for.
-    Starting(&'static str),
+    /// It is read and unpacked, and no process can be what it asks for.
+    Starting(NotStarted),
     /// The documents or blobs are refused.
     Reading {
         /// By `load`, in words that name what is wrong.
@@ -52,6 +52,28 @@ pub enum Expected {
         /// And by `pull`.
         pull: &'static str,
     },
+}
+
+/// How an image ends that can't start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotStarted {
+    /// Where that is seen.
+    pub seen: Seen,
+    /// Exit code of `run`.
+    pub code: i32,
+    /// Words of the one sentence that is said.
+    pub words: &'static str,
+}
+
+/// Where it is seen that an image can't start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// There is no container of it.
+    Creating,
+    /// There is one, which does not start.
+    Starting,
+    /// What it names starts, says that it is no program, and ends.
+    Running,
 }
 
 /// What is done to an image that runs.
@@ -255,6 +277,34 @@ fn reading(words: &'static str) -> Expected {
     }
 }
 
+/// No container can be made of it.
+fn not_made(words: &'static str) -> Expected {
+    Expected::Starting(NotStarted {
+        seen: Seen::Creating,
+        code: 125,
+        words,
+    })
+}
+
+/// A container of it does not start: 127 says that there is no such program, 126 that it can't be executed,
+/// 125 all else.
+fn not_started(code: i32, words: &'static str) -> Expected {
+    Expected::Starting(NotStarted {
+        seen: Seen::Starting,
+        code,
+        words,
+    })
+}
+
+/// What it would start is the agent that starts it.
+fn agent_as_program() -> Expected {
+    Expected::Starting(NotStarted {
+        seen: Seen::Running,
+        code: 126,
+        words: "this is the agent of a microVM, no program of a container",
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
@@ -275,6 +325,26 @@ mod tests {
                 "{}",
                 case.name
             );
+        }
+    }
+
+    /// Any text has no words in it.
+    #[test]
+    fn what_must_come_of_a_case_can_fail() {
+        for case in cases() {
+            let said: &[&str] = match &case.expected {
+                Expected::Runs { script, prints } => &[script, prints],
+                Expected::Unpacking(words) => &[words],
+                Expected::Starting(end) => &[end.words],
+                Expected::Reading { load, pull } => &[load, pull],
+            };
+            // Some letters or digits are in any sentence, as those of a digest.
+            let are_words = |words: &&str| words.trim().len() >= 7;
+            let fit = match case.expected {
+                Expected::Runs { .. } => said.iter().all(|words| !words.is_empty()),
+                _ => said.iter().all(are_words),
+            };
+            assert!(fit, "{}: {said:?}", case.name);
         }
     }
 

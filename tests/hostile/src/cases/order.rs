@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Case, Expected, alive, draft, layer, prints, reading, refused};
+use super::{Case, Expected, alive, draft, layer, not_started, prints, reading, refused};
 use crate::image::{Draft, Layer};
 use crate::tarball::{Header, Tar};
 
@@ -12,7 +12,7 @@ pub(super) fn cases() -> Vec<Case> {
 
 fn whiteouts() -> Vec<Case> {
     let none = "a whiteout of no name";
-    let gone = || Expected::Starting("/bin/sh");
+    let gone = || not_started(127, "stat /bin/sh: no such file or directory");
     vec![
         refused(
             9,

@@ -3,8 +3,7 @@
 
 use serde_json::json;
 
-use super::{Case, alive, draft, layer, prints, refused};
-use crate::Expected;
+use super::{Case, agent_as_program, alive, draft, layer, not_started, prints, refused};
 use crate::image::Draft;
 use crate::tarball::{Header, Tar};
 
@@ -246,7 +245,7 @@ fn names() -> Vec<Case> {
                     .tar(symlink(Tar::new(), "start", "/proc/self/exe"))
                     .with(json!({"Entrypoint": ["/start"]}))
             }),
-            Expected::Starting("no program of a container"),
+            agent_as_program(),
         ),
     ]
 }
@@ -260,7 +259,7 @@ fn users() -> Vec<Case> {
                 .with(json!({"User": "app"}))
         })
     };
-    let unknown = super::Expected::Starting("unable to find user app");
+    let unknown = not_started(125, "unable to find user app");
     vec![
         Case::new(
             5,
@@ -302,7 +301,7 @@ fn users() -> Vec<Case> {
             "passwd-of-one-line",
             "a list of users with a line of 16 MiB",
             as_app(|tar| tar.file("etc/passwd", &[b'a'; 16 << 20])),
-            super::Expected::Starting("/etc/passwd"),
+            not_started(125, "read /etc/passwd of the image"),
         ),
     ]
 }
