@@ -1,12 +1,13 @@
 //! Every image of the table of hostile images (`tests/hostile`): pulled from a registry, loaded from an
 //! archive, run, entered; one of some, or all where that is asked for ([`Depth`]), also copied out of and
-//! into, exported, committed, built upon. After each the host is as it was; at the end of a family the
-//! container next to it has gone on. A test a family.
+//! into, exported, committed, built upon. After each the host is as it was; at the end of a family all of
+//! an emulated host is, and the container next to it has gone on. A test a family.
 //!
 //! Which of the images have their turn goes by a number ([`seed`]), another one each day.
 
 mod cost;
 mod host;
+mod machine;
 pub(crate) mod verbs;
 
 use std::sync::Arc;
@@ -56,6 +57,8 @@ struct Bench<'a> {
     base: &'a Base,
     before: Snapshot,
     host: host::Host,
+    /// Where nothing else runs.
+    machine: Option<machine::Machine>,
     space: cost::Space,
 }
 
@@ -64,6 +67,8 @@ struct Bench<'a> {
 struct Extent {
     depth: Depth,
     seed: usize,
+    /// Nothing else runs on this host: it is compared as a whole.
+    is_alone: bool,
 }
 
 /// The number that chooses the cases: what the variable says (`cargo xtask test` hands it on), else the day.
@@ -77,8 +82,8 @@ fn seed() -> usize {
         .unwrap_or_else(|_| panic!("{TURN_VARIABLE}={text}: no number"))
 }
 
-/// A test for each family.
-pub(crate) fn trials(world: &Arc<World>, filter: Option<&str>) -> Vec<Trial> {
+/// A test for each family. `is_alone` where one test runs after the other, and nothing else.
+pub(crate) fn trials(world: &Arc<World>, filter: Option<&str>, is_alone: bool) -> Vec<Trial> {
     let depth = match filter {
         None => Depth::Some,
         Some(filter) if filter.contains(EVERY_VERB) => Depth::EveryVerb,
@@ -91,11 +96,17 @@ pub(crate) fn trials(world: &Arc<World>, filter: Option<&str>) -> Vec<Trial> {
     let extent = Extent {
         depth,
         seed: seed(),
+        is_alone,
     };
     println!("hostile: chosen by {TURN_VARIABLE}={}", extent.seed);
     if depth == Depth::Some {
         println!(
             "hostile: one of {CASES_ONE_OF} images; all of them with a filter, `cargo xtask test hostile::`, and each through every verb with `hostile::{EVERY_VERB}`"
+        );
+    }
+    if !is_alone {
+        println!(
+            "hostile: others run on this host, so that of it only what images aim at is compared"
         );
     }
     let trial = |(name, classes, share)| {
@@ -139,6 +150,11 @@ fn family(
         base: &base,
         before: Snapshot::with_what_runs(&vm)?,
         host,
+        machine: extent
+            .is_alone
+            .then(machine::Machine::look)
+            .transpose()
+            .context("look at the host")?,
         space: cost::Space::look(&vm)?,
     };
     let cases = hostile_images::cases();
@@ -158,6 +174,11 @@ fn family(
     }
     ensure!(count > 0, "there is no such case");
     println!("hostile: {count} images: {}", cost::most());
+    if let Some(machine) = &bench.machine
+        && let Err(error) = machine.is_as_it_was()
+    {
+        wrong.push(format!("{error:#}"));
+    }
     // It is the one that was started, and it has gone on meanwhile.
     ensure!(
         state_of_neighbour(&vm)? == started,
@@ -177,6 +198,9 @@ fn family(
 fn one(bench: &Bench, case: &Case, all_verbs: bool) -> Result<()> {
     verbs::run(bench, case, all_verbs)?;
     bench.host.is_as_it_was(bench.vm)?;
+    if let Some(machine) = &bench.machine {
+        machine.runs_the_same()?;
+    }
     bench.before.no_change(bench.vm)
 }
 

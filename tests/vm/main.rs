@@ -146,7 +146,9 @@ fn main() -> ExitCode {
         }
         let differential = (0..).zip(differential::trials(&world));
         trials.extend(differential.filter_map(|(share, trial)| part.has(share).then_some(trial)));
-        let hostile = (0..).zip(hostile::trials(&world, arguments.filter.as_deref()));
+        let is_alone = part.is_one_after_the_other(&arguments);
+        let hostile = hostile::trials(&world, arguments.filter.as_deref(), is_alone);
+        let hostile = (0..).zip(hostile);
         trials.extend(hostile.filter_map(|(share, trial)| part.has(share).then_some(trial)));
         let builds = (0..).zip(builds::trials(&world, arguments.filter.is_some()));
         trials.extend(builds.filter_map(|(share, trial)| part.has(share).then_some(trial)));
@@ -182,6 +184,12 @@ impl Part {
 
     fn has_several_cpus(self) -> bool {
         !matches!(self, Self::Share { .. })
+    }
+
+    /// Whether no test runs beside another, nor anything else: an emulated host's share with one CPU.
+    fn is_one_after_the_other(self, arguments: &Arguments) -> bool {
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        matches!(self, Self::Share { .. }) && arguments.test_threads.unwrap_or(cpus) == 1
     }
 
     fn has(self, share: usize) -> bool {
