@@ -6,12 +6,12 @@ pub const COMMAND_MIB_MAX: u64 = 96;
 /// Memory of a container's supervisor in MiB.
 pub const SUPERVISOR_MIB_MAX: u64 = 48;
 
-/// Memory of a VMM in MiB, with what its guest has touched: half of what a guest has that unpacks, and all
-/// of a container's.
-pub const VMM_MIB_MAX: u64 = 1024;
+/// Memory of a VMM in MiB, with what its guest has touched: half of what a container's guest has, a quarter
+/// of one's that unpacks.
+pub const VMM_MIB_MAX: u64 = 512;
 
 /// Space in the state root in MiB: blobs, layer disks, a container, what was committed and built.
-pub const ROOT_MIB_MAX: u64 = 512;
+pub const ROOT_MIB_MAX: u64 = 256;
 
 #[cfg(test)]
 mod tests {
