@@ -246,12 +246,17 @@ fn with_a_large_layer() -> Result<Sandbox> {
     Ok(vm)
 }
 
-/// Bytes that files of a folder have on the disk together, if they are of such a name.
-fn bytes_of(folder: &Path, is_one: impl Fn(&str) -> bool) -> u64 {
+/// Bytes that what is in a folder has on the disk, as far as it is of such a name.
+fn bytes_of(folder: &Path, is_one: fn(&str) -> bool) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let files = entries.filter(|entry| is_one(&entry.file_name().to_string_lossy()));
-    let blocks = files.filter_map(|entry| Some(entry.metadata().ok()?.blocks()));
-    blocks.sum::<u64>() * 512
+    let ones = entries.filter(|entry| is_one(&entry.file_name().to_string_lossy()));
+    ones.map(|entry| match entry.metadata() {
+        // What is spooled has a folder of its own.
+        Ok(there) if there.is_dir() => bytes_of(&entry.path(), |_| true),
+        Ok(there) => there.blocks() * 512,
+        Err(_) => 0,
+    })
+    .sum()
 }
 
 /// Waits until so much of a layer's disk is there.

@@ -42,7 +42,7 @@ struct Stopped {
 impl Stopped {
     fn make(world: &World) -> Result<Self> {
         let vm = world.own()?;
-        let create = ["create", "--name", "c", "-m", "128m", "busybox", "true"];
+        let create = ["create", "--name", "cc", "-m", "128m", "busybox", "true"];
         vm.bulkhead(create).output()?.code(0)?;
         fs::write(vm.work().join("secret"), "the host's").context("write a file")?;
         let guest = vm.folder().join("hostile");
@@ -118,14 +118,14 @@ fn archives_that_lead_out_are_refused(world: &World) -> Result<()> {
     let to = container.vm.work().join("to");
     for (lie, text) in COPIES {
         fs::create_dir(&to).context("create a folder")?;
-        let out = container.command(lie, &["cp", "c:/dir", "to"])?.output()?;
+        let out = container.command(lie, &["cp", "cc:/dir", "to"])?.output()?;
         told(&out, 1, text).with_context(|| lie.to_owned())?;
         container.check(&["to"]).with_context(|| lie.to_owned())?;
         fs::remove_dir_all(&to).context("remove a folder")?;
     }
     // No device is made, and the rest is.
     fs::create_dir(&to).context("create a folder")?;
-    let out = container.command("device", &["cp", "c:/dir", "to"])?;
+    let out = container.command("device", &["cp", "cc:/dir", "to"])?;
     let out = out.output()?.code(0)?;
     ensure!(out.stderr.contains("1 devices were left out"), "{out}");
     ensure!(fs::read_dir(to.join("dir"))?.count() == 0, "{out}");
@@ -135,8 +135,8 @@ fn archives_that_lead_out_are_refused(world: &World) -> Result<()> {
 fn archives_without_end_fill_no_more_than_there_is(world: &World) -> Result<()> {
     let container = Stopped::make(world)?;
     let disk = SmallDisk::mount(&container.vm.work().join("small"), 8)?;
-    let copy = ["cp", "c:/file", "small/"];
-    let export = ["export", "-o", "small/archive", "c"];
+    let copy = ["cp", "cc:/file", "small/"];
+    let export = ["export", "-o", "small/archive", "cc"];
     for words in [&copy[..], &export] {
         let out = container.command("endless", words)?.output()?;
         told(&out, 1, "No space left").with_context(|| format!("{words:?}"))?;
@@ -150,7 +150,7 @@ fn archives_without_end_fill_no_more_than_there_is(world: &World) -> Result<()> 
     }
     // Who reads it has enough.
     hostile::agent(&container.vm, &container.guest, "serve endless")?;
-    for words in ["cp c:/file -", "export c"] {
+    for words in ["cp cc:/file -", "export cc"] {
         let script = format!("bulkhead {words} | head -c 1000000 | wc -c");
         let out = container.vm.shell(&script);
         let out = out
@@ -176,8 +176,8 @@ fn what_is_exported_and_committed_is_whole(world: &World) -> Result<()> {
         ("other-id", "broke the protocol"),
     ] {
         for words in [
-            &["export", "-o", "archive", "c"][..],
-            &["commit", "c", "made"],
+            &["export", "-o", "archive", "cc"][..],
+            &["commit", "cc", "made"],
         ] {
             let out = container.command(lie, words)?.output()?;
             told(&out, 1, text).with_context(|| format!("{lie}, {words:?}"))?;
@@ -189,7 +189,7 @@ fn what_is_exported_and_committed_is_whole(world: &World) -> Result<()> {
     }
     // Bytes that are no layer make an image that does not run.
     for lie in ["garbage", "short", "huge"] {
-        let commit = ["commit", "c", "made"];
+        let commit = ["commit", "cc", "made"];
         container.command(lie, &commit)?.output()?.code(0)?;
         container.vm.run(["made", "true"])?.refusal("layer")?;
         container.vm.bulkhead(["rmi", "made"]).output()?.code(0)?;
@@ -209,7 +209,7 @@ fn changes_are_of_the_containers_own_paths(world: &World) -> Result<()> {
         ("failed", "\u{fffd}[2J"),
         ("other-id", "broke the protocol"),
     ] {
-        let out = container.command(lie, &["diff", "c"])?.output()?;
+        let out = container.command(lie, &["diff", "cc"])?.output()?;
         told(&out, 1, text).with_context(|| lie.to_owned())?;
         ensure!(!out.stdout.contains("passwd"), "{lie}: {out}");
         container.check(&[])?;
@@ -230,7 +230,7 @@ fn what_is_copied_in_goes_nowhere_else(world: &World) -> Result<()> {
         ("other-id", "broke the protocol"),
         ("hello-again", "broke the protocol"),
     ] {
-        let out = container.command(lie, &["cp", &large, "c:/dir/"])?;
+        let out = container.command(lie, &["cp", &large, "cc:/dir/"])?;
         told(&out.output()?, 1, text).with_context(|| lie.to_owned())?;
         container.check(&[])?;
     }
@@ -241,8 +241,8 @@ fn a_silent_agent_is_left_by_an_interrupt(world: &World) -> Result<()> {
     let container = Stopped::make(world)?;
     fs::create_dir(container.vm.work().join("to")).context("create a folder")?;
     for words in [
-        &["cp", "c:/dir", "to"][..],
-        &["export", "-o", "archive", "c"],
+        &["cp", "cc:/dir", "to"][..],
+        &["export", "-o", "archive", "cc"],
     ] {
         let running = container.command("silent", words)?.spawn()?;
         container.vm.wait_for_process("__vmm")?;
@@ -256,7 +256,7 @@ fn a_silent_agent_is_left_by_an_interrupt(world: &World) -> Result<()> {
         ensure!(!container.vm.work().join("archive").exists(), "{out}");
     }
     // Its lock is free.
-    let next = ["cp", "c:/etc/passwd", "-"];
+    let next = ["cp", "cc:/etc/passwd", "-"];
     container.vm.bulkhead(next).output()?.code(0)?;
     Ok(())
 }
