@@ -54,9 +54,9 @@ const VMM_OVERHEAD_KIB: u64 = 64 << 10;
 /// A supervisor's memory at most: its program, buffers of streams, a frame of 1 MiB or some.
 pub(crate) const SUPERVISOR_KIB: u64 = 64 << 10;
 
-/// A file server's memory at most: its program, and the requests of its threads. What it touches of the
-/// guest's memory counts, too.
-const FILE_SERVER_OVERHEAD_KIB: u64 = 64 << 10;
+/// A file server's memory at most: its program, the requests of its threads, and what these touch of the
+/// guest's memory.
+const FILE_SERVER_KIB: u64 = 32 << 10;
 
 /// A VM that is not ready after a minute is ended, emulated or not.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -200,8 +200,11 @@ impl Peaks {
             "a supervisor of {} KiB",
             self.supervisor
         );
-        let limit = (MEMORY_MIB << 10) + FILE_SERVER_OVERHEAD_KIB;
-        ensure!(self.files <= limit, "a file server of {} KiB", self.files);
+        ensure!(
+            self.files <= FILE_SERVER_KIB,
+            "a file server of {} KiB",
+            self.files
+        );
         Ok(())
     }
 }
