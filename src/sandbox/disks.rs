@@ -526,6 +526,7 @@ mod tests {
                 .is_none()
         );
     }
+
     /// What comes of a converter whose agent says these events, the last one again and again.
     fn told(events: &[Event], patience: Patience) -> Result<Converted> {
         let (ours, mut guest) = std::os::unix::net::UnixStream::pair().unwrap();
