@@ -188,7 +188,7 @@ fn what_is_exported_and_committed_is_whole(world: &World) -> Result<()> {
         }
     }
     // Bytes that are no layer make an image that does not run.
-    for lie in ["garbage", "short", "huge"] {
+    for lie in ["garbage", "long", "huge"] {
         let commit = ["commit", "cc", "made"];
         container.command(lie, &commit)?.output()?.code(0)?;
         container.vm.run(["made", "true"])?.refusal("layer")?;
