@@ -106,8 +106,8 @@ mod tests {
     #[test]
     fn it_ends_once() {
         let mut child = Child::adopt(
-            std::process::Command::new("cat")
-                .stdin(std::process::Stdio::piped())
+            std::process::Command::new("sleep")
+                .arg("600")
                 .spawn()
                 .unwrap(),
         )

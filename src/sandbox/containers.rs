@@ -14,7 +14,6 @@ use super::paths::{self, Root};
 use super::plain;
 use super::state::{
     ContainerConfig, EXIT_CODE_KILLED, Folder, Holder, ID_LEN, Lock, NEW, OLD, Status, configs,
-    id_of_record,
 };
 
 /// Time between two tries to get the lock of a container whose supervisor was killed.
@@ -173,23 +172,21 @@ pub fn remove(folder: &Folder, config: &ContainerConfig, force: bool) -> Result<
 /// Removes a container while a command is at its files, which then finds that it is gone.
 fn remove_beneath_command(folder: &Folder, config: &ContainerConfig) -> Result<()> {
     let lock = folder.open_lock()?;
-    // Nobody takes the lock any more then; who has it is told by its VM's end.
-    let end = || {
-        let held = lock::is_held(&lock).unwrap_or(false);
-        if let (true, Ok(holder)) = (held, Holder::read(&lock)) {
-            let _ = holder.end(&lock);
-        }
-        held
+    // Nobody takes the lock any more then. Who has it is told by its VM's end, and may take its time: what
+    // it writes to may be full.
+    let has_ended = || {
+        let is_ended = |holder: Holder| holder.end(&lock).unwrap_or(false);
+        !lock::is_held(&lock).unwrap_or(false) || Holder::read(&lock).is_ok_and(is_ended)
     };
-    folder.remove_after(|| {
-        end();
-    })?;
+    let mut ended = false;
+    folder.remove_after(|| ended = has_ended())?;
     // What says that it is such a command may be a supervisor that was taken over.
     for _ in 0..NOBODY_MAX {
-        if !end() {
+        if ended {
             return Ok(());
         }
         std::thread::sleep(LOCK_POLL);
+        ended = has_ended();
     }
     bail!(not_ended(folder, config))
 }
@@ -264,9 +261,9 @@ fn remove_unfinished(root: &Root) -> Result<()> {
         .flatten()
     {
         let name = entry.file_name();
-        let id = name.to_str().and_then(id_of_record);
-        if !id.is_some_and(|id| is_full_id(id) && root.containers().join(id).exists()) {
-            let _ = std::fs::remove_file(entry.path());
+        let is_id = name.to_str().is_some_and(is_full_id);
+        if !is_id || !root.containers().join(&name).exists() {
+            let _ = std::fs::remove_dir_all(entry.path());
         }
     }
     Ok(())
@@ -478,11 +475,10 @@ pub(crate) mod tests {
             std::fs::create_dir(&folder).unwrap();
             std::fs::write(folder.join("upper.img"), "data").unwrap();
         }
-        std::fs::create_dir(configs(&root)).unwrap();
-        let left = configs(&root).join(format!("{}.json", "b".repeat(ID_LEN)));
-        let left_lock = left.with_extension("lock");
-        for record in [&left, &left_lock, &configs(&root).join(".new-x")] {
-            std::fs::write(record, "{}").unwrap();
+        for left in ["b".repeat(ID_LEN), ".new-x".to_owned()] {
+            let left = configs(&root).join(left);
+            std::fs::create_dir_all(&left).unwrap();
+            std::fs::write(left.join("config.json"), "{}").unwrap();
         }
         assert_eq!(names(&root), Vec::<String>::new());
         let (folder, _lock) = create(&root, &config('c', "c", false), true).unwrap();
@@ -493,10 +489,7 @@ pub(crate) mod tests {
             let names = all.map(|entry| entry.unwrap().file_name().into_string().unwrap());
             names.collect::<std::collections::BTreeSet<_>>()
         };
-        assert_eq!(
-            records(),
-            [format!("{id}.json"), format!("{id}.lock")].into()
-        );
+        assert_eq!(records(), [id].into());
         // In its folder, where its supervisor may write, there is none.
         for name in ["config.json", "lock"] {
             assert!(!folder.path().join(name).exists());

@@ -698,8 +698,8 @@ mod tests {
     #[test]
     fn only_children_of_its_supervisor_are_ended_or_moved_to_other_cpus() {
         use rustix::process::{PidfdFlags, pidfd_open};
-        let child = std::process::Command::new("cat")
-            .stdin(std::process::Stdio::piped())
+        let child = std::process::Command::new("sleep")
+            .arg("600")
             .spawn()
             .unwrap();
         let mut child = Child::adopt(child).unwrap();
@@ -766,8 +766,8 @@ mod tests {
     #[test]
     fn a_launcher_that_does_not_answer_is_ended() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let child = std::process::Command::new("cat")
-            .stdin(std::process::Stdio::piped())
+        let child = std::process::Command::new("sleep")
+            .arg("600")
             .spawn()
             .unwrap();
         let mut launcher = Apart {

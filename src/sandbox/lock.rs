@@ -19,6 +19,8 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use super::vm::VMM_VERB;
+
 /// Longest text in bytes: two numbers and a word.
 const TEXT_BYTES_MAX: usize = 64;
 
@@ -144,7 +146,7 @@ impl Holder {
 
     /// Ends a supervisor, or the VM of a command, and whether there was one: `file` says so, in words of
     /// the container's supervisor, which may name anybody when it was taken over. So it is only ended
-    /// if it has that file open, or is the child of who has.
+    /// if it has that file open, or is a VMM and the child of who has.
     ///
     /// # Errors
     /// When this user may not end it.
@@ -164,7 +166,8 @@ impl Holder {
             Err(rustix::io::Errno::SRCH) => return Ok(false),
             process => process.with_context(about)?,
         };
-        let is_its = has_open(holder, file) && (victim == holder || parent(victim) == Some(holder));
+        let is_vm = || parent(victim) == Some(holder) && has_argument(victim, VMM_VERB);
+        let is_its = has_open(holder, file) && (victim == holder || is_vm());
         if is_its {
             match pidfd_send_signal(&process, Signal::KILL) {
                 Ok(()) | Err(rustix::io::Errno::SRCH) => {}
@@ -188,6 +191,12 @@ fn has_open(process: Pid, file: &File) -> bool {
         .flatten()
         .filter_map(|entry| std::fs::metadata(entry.path()).ok());
     found.any(|it| (it.dev(), it.ino()) == (wanted.dev(), wanted.ino()))
+}
+
+fn has_argument(process: Pid, argument: &str) -> bool {
+    let arguments = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+    let mut arguments = arguments.split(|byte| *byte == 0);
+    arguments.any(|one| one == argument.as_bytes())
 }
 
 fn parent(process: Pid) -> Option<Pid> {
@@ -220,7 +229,7 @@ fn whole_file(kind: i32) -> libc::flock {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::process::ExitStatusExt;
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
     use std::process::{Child, Command, Stdio};
 
     use super::*;
@@ -248,17 +257,19 @@ mod tests {
 
     #[test]
     fn only_who_has_the_lock_is_ended_or_its_child() {
-        let start = |stdin: Stdio| {
-            Command::new("sleep")
-                .arg("600")
-                .stdin(stdin)
-                .spawn()
-                .unwrap()
+        let start = |stdin: Stdio, name: &str| {
+            let mut sleep = Command::new("sleep");
+            sleep.arg0(name).arg("600").stdin(stdin).spawn().unwrap()
         };
         let file = tempfile::tempfile().unwrap();
-        let mut owner = start(file.try_clone().unwrap().into());
-        let mut stranger = start(Stdio::null());
+        let mut owner = start(file.try_clone().unwrap().into(), "sleep");
+        let mut stranger = start(Stdio::null(), "sleep");
+        let mut vm = start(Stdio::null(), VMM_VERB);
         let pid = |child: &Child| Pid::from_raw(child.id().try_into().unwrap());
+        // Its arguments come after the file that it executes.
+        while !has_argument(pid(&vm), VMM_VERB) {
+            std::thread::yield_now();
+        }
         // Both are this process's children, which has the file open; neither is the other's.
         let names = |holder: Holder| holder.end(&file).unwrap();
         let at_files = |command, vm| Holder::Files { command, vm };
@@ -271,8 +282,11 @@ mod tests {
         assert!(names(Holder::Supervisor(pid(&owner))));
         assert_eq!(owner.wait().unwrap().signal(), Some(libc::SIGKILL));
         assert!(!names(Holder::Supervisor(pid(&owner))));
-        assert!(names(at_files(Pid::this(), Some(pid(&stranger)))));
-        assert_eq!(stranger.wait().unwrap().signal(), Some(libc::SIGKILL));
+        assert!(!names(at_files(Pid::this(), Some(pid(&stranger)))));
+        assert!(names(at_files(Pid::this(), Some(pid(&vm)))));
+        assert_eq!(vm.wait().unwrap().signal(), Some(libc::SIGKILL));
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //!   plain/run/                  empty: where agents of plain containers mount, see plain/bundle.rs
 //!   disks/                      blank writable disks, one per size
 //!   containers/<id>/            one container's state, see state.rs
-//!   configs/<id>.json, .lock    what was asked for, and who has the container, see state.rs
+//!   configs/<id>/               what was asked for, and who has the container, see state.rs
 //!   templates/<key>/            VMs that have booted already, see template.rs
 //!   events/log, events/log.1    what happened, see events.rs
 //!   build-contexts/             archives of build contexts, see cli/build/input.rs

@@ -1,9 +1,9 @@
 //! One container's folder on the host, and what is on record of it.
 //!
 //! ```text
-//! configs/
-//!   <id>.json     what was asked for; replaced whole by rename and update
-//!   <id>.lock     held by the command that makes the folder, then by its supervisor to its end
+//! configs/<id>/
+//!   config.json   what was asked for; replaced whole by rename and update
+//!   lock          held by the command that makes the folder, then by its supervisor to its end
 //! containers/<id>/
 //!   state.json    replaced whole at each change: what became of it
 //!   control.sock  where the supervisor listens, see client.rs
@@ -60,16 +60,9 @@ pub const OLD: &str = ".old-";
 /// Name of the folder with what was asked for, beside that of containers.
 const CONFIGS: &str = "configs";
 
-/// How the names of files in it end: what was asked for, and the lock.
-const RECORD: &str = "json";
+/// Names of files in a container's there: what was asked for, and the lock.
+const RECORD: &str = "config.json";
 const LOCK: &str = "lock";
-
-/// The container that a file in it is of.
-#[must_use]
-pub fn id_of_record(name: &str) -> Option<&str> {
-    let (id, kind) = name.rsplit_once('.')?;
-    [RECORD, LOCK].contains(&kind).then_some(id)
-}
 
 /// Where all that is on record lies.
 #[must_use]
@@ -360,24 +353,27 @@ impl Folder {
         })
     }
 
-    /// Where something is kept that is not its supervisor's to change.
-    fn kept(&self, kind: &str) -> PathBuf {
-        let id = self.0.file_name().unwrap_or_default().to_string_lossy();
+    /// Where what is kept is that its supervisor reads and does not change.
+    #[must_use]
+    pub fn kept(&self) -> PathBuf {
         // <root>/containers/<id>
         let root = self.0.ancestors().nth(2).unwrap_or(&self.0);
-        root.join(CONFIGS).join(format!("{id}.{kind}"))
+        root.join(CONFIGS)
+            .join(self.0.file_name().unwrap_or_default())
     }
 
     /// What was asked for.
     fn record(&self) -> PathBuf {
-        self.kept(RECORD)
+        self.kept().join(RECORD)
     }
 
     fn forget(&self) {
+        let kept = self.kept();
         // What stays goes with the next creation.
-        for kind in [RECORD, LOCK] {
-            let _ = std::fs::remove_file(self.kept(kind));
+        for name in [RECORD, LOCK] {
+            let _ = std::fs::remove_file(kept.join(name));
         }
+        let _ = std::fs::remove_dir(kept);
     }
 
     fn fill(&self, begun: bool) -> Result<()> {
@@ -432,7 +428,7 @@ impl Folder {
     /// Where the lock is, for messages.
     #[must_use]
     pub fn lock_path(&self) -> PathBuf {
-        self.kept(LOCK)
+        self.kept().join(LOCK)
     }
 
     fn make_lock(&self) -> Result<File> {

@@ -86,6 +86,8 @@ impl Supervisor {
 fn places(root: &Root, folder: &Folder, launch: &Launch) -> Vec<(PathBuf, Rights)> {
     let mut places = vec![
         (folder.path().to_owned(), Rights::Own),
+        // What was asked for: it may have been renamed, or changed for the next life.
+        (folder.kept(), Rights::ReadFiles),
         (events::folder(root.path()), Rights::Own),
         (root.ports(), Rights::ReadFiles),
         // Of the kernel: CPUs, processes of a plain container. A folder would stand for its process.
@@ -181,7 +183,7 @@ mod tests {
             let own = own_folder.path();
             let data = root.volumes().join("data");
             let of_others = root.volumes().join(&others_volume);
-            let configs = root.path().join("configs");
+            let own_kept = own_folder.kept();
             let (theirs, events) = (other_folder.path(), events::folder(root.path()));
             let list = |path: &Path| fs::read_dir(path).map(drop);
             let read = |path: PathBuf| File::open(path).map(drop);
@@ -204,21 +206,20 @@ mod tests {
                 ("+ mark a volume", write(data.join("copying"))),
                 ("+ look into a volume", list(&data.join("_data"))),
                 ("+ lock ports", read(root.ports())),
+                (
+                    "+ read what was asked for",
+                    read(own_kept.join("config.json")),
+                ),
                 // It may not.
+                ("what was asked for", write(own_kept.join("config.json"))),
+                ("whose lock it is", write(own_kept.join("lock"))),
+                ("another lock", write(own_kept.join("other"))),
                 (
-                    "what was asked for",
-                    write(configs.join(format!("{}.json", "a".repeat(64)))),
+                    "what was asked for of another",
+                    read(other_folder.kept().join("config.json")),
                 ),
-                (
-                    "whose lock it is",
-                    write(configs.join(format!("{}.lock", "a".repeat(64)))),
-                ),
-                ("another lock", write(own.join("../../configs/x.lock"))),
-                (
-                    "read what was asked for",
-                    read(configs.join(format!("{}.json", "b".repeat(64)))),
-                ),
-                ("list what was asked for", list(&configs)),
+                ("list what was asked for", list(&own_kept)),
+                ("list all of it", list(&root.path().join("configs"))),
                 ("the state root", list(root.path())),
                 ("containers", list(&root.containers())),
                 ("volumes", list(&root.volumes())),
