@@ -142,6 +142,8 @@ fn family(
         script,
     ];
     text(&vm, &words)?;
+    // What nobody uses goes now, and not with the first image.
+    text(&vm, &["image", "prune", "-f"])?;
     let started = state_of_neighbour(&vm)?;
     let host = host::Host::look()?;
     let bench = Bench {
