@@ -226,9 +226,7 @@ impl LayerDisks {
         Ok(freed)
     }
 
-    /// Where the disk of `key` is, if this user has it.
-    #[must_use]
-    pub fn path(&self, key: &LayerKey) -> PathBuf {
+    fn path(&self, key: &LayerKey) -> PathBuf {
         self.root.join(key.file_name())
     }
 

@@ -13,7 +13,7 @@ use ::jail::landlock::{self, Rights};
 use ::jail::privileges;
 use ::jail::table::Thread;
 use anyhow::{Context, Result};
-use images::{LayerDisks, SharedDisks, Store};
+use images::{SharedDisks, Store};
 use nix::unistd::Uid;
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::CapabilitySet;
@@ -94,12 +94,11 @@ fn places(root: &Root, folder: &Folder, launch: &Launch) -> Vec<(PathBuf, Rights
         ("/proc".into(), Rights::ReadFiles),
         ("/dev/null".into(), Rights::ReadAndWrite),
         ("/dev/urandom".into(), Rights::Read),
-        // Layers for its next life, of those that root shares and of the user's.
+        // Layers for its next life, of those that root shares and of the user's: one may be unpacked again
+        // by then. They are called by what is in them.
+        (Store::layers_of(&root.images()), Rights::ReadFiles),
         (SharedDisks::of_host().folder().to_owned(), Rights::Read),
     ];
-    let disks = LayerDisks::at(&Store::layers_of(&root.images()));
-    let layers = launch.layers.iter().map(|key| disks.path(key));
-    places.extend(layers.map(|disk| (disk, Rights::ReadFiles)));
     // One that its VM could not go on from is removed.
     places.extend(Templates::of(root).map(|it| (it.folder().to_owned(), Rights::Removal)));
     let volumes = volumes_of(launch).filter_map(|mount| mount.source.parent());
@@ -244,6 +243,7 @@ mod tests {
                     "from the journal",
                     fs::rename(events.join("log.1"), own.join("y")),
                 ),
+                ("list layers", list(&root.images().join("layers"))),
                 ("the index", read(root.images().join("index.json"))),
                 ("a process's folder", list(Path::new("/proc/1"))),
                 ("the host", read("/etc/passwd".into())),
