@@ -3,13 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{POLL_INTERVAL, Sandbox, process};
+use crate::{POLL_INTERVAL, Sandbox, below, process};
 
 /// The last steps of a run are after the command's own end; they may take so long.
 const SETTLING: std::time::Duration = std::time::Duration::from_secs(30);
@@ -137,51 +136,16 @@ impl Snapshot {
 /// Paths of all files and folders below `root`, relative to it, with what they are.
 fn files(root: &Path) -> Result<BTreeMap<PathBuf, String>> {
     let mut found = BTreeMap::new();
-    let mut pending = vec![root.to_owned()];
-    while let Some(folder) = pending.pop() {
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            // Removed while we look.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error).with_context(|| format!("read {}", folder.display())),
+    below::walk(root, |path, metadata| {
+        let below = path.strip_prefix(root).unwrap_or(path);
+        let is = match below == Path::new(NAMES) {
+            true => fs::read_to_string(path).unwrap_or_default(),
+            false => below::shape(metadata),
         };
-        for entry in entries {
-            let Ok(entry) = entry else { continue };
-            let path = entry.path();
-            let Ok(metadata) = entry.metadata() else {
-                continue;
-            };
-            if metadata.is_dir() {
-                pending.push(path.clone());
-            }
-            let below = path.strip_prefix(root).unwrap_or(&path);
-            let is = match below == Path::new(NAMES) {
-                true => fs::read_to_string(&path).unwrap_or_default(),
-                false => shape(&metadata),
-            };
-            found.insert(below.to_owned(), is);
-        }
-    }
+        found.insert(below.to_owned(), is);
+        true
+    })?;
     Ok(found)
-}
-
-/// Whatever is done to a file sets its change time. A folder's is also set by what was there for a while.
-fn shape(metadata: &fs::Metadata) -> String {
-    let whose = format!(
-        "{:o} {}:{}",
-        metadata.mode(),
-        metadata.uid(),
-        metadata.gid()
-    );
-    if metadata.is_dir() {
-        return whose;
-    }
-    format!(
-        "{whose} {} bytes changed {}.{:09}",
-        metadata.size(),
-        metadata.ctime(),
-        metadata.ctime_nsec()
-    )
 }
 
 fn mounts() -> Result<BTreeSet<String>> {

@@ -12,6 +12,7 @@
 //! ```
 
 pub mod bare;
+pub mod below;
 pub mod bytes;
 pub mod docker;
 pub mod fault;

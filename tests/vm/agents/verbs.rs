@@ -11,7 +11,7 @@ use harness::{Invocation, Output, Sandbox, SmallDisk, hostile};
 use rustix::process::Signal;
 
 use super::SENTENCE_MAX;
-use crate::hostile::verbs::MEASURE;
+use crate::hostile::verbs::measured;
 use crate::world::World;
 
 crate::tests![
@@ -274,14 +274,7 @@ fn begin(container: &Stopped, lie: &str) -> Result<()> {
 fn on_a_running_one(container: &Stopped, lie: &str, words: &[&str]) -> Result<Output> {
     begin(container, lie)?;
     let vm = &container.vm;
-    let report = vm.folder().join("memory");
-    let measured = Invocation::new(std::env::current_exe()?)
-        .arg(MEASURE)
-        .arg(&report)
-        .arg(vm.program())
-        .args(words);
-    let out = vm.equipped(measured).output()?;
-    let kib: u64 = fs::read_to_string(&report)?.parse()?;
+    let (out, kib) = measured(vm, words)?;
     ensure!(kib <= COMMAND_KIB_MAX, "{lie}: {kib} KiB of memory: {out}");
     if let Some(supervisor) = vm
         .processes()?

@@ -10,8 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use harness::Sandbox;
 use harness::process::Process;
+use harness::{Sandbox, below};
 use hostile_images::limits::{COMMAND_MIB_MAX, ROOT_MIB_MAX, SUPERVISOR_MIB_MAX, VMM_MIB_MAX};
 
 /// Between two looks at the processes. The kernel keeps the most that each ever had (`VmHWM`, proc(5)), so
@@ -143,26 +143,12 @@ impl Space {
 /// What the files below a folder take of the disk.
 fn kib_below(folder: &Path) -> Result<u64> {
     let mut kib = 0;
-    let mut pending = vec![folder.to_owned()];
-    while let Some(folder) = pending.pop() {
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            // Removed while we look, as is what has no metadata.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error).with_context(|| format!("read {}", folder.display())),
-        };
-        for entry in entries {
-            let entry = entry.context("look at the state root")?;
-            let Ok(metadata) = entry.metadata() else {
-                continue;
-            };
-            if metadata.is_dir() {
-                pending.push(entry.path());
-            } else {
-                // Blocks of 512 bytes, stat(2). A name more takes nothing.
-                kib += metadata.blocks() / 2 / metadata.nlink().max(1);
-            }
+    below::walk(folder, |_, metadata| {
+        if !metadata.is_dir() {
+            // Blocks of 512 bytes, stat(2). A name more takes nothing.
+            kib += metadata.blocks() / 2 / metadata.nlink().max(1);
         }
-    }
+        true
+    })?;
     Ok(kib)
 }

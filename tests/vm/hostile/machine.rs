@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use harness::{POLL_INTERVAL, process};
+use harness::{POLL_INTERVAL, below, process};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
@@ -198,49 +198,14 @@ fn walk(folder: &Path, shown: &Path, found: &mut Things) -> Result<()> {
     let root = folder
         .symlink_metadata()
         .with_context(|| format!("look at {}", folder.display()))?;
-    let mut pending = vec![folder.to_owned()];
-    while let Some(at) = pending.pop() {
-        let entries = match fs::read_dir(&at) {
-            Ok(entries) => entries,
-            // Removed while we look, as is what has no metadata.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error).with_context(|| format!("read {}", at.display())),
-        };
-        for entry in entries {
-            let path = entry.context("look at the host")?.path();
-            let name = shown.join(path.strip_prefix(folder)?).display().to_string();
-            let is_left_out = |(begin, _): &(&str, &str)| name.starts_with(begin);
-            if LEFT_OUT.iter().any(is_left_out) {
-                continue;
-            }
-            let Ok(metadata) = path.symlink_metadata() else {
-                continue;
-            };
-            if metadata.is_dir() && metadata.dev() == root.dev() {
-                pending.push(path);
-            }
-            found.insert(name, shape(&metadata));
+    below::walk(folder, |path, metadata| {
+        let path = path.strip_prefix(folder).unwrap_or(path);
+        let name = shown.join(path).display().to_string();
+        let is_left_out = |(begin, _): &(&str, &str)| name.starts_with(begin);
+        if LEFT_OUT.iter().any(is_left_out) {
+            return false;
         }
-    }
-    Ok(())
-}
-
-/// Whatever is done to a file sets its change time. A folder's is also set by what was there for a while.
-fn shape(metadata: &fs::Metadata) -> String {
-    let whose = format!(
-        "{:o} {}:{}",
-        metadata.mode(),
-        metadata.uid(),
-        metadata.gid()
-    );
-    if metadata.is_dir() {
-        return whose;
-    }
-    format!(
-        "{whose} device {} {} bytes changed {}.{:09}",
-        metadata.rdev(),
-        metadata.size(),
-        metadata.ctime(),
-        metadata.ctime_nsec()
-    )
+        found.insert(name, below::shape(metadata));
+        metadata.dev() == root.dev()
+    })
 }

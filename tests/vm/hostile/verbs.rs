@@ -88,8 +88,11 @@ pub(crate) fn measure(arguments: &[String]) -> Result<i32> {
     status.code().context("a signal ended it")
 }
 
-/// Runs a verb that starts no VM: its memory has a limit, and so has what it says to a terminal.
-fn verb<I: IntoIterator<Item: AsRef<OsStr>>>(vm: &Sandbox, words: I) -> Result<Output> {
+/// Runs the command; also the memory that it took, in KiB.
+pub(crate) fn measured<I: IntoIterator<Item: AsRef<OsStr>>>(
+    vm: &Sandbox,
+    words: I,
+) -> Result<(Output, u64)> {
     let report = vm.folder().join("memory");
     let measured = Invocation::new(std::env::current_exe()?)
         .arg(MEASURE)
@@ -97,7 +100,13 @@ fn verb<I: IntoIterator<Item: AsRef<OsStr>>>(vm: &Sandbox, words: I) -> Result<O
         .arg(vm.program())
         .args(words);
     let out = vm.equipped(measured).timeout(PATIENCE).output()?;
-    let kib: u64 = fs::read_to_string(&report)?.parse()?;
+    let kib = fs::read_to_string(&report)?.parse()?;
+    Ok((out, kib))
+}
+
+/// Runs a verb that starts no VM: its memory has a limit, and so has what it says to a terminal.
+fn verb<I: IntoIterator<Item: AsRef<OsStr>>>(vm: &Sandbox, words: I) -> Result<Output> {
+    let (out, kib) = measured(vm, words)?;
     ensure!(
         kib <= COMMAND_MIB_MAX << 10,
         "{kib} KiB of memory for {out}"

@@ -1,7 +1,8 @@
 //! The loop of a plain container's agent, and what it does for each request.
 //!
 //! Called by [`super`] as PID 1 of the container's outer namespaces. Its working directory is a tmpfs
-//! that only its mount namespace has. What a request takes from the runtime is started and waited for by the loop.
+//! that only its mount namespace has. What a request takes from the runtime is started and waited for by
+//! the loop.
 
 use std::collections::BTreeMap;
 use std::fs;
