@@ -82,7 +82,7 @@ fn hidden(args: &[String]) -> Option<ExitCode> {
             .parse()
             .map_err(anyhow::Error::from)
             .and_then(sandbox::files::main),
-        [verb] if verb == LAUNCHER_VERB => sandbox::launcher::main(),
+        [verb] if verb == LAUNCHER_VERB => sandbox::launcher::orders::main(),
         [verb, config] if verb == SUPERVISOR_VERB => config
             .parse()
             .map_err(anyhow::Error::from)

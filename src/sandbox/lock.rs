@@ -19,6 +19,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use super::proc;
 use super::vm::VMM_VERB;
 
 /// Longest text in bytes: two numbers and a word.
@@ -200,9 +201,8 @@ fn has_argument(process: Pid, argument: &str) -> bool {
 }
 
 fn parent(process: Pid) -> Option<Pid> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
-    parent.trim().parse().ok().map(Pid::from_raw)
+    let parent = proc::parent(process.as_raw().try_into().ok()?)?;
+    Some(Pid::from_raw(parent.try_into().ok()?))
 }
 
 /// Whether anybody holds the lock in `file`. Asks without taking it, so that it is in nobody's way.

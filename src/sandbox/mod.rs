@@ -9,6 +9,7 @@
 //! Called by `cli`; uses vmm, images and protocol. It knows no clap and prints nothing.
 
 pub mod access;
+pub mod accounts;
 pub mod agent;
 pub mod attach;
 pub mod block_io;
@@ -33,6 +34,7 @@ pub mod network;
 pub mod paths;
 pub mod plain;
 mod poll;
+mod proc;
 pub mod program;
 pub mod receive;
 pub mod removal;

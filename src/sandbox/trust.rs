@@ -10,11 +10,10 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 
+use super::accounts;
+
 /// Links on the way, as many as the kernel follows.
 const LINKS_MAX: usize = 40;
-
-/// The accounts of this host.
-const ACCOUNTS: &str = "/etc/passwd";
 
 /// Modes: who may write a folder, and that none but its owner takes away another's names in it.
 const OTHERS_WRITE: u32 = 0o002;
@@ -135,20 +134,15 @@ fn is_private(group: Gid, user: Uid) -> bool {
     let (Ok(Some(group)), Ok(Some(user))) = (Group::from_gid(group), User::from_uid(user)) else {
         return false;
     };
-    let accounts = fs::read_to_string(ACCOUNTS).unwrap_or_default();
+    let accounts = fs::read_to_string(accounts::FILE).unwrap_or_default();
     has_nobody_else(&group, &user, &accounts)
 }
 
 /// By its members, and by the accounts of this host whose own group it is.
 fn has_nobody_else(group: &Group, user: &User, accounts: &str) -> bool {
-    // name:password:uid:gid:... (passwd(5))
-    let of_account = |line: &str| {
-        let mut fields = line.split(':');
-        let name = fields.next().map(str::to_owned);
-        name.filter(|_| fields.nth(2).and_then(|gid| gid.parse().ok()) == Some(group.gid.as_raw()))
-    };
-    let accounts = accounts.lines().filter_map(of_account);
-    let mut members = group.mem.iter().cloned().chain(accounts);
+    let accounts = accounts::parse(accounts).filter(|account| account.gid == group.gid.as_raw());
+    let members = group.mem.iter().map(String::as_str);
+    let mut members = members.chain(accounts.map(|account| account.name));
     group.gid == user.gid && group.name == user.name && members.all(|name| name == user.name)
 }
 

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, getgrouplist, getgroups};
 
 use super::rules::{Document, Who};
+use crate::sandbox::accounts;
 
 /// Who runs this command.
 ///
@@ -94,8 +95,9 @@ pub fn named(document: &Document) -> Result<Named> {
     // No list of a group has those whose first one it is.
     if !gids.is_empty() {
         let database = database()?;
-        let firsts = first_groups(&database);
-        uids.extend(firsts.filter_map(|(uid, gid)| gids.contains(&gid).then_some(uid)));
+        let accounts = accounts::parse(&database);
+        let members = accounts.filter(|account| gids.contains(&account.gid));
+        uids.extend(members.map(|account| account.uid));
     }
     let users = uids.into_iter().map(|uid| Ok((uid, of(uid)?)));
     let users = users.collect::<Result<_>>()?;
@@ -107,17 +109,8 @@ fn database() -> Result<String> {
     let mut list = Command::new("getent");
     match list.arg("passwd").stdin(Stdio::null()).output() {
         Ok(out) if out.status.success() => Ok(String::from_utf8_lossy(&out.stdout).into_owned()),
-        _ => std::fs::read_to_string("/etc/passwd").context("read /etc/passwd"),
+        _ => std::fs::read_to_string(accounts::FILE).context("read the accounts"),
     }
-}
-
-/// Each user's number and first group.
-fn first_groups(text: &str) -> impl Iterator<Item = (u32, u32)> {
-    text.lines().filter_map(|line| {
-        let mut fields = line.split(':').skip(2);
-        let mut number = || fields.next()?.parse().ok();
-        number().zip(number())
-    })
 }
 
 #[cfg(test)]
@@ -131,15 +124,6 @@ mod tests {
         assert_eq!(*number, geteuid().to_string());
         assert_eq!(own.is_root, geteuid().is_root());
         assert!(own.groups.contains(&getegid().to_string()));
-    }
-
-    #[test]
-    fn a_line_of_the_database_is_a_user_with_a_first_group() {
-        let text = "root:x:0:0:root:/root:/bin/sh\nbroken:x:many:1::/:\nnis\nbob:x:1000:100::/:\n";
-        assert_eq!(
-            first_groups(text).collect::<Vec<_>>(),
-            [(0, 0), (1000, 100)]
-        );
     }
 
     #[test]

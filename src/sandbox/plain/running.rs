@@ -16,6 +16,7 @@ use super::super::block_io::Controls;
 use super::super::child::Child;
 use super::super::launcher::Launcher;
 use super::super::paths::{GuestFiles, Root, create_private};
+use super::super::proc;
 use super::super::program::{Descriptors, FIRST_FD, Program, Told};
 use super::super::state::{ContainerConfig, Folder};
 use super::super::vm::stream_pair;
@@ -252,12 +253,5 @@ fn children(pid: u32) -> Vec<u32> {
 
 /// Whether a process is PID 1 of its own namespace.
 fn is_first(pid: u32) -> bool {
-    status(pid, "NSpid:").as_deref() == Some("1")
-}
-
-/// The last word of a line of a process's status.
-fn status(pid: u32, name: &str) -> Option<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    line.split_ascii_whitespace().next_back().map(str::to_owned)
+    proc::status(pid, "NSpid:").as_deref() == Some("1")
 }
