@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use harness::process::Process;
 use harness::{Sandbox, below};
 use hostile_images::limits::{COMMAND_MIB_MAX, ROOT_MIB_MAX, SUPERVISOR_MIB_MAX, VMM_MIB_MAX};
