@@ -33,7 +33,7 @@ fn refused(world: &World, lies: &[&str], text: &str) -> Result<()> {
     let before = vm.snapshot()?;
     let guest = vm.work().join("guest");
     for lie in lies {
-        hostile::agent(&vm, &guest, lie)?;
+        hostile::agent(&vm.guest(), &guest, lie)?;
         let out = vm
             .bulkhead(["run", "--rm", "-m", "128m", "busybox", "true"])
             .env("BULKHEAD_GUEST", &guest)
@@ -91,7 +91,7 @@ fn events_out_of_order_end_the_vm(world: &World) -> Result<()> {
         "bye",
         "code-300",
     ] {
-        hostile::agent(&vm, &guest, lie)?;
+        hostile::agent(&vm.guest(), &guest, lie)?;
         let out = vm
             .bulkhead(["run", "--rm", "-m", "128m", "busybox", "true"])
             .env("BULKHEAD_GUEST", &guest)
@@ -133,8 +133,12 @@ fn output_that_comes_after_the_last_word_is_read(world: &World) -> Result<()> {
 }
 
 fn run(vm: &harness::Sandbox, lie: &str) -> Result<Seen> {
-    beside_a_neighbour(vm, |vm, folder| hostile::agent(vm, folder, lie), &[])
-        .with_context(|| lie.to_owned())
+    beside_a_neighbour(
+        vm,
+        |vm, folder| hostile::agent(&vm.guest(), folder, lie),
+        &[],
+    )
+    .with_context(|| lie.to_owned())
 }
 
 fn a_flood_of_the_log_has_a_limit(world: &World) -> Result<()> {
@@ -173,7 +177,7 @@ fn endless_output_is_not_kept_and_ends_by_force(world: &World) -> Result<()> {
     let vm = world.own()?;
     let before = vm.snapshot()?;
     let guest = vm.work().join("guest");
-    hostile::agent(&vm, &guest, "output")?;
+    hostile::agent(&vm.guest(), &guest, "output")?;
     let (reader, writer) = std::io::pipe().context("create a pipe")?;
     let running = vm
         .bulkhead(["run", "--rm", "--name", "endless", "--log-driver", "none"])

@@ -235,8 +235,12 @@ fn seed() -> Result<u64> {
 /// Runs a mode of the hostile kernel.
 fn bare(world: &World, orders: &str, flags: &[&str]) -> Result<Seen> {
     let vm = world.own()?;
-    beside_a_neighbour(&vm, |vm, folder| hostile::kernel(vm, folder, orders), flags)
-        .with_context(|| format!("orders {orders:?}"))
+    beside_a_neighbour(
+        &vm,
+        |vm, folder| hostile::kernel(&vm.guest(), folder, orders),
+        flags,
+    )
+    .with_context(|| format!("orders {orders:?}"))
 }
 
 /// As [`bare`] for a mode that ends by itself.
@@ -376,7 +380,7 @@ fn bad_requests_to_the_file_server(world: &World) -> Result<()> {
     let orders = format!("files {} 4000", seed()?);
     let seen = beside_a_neighbour(
         &vm,
-        |vm, folder| hostile::kernel(vm, folder, &orders),
+        |vm, folder| hostile::kernel(&vm.guest(), folder, &orders),
         &["-v", &flags[0], "-v", &flags[1]],
     )?;
     println!("{}", said(&seen.log));
@@ -469,7 +473,7 @@ fn a_guest_that_spins_is_removed(world: &World) -> Result<()> {
     let vm = world.own()?;
     let before = vm.snapshot()?;
     let guest = vm.work().join("guest");
-    hostile::kernel(&vm, &guest, "spin")?;
+    hostile::kernel(&vm.guest(), &guest, "spin")?;
     let running = vm
         .bulkhead(["run", "--rm", "--name", "hostile", "-m", "128m", "busybox"])
         .env("BULKHEAD_GUEST", &guest)

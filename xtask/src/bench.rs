@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: builds everything optimized and runs the benchmarks of tests/bench where
 //! KVM works. main.rs calls it. It must not know what is measured.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,7 +12,7 @@ use crate::artifacts::{self, ArtifactsArgs};
 use crate::fixtures::{self, Recipe};
 use crate::packages::{self, Package};
 use crate::progress::Step;
-use crate::{cargo, lab};
+use crate::{cargo, hostile, lab};
 
 /// What the command is measured next to.
 const PEERS: &[Package] = &[
@@ -27,7 +28,7 @@ const PEERS: &[Package] = &[
 
 const RECIPES: &[Recipe] = &[Recipe::Busybox, Recipe::Debian];
 
-/// Measure start, memory, disks, streams, networks, shares, registries and builds, next to the peers
+/// Measure start, memory, disks, streams, networks, shares, registries, builds and neighbours, next to the peers
 #[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
     /// A Firecracker binary; adds its column
@@ -63,6 +64,7 @@ pub(crate) fn main(arguments: &BenchArgs) -> Result<ExitCode> {
     packages::ensure(&needs.concat())?;
     let artifacts = artifacts::provide(&build)?;
     let fixtures = fixtures::provide(RECIPES)?;
+    let hostile = hostile::provide()?;
     let step = Step::begin("build the benchmarks");
     let mut build = cargo::command();
     build.args(["build", "--release", "--package", "bulkhead-bench"]);
@@ -71,6 +73,9 @@ pub(crate) fn main(arguments: &BenchArgs) -> Result<ExitCode> {
     step.done();
 
     let mut command = lab::command()?;
+    let mut variable = OsString::from("BULKHEAD_HOSTILE=");
+    variable.push(hostile);
+    command.arg("--env").arg(variable);
     command.arg("--").arg(bench);
     command
         .arg("--bulkhead")

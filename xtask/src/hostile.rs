@@ -1,5 +1,6 @@
-//! Builds the hostile guests of the VM tests: a program in the kernel's place and one in the
-//! agent's. `test` calls it, `tests/harness/src/hostile.rs` finds them. It must not know what they do.
+//! Builds the hostile guests of the VM tests and the bench: a program in the kernel's place and one
+//! in the agent's. `test` and `bench` call it, `tests/harness/src/hostile.rs` finds them. It must not
+//! know what they do.
 
 use std::fs;
 use std::path::PathBuf;

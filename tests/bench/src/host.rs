@@ -86,6 +86,16 @@ impl Host {
         self.root.path().join("state")
     }
 
+    /// Whether a container's VM has said this, on a console that its VMM writes to `vm.log`.
+    pub fn vm_said(&self, container: &str, wanted: &str) -> Result<bool> {
+        let id = self.output(&["inspect", "-f", "{{.Id}}", container]);
+        // It may not be there yet.
+        let Ok(id) = id else { return Ok(false) };
+        let log = self.state_root().join("containers").join(id.trim());
+        let log = fs::read(log.join("vm.log")).unwrap_or_default();
+        Ok(String::from_utf8_lossy(&log).contains(wanted))
+    }
+
     /// Waits until no process of the command is left.
     pub fn wait_until_idle(&self) -> Result<()> {
         let begun = Instant::now();

@@ -10,6 +10,7 @@ mod disk;
 mod host;
 mod life;
 mod memory;
+mod neighbour;
 mod network;
 mod peers;
 mod qemu;
@@ -99,6 +100,9 @@ fn main() -> Result<()> {
     }
     if wanted("cycles") {
         cycles::measure(&host, args.cycles, &mut table)?;
+    }
+    if wanted("neighbour") {
+        neighbour::measure(&host, &mut table)?;
     }
     if wanted("build") {
         builds::measure(&host, &mut table)?;

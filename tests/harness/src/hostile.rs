@@ -8,8 +8,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::Sandbox;
-
 /// The variable that names the folder.
 pub const HOSTILE_VARIABLE: &str = "BULKHEAD_HOSTILE";
 
@@ -19,13 +17,14 @@ const MARK: &[u8] = b"bulkhead-orders:";
 /// Room for the orders behind it.
 const ORDERS_LEN: usize = 48;
 
-/// Makes `folder` what BULKHEAD_GUEST is to name for a VM whose kernel is hostile and does this.
+/// Makes `folder` what BULKHEAD_GUEST is to name for a VM whose kernel is hostile and does this; the
+/// rest of it is from the folder `honest`.
 ///
 /// # Errors
 ///
 /// The variable is not set, or a file can't be copied.
-pub fn kernel(vm: &Sandbox, folder: &Path, orders: &str) -> Result<()> {
-    put(vm, folder, "vmlinux", "initramfs.cpio", orders)
+pub fn kernel(honest: &Path, folder: &Path, orders: &str) -> Result<()> {
+    put(honest, folder, "vmlinux", "initramfs.cpio", orders)
 }
 
 /// As [`kernel`], with the kernel as it should be and a hostile agent.
@@ -33,21 +32,21 @@ pub fn kernel(vm: &Sandbox, folder: &Path, orders: &str) -> Result<()> {
 /// # Errors
 ///
 /// As [`kernel`].
-pub fn agent(vm: &Sandbox, folder: &Path, orders: &str) -> Result<()> {
-    put(vm, folder, "initramfs.cpio", "vmlinux", orders)
+pub fn agent(honest: &Path, folder: &Path, orders: &str) -> Result<()> {
+    put(honest, folder, "initramfs.cpio", "vmlinux", orders)
 }
 
-fn put(vm: &Sandbox, folder: &Path, hostile: &str, honest: &str, orders: &str) -> Result<()> {
+fn put(honest: &Path, folder: &Path, hostile: &str, kept: &str, orders: &str) -> Result<()> {
     let source = env::var_os(HOSTILE_VARIABLE).with_context(|| {
-        format!("{HOSTILE_VARIABLE} is not set; `cargo xtask test` makes the guests and sets it")
+        format!("{HOSTILE_VARIABLE} is not set; `cargo xtask test` and `bench` make the guests and set it")
     })?;
     let source = PathBuf::from(source).join(hostile);
     let mut program = fs::read(&source).with_context(|| format!("read {}", source.display()))?;
     write_orders(&mut program, orders)?;
     fs::create_dir_all(folder).context("create a guest's folder")?;
     fs::write(folder.join(hostile), program).context("write a hostile guest")?;
-    for name in [honest, "kernel.json"] {
-        fs::copy(vm.guest().join(name), folder.join(name)).context("copy a guest's file")?;
+    for name in [kept, "kernel.json"] {
+        fs::copy(honest.join(name), folder.join(name)).context("copy a guest's file")?;
     }
     Ok(())
 }

@@ -72,7 +72,7 @@ impl Stopped {
 }
 
 fn lying(vm: &Sandbox, guest: &Path, lie: &str, command: Invocation) -> Result<Invocation> {
-    hostile::agent(vm, guest, &format!("serve {lie}"))?;
+    hostile::agent(&vm.guest(), guest, &format!("serve {lie}"))?;
     Ok(command
         .env("BULKHEAD_GUEST", guest)
         .env("BULKHEAD_TEMPLATES", "off"))
@@ -149,7 +149,7 @@ fn archives_without_end_fill_no_more_than_there_is(world: &World) -> Result<()> 
         let _ = fs::remove_file(disk.path().join("file"));
     }
     // Who reads it has enough.
-    hostile::agent(&container.vm, &container.guest, "serve endless")?;
+    hostile::agent(&container.vm.guest(), &container.guest, "serve endless")?;
     for words in ["cp cc:/file -", "export cc"] {
         let script = format!("bulkhead {words} | head -c 1000000 | wc -c");
         let out = container.vm.shell(&script);
