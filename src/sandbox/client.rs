@@ -189,6 +189,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let folder = Folder::at(temp.path().join("containers").join("x".repeat(200)));
         std::fs::create_dir_all(folder.path()).unwrap();
+        folder.make_lock().unwrap();
         assert!(connect(&folder).unwrap().is_none());
         let listener = Listener::bind(&folder).unwrap();
         let link = connect(&folder).unwrap().unwrap();
@@ -214,6 +215,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let folder = Folder::at(temp.path().join("containers/c"));
         std::fs::create_dir_all(folder.path()).unwrap();
+        folder.make_lock().unwrap();
         let ask = |folder| ask_whom(folder, &ToSupervisor::Wait).unwrap();
         assert_eq!(ask(&folder), Answer::Nobody);
         let listener = Listener::bind(&folder).unwrap();
@@ -232,6 +234,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let folder = Folder::at(temp.path().join("containers/c"));
         std::fs::create_dir_all(folder.path()).unwrap();
+        folder.make_lock().unwrap();
         let _lock = folder.try_lock().unwrap().unwrap();
         let listener = Listener::bind(&folder).unwrap();
         let next = || loop {

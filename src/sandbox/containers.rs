@@ -106,6 +106,8 @@ pub fn remove(folder: &Folder, config: &ContainerConfig, force: bool) -> Result<
     let mut nobody = 0;
     loop {
         match folder.try_lock() {
+            // Another removed it, and tells.
+            Ok(Some(_lock)) if !folder.path().exists() => return Ok(()),
             Ok(Some(_lock)) => {
                 if killed.is_some() {
                     let signal = [("signal", libc::SIGKILL.to_string())];
@@ -232,7 +234,7 @@ fn was_begun(folder: &Folder) -> bool {
 /// Removes a folder whose lock nobody holds. One that can't be removed is told of by who needs it.
 fn remove_abandoned(folder: &Folder, config: &ContainerConfig) -> bool {
     match folder.try_lock() {
-        Ok(Some(_lock)) => {
+        Ok(Some(_lock)) if folder.path().exists() => {
             let removed = folder.remove().is_ok();
             if removed {
                 events::of_container(folder, config, "destroy", &[]);

@@ -417,12 +417,12 @@ impl Folder {
     /// Opens the file of the lock.
     ///
     /// # Errors
-    /// When it can't be opened, or the container is gone.
+    /// When it can't be opened, or the container is gone: then none is made, which nobody would remove.
     pub fn open_lock(&self) -> Result<File> {
         if let Err(error) = self.0.symlink_metadata() {
             return Err(error).with_context(|| format!("lock {}", self.0.display()));
         }
-        self.make_lock()
+        self.open_lock_by(OpenOptions::new().read(true).write(true))
     }
 
     /// Where the lock is, for messages.
@@ -431,17 +431,20 @@ impl Folder {
         self.kept().join(LOCK)
     }
 
-    fn make_lock(&self) -> Result<File> {
+    /// Opens the file of the lock, and makes it if there is none.
+    pub(super) fn make_lock(&self) -> Result<File> {
         let path = self.lock_path();
         if let Some(folder) = path.parent() {
             paths::create_private(folder)?;
         }
-        OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false);
+        self.open_lock_by(options.read(true).write(true).mode(0o600))
+    }
+
+    fn open_lock_by(&self, options: &mut OpenOptions) -> Result<File> {
+        let path = self.lock_path();
+        options
             .custom_flags(libc::O_NOFOLLOW)
             .open(&path)
             .with_context(|| format!("open {}", path.display()))
@@ -620,7 +623,16 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let folder = Folder::at(temp.path().join("containers/c"));
         std::fs::create_dir_all(folder.path()).unwrap();
+        folder.make_lock().unwrap();
         (temp, folder)
+    }
+
+    #[test]
+    fn who_looks_for_the_lock_of_one_that_is_being_removed_makes_none() {
+        let (_temp, folder) = folder();
+        folder.forget();
+        folder.open_lock().unwrap_err();
+        assert!(!folder.kept().exists());
     }
 
     #[test]
