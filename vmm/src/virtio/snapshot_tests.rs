@@ -69,6 +69,29 @@ fn a_device_without_a_driver_waits_for_one() {
     assert_eq!(driver.start(VERSION_1 | EVENT_IDX), RUNNING);
 }
 
+/// Each answer that the device writes is an index of the available ring then, and so another request.
+#[test]
+fn rings_that_feed_themselves_go_on_in_turns_until_a_reset() {
+    let mut driver = echo();
+    let mut state = serde_json::to_value(driver.save()).unwrap();
+    let queue = state.pointer_mut("/worker/queues/0").unwrap();
+    queue["used_ring"] = queue["avail_ring"].clone();
+    queue["next_used"] = 5.into();
+    let state = serde_json::from_value(state).unwrap();
+    let mut driver = driver.restored(Box::new(Echo::default()), &state).unwrap();
+    offer(&mut driver, b"again");
+    driver.notify(0);
+    assert!(!driver.rests_within(100));
+    // Nothing is behind it that waits for it: registers are there, and the reset is done when it returns.
+    assert_eq!(driver.read(Register::Status), RUNNING);
+    assert_eq!(driver.reset(), 0);
+    assert_eq!(driver.start(VERSION_1), RUNNING);
+    offer(&mut driver, b"once");
+    driver.kick(0);
+    assert_eq!(answer(&mut driver), b"once");
+    assert!(driver.rests_within(100));
+}
+
 #[test]
 fn a_state_that_can_not_be_is_refused() {
     let mut driver = echo();

@@ -214,12 +214,15 @@ impl MmioDriver {
     /// Lets the event loop work off all that is ready.
     pub fn run(&mut self) {
         // A device that never comes to rest is a bug that this turns into a failure.
-        for _ in 0..10_000 {
-            if self.events.run_with_timeout(0).expect("epoll") == 0 {
-                return;
-            }
-        }
-        panic!("the event loop does not come to rest");
+        assert!(
+            self.rests_within(10_000),
+            "the event loop does not come to rest"
+        );
+    }
+
+    /// As [`Self::run`], for rings that may feed themselves: whether there was an end within so many turns.
+    pub fn rests_within(&mut self, turns: u32) -> bool {
+        (0..turns).any(|_| self.events.run_with_timeout(0).expect("epoll") == 0)
     }
 
     /// Writes 0 to the status, clears the rings and returns the status.
@@ -274,9 +277,14 @@ impl MmioDriver {
 
     /// Kicks a queue and lets the worker run.
     pub fn kick(&mut self, queue: usize) {
+        self.notify(queue);
+        self.run();
+    }
+
+    /// Kicks a queue.
+    pub fn notify(&self, queue: usize) {
         let index = u32::try_from(queue).expect("few queues");
         self.write(Register::QueueNotify, index);
-        self.run();
     }
 
     /// Interrupts raised since the last call.
