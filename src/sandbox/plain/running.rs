@@ -204,10 +204,13 @@ impl RunningPlain {
     #[must_use]
     pub fn pid(&self) -> u32 {
         let own = self.child.pid().as_raw_nonzero().get().unsigned_abs();
-        let inner = children(own).first().copied();
-        inner
-            .and_then(|inner| children(inner).into_iter().find(|pid| is_first(*pid)))
-            .unwrap_or(own)
+        let inner = children(own);
+        // A runtime may leave its process's parent behind, which is about to end (crun does): that one's
+        // child it is then, or has just become the agent's.
+        let behind: Vec<u32> = inner.iter().copied().flat_map(children).collect();
+        let parents = inner.iter().chain(&behind).chain(&inner).copied();
+        let mut found = parents.flat_map(children);
+        found.find(|pid| is_first(*pid)).unwrap_or(own)
     }
 
     /// Ends the agent and all that it has started; its control group is its launcher's to remove.
