@@ -76,7 +76,7 @@ const LOUD: [Loud; 7] = [
         how: How::Guest("packets"),
     },
     Loud {
-        name: "the same with `--cpus 0.5`",
+        name: "does so with `--cpus 0.5`",
         cpus: "0.5",
         how: How::Guest("packets"),
     },
