@@ -345,14 +345,18 @@ fn ends(out: Output, code: i32, end: &NotStarted) -> Result<()> {
 fn look_into(bench: &Bench) -> Result<()> {
     out_of(bench.vm, Starts::Vm).context("cp out")?;
     export(bench.vm, Starts::Vm).context("export")?;
-    commit(bench, Starts::Vm)
+    commit(bench, Starts::Vm, None)
 }
 
-/// As an image, which is removed again.
-fn commit(bench: &Bench, starts: Starts) -> Result<()> {
+/// As an image, which is removed again; or it is refused in these words.
+fn commit(bench: &Bench, starts: Starts, not_committed: Option<&str>) -> Result<()> {
     let vm = bench.vm;
     let words = ["commit", NAME, COMMITTED].map(OsStr::new);
-    starts.run(vm, &words)?.code(0).context("commit")?;
+    let out = starts.run(vm, &words)?;
+    if let Some(words) = not_committed {
+        return refused(out, 1, words).context("commit");
+    }
+    out.code(0).context("commit")?;
     bench.space.is_within_limits(vm)?;
     verb(vm, ["rmi", "-f", COMMITTED])?.code(0)?;
     Ok(())
@@ -399,7 +403,7 @@ fn runs(
         out_of(vm, Starts::Nothing).context("cp out")?;
         into(vm, case).context("cp in")?;
         export(vm, Starts::Nothing).context("export")?;
-        commit(bench, Starts::Nothing)?;
+        commit(bench, Starts::Nothing, case.not_committed)?;
     }
     let supervisors = cost::of_processes(vm)?;
     ensure!(supervisors >= 2, "{supervisors} supervisors are seen");

@@ -552,6 +552,7 @@ fn shown() -> Vec<Case> {
                 "touch /tree/.wh.etc /tree/.wh..wh..opq; ls -a /tree | grep -c wh",
                 "2\n",
             ),
-        ),
+        )
+        .not_committed("its name stands for a file that is gone"),
     ]
 }

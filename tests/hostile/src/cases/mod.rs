@@ -101,6 +101,8 @@ pub struct Case {
     pub verbs: Verbs,
     /// Where a file is copied to, by `cp` and `COPY`: through what the image has put there.
     pub into: &'static str,
+    /// Words of why a container of it can't be committed, if it can't.
+    pub not_committed: Option<&'static str>,
 }
 
 impl Case {
@@ -119,7 +121,15 @@ impl Case {
             expected,
             verbs: Verbs::All,
             into: "/copied",
+            not_committed: None,
         }
+    }
+
+    /// Of whose container `commit` refuses to make an image.
+    #[must_use]
+    fn not_committed(mut self, words: &'static str) -> Self {
+        self.not_committed = Some(words);
+        self
     }
 
     /// Whose files are copied to here.
