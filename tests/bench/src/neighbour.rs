@@ -90,16 +90,16 @@ pub fn measure(host: &Host, table: &mut Table) -> Result<()> {
     for loud in &LOUD {
         let alone = asked(host)?;
         let guest = host.scratch().join("loud");
-        let child = loud.start(host, &guest)?;
+        let mut child = loud.start(host, &guest)?;
         let beside = asked(host)?;
         // Else it was measured beside nobody.
-        let state = host.output(&["inspect", "-f", "{{.State.Status}}", "loud"])?;
-        if !matches!(state.trim(), "running" | "created") {
-            bail!(
-                "it was {} before it was measured: {}",
-                state.trim(),
-                loud.name
-            );
+        let is_loud = match &mut child {
+            // What its guest boots never says that it runs.
+            Some(command) => command.try_wait().context("look at a command")?.is_none(),
+            None => host.output(&["inspect", "-f", "{{.State.Running}}", "loud"])? == "true\n",
+        };
+        if !is_loud {
+            bail!("it ended before it was measured: {}", loud.name);
         }
         host.output(&["rm", "-f", "loud"])?;
         if let Some(mut child) = child {
