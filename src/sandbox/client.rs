@@ -184,12 +184,17 @@ pub fn ask_whom(folder: &Folder, message: &ToSupervisor) -> Result<Answer> {
 mod tests {
     use super::*;
 
+    fn folder(temp: &tempfile::TempDir, id: &str) -> Folder {
+        let folder = Folder::at(temp.path().join("containers").join(id));
+        std::fs::create_dir_all(folder.path()).unwrap();
+        folder.make_lock().unwrap();
+        folder
+    }
+
     #[test]
     fn a_long_path_is_no_obstacle_and_a_dead_socket_is_no_supervisor() {
         let temp = tempfile::tempdir().unwrap();
-        let folder = Folder::at(temp.path().join("containers").join("x".repeat(200)));
-        std::fs::create_dir_all(folder.path()).unwrap();
-        folder.make_lock().unwrap();
+        let folder = folder(&temp, &"x".repeat(200));
         assert!(connect(&folder).unwrap().is_none());
         let listener = Listener::bind(&folder).unwrap();
         let link = connect(&folder).unwrap().unwrap();
@@ -213,9 +218,7 @@ mod tests {
     #[test]
     fn who_asks_one_that_goes_away_gets_no_answer() {
         let temp = tempfile::tempdir().unwrap();
-        let folder = Folder::at(temp.path().join("containers/c"));
-        std::fs::create_dir_all(folder.path()).unwrap();
-        folder.make_lock().unwrap();
+        let folder = folder(&temp, "c");
         let ask = |folder| ask_whom(folder, &ToSupervisor::Wait).unwrap();
         assert_eq!(ask(&folder), Answer::Nobody);
         let listener = Listener::bind(&folder).unwrap();
@@ -232,9 +235,7 @@ mod tests {
     #[test]
     fn only_a_wait_is_repeated_when_its_answer_is_lost() {
         let temp = tempfile::tempdir().unwrap();
-        let folder = Folder::at(temp.path().join("containers/c"));
-        std::fs::create_dir_all(folder.path()).unwrap();
-        folder.make_lock().unwrap();
+        let folder = folder(&temp, "c");
         let _lock = folder.try_lock().unwrap().unwrap();
         let listener = Listener::bind(&folder).unwrap();
         let next = || loop {
