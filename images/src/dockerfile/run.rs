@@ -28,7 +28,11 @@ impl<E: std::error::Error + 'static> Planner<'_, E> {
         run: &RunLine,
     ) -> Result<(Action, CreatedBy), Wrong<E>> {
         let (command, script) = documents(run)?;
-        let args = state.command(&command);
+        // Also when a here-document has nothing in it: the shell gets an empty command then.
+        let args = match command {
+            Form::Exec(list) => list,
+            Form::Shell(text) => [state.shell(), vec![text]].concat(),
+        };
         // The ARGs that are no variables of the environment, as classic builders sort them.
         let names = state
             .config

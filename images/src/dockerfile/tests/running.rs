@@ -30,6 +30,7 @@ fn forms() {
         ),
         ("RUN <<E\na\n\tb\nE", vec!["/bin/sh", "-c", "a\n\tb\n"]),
         ("RUN <<-E\n\ta\n\tE", vec!["/bin/sh", "-c", "a\n"]),
+        ("RUN <<E\nE", vec!["/bin/sh", "-c", ""]),
         (
             "RUN cat <<E >x && y\n$a\nE",
             vec!["/bin/sh", "-c", "cat <<E >x && y\n$a\nE"],
