@@ -18,6 +18,10 @@ const WARM_UP: u32 = 5;
 const FIRST_LOOK: u32 = 10;
 const LONGEST_STRIDE: u32 = 100;
 
+/// One in so many cycles may fail, and leaves nothing either: where VMs are emulated, one dies now and
+/// then for no fault of its own (docs/adr/0005).
+const CYCLES_PER_FAILURE: u32 = 50;
+
 /// Of the host, published in each cycle.
 const PORT: u16 = 18_080;
 
@@ -38,8 +42,10 @@ const LIMITS: [(&str, &str, u64); 7] = [
 /// so that a slow growth shows long before its limit, and a run that is ended early has told something.
 ///
 /// # Errors
-/// When something grows beyond its limit.
+/// When something grows beyond its limit, or too many fail.
 pub fn measure(host: &Host, cycles: u32, table: &mut Table) -> Result<()> {
+    let failures_most = cycles.div_ceil(CYCLES_PER_FAILURE);
+    let mut failures = 0;
     for _ in 0..WARM_UP {
         cycle(host)?;
     }
@@ -47,7 +53,14 @@ pub fn measure(host: &Host, cycles: u32, table: &mut Table) -> Result<()> {
     tell(0, &before);
     let mut next = FIRST_LOOK;
     for number in 1..=cycles {
-        cycle(host)?;
+        if let Err(error) = cycle(host) {
+            eprintln!("start and stop {number}: {error:#}");
+            failures += 1;
+            if failures > failures_most {
+                bail!("{failures} of {number} starts and stops failed");
+            }
+            host.output(&["rm", "-f", "-v", "cycle"])?;
+        }
         if number == next {
             tell(number, &count(host)?);
             next = next
@@ -56,6 +69,12 @@ pub fn measure(host: &Host, cycles: u32, table: &mut Table) -> Result<()> {
         }
     }
     let after = count(host)?;
+    table.add(
+        &format!("starts and stops that failed, of {cycles}"),
+        failures.to_string(),
+        &format!("at most {failures_most}"),
+        "",
+    );
     let mut leaks = Vec::new();
     for (name, unit, limit) in LIMITS {
         let of = |all: &BTreeMap<&str, u64>| all.get(name).copied().context(name);
