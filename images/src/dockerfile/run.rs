@@ -31,7 +31,7 @@ impl<E: std::error::Error + 'static> Planner<'_, E> {
         // Also when a here-document has nothing in it: the shell gets an empty command then.
         let args = match command {
             Form::Exec(list) => list,
-            Form::Shell(text) => [state.shell(), vec![text]].concat(),
+            Form::Shell(text) => state.in_shell(&text),
         };
         // The ARGs that are no variables of the environment, as classic builders sort them.
         let names = state

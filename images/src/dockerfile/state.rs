@@ -65,8 +65,15 @@ impl State {
         match form {
             Form::Exec(list) => list.clone(),
             Form::Shell(text) if text.is_empty() => Vec::new(),
-            Form::Shell(text) => [self.shell(), vec![text.clone()]].concat(),
+            Form::Shell(text) => self.in_shell(text),
         }
+    }
+
+    /// A text, be it empty, as a command of the shell.
+    pub(super) fn in_shell(&self, text: &str) -> Vec<String> {
+        let mut command = self.shell();
+        command.push(text.to_owned());
+        command
     }
 
     /// History of an instruction that changes the config.
