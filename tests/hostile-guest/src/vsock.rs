@@ -131,6 +131,15 @@ impl Socket {
         taken
     }
 
+    /// Bytes that the host has room for, by what it said last (virtio 1.2 section 5.10.6.3).
+    fn credit(&self, sent: u32) -> u32 {
+        let used = read(self.receive.used + 2, 2);
+        let last = used.wrapping_sub(1) % u64::from(self.receive.size);
+        let buffer = BUFFERS + read(self.receive.used + 4 + last * 8, 4) * u64::from(BUFFER_LEN);
+        let (room, taken) = (read(buffer + 36, 4) as u32, read(buffer + 40, 4) as u32);
+        room.saturating_sub(sent.wrapping_sub(taken))
+    }
+
     /// Connects to the control port; whether the host said so.
     fn connect(&mut self) -> bool {
         self.send(&Packet::of(CONTROL, REQUEST, 0), 0);
@@ -216,8 +225,13 @@ pub fn bad_frames(random: &Random, count: u64) {
         // A frame of 1 MiB of which all but the end comes, again and again: JSON that is deep.
         _ => put(PAYLOAD, &(1_u32 << 20).to_le_bytes()),
     }
-    for _ in 0..65 {
-        socket.send(&Packet::of(CONTROL, RW, 16_384), 16_384);
+    const PIECE: u32 = 16_384;
+    for sent in (0..65).map(|piece| piece * PIECE) {
+        // What there is no credit for would end the connection, and no frame would be read.
+        while socket.credit(sent) < PIECE {
+            socket.device.status();
+        }
+        socket.send(&Packet::of(CONTROL, RW, PIECE), PIECE);
     }
     // The host ends the VM, when it has come to read.
     loop {
