@@ -164,7 +164,8 @@ impl Holder {
         let number = rustix::process::Pid::from_raw(victim.as_raw()).with_context(about)?;
         // From here on the number is no other process's, or the descriptor is of none.
         let process = match pidfd_open(number, PidfdFlags::empty()) {
-            Err(rustix::io::Errno::SRCH) => return Ok(false),
+            // Linux before 6.16 says INVAL of one that has ended while its number is a session's still.
+            Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => return Ok(false),
             process => process.with_context(about)?,
         };
         let is_vm = || parent(victim) == Some(holder) && has_argument(victim, VMM_VERB);
@@ -287,6 +288,28 @@ mod tests {
         assert_eq!(vm.wait().unwrap().signal(), Some(libc::SIGKILL));
         stranger.kill().unwrap();
         stranger.wait().unwrap();
+    }
+
+    /// Its number is its session's still, as a supervisor's is while a process of its is there.
+    #[test]
+    fn who_has_ended_is_nobody_while_its_session_lives() {
+        let file = tempfile::tempfile().unwrap();
+        let mut leader = Command::new("setsid")
+            .args(["sh", "-c", "sleep 600 > /dev/null & echo $!"])
+            .stdin(file.try_clone().unwrap())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut child = String::new();
+        let mut told = leader.stdout.take().unwrap();
+        std::io::Read::read_to_string(&mut told, &mut child).unwrap();
+        let number = leader.id().try_into().unwrap();
+        assert!(leader.wait().unwrap().success());
+        let child = Pid::from_raw(child.trim().parse().unwrap());
+        assert_eq!(nix::unistd::getsid(Some(child)), Ok(Pid::from_raw(number)));
+        let ended = Holder::Supervisor(Pid::from_raw(number)).end(&file);
+        nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL).unwrap();
+        assert!(!ended.unwrap());
     }
 
     #[test]
