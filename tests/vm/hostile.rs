@@ -130,7 +130,8 @@ fn family(
         tar: verbs::base_layer()?,
     };
     let registry = ByteRegistry::start()?;
-    let script = "n=0; while :; do n=$((n+1)); echo $n >/count; sleep 1; done";
+    // Who reads it finds a whole number, always.
+    let script = "n=0; while :; do n=$((n+1)); echo $n >/next; mv /next /count; sleep 1; done";
     let words = [
         "run",
         "-d",
