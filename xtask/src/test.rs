@@ -31,8 +31,10 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(8 * 60);
 /// Emulated hosts that one run of the VM tests may use up.
 const HOSTS_MAX: u32 = 12;
 
-/// So many times a test may fail in emulated hosts before it has failed.
+/// So many times a test may fail in emulated hosts of one CPU before it has failed, and in those of
+/// several, where VMs die far more often.
 const FAILURES_MAX: u32 = 3;
+const FAILURES_MAX_SEVERAL_CPUS: u32 = 6;
 
 /// A fuzz target's share of a run of all tests: the most, and what it has where the others took long.
 const FUZZ_SECONDS: RangeInclusive<u64> = 5..=60;
@@ -313,14 +315,14 @@ fn vm(filter: Option<&str>) -> Result<Run> {
         let shares: Vec<_> = (0..hosts)
             .map(|number| {
                 let part = Part::Share { number, of: hosts };
-                scope.spawn(move || in_emulated_hosts(|passed| attempt(passed, part)))
+                scope.spawn(move || in_emulated_hosts(FAILURES_MAX, |passed| attempt(passed, part)))
             })
             .collect();
         let runs = shares.into_iter().map(thread::ScopedJoinHandle::join);
         runs.map(|run| run.unwrap_or_else(|_| bail!("a share of the tests panicked")))
             .collect()
     });
-    runs.push(in_emulated_hosts(|passed| {
+    runs.push(in_emulated_hosts(FAILURES_MAX_SEVERAL_CPUS, |passed| {
         attempt(passed, Part::SeveralCpus)
     }));
     let mut all = Run {
@@ -428,7 +430,10 @@ fn keep_answers(from: &Path, to: &Path) -> Result<()> {
 /// QEMU's emulation of SVM now and then mixes the state of a guest and its host: a guest or the
 /// host's kernel dies, or an interrupt is lost (docs/adr/0005). So what has passed counts, and the
 /// rest runs again in another host. A test that fails each time is a failure.
-fn in_emulated_hosts(attempt: impl Fn(&BTreeSet<String>) -> Result<Run>) -> Result<Run> {
+fn in_emulated_hosts(
+    failures_max: u32,
+    attempt: impl Fn(&BTreeSet<String>) -> Result<Run>,
+) -> Result<Run> {
     let (mut passed, mut failed) = (BTreeSet::new(), BTreeSet::new());
     let mut failures = 0;
     for hosts in 1.. {
@@ -436,7 +441,7 @@ fn in_emulated_hosts(attempt: impl Fn(&BTreeSet<String>) -> Result<Run>) -> Resu
         let crashed = run.code == Some(i32::from(lab::LAB_FAILED));
         failures += u32::from(!crashed && !run.succeeded());
         failed.append(&mut run.failed);
-        if run.succeeded() || hosts == HOSTS_MAX || failures == FAILURES_MAX {
+        if run.succeeded() || hosts == HOSTS_MAX || failures == failures_max {
             run.tally.passed += u64::try_from(passed.len())?;
             run.failed = failed;
             run.passed.append(&mut passed);
@@ -642,7 +647,7 @@ mod tests {
     /// Attempts that end as told, one after the other; returns what came of it and their number.
     fn emulated(ends: &[(&str, i32)]) -> (Run, usize) {
         let attempts = std::cell::RefCell::new(Vec::new());
-        let run = in_emulated_hosts(|passed| {
+        let run = in_emulated_hosts(FAILURES_MAX, |passed| {
             let number = attempts.borrow().len();
             attempts.borrow_mut().push(passed.clone());
             let (text, code) = ends[number];
