@@ -177,7 +177,7 @@ fn what_has_ended_is_told_to_who_waits(world: &World) -> Result<()> {
         Ok((status(&vm, "short")? == "exited false 3").then_some(()))
     })?;
     assert!(!waiting.has_ended()?);
-    text(&vm, &["exec", "long", "touch", "/go"])?;
+    text(&vm, &["exec", "-d", "long", "touch", "/go"])?;
     assert_eq!(waiting.wait()?.code(0)?.stdout, "9\n3\n");
     assert_eq!(text(&vm, &["wait", "short"])?, "3\n");
     let out = vm.bulkhead(["wait", "nobody"]).output()?.code(1)?;
@@ -195,7 +195,7 @@ fn of_rm_goes_when_it_ends(world: &World) -> Result<()> {
         "until [ -e /go ]; do sleep 0.1; done; exit 5",
     )?;
     let waiting = vm.bulkhead(["wait", "gone"]).spawn()?;
-    text(&vm, &["exec", "gone", "touch", "/go"])?;
+    text(&vm, &["exec", "-d", "gone", "touch", "/go"])?;
     assert_eq!(waiting.wait()?.code(0)?.stdout, "5\n");
     assert_eq!(text(&vm, &["ps", "-aq"])?, "");
     // A restart is no end.
@@ -571,7 +571,7 @@ fn a_log_is_shown_and_followed(world: &World) -> Result<()> {
     until_logged(&vm, "log", "one\n")?;
     let mut following = vm.bulkhead(["logs", "-f", "log"]).spawn()?;
     following.wait_for_stdout("one\n")?;
-    text(&vm, &["exec", "log", "touch", "/go"])?;
+    text(&vm, &["exec", "-d", "log", "touch", "/go"])?;
     let out = following.wait()?.code(0)?;
     assert_eq!(
         (out.stdout.as_str(), out.stderr.as_str()),

@@ -132,7 +132,9 @@ fn a_stalled_reader_hides_no_end_of_a_plain_container(world: &World) -> Result<(
     let script = "until test -e /end; do sleep 0.1; done; exit 5";
     plain.keep(&["--name", "box", "busybox", "sh", "-c", script])?;
     let (exec, reader) = stalled(&plain.vm, &["exec", "box", "yes"])?;
-    plain.verb(&["exec", "box", "touch", "/end"])?.code(0)?;
+    plain
+        .verb(&["exec", "-d", "box", "touch", "/end"])?
+        .code(0)?;
     assert_eq!(plain.verb(&["wait", "box"])?.code(0)?.stdout, "5\n");
     drop(reader);
     exec.wait()?.code(137)?;

@@ -323,7 +323,7 @@ fn processes_end_with_a_life_of_it(world: &World) -> Result<()> {
     let line = ["exec", "host", "sh", "-c", "echo in; sleep 1000"];
     let mut running = vm.bulkhead(line).spawn()?;
     running.wait_for_stdout("in\n")?;
-    text(&vm, &["exec", "host", "touch", "/end"])?;
+    text(&vm, &["exec", "-d", "host", "touch", "/end"])?;
     running.wait()?.code(137)?;
     let format = [
         "inspect",

@@ -223,7 +223,7 @@ fn a_reader_that_stalls_hides_no_end(world: &World) -> Result<()> {
     let script = "until test -e /end; do sleep 0.1; done; exit 5";
     begin(&vm, "web", &[], script)?;
     let (exec, reader) = stalled(&vm, &["exec", "web", "yes"])?;
-    text(&vm, &["exec", "web", "touch", "/end"])?;
+    text(&vm, &["exec", "-d", "web", "touch", "/end"])?;
     assert_eq!(text(&vm, &["wait", "web"])?, "5\n");
     assert_eq!(status(&vm, "web")?, "exited false 5");
     drop(reader);
