@@ -166,10 +166,11 @@ pub fn confinement(config: &VmmConfig) -> Result<vmm::Confine> {
     };
     let of_loop = Filter::new(main)?;
     let of_vcpu = Filter::new(table::Thread::Vcpu)?;
+    let threads = u64::from(config.vcpu_count) + THREADS_BESIDE;
     Ok(Arc::new(move |thread| match thread {
         vmm::Thread::Vcpu => of_vcpu.install().map_err(std::io::Error::other),
         vmm::Thread::EventLoop => {
-            limit_to_what_is_there().map_err(std::io::Error::other)?;
+            limit_to_what_is_there(threads).map_err(std::io::Error::other)?;
             of_loop.install().map_err(std::io::Error::other)
         }
     }))
@@ -181,10 +182,15 @@ const STREAMS_MAX: u64 = {
     ports + vmm::virtio::vsock::MAX_CONNECTIONS as u64
 };
 
+/// Threads beside those of vCPUs: the event loop, and one that KVM makes in the VMM's process when a
+/// vCPU first runs (it recovers huge pages, Linux 6.14 and later). Without room for that one, KVM_RUN
+/// says EAGAIN for ever. The filters let neither thread make another.
+const THREADS_BESIDE: u64 = 2;
+
 /// Numbers of descriptors that are looked at: layers, devices and vCPUs are some hundred.
 const DESCRIPTORS_MAX: i32 = 1024;
 
-fn limit_to_what_is_there() -> Result<()> {
+fn limit_to_what_is_there(threads: u64) -> Result<()> {
     let is_open = |number: &i32| {
         // SAFETY: fcntl(2) with F_GETFD reads a flag, of whatever the number stands for.
         let flags = unsafe { libc::fcntl(*number, libc::F_GETFD) };
@@ -192,7 +198,7 @@ fn limit_to_what_is_there() -> Result<()> {
     };
     let used = u64::try_from((0..DESCRIPTORS_MAX).filter(is_open).count())?;
     privileges::limit(Resource::Nofile, used + STREAMS_MAX)?;
-    privileges::limit(Resource::Nproc, 0)?;
+    privileges::limit(Resource::Nproc, threads)?;
     Ok(())
 }
 

@@ -200,7 +200,8 @@ fn check_vmm(vm: &Sandbox, user: Option<u32>) -> Result<()> {
     // Of root, whoever it belongs to: it may not be looked into.
     assert_eq!(fs::metadata(vmm.0.join("fd"))?.uid(), 0);
     for (name, most) in [
-        ("Max processes", 0),
+        // The vCPU's, the event loop's and KVM's own.
+        ("Max processes", 3),
         ("Max core file size", 0),
         ("Max locked memory", 0),
         ("Max open files", 420),

@@ -27,7 +27,7 @@ use crate::bus::Bus;
 use crate::cpu::{self, CpuidPolicy};
 use crate::memory::{self, Backing, MMIO_START, MemoryError};
 use crate::snapshot::Snapshot;
-use crate::vcpu::{EndSignal, ExitCounters, Vcpu};
+use crate::vcpu::{EndSignal, ExitCounters, Refusals, Vcpu};
 use crate::virtio::mmio::{QUEUE_NOTIFY, REGION_LEN, Transport};
 use crate::virtio::{Device, RestoreError, Worker};
 use crate::vm::{EndListener, Vm};
@@ -227,6 +227,7 @@ impl Vm {
                 end: end.clone(),
                 exits: exits.clone(),
                 notes: notes.clone(),
+                refusals: Refusals::default(),
             })
             .collect();
         times.ready = start.elapsed();

@@ -4,6 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use kvm_bindings::{
     KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_SIMUL_EX,
@@ -114,6 +115,31 @@ impl ExitCounters {
     }
 }
 
+/// Entries in a row that KVM refused for now. A vCPU that waits to be started has some, each after it
+/// was woken; without end they are a fault of the host's, which would keep a CPU busy.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals {
+    first: Option<Instant>,
+    count: u32,
+}
+
+/// So many refusals in so short a time are without end.
+const REFUSALS_MAX: u32 = 100_000;
+const REFUSALS_TIME: Duration = Duration::from_secs(10);
+
+impl Refusals {
+    /// Notes one, and says whether they are without end.
+    fn are_endless(&mut self, now: Instant) -> bool {
+        let first = *self.first.get_or_insert(now);
+        self.count += 1;
+        if self.count < REFUSALS_MAX {
+            return false;
+        }
+        *self = Self::default();
+        now.duration_since(first) < REFUSALS_TIME
+    }
+}
+
 /// One vCPU, ready to run.
 pub(crate) struct Vcpu {
     pub(crate) index: u8,
@@ -122,6 +148,7 @@ pub(crate) struct Vcpu {
     pub(crate) end: Arc<EndSignal>,
     pub(crate) exits: Arc<ExitCounters>,
     pub(crate) notes: Arc<Notes>,
+    pub(crate) refusals: Refusals,
 }
 
 /// How a vCPU's thread ended.
@@ -180,9 +207,15 @@ impl Vcpu {
                 self.notes.take_down(self.index, &self.fd);
                 return None;
             }
-            Err(error) if error.errno() == libc::EAGAIN => return None,
+            Err(error) if error.errno() == libc::EAGAIN => {
+                let endless = self.refusals.are_endless(Instant::now());
+                return endless.then(|| {
+                    VmEnd::KvmFailure(format!("KVM_RUN: {error}, {REFUSALS_MAX} times in a row"))
+                });
+            }
             Err(error) => return Some(VmEnd::KvmFailure(format!("KVM_RUN: {error}"))),
         };
+        self.refusals = Refusals::default();
         let counter = match &exit {
             VcpuExit::IoIn(..) | VcpuExit::IoOut(..) => &self.exits.port_io,
             VcpuExit::MmioRead(..) | VcpuExit::MmioWrite(..) => &self.exits.mmio,
@@ -234,6 +267,20 @@ fn internal_error(number: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refusals_are_endless_when_they_come_without_a_pause() {
+        let begun = Instant::now();
+        let mut refusals = Refusals::default();
+        let mut after = |pause: Duration| {
+            let ends = (0..REFUSALS_MAX).map(|at| refusals.are_endless(begun + pause * at));
+            ends.filter(|endless| *endless).count()
+        };
+        assert_eq!(after(Duration::ZERO), 1);
+        // Counted anew.
+        assert_eq!(after(Duration::from_micros(50)), 1);
+        assert_eq!(after(Duration::from_millis(1)), 0);
+    }
 
     #[test]
     fn an_internal_error_is_told_with_its_number() {
