@@ -244,18 +244,18 @@ impl VsockDevice {
             // The offer may have arrived and the event loop not have come to it.
             self.receive_offers(watch);
         }
-        let stream = if self.connections.len() + self.draining.len() < MAX_CONNECTIONS {
-            self.offers.take(ports.host)
-        } else {
-            None
+        let Some(stream) = self.offers.take(ports.host) else {
+            self.refuse(header);
+            return;
         };
-        match stream {
-            Some(stream) => {
-                let host = HostEnd::new(stream, self.new_token());
-                self.connections
-                    .insert(ports, Connection::accept(header, host));
-            }
-            None => self.refuse(header),
+        if self.connections.len() + self.draining.len() < MAX_CONNECTIONS {
+            let host = HostEnd::new(stream, self.new_token());
+            self.connections
+                .insert(ports, Connection::accept(header, host));
+        } else {
+            // No agent asks a second time: who offered it is not to wait for ever.
+            watch.close.push(stream);
+            self.refuse(header);
         }
     }
 

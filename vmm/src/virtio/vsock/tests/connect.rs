@@ -111,7 +111,7 @@ fn a_second_request_of_a_connection_ends_it() {
 }
 
 #[test]
-fn connections_are_limited_and_the_port_stays_offered() {
+fn connections_are_limited_and_who_offered_one_too_many_is_told() {
     let count = u32::try_from(MAX_CONNECTIONS).unwrap();
     let (ports, mut hosts): (Vec<_>, Vec<_>) = (0..=count)
         .map(|port| {
@@ -125,10 +125,11 @@ fn connections_are_limited_and_the_port_stays_offered() {
         guest.connect(ports(port));
     }
     assert!(is_refused(&mut guest, ports(count)));
-    assert!(!is_closed(&mut hosts[MAX_CONNECTIONS]));
+    assert!(is_closed(&mut hosts[MAX_CONNECTIONS]));
     guest.send(ports(5), Operation::Reset);
     assert!(is_closed(&mut hosts[5]));
-    guest.connect(ports(count));
+    // There is room again, but not for what nobody offers any more.
+    assert!(is_refused(&mut guest, ports(count)));
 }
 
 #[test]
