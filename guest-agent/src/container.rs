@@ -49,6 +49,10 @@ const MAX_PROCESSES: usize = 1024;
 /// own once somebody had it killed.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// How long the end of another process waits for those that it left behind, which hold its output open:
+/// Docker's (moby, `daemon/monitor.go`). The kernel ends all that the main process leaves before itself.
+const STREAMS_GRACE: Duration = Duration::from_secs(2);
+
 /// What every container needs, whatever it is: made while the host has not answered yet.
 #[derive(Debug)]
 pub struct Prepared {
@@ -198,7 +202,7 @@ impl<'a> Container<'a> {
             cgroup,
             stack,
             terminals,
-            processes: [(MAIN, Process::new(spawned, streams))].into(),
+            processes: [(MAIN, Process::new(spawned, streams, Duration::ZERO))].into(),
             lingering: Vec::new(),
             tasks: Tasks::default(),
             is_killed: false,
@@ -249,8 +253,11 @@ impl<'a> Container<'a> {
             sources.push(Source::Task(id));
             fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
         }
-        let left = |until: Instant| until.checked_duration_since(Instant::now());
-        let left = self.grace_until.and_then(left);
+        let now = Instant::now();
+        let grace_until = self.grace_until.filter(|until| *until > now);
+        let deadlines = self.processes.values().filter_map(Process::deadline);
+        let deadline = deadlines.chain(grace_until).min();
+        let left = deadline.map(|until| until.saturating_duration_since(now));
         let timeout = left.and_then(|left| Timespec::try_from(left).ok());
         // Interrupted or out of memory: the next round asks again.
         if poll(&mut fds, timeout.as_ref()).is_err() {
@@ -318,6 +325,7 @@ impl<'a> Container<'a> {
 
     /// Tells the host of the processes of which nothing more will come, the main one last.
     fn tell_ends(&mut self, control: &mut Control) -> Result<(), ControlError> {
+        self.processes.values_mut().for_each(Process::conclude);
         let ids: Vec<ProcessId> = self.processes.keys().rev().copied().collect();
         for id in ids {
             if id == MAIN && self.processes.len() > 1 {
@@ -348,12 +356,7 @@ impl<'a> Container<'a> {
             };
             if let Some(process) = self.processes.remove(&id) {
                 self.lingering.retain(Option::is_some);
-                let mut pumps: Vec<Pump> = process.into_lingering().collect();
-                if id != MAIN {
-                    // What it left behind may write on, and nobody waits for that.
-                    pumps.retain_mut(Pump::discard);
-                }
-                self.lingering.extend(pumps.into_iter().map(Some));
+                self.lingering.extend(process.into_lingering().map(Some));
             }
             control.send(&event)?;
         }
@@ -435,7 +438,8 @@ impl<'a> Container<'a> {
             .ok_or_else(Failure::not_running)?;
         let streams = stdio::connect(spec)?.join(spec.terminal, &self.terminals)?;
         let spawned = self.spawn_beside(main, spec, &streams)?;
-        self.processes.insert(id, Process::new(spawned, streams));
+        let process = Process::new(spawned, streams, STREAMS_GRACE);
+        self.processes.insert(id, process);
         Ok(())
     }
 

@@ -13,7 +13,9 @@ use protocol::{CONTROL_PORT, PROTOCOL_VERSION};
 use rustix::fs::{Mode, OFlags, mkdir, open};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountFlags, mount_remount};
-use rustix::process::{DumpableBehavior, set_dumpable_behavior, umask};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit, umask,
+};
 use rustix::system::{RebootCommand, reboot};
 
 use crate::build;
@@ -26,6 +28,11 @@ use crate::mount::Setup;
 use crate::spawn;
 use crate::vsock;
 use crate::wake;
+
+/// Open files of the agent: two streams of each process that the kernel has a number for (32,768 by
+/// default), since those that an exec leaves behind keep them open. Children set their own limit
+/// ([`crate::rlimits`], [`crate::tasks`]).
+const MAX_FILES: u64 = 1 << 16;
 
 /// Why the agent gave up; told on the console, since there is nobody else to tell.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +65,12 @@ fn serve() -> Result<(), InitError> {
     umask(Mode::empty());
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .context(|| "hide the agent's memory".into())?;
+    let files = MAX_FILES.into();
+    let limit = Rlimit {
+        current: files,
+        maximum: files,
+    };
+    setrlimit(Resource::Nofile, limit).context(|| "raise the limit of open files".into())?;
     mount_dev()?;
     fill_standard_descriptors().context(|| "open /dev/null".into())?;
     let connect = || format!("connect control port {CONTROL_PORT}");

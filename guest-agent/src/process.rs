@@ -4,13 +4,15 @@
 //! process and not the control connection: what the host is to be told comes back as a value.
 //!
 //! ```text
-//! started ---report ends---> running ---pidfd readable---> ended ---outputs drained---> told
-//!    \------report says why not, or the child vanished--------------------------------> told
+//! started ---report ends---> running ---pidfd readable---> ended ---outputs at their end---> told
+//!    \                                                        \------or time is over---------> told
+//!     \-----report says why not, or the child vanished---------------------------------------> told
 //! ```
 // pidfd_send_signal is only wrapped for signals that have a name.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use protocol::message::{ExitStatus, WindowSize};
 use rustix::event::PollFlags;
@@ -54,6 +56,10 @@ pub struct Process {
     report: Option<Report>,
     outcome: Outcome,
     status: Option<ExitStatus>,
+    /// How long those that it leaves behind may add to its output after its end.
+    patience: Duration,
+    /// When that is over, until it is.
+    open_until: Option<Instant>,
     input: Option<Pump>,
     outputs: Vec<Option<Pump>>,
     terminal: Option<OwnedFd>,
@@ -63,15 +69,18 @@ pub struct Process {
 }
 
 impl Process {
-    /// Takes over a child on its way to its program. The child's ends of pipes are closed.
+    /// Takes over a child on its way to its program. The child's ends of pipes are closed. For so much
+    /// `patience` output that others still hold open after its end is its own.
     #[must_use]
-    pub fn new(spawned: Spawned, streams: Streams) -> Self {
+    pub fn new(spawned: Spawned, streams: Streams, patience: Duration) -> Self {
         Self {
             pidfd: spawned.pidfd,
             pid: spawned.pid,
             report: Some(spawned.report),
             outcome: Outcome::Vanished,
             status: None,
+            patience,
+            open_until: None,
             input: streams.input,
             outputs: streams.outputs.into_iter().map(Some).collect(),
             terminal: streams.terminal,
@@ -108,6 +117,7 @@ impl Process {
             Part::Exit => {
                 if let Some(status) = reap(self.pidfd.as_fd()) {
                     self.status = Some(status);
+                    self.open_until = Some(Instant::now() + self.patience);
                     self.input = None;
                     self.theirs = None;
                     for index in 0..self.outputs.len() {
@@ -155,14 +165,33 @@ impl Process {
         self.status.is_some()
     }
 
-    /// How it went, once it has ended and its output is delivered. Output that others still hold
-    /// open is complete when there is none left at that moment; [`Self::into_lingering`] has the
-    /// rest.
+    /// When [`Self::conclude`] has something to do, whatever is polled for.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.open_until
+    }
+
+    /// Waits no longer for output that others have held open for too long: what there is by now is all.
+    pub fn conclude(&mut self) {
+        if self.open_until.is_none_or(|at| Instant::now() < at) {
+            return;
+        }
+        self.open_until = None;
+        for index in 0..self.outputs.len() {
+            if let Some(Some(pump)) = self.outputs.get_mut(index) {
+                pump.conclude();
+            }
+            self.pump_output(index);
+        }
+    }
+
+    /// How it went, once it has ended and its output is delivered, which is complete when nobody holds it
+    /// open any more or [`Self::conclude`] says so; [`Self::into_lingering`] has the rest.
     #[must_use]
     pub fn end(&self) -> Option<End> {
         let status = self.status?;
-        let outputs = self.outputs.iter().flatten();
-        if self.report.is_some() || !outputs.into_iter().all(Pump::is_drained) {
+        let mut outputs = self.outputs.iter().flatten();
+        if self.report.is_some() || !outputs.all(Pump::discards) {
             return None;
         }
         Some(match &self.outcome {
@@ -177,7 +206,8 @@ impl Process {
         })
     }
 
-    /// The output streams that are still open: processes it left behind may write to them.
+    /// The output streams that are still open once it is told how it went: processes it left behind may
+    /// write to them, which goes nowhere.
     pub fn into_lingering(self) -> impl Iterator<Item = Pump> {
         self.outputs.into_iter().flatten()
     }
@@ -246,5 +276,130 @@ fn exit_status(status: &WaitIdStatus) -> ExitStatus {
         (Some(code), _) => ExitStatus::Code(byte(code & 0xff)),
         (_, Some(signal)) => ExitStatus::Signal(byte(signal)),
         _ => ExitStatus::Code(u8::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pump::Role;
+    use rustix::event::{PollFd, poll};
+    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    use std::process::{Command, Stdio};
+
+    /// Long enough for any machine.
+    const EVER: Duration = Duration::from_secs(3600);
+
+    /// A shell whose program runs, to be reaped by its pidfd; the end of its input, and the host's of its
+    /// output.
+    #[expect(clippy::zombie_processes)]
+    fn shell(script: &str, patience: Duration) -> (Process, OwnedFd, OwnedFd) {
+        let (stdin, input) = std::io::pipe().unwrap();
+        let (ours, stdout) = std::io::pipe().unwrap();
+        let ours = OwnedFd::from(ours);
+        fcntl_setfl(&ours, fcntl_getfl(&ours).unwrap() | OFlags::NONBLOCK).unwrap();
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (socket, host) =
+            socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command.stdin(Stdio::from(stdin)).stdout(stdout);
+        let child = command.spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let process = Process {
+            pidfd: pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap(),
+            pid,
+            report: None,
+            outcome: Outcome::Started { boottime_ns: 1 },
+            status: None,
+            patience,
+            open_until: None,
+            input: None,
+            outputs: vec![Some(Pump::splicing(ours, socket, Role::Output))],
+            terminal: None,
+            theirs: None,
+        };
+        (process, input.into(), host)
+    }
+
+    /// Goes on with what is ready until `is_enough`.
+    fn go_on(process: &mut Process, is_enough: impl Fn(&Process) -> bool) {
+        while !is_enough(process) {
+            let mut parts = Vec::new();
+            let mut fds = Vec::new();
+            for (part, fd, flags) in process.interests() {
+                parts.push(part);
+                fds.push(PollFd::from_borrowed_fd(fd, flags));
+            }
+            poll(&mut fds, None).unwrap();
+            let ready = parts.into_iter().zip(&fds);
+            let ready = ready.filter(|(_, fd)| !fd.revents().is_empty());
+            let ready: Vec<Part> = ready.map(|(part, _)| part).collect();
+            for part in ready {
+                process.advance(part);
+            }
+        }
+    }
+
+    fn read(host: &OwnedFd) -> String {
+        let mut buffer = [0; 100];
+        let len = rustix::io::read(host, &mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..len]).into_owned()
+    }
+
+    const SUCCESS: End = End::Exited(ExitStatus::Code(0));
+
+    #[test]
+    fn one_that_leaves_nothing_behind_is_told_at_once() {
+        let (mut process, _input, host) = shell("echo all", EVER);
+        go_on(&mut process, |process| process.end().is_some());
+        assert_eq!(process.end(), Some(SUCCESS));
+        assert_eq!(process.into_lingering().count(), 0);
+        assert_eq!(read(&host), "all\n");
+    }
+
+    /// What is left behind writes when it is told to.
+    const LEAVES: &str = "exec 3<&0; (read line <&3; echo $line) & echo now";
+
+    #[test]
+    fn output_of_those_left_behind_is_its_own() {
+        let (mut process, input, host) = shell(LEAVES, EVER);
+        go_on(&mut process, Process::has_ended);
+        process.conclude();
+        assert_eq!(process.end(), None);
+        assert!(process.deadline().is_some());
+        assert_eq!(read(&host), "now\n");
+        rustix::io::write(&input, b"late\n").unwrap();
+        go_on(&mut process, |process| {
+            process.outputs.iter().flatten().count() == 0
+        });
+        assert_eq!(process.end(), Some(SUCCESS));
+        assert_eq!(read(&host), "late\n");
+    }
+
+    #[test]
+    fn those_left_behind_for_too_long_write_into_nothing() {
+        let (mut process, input, host) = shell(LEAVES, Duration::ZERO);
+        go_on(&mut process, Process::has_ended);
+        assert_eq!(process.end(), None);
+        process.conclude();
+        assert_eq!(process.end(), Some(SUCCESS));
+        assert_eq!(process.deadline(), None);
+        let mut pumps: Vec<Pump> = process.into_lingering().collect();
+        rustix::io::write(&input, b"late\n").unwrap();
+        let [pump] = &mut pumps[..] else {
+            panic!("{} streams", pumps.len());
+        };
+        loop {
+            let (fd, flags) = pump.interest();
+            poll(&mut [PollFd::new(&fd, flags)], None).unwrap();
+            if pump.run() == Flow::Ended {
+                break;
+            }
+        }
+        assert_eq!(read(&host), "now\n");
+        assert_eq!(read(&host), "");
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionread};
 use rustix::pipe::{SpliceFlags, splice};
 
 /// Bytes moved by one call.
@@ -17,7 +17,8 @@ const MOVE_LEN: usize = 1 << 20;
 /// Calls in a row before other streams get their turn.
 const MOVES_IN_A_ROW: usize = 16;
 
-/// Bytes of a terminal's buffer; the kernel's own holds 4 KiB.
+/// Bytes of a terminal's buffer, of which the kernel's own holds 4 KiB, and of what is thrown away at
+/// once.
 const BUFFER_LEN: usize = 16 << 10;
 
 /// A program that writes again so soon is a stream, not a conversation.
@@ -40,17 +41,20 @@ pub enum Role {
     Output,
 }
 
-/// How bytes are moved.
+/// How bytes are moved, and where to.
 #[derive(Debug)]
 enum Way {
     /// One side is a pipe: without copying them to us.
-    Splice,
+    Splice(OwnedFd),
     /// A terminal: through a buffer.
     Copy {
+        to: OwnedFd,
         buffer: Vec<u8>,
         start: usize,
         end: usize,
     },
+    /// To nowhere, which takes no descriptor.
+    Discard,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,11 +76,11 @@ pub enum Flow {
 #[derive(Debug)]
 pub struct Pump {
     from: OwnedFd,
-    to: OwnedFd,
     way: Way,
     role: Role,
     waiting: Waiting,
-    discards: bool,
+    /// Bytes of the source that are still to be delivered, where what follows is not.
+    left: Option<usize>,
     /// When it last moved something.
     moved: Option<Instant>,
 }
@@ -93,7 +97,7 @@ impl Pump {
     /// A pump between a pipe and a socket. Both must not block.
     #[must_use]
     pub fn splicing(from: OwnedFd, to: OwnedFd, role: Role) -> Self {
-        Self::new(from, to, Way::Splice, role)
+        Self::new(from, Way::Splice(to), role)
     }
 
     /// A pump between a terminal and a socket, neither of which can be spliced into the other. Both
@@ -101,21 +105,21 @@ impl Pump {
     #[must_use]
     pub fn copying(from: OwnedFd, to: OwnedFd, role: Role) -> Self {
         let way = Way::Copy {
+            to,
             buffer: vec![0; BUFFER_LEN],
             start: 0,
             end: 0,
         };
-        Self::new(from, to, way, role)
+        Self::new(from, way, role)
     }
 
-    fn new(from: OwnedFd, to: OwnedFd, way: Way, role: Role) -> Self {
+    fn new(from: OwnedFd, way: Way, role: Role) -> Self {
         Self {
             from,
-            to,
             way,
             role,
             waiting: Waiting::ForSource,
-            discards: false,
+            left: None,
             moved: None,
         }
     }
@@ -123,16 +127,36 @@ impl Pump {
     /// The descriptor to poll, and what for.
     #[must_use]
     pub fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
-        match self.waiting {
-            Waiting::ForSource => (self.from.as_fd(), PollFlags::IN),
-            Waiting::ForSink => (self.to.as_fd(), PollFlags::OUT),
+        match (self.waiting, &self.way) {
+            (Waiting::ForSink, Way::Splice(to) | Way::Copy { to, .. }) => {
+                (to.as_fd(), PollFlags::OUT)
+            }
+            _ => (self.from.as_fd(), PollFlags::IN),
         }
     }
 
-    /// Whether the source had nothing more to give when the pump last ran.
+    /// Whether what comes is thrown away: nobody listens, or everything that was for the listener is
+    /// delivered.
     #[must_use]
-    pub fn is_drained(&self) -> bool {
-        self.waiting == Waiting::ForSource
+    pub fn discards(&self) -> bool {
+        matches!(self.way, Way::Discard)
+    }
+
+    /// From now on only what the source holds at this moment is for the listener, however long that
+    /// takes; what comes after it is thrown away. A terminal can't say how much that is: of one, all that
+    /// comes until it has nothing more to give.
+    pub fn conclude(&mut self) {
+        if self.discards() || self.left.is_some() {
+            return;
+        }
+        self.left = Some(match self.way {
+            Way::Splice(_) => {
+                // A source that can't say has nothing.
+                let left = ioctl_fionread(&self.from).unwrap_or(0);
+                usize::try_from(left).unwrap_or(usize::MAX)
+            }
+            Way::Copy { .. } | Way::Discard => usize::MAX,
+        });
     }
 
     /// Moves what there is.
@@ -141,9 +165,16 @@ impl Pump {
             std::thread::sleep(FILL_TIME);
         }
         for _ in 0..MOVES_IN_A_ROW {
+            if self.left == Some(0) && self.holds_nothing() {
+                self.discard();
+            }
             match self.step() {
                 Step::Moved => self.moved = Some(Instant::now()),
                 Step::SourceEmpty => {
+                    if self.left.is_some() {
+                        // Somebody else has read the rest.
+                        self.discard();
+                    }
                     self.waiting = Waiting::ForSource;
                     return Flow::Open;
                 }
@@ -153,9 +184,10 @@ impl Pump {
                 }
                 Step::SourceEnded => return Flow::Ended,
                 Step::SinkGone => {
-                    if self.role == Role::Input || self.discards || !self.discard() {
+                    if self.role == Role::Input {
                         return Flow::Ended;
                     }
+                    self.discard();
                 }
             }
         }
@@ -167,7 +199,7 @@ impl Pump {
     /// Whether a program that goes on writing is best left to it for a moment: programs write 4 KiB
     /// at a time, and each delivery costs an exit from the VM and an interrupt.
     fn is_streaming(&self) -> bool {
-        let is_output = self.role == Role::Output && matches!(self.way, Way::Splice);
+        let is_output = self.role == Role::Output && !matches!(self.way, Way::Copy { .. });
         let soon = |moved: Instant| moved.elapsed() < STREAM_GAP;
         if !is_output || self.waiting != Waiting::ForSource || !self.moved.is_some_and(soon) {
             return false;
@@ -178,32 +210,66 @@ impl Pump {
         polled.is_ok() && !source.revents().contains(PollFlags::HUP)
     }
 
-    /// Delivers to nowhere from now on; the sink is closed. `false` when there is no nowhere.
-    pub fn discard(&mut self) -> bool {
-        self.discards = true;
-        match null() {
-            Ok(null) => {
-                self.to = null;
-                true
-            }
-            Err(_) => false,
+    /// Delivers to nowhere from now on; the sink is closed.
+    fn discard(&mut self) {
+        self.way = Way::Discard;
+        self.left = None;
+    }
+
+    /// Whether everything that was taken from the source is delivered.
+    fn holds_nothing(&self) -> bool {
+        match &self.way {
+            Way::Copy { start, end, .. } => start == end,
+            Way::Splice(_) | Way::Discard => true,
         }
     }
 
     fn step(&mut self) -> Step {
+        let max = self.left.unwrap_or(usize::MAX);
         match &mut self.way {
-            Way::Splice => self.splice(),
-            Way::Copy { buffer, start, end } => {
+            Way::Splice(to) => {
+                let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+                match splice(&self.from, None, to, None, MOVE_LEN.min(max), flags) {
+                    Ok(0) => Step::SourceEnded,
+                    Ok(len) => {
+                        self.left = self.left.map(|left| left.saturating_sub(len));
+                        Step::Moved
+                    }
+                    Err(Errno::INTR) => Step::Moved,
+                    // The kernel does not say which side it would have to wait for.
+                    Err(Errno::AGAIN) if has_some(&self.from) => Step::SinkFull,
+                    Err(Errno::AGAIN) => Step::SourceEmpty,
+                    Err(_) => Step::SinkGone,
+                }
+            }
+            Way::Discard => match rustix::io::read(&self.from, &mut [0; BUFFER_LEN]) {
+                Ok(0) => Step::SourceEnded,
+                Ok(_) | Err(Errno::INTR) => Step::Moved,
+                Err(Errno::AGAIN) => Step::SourceEmpty,
+                // A terminal that nobody has open any more says EIO.
+                Err(_) => Step::SourceEnded,
+            },
+            Way::Copy {
+                to,
+                buffer,
+                start,
+                end,
+            } => {
                 if start == end {
-                    match rustix::io::read(&self.from, &mut **buffer) {
+                    let len = buffer.len().min(max);
+                    let free = buffer.get_mut(..len).unwrap_or_default();
+                    match rustix::io::read(&self.from, free) {
                         Ok(0) | Err(Errno::IO) => return Step::SourceEnded,
-                        Ok(len) => (*start, *end) = (0, len),
+                        Ok(len) => {
+                            (*start, *end) = (0, len);
+                            self.left = self.left.map(|left| left.saturating_sub(len));
+                        }
                         Err(Errno::INTR) => return Step::Moved,
                         Err(Errno::AGAIN) => return Step::SourceEmpty,
                         Err(_) => return Step::SourceEnded,
                     }
                 }
-                match rustix::io::write(&self.to, buffer.get(*start..*end).unwrap_or_default()) {
+                match rustix::io::write(to, buffer.get(*start..*end).unwrap_or_default()) {
                     Ok(len) => {
                         *start += len;
                         Step::Moved
@@ -218,23 +284,12 @@ impl Pump {
             }
         }
     }
+}
 
-    fn splice(&self) -> Step {
-        let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-        match splice(&self.from, None, &self.to, None, MOVE_LEN, flags) {
-            Ok(0) => Step::SourceEnded,
-            Ok(_) | Err(Errno::INTR) => Step::Moved,
-            // The kernel does not say which side it would have to wait for.
-            Err(Errno::AGAIN) if self.source_has_some() => Step::SinkFull,
-            Err(Errno::AGAIN) => Step::SourceEmpty,
-            Err(_) => Step::SinkGone,
-        }
-    }
-
-    fn source_has_some(&self) -> bool {
-        let mut fds = [PollFd::new(&self.from, PollFlags::IN)];
-        poll(&mut fds, Some(&NOW)).is_ok_and(|ready| ready > 0)
-    }
+/// Whether there is something to read.
+fn has_some(from: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(from, PollFlags::IN)];
+    poll(&mut fds, Some(&NOW)).is_ok_and(|ready| ready > 0)
 }
 
 /// Takes everything, says nothing.
@@ -351,7 +406,6 @@ mod tests {
                 }
             }
         }
-        assert!(!pump.is_drained());
         assert_eq!(pump.interest().1, PollFlags::OUT);
         drop(stdout);
         assert_eq!(deliver(pump, &host).len(), written);
@@ -364,10 +418,65 @@ mod tests {
         for _ in 0..100 {
             rustix::io::write(&stdout, &pattern(64 << 10)).unwrap();
             assert_eq!(pump.run(), Flow::Open);
-            assert!(pump.is_drained());
+            assert!(pump.discards());
+            assert_eq!(pump.interest().1, PollFlags::IN);
         }
         drop(stdout);
         assert_eq!(pump.run(), Flow::Ended);
+    }
+
+    #[test]
+    fn what_is_written_when_the_rest_is_concluded_is_thrown_away() {
+        let (mut pump, stdout, host) = output();
+        let block = pattern(64 << 10);
+        set_nonblocking(&stdout);
+        // Until neither the socket nor the pipe takes more: nobody reads yet.
+        let mut written = Vec::new();
+        loop {
+            match rustix::io::write(&stdout, &block) {
+                Ok(len) => written.extend_from_slice(&block[..len]),
+                Err(errno) => {
+                    assert_eq!((errno, pump.run()), (Errno::AGAIN, Flow::Open));
+                    match rustix::io::write(&stdout, &block) {
+                        Ok(len) => written.extend_from_slice(&block[..len]),
+                        Err(_) => break,
+                    }
+                }
+            }
+        }
+        pump.conclude();
+        assert_eq!(pump.run(), Flow::Open);
+        assert!(!pump.discards());
+        let mut got = Vec::new();
+        while !pump.discards() {
+            read_all(&host, &mut got);
+            assert_eq!(pump.run(), Flow::Open);
+            // It never has nothing to give.
+            let _ = rustix::io::write(&stdout, b"more");
+        }
+        read_all(&host, &mut got);
+        assert!(got == written, "{} of {}", got.len(), written.len());
+        assert_eq!(rustix::io::read(&host, &mut [0; 1]), Ok(0));
+        // Whoever writes goes on.
+        for _ in 0..100 {
+            rustix::io::write(&stdout, b"more").unwrap();
+            assert_eq!(pump.run(), Flow::Open);
+        }
+        drop(stdout);
+        assert_eq!(pump.run(), Flow::Ended);
+    }
+
+    #[test]
+    fn a_source_that_holds_nothing_is_concluded_at_once() {
+        let (mut pump, stdout, host) = output();
+        rustix::io::write(&stdout, b"last").unwrap();
+        pump.conclude();
+        rustix::io::write(&stdout, b"late").unwrap();
+        assert_eq!(pump.run(), Flow::Open);
+        assert!(pump.discards());
+        let mut got = Vec::new();
+        read_all(&host, &mut got);
+        assert_eq!(got, b"last");
     }
 
     #[test]
@@ -420,5 +529,26 @@ mod tests {
         write_all(&process, format!("{line}\n").as_bytes());
         drop(process);
         assert_eq!(deliver(pump, &host), format!("{line}\r\n").as_bytes());
+    }
+
+    /// Of which the kernel counts 4 KiB.
+    #[test]
+    fn what_a_terminal_holds_when_it_is_concluded_is_delivered() {
+        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        unlockpt(&terminal).unwrap();
+        set_nonblocking(&terminal);
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
+        let process = ioctl_tiocgptpeer(&terminal, flags).unwrap();
+        set_nonblocking(&process);
+        let (socket, host) = sockets();
+        let mut pump = Pump::copying(terminal, socket, Role::Output);
+        let mut written = Vec::new();
+        while let Ok(len) = rustix::io::write(&process, &[b'x'; 1000]) {
+            written.extend(std::iter::repeat_n(b'x', len));
+        }
+        assert!(written.len() > 4096, "{}", written.len());
+        drop(process);
+        pump.conclude();
+        assert!(deliver(pump, &host) == written);
     }
 }

@@ -449,9 +449,12 @@ fn another_process_has_streams_of_its_own(world: &World) -> Result<()> {
     // Without -i there is none.
     let out = vm.bulkhead(["exec", "in", "cat"]).stdin("data").output()?;
     assert_eq!(out.only_stdout()?, "");
-    // What it leaves behind keeps nobody waiting.
+    // What it leaves behind keeps nobody waiting for its end.
     let left = ["exec", "in", "sh", "-c", "sleep 1000 & echo left"];
     assert_eq!(text(&vm, &left)?, "left\n");
+    // But what that says soon after is part of the output.
+    let late = "(sleep 0.3; echo late) & echo now";
+    assert_eq!(text(&vm, &["exec", "in", "sh", "-c", late])?, "now\nlate\n");
     // Nothing of it is in the container's log.
     assert_eq!(text(&vm, &["logs", "in"])?, "");
     text(&vm, &["rm", "-f", "in"])?;

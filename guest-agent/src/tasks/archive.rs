@@ -179,8 +179,8 @@ impl<'a, W: Write> Archive<'a, W> {
                 continue;
             }
             let found = match place::look_in(level.dir.as_fd(), &name) {
-                // Gone, or something else by now, and on its way to be gone.
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::AGAIN) => continue,
+                // Gone meanwhile.
+                Err(Errno::NOENT) => continue,
                 found => found.context(|| format!("open {}", shown(&path)))?,
             };
             if let Some(dir) = self.put(found, &path)? {

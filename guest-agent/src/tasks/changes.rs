@@ -144,7 +144,7 @@ impl<W: Write> Listing<W> {
     fn look(&self, dir: &OwnedFd, name: &[u8]) -> Result<Option<Found>, Failure> {
         match place::look_in(dir.as_fd(), name) {
             Ok(found) => Ok(Some(found)),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::AGAIN) => Ok(None),
+            Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(errno).context(|| self.about()),
         }
     }

@@ -5,6 +5,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use protocol::task::PathStat;
 use rustix::fs::{
@@ -24,6 +25,12 @@ const MAX_XATTR_LIST: usize = 64 << 10;
 /// overlayfs's mark of a directory that hides what is below it in lower layers.
 const OPAQUE: &CStr = c"trusted.overlay.opaque";
 
+/// How often a name is looked at which somebody replaces each time: nobody wins a race by chance so often.
+const LOOKS_MAX: usize = 1000;
+
+/// How long whoever has to give way first is left to it, each time.
+const LOOK_PAUSE: Duration = Duration::from_millis(1);
+
 /// Something that was found, and how it is open: files and directories for reading, anything else
 /// as a place.
 #[derive(Debug)]
@@ -39,7 +46,8 @@ const PLACE: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 /// What `path` in the container leads to; a link at its end is followed or not.
 ///
 /// # Errors
-/// `ENOENT` and whatever else looking it up says.
+/// `ENOENT`, `EBUSY` when it is another thing whenever it is looked at, and whatever else looking it up
+/// says.
 pub fn look_at(root: BorrowedFd<'_>, path: &str, follow: bool) -> Result<Found, Errno> {
     look_in_root(root, path.as_bytes(), follow)
 }
@@ -62,25 +70,49 @@ pub fn look_in_root(root: BorrowedFd<'_>, path: &[u8], follow: bool) -> Result<F
 /// What lies in an open directory under a name.
 ///
 /// # Errors
-/// `ENOENT` when there is nothing, `EAGAIN` when it changes while it is looked at.
+/// `ENOENT` when there is nothing, `EBUSY` when it is another thing whenever it is looked at.
 pub fn look_in(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Found, Errno> {
     look(|flags| openat(dir, name, flags | OFlags::NOFOLLOW, Mode::empty()))
 }
 
+/// Looks until what was opened is what was found: a name that is replaced meanwhile is not gone.
 fn look(open: impl Fn(OFlags) -> Result<OwnedFd, Errno>) -> Result<Found, Errno> {
-    let fd = open(PLACE)?;
-    let stat = fstat(&fd)?;
-    let kind = match kind(&stat) {
-        FileType::Directory => OFlags::DIRECTORY,
-        FileType::RegularFile => OFlags::NONBLOCK | OFlags::NOCTTY,
-        _ => return Ok(Found { fd, stat }),
-    };
-    let fd = open(OFlags::RDONLY | OFlags::CLOEXEC | kind)?;
-    let opened = fstat(&fd)?;
-    if (opened.st_dev, opened.st_ino, opened.st_mode) != (stat.st_dev, stat.st_ino, stat.st_mode) {
-        return Err(Errno::AGAIN);
+    let mut trouble = Errno::BUSY;
+    for _ in 0..LOOKS_MAX {
+        let place = match open(PLACE) {
+            // A directory on the way was moved.
+            Err(Errno::AGAIN) => continue,
+            place => place?,
+        };
+        let stat = fstat(&place)?;
+        let kind = match kind(&stat) {
+            FileType::Directory => OFlags::DIRECTORY,
+            FileType::RegularFile => OFlags::NONBLOCK | OFlags::NOCTTY,
+            _ => return Ok(Found { fd: place, stat }),
+        };
+        trouble = Errno::BUSY;
+        let fd = match open(OFlags::RDONLY | OFlags::CLOEXEC | kind) {
+            // Somebody has a lease on it, and was just asked to give it back (fcntl(2)).
+            Err(Errno::AGAIN) => {
+                std::thread::sleep(LOOK_PAUSE);
+                continue;
+            }
+            // Gone, which looking again says, unless a share's files are remembered for longer.
+            Err(Errno::NOENT) => {
+                trouble = Errno::NOENT;
+                continue;
+            }
+            // Another kind of file by now.
+            Err(Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => continue,
+            fd => fd?,
+        };
+        let opened = fstat(&fd)?;
+        let same = |stat: &Stat| (stat.st_dev, stat.st_ino, stat.st_mode);
+        if same(&opened) == same(&stat) {
+            return Ok(Found { fd, stat: opened });
+        }
     }
-    Ok(Found { fd, stat: opened })
+    Err(trouble)
 }
 
 /// What kind of file a stat is of.
@@ -195,5 +227,69 @@ impl Found {
             size: u64::try_from(self.stat.st_size).unwrap_or(0),
             link: String::from_utf8_lossy(&link).into_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[test]
+    fn a_name_that_is_replaced_all_the_time_is_always_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("name"), "").unwrap();
+        let dir = directory(folder.path()).unwrap();
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    fs::write(path("new"), "").unwrap();
+                    fs::rename(path("new"), path("name")).unwrap();
+                    // Another kind of file, too.
+                    std::os::unix::fs::symlink("x", path("new")).unwrap();
+                    fs::rename(path("new"), path("name")).unwrap();
+                }
+            });
+            let looks = || {
+                for _ in 0..5000 {
+                    look_in(dir.as_fd(), b"name")?;
+                    look_at(dir.as_fd(), "name", false)?;
+                }
+                Ok::<(), Errno>(())
+            };
+            let outcome = looks();
+            is_over.store(true, Ordering::Relaxed);
+            assert_eq!(outcome, Ok(()));
+        });
+    }
+
+    /// Opens another file each time but those that are `gone`, by number.
+    fn look_at_two(gone: impl Fn(usize) -> bool) -> (Errno, usize) {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("0"), "").unwrap();
+        fs::write(folder.path().join("1"), "").unwrap();
+        let dir = directory(folder.path()).unwrap();
+        let opened = std::cell::Cell::new(0);
+        let found = look(|flags| {
+            let number = opened.replace(opened.get() + 1);
+            if gone(number) {
+                return Err(Errno::NOENT);
+            }
+            openat(&dir, (number % 2).to_string(), flags, Mode::empty())
+        });
+        (found.unwrap_err(), opened.get())
+    }
+
+    #[test]
+    fn looking_ends_and_only_what_is_not_there_is_gone() {
+        let all = 2 * LOOKS_MAX;
+        assert_eq!(look_at_two(|_| false), (Errno::BUSY, all));
+        assert_eq!(look_at_two(|number| number == 4), (Errno::NOENT, 5));
+        assert_eq!(look_at_two(|number| number == 5), (Errno::BUSY, all));
+        // Only ever found, never opened.
+        assert_eq!(look_at_two(|number| number % 2 == 1), (Errno::NOENT, all));
     }
 }

@@ -97,6 +97,12 @@ fn exec(control: &mut Control, lie: &str, process: ProcessId, spec: &ProcessSpec
             started(control, process)?;
             started(control, process)
         }
+        // Its streams stay open, so that its end is not told yet.
+        "exec-ended-twice" => {
+            started(control, process)?;
+            control.say(&exited(process, ExitStatus::Code(9)))?;
+            control.say(&exited(process, ExitStatus::Code(9)))
+        }
         "exec-other" => started(control, process + 77),
         "exec-ended-other" => control.say(&exited(process + 77, ExitStatus::Code(0))),
         "exec-failed" => control.say(&Event::Failed {

@@ -299,7 +299,12 @@ fn other_processes_are_those_that_were_asked_for(world: &World) -> Result<()> {
     ensure!(out.code == 127 && out.stderr.len() <= SENTENCE_MAX, "{out}");
     ensure!(!out.stderr.contains('\u{1b}'), "{out}");
     // These end the container, and what was asked of it with it.
-    for lie in ["exec-twice", "exec-other", "exec-ended-other"] {
+    for lie in [
+        "exec-twice",
+        "exec-ended-twice",
+        "exec-other",
+        "exec-ended-other",
+    ] {
         let out = on_a_running_one(&container, lie, &words)?;
         ensure!(out.code != 0 && out.stdout.is_empty(), "{lie}: {out}");
         ensure!(out.stderr.len() <= SENTENCE_MAX, "{lie}: {out}");

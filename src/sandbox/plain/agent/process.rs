@@ -2,7 +2,7 @@
 //! streams, its end.
 //!
 //! ```text
-//! runtime runs ─► it has gone: number of the process ─► program executed ─► ended, output moved
+//! runtime runs ─► it has gone: number of the process ─► program executed ─► ended, output at its end
 //!      └ failed: why, of its log          └ not to be executed: so too
 //! ```
 //! Called by [`super::serve`], which polls and reaps. It knows no other process and not the supervisor.
@@ -80,6 +80,10 @@ pub(super) struct Process {
     outputs: Vec<Option<Pump>>,
     is_started: bool,
     status: Option<ExitStatus>,
+    /// How long those that it leaves behind may add to its output after its end.
+    patience: Duration,
+    /// When that is over, until it is.
+    open_until: Option<Instant>,
     failure: Option<(FailureKind, String)>,
 }
 
@@ -90,7 +94,8 @@ pub(super) fn file(kind: &str, name: &str) -> String {
 
 impl Process {
     /// Starts the runtime with `command`, which has its verb and what goes before, and is told where the
-    /// process's number, its terminal and its log go; `last` are its last words.
+    /// process's number, its terminal and its log go; `last` are its last words. For so much `patience`
+    /// output that others still hold open after the process's end is its own.
     ///
     /// # Errors
     /// When it can't be started.
@@ -100,6 +105,7 @@ impl Process {
         last: &str,
         terminal: Option<WindowSize>,
         sockets: [Option<OwnedFd>; 3],
+        patience: Duration,
     ) -> Result<Self> {
         let mut process = Self {
             name: name.to_owned(),
@@ -118,6 +124,8 @@ impl Process {
             outputs: Vec::new(),
             is_started: false,
             status: None,
+            patience,
+            open_until: None,
             failure: None,
         };
         // What an earlier life left.
@@ -196,9 +204,11 @@ impl Process {
         report.chain(console).chain(input).chain(outputs)
     }
 
-    /// When [`Self::next_event`] has something to tell, whatever is polled for.
+    /// When [`Self::next_event`] or [`Self::conclude`] has something to do, whatever is polled for.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.report_until.filter(|_| self.report.is_some())
+        let report_until = self.report_until.filter(|_| self.report.is_some());
+        let open_until = self.open_until.filter(|_| self.is_started);
+        report_until.into_iter().chain(open_until).min()
     }
 
     /// Goes on with a part that is ready.
@@ -282,8 +292,7 @@ impl Process {
         earlier: impl FnOnce(i32) -> Option<ExitStatus>,
     ) -> bool {
         if self.pid == Some(pid) {
-            self.status = Some(status);
-            self.input = None;
+            self.set_status(status);
             return true;
         }
         if self.runtime != Some(pid) {
@@ -299,8 +308,7 @@ impl Process {
                 self.pid = Some(pid);
                 self.report_until = Some(Instant::now() + REPORT_TIMEOUT);
                 if let Some(status) = earlier(pid) {
-                    self.status = Some(status);
-                    self.input = None;
+                    self.set_status(status);
                 }
             }
             Err(error) => {
@@ -311,6 +319,12 @@ impl Process {
             }
         }
         true
+    }
+
+    fn set_status(&mut self, status: ExitStatus) {
+        self.status = Some(status);
+        self.open_until = Some(Instant::now() + self.patience);
+        self.input = None;
     }
 
     fn fail(&mut self, kind: FailureKind, message: String) {
@@ -335,6 +349,14 @@ impl Process {
     /// Its number, as long as nobody else can have it.
     pub(super) fn pid(&self) -> Option<i32> {
         self.pid.filter(|_| self.status.is_none())
+    }
+
+    /// Waits no longer for output that others have held open for too long: what there is by now is all.
+    pub(super) fn conclude(&mut self) {
+        if self.is_started && self.open_until.is_some_and(|at| Instant::now() >= at) {
+            self.open_until = None;
+            self.outputs.iter_mut().flatten().for_each(Pump::conclude);
+        }
     }
 
     /// What the supervisor is to be told next; whatever is no start is the last of this process.
@@ -385,6 +407,7 @@ impl Process {
             });
         }
         let status = self.status?;
+        self.conclude();
         // What it wrote just before its end.
         for index in 0..self.outputs.len() {
             self.move_output(index);
@@ -392,7 +415,7 @@ impl Process {
         self.outputs
             .iter()
             .flatten()
-            .all(Pump::is_drained)
+            .all(Pump::discards)
             .then_some(Event::Exited {
                 process,
                 status,
@@ -407,12 +430,10 @@ impl Process {
         self.sockets = [None, None];
     }
 
-    /// Its outputs into which those it left behind may write, which goes nowhere.
-    pub(super) fn into_lingering(mut self) -> Vec<Pump> {
-        let outputs = std::mem::take(&mut self.outputs);
-        let mut pumps: Vec<Pump> = outputs.into_iter().flatten().collect();
-        pumps.iter_mut().for_each(Pump::discard);
-        pumps
+    /// Its outputs that are still open once its end is told: those it left behind may write into them,
+    /// which goes nowhere.
+    pub(super) fn into_lingering(mut self) -> impl Iterator<Item = Pump> {
+        std::mem::take(&mut self.outputs).into_iter().flatten()
     }
 
     /// What the runtime says of why there is no process.
@@ -489,7 +510,79 @@ fn complaint(log: &str) -> Option<(FailureKind, String)> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{PipeWriter, Write};
+    use std::os::unix::net::UnixStream;
+
     use super::*;
+
+    /// A process that has ended, whose output somebody may still hold open; the writer and the
+    /// supervisor's end of that.
+    fn ended(patience: Duration) -> (Process, PipeWriter, UnixStream) {
+        let (pipe, writer) = std::io::pipe().unwrap();
+        let (socket, supervisor) = UnixStream::pair().unwrap();
+        let mut process = Process {
+            name: "ended".to_owned(),
+            runtime: None,
+            pid: Some(2),
+            report: None,
+            report_until: None,
+            console: None,
+            sockets: [None, None],
+            size: WindowSize {
+                rows: 0,
+                columns: 0,
+            },
+            terminal: None,
+            input: None,
+            outputs: vec![Some(Pump::new(pipe.into(), socket.into()).unwrap())],
+            is_started: true,
+            status: None,
+            patience,
+            open_until: None,
+            failure: None,
+        };
+        assert!(process.note_end(2, ExitStatus::Code(0), |_| None));
+        (process, writer, supervisor)
+    }
+
+    fn told(process: &mut Process) -> bool {
+        matches!(
+            process.next_event(1, || false),
+            Some(Event::Exited { process: 1, .. })
+        )
+    }
+
+    #[test]
+    fn output_that_others_hold_open_is_its_own_until_its_end() {
+        let (mut process, mut writer, mut supervisor) = ended(Duration::from_secs(3600));
+        assert!(!told(&mut process));
+        assert!(process.deadline().is_some());
+        writer.write_all(b"late").unwrap();
+        assert!(!told(&mut process));
+        drop(writer);
+        // As long as another test's child has not executed, it has the pipe too.
+        while !told(&mut process) {
+            std::thread::yield_now();
+        }
+        assert_eq!(process.into_lingering().count(), 0);
+        let mut text = String::new();
+        supervisor.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "late");
+    }
+
+    #[test]
+    fn output_that_others_hold_open_for_too_long_goes_nowhere() {
+        let (mut process, mut writer, mut supervisor) = ended(Duration::ZERO);
+        writer.write_all(b"its own").unwrap();
+        assert!(told(&mut process));
+        assert!(process.deadline().is_none());
+        let mut pumps: Vec<Pump> = process.into_lingering().collect();
+        writer.write_all(b"late").unwrap();
+        assert!(pumps.len() == 1 && pumps.iter_mut().all(Pump::run));
+        let mut text = String::new();
+        supervisor.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "its own");
+    }
 
     #[test]
     fn a_runtimes_last_error_has_dockers_kind() {

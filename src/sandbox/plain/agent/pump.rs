@@ -2,14 +2,13 @@
 //! the supervisor's socket. Called by [`super::process`].
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
 use nix::unistd::{read, write};
-
-use crate::sandbox::poll::readable_until;
+use rustix::io::ioctl_fionread;
+use rustix::termios::isatty;
 
 /// Bytes that are held at most.
 const BUFFER_LEN: usize = 64 << 10;
@@ -25,6 +24,8 @@ pub(super) struct Pump {
     to: Option<OwnedFd>,
     buffer: Vec<u8>,
     filled: std::ops::Range<usize>,
+    /// Bytes that are still to be read for the other end, where what follows is not.
+    left: Option<usize>,
 }
 
 impl Pump {
@@ -42,6 +43,7 @@ impl Pump {
             to: Some(to),
             buffer: vec![0; BUFFER_LEN],
             filled: 0..0,
+            left: None,
         })
     }
 
@@ -70,16 +72,28 @@ impl Pump {
                 }
                 continue;
             }
-            match read(&self.from, &mut self.buffer) {
+            if self.left == Some(0) {
+                self.discard();
+            }
+            let len = self.left.unwrap_or(BUFFER_LEN).min(BUFFER_LEN);
+            let free = self.buffer.get_mut(..len).unwrap_or_default();
+            match read(&self.from, free) {
                 Ok(0) => return false,
                 Ok(len) => {
                     self.filled = 0..len;
+                    self.left = self.left.map(|left| left.saturating_sub(len));
                     if self.to.is_none() {
                         moved = moved.saturating_add(len);
                     }
                 }
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return true,
+                Err(Errno::EAGAIN) => {
+                    if self.left.is_some() {
+                        // Somebody else has read the rest.
+                        self.discard();
+                    }
+                    return true;
+                }
                 // A terminal that nobody has open any more says EIO.
                 Err(_) => return false,
             }
@@ -87,16 +101,31 @@ impl Pump {
         true
     }
 
-    /// Whether there is nothing on its way.
-    pub(super) fn is_drained(&self) -> bool {
-        let waits = || readable_until(self.from.as_fd(), Some(Instant::now()));
-        self.filled.is_empty() && !waits().unwrap_or(false)
+    /// Whether what comes is thrown away: everything that was for the other end is delivered.
+    pub(super) fn discards(&self) -> bool {
+        self.to.is_none()
+    }
+
+    /// From now on only what the source holds at this moment is for the other end, however long that
+    /// takes; what comes after it is thrown away. A terminal can't say how much that is: of one, all that
+    /// comes until it has nothing more to give.
+    pub(super) fn conclude(&mut self) {
+        if !self.discards() && self.left.is_none() {
+            self.left = Some(match isatty(&self.from) {
+                true => usize::MAX,
+                // A source that can't say has nothing.
+                false => {
+                    usize::try_from(ioctl_fionread(&self.from).unwrap_or(0)).unwrap_or(usize::MAX)
+                }
+            });
+        }
     }
 
     /// From now on what comes is thrown away, and the other end is told that there is no more.
-    pub(super) fn discard(&mut self) {
+    fn discard(&mut self) {
         self.to = None;
         self.filled = 0..0;
+        self.left = None;
     }
 }
 
@@ -134,15 +163,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_discarded_ends_the_stream_and_keeps_the_writer_going() {
+    fn what_comes_too_late_ends_the_stream_and_keeps_the_writer_going() {
         let (pipe, mut writer) = std::io::pipe().unwrap();
         let (socket, mut reader) = UnixStream::pair().unwrap();
         let mut pump = Pump::new(pipe.into(), socket.into()).unwrap();
         writer.write_all(b"one").unwrap();
-        assert!(!pump.is_drained());
+        pump.conclude();
+        writer.write_all(b"late").unwrap();
+        assert!(!pump.discards());
         assert!(pump.run());
-        assert!(pump.is_drained());
-        pump.discard();
+        assert!(pump.discards());
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "one");

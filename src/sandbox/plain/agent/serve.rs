@@ -48,6 +48,10 @@ const READ_LEN: usize = 16 << 10;
 /// processes, and its own once somebody had it killed.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// How long the end of another process waits for those that it left behind, which hold its output open,
+/// as in a VM. The kernel ends all that the container's own process leaves before itself.
+const STREAMS_GRACE: Duration = Duration::from_secs(2);
+
 /// What is ready.
 #[derive(Debug, Clone, Copy)]
 enum Source {
@@ -265,6 +269,7 @@ impl Agent {
 
     /// Tells the supervisor what there is to tell of each process, the container's own last.
     fn tell(&mut self) -> Result<()> {
+        self.processes.values_mut().for_each(Process::conclude);
         let ids: Vec<ProcessId> = self.processes.keys().rev().copied().collect();
         for id in ids {
             while let Some(event) = self.next_event(id) {
@@ -391,8 +396,14 @@ impl Agent {
             .arg("run")
             .arg("--bundle")
             .arg(&self.config.fixed.run);
-        let terminal = spec.process.terminal;
-        Process::start(MAIN_NAME, command, &self.config.fixed.id, terminal, sockets)
+        Process::start(
+            MAIN_NAME,
+            command,
+            &self.config.fixed.id,
+            spec.process.terminal,
+            sockets,
+            Duration::ZERO,
+        )
     }
 
     fn mount(&self) -> Result<()> {
@@ -461,6 +472,7 @@ impl Agent {
             &self.config.fixed.id,
             spec.terminal,
             sockets,
+            STREAMS_GRACE,
         )
     }
 
