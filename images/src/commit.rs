@@ -18,13 +18,14 @@ use crate::reference::Reference;
 use crate::store::{Store, StoreError};
 
 /// Makes an image of `base` and a layer, with `config` in place of its config, and gives it `names`.
-/// Of `config`, the list of layers is not looked at; `step` becomes the last of its history.
+/// Of `config`, the list of layers is not looked at; `step` becomes the last of its history. The base is an
+/// image and no id: others can have the id by layers of their own.
 ///
 /// # Errors
 /// Too many layers, a layer above [`LAYER_BYTES`], a disk that is full; the store is as it was then.
 pub fn commit(
     store: &Store,
-    base: &Digest,
+    base: &Image,
     layer: &mut dyn Read,
     config: ImageConfig,
     step: History,
@@ -34,7 +35,6 @@ pub fn commit(
         return Err(StoreError::TagWithDigest);
     }
     let lease = store.lease()?;
-    let base = store.resolve(&base.to_string())?;
     let mut spool = store.spool()?;
     let layer = spool.copy(layer, LAYER_BYTES)?;
     let is_empty = layer.size <= EMPTY_TAR_BYTES;

@@ -21,6 +21,9 @@ pub enum PlatformError {
     NotLinux(String),
 }
 
+/// How well that fits which serves only where there is nothing else, see [`Platform::fit`].
+pub const LAST_RESORT: u8 = u8::MAX;
+
 /// An operating system, an architecture (Go's names) and a variant of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Platform {
@@ -106,13 +109,13 @@ impl Platform {
 
     /// How well an image for `offered` serves someone who wants `self`: `None` not at all, else lower is
     /// better. 32-bit ARM runs older variants too; elsewhere a missing variant is the common base. amd64 runs
-    /// 386, too, where there is nothing else.
+    /// 386, too, as a [`LAST_RESORT`].
     pub fn fit(&self, offered: &Self) -> Option<u8> {
         if self.os != offered.os {
             return None;
         }
         if self.architecture == "amd64" && offered.architecture == "386" {
-            return Some(u8::MAX);
+            return Some(LAST_RESORT);
         }
         if self.architecture != offered.architecture {
             return None;
@@ -207,7 +210,7 @@ mod tests {
         );
         assert_eq!(platform("linux/amd64").fit(&platform("linux/arm64")), None);
         let old = platform("linux/386");
-        assert_eq!(platform("linux/amd64").fit(&old), Some(u8::MAX));
+        assert_eq!(platform("linux/amd64").fit(&old), Some(LAST_RESORT));
         assert_eq!(old.fit(&old), Some(0));
         assert_eq!(old.fit(&platform("linux/amd64")), None);
         assert_eq!(platform("linux/arm64").fit(&old), None);

@@ -249,18 +249,22 @@ pub fn pull(
     })
 }
 
-/// The image that all of `names` lead to here already, if it was pushed from here and is whole: its layers
-/// are plain here and compressed there, so that its manifest is another one.
+/// The image that all of `names` lead to here already, by one manifest, if it was pushed from here and is
+/// whole: its layers are plain here and compressed there, so that its manifest is another one.
 fn pushed_from_here(
     store: &Store,
     names: &[Reference],
     found: &Found,
 ) -> Result<Option<Image>, RegistryError> {
     let id = found.manifest.config.digest;
-    let mut image = None;
+    let mut image: Option<Image> = None;
     for name in names {
+        let is_other = |named: &Image| {
+            let mut before = image.iter();
+            named.id != id || before.any(|one| one.manifest_digest != named.manifest_digest)
+        };
         match store.find(name) {
-            Ok(Some(named)) if named.id == id => image = Some(named),
+            Ok(Some(named)) if !is_other(&named) => image = Some(named),
             // A damaged one is brought anew.
             _ => return Ok(None),
         }

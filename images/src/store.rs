@@ -40,8 +40,8 @@ use thiserror::Error;
 
 use crate::config::{ConfigError, ImageConfig};
 use crate::digest::Digest;
-use crate::image::Image;
-use crate::layers::{LayerDisks, LayerError};
+use crate::image::{Image, Layer};
+use crate::layers::{LayerDisks, LayerError, LayerKey};
 use crate::limits::{CONFIG_BYTES, MANIFEST_BYTES, STORE_INDEX_BYTES};
 use crate::lock::{self, Mode};
 use crate::manifest::{self, BlobRef, Document, Manifest, ManifestError};
@@ -73,6 +73,9 @@ pub enum StoreError {
     /// A short id that several images have.
     #[error("image id {0} is ambiguous: several images begin with it")]
     AmbiguousId(String),
+    /// The layers of an image that a container was made of are gone, and others claim its id.
+    #[error("image {} is in the store with other layers than the container was made of", .0.short())]
+    OtherLayers(Digest),
     /// A new name with a digest in it. The words are Docker's.
     #[error("refusing to create a tag with a digest reference")]
     TagWithDigest,
@@ -149,6 +152,9 @@ impl StoreError {
             Self::Manifest(error) => error.hint(),
             Self::Config(error) => error.hint(),
             Self::AmbiguousId(_) => Some("give more digits of the id".to_owned()),
+            Self::OtherLayers(_) => {
+                Some("pull or load again what the container was made of".to_owned())
+            }
             Self::NoBlob(_) | Self::DamagedBlob(_) => {
                 Some("remove the image and pull it again".to_owned())
             }
@@ -247,7 +253,10 @@ impl Store {
             damaged: Vec::new(),
         };
         for id in index.ids() {
-            match self.image(&index, &id) {
+            let image = self
+                .of_id(&index, &id)
+                .and_then(|entry| self.image(&index, entry));
+            match image {
                 Ok(image) => listing.images.push(image),
                 Err(error) => listing.damaged.push(Damaged { id, error }),
             }
@@ -262,14 +271,13 @@ impl Store {
     }
 
     /// The image that `text` means: a reference, an id, or the beginning of one with or without
-    /// `sha256:`. A name wins over a short id, as in Docker.
+    /// `sha256:`. A name wins over a short id, as in Docker, and means the manifest that it was given with,
+    /// whatever else has the same id.
     pub fn resolve(&self, text: &str) -> Result<Image, StoreError> {
         let _lease = self.lease()?;
         let index = self.read_index()?;
-        let id = match index.resolve(text)? {
-            Match::Name(_, id) | Match::Id(id) => id,
-        };
-        self.image(&index, &id)
+        let entry = self.entry(&index, text)?;
+        self.image(&index, entry)
     }
 
     /// The image with this very name, if there is one.
@@ -277,9 +285,32 @@ impl Store {
         let _lease = self.lease()?;
         let index = self.read_index()?;
         index
-            .id_of(name)
-            .map(|id| self.image(&index, &id))
+            .named(name)
+            .map(|entry| self.image(&index, entry))
             .transpose()
+    }
+
+    /// The image of this id in these layers: what a container was made of, as it has it on record.
+    pub fn find_made_of(&self, id: &Digest, layers: &[LayerKey]) -> Result<Image, StoreError> {
+        let _lease = self.lease()?;
+        let index = self.read_index()?;
+        let mut missing = StoreError::NoSuchImage(id.to_string());
+        for entry in index.of_id(id) {
+            missing = match self.image(&index, entry) {
+                Ok(image)
+                    if image
+                        .layers
+                        .iter()
+                        .map(Layer::key)
+                        .eq(layers.iter().copied()) =>
+                {
+                    return Ok(image);
+                }
+                Ok(_) => StoreError::OtherLayers(*id),
+                Err(error) => error,
+            };
+        }
+        Err(missing)
     }
 
     /// Gives the image that `source` means the further name `target`, taking it from any other image.
@@ -292,20 +323,21 @@ impl Store {
         }
         let _lease = self.lease()?;
         self.change(|index| {
-            let id = match index.resolve(source)? {
-                Match::Name(_, id) | Match::Id(id) => id,
-            };
-            index.name_image(&id, target);
+            let entry = self.entry(index, source)?.clone();
+            index.name(&entry, target);
             Ok(())
         })
     }
 
     /// Keeps that a registry has the image under `name`, a digest, as `RepoDigests` shows it. The manifest
     /// there may list layers compressed that are plain here.
-    pub(crate) fn name_pushed(&self, id: &Digest, name: &Reference) -> Result<(), StoreError> {
+    pub(crate) fn name_pushed(&self, image: &Image, name: &Reference) -> Result<(), StoreError> {
         self.change(|index| {
-            if index.id_of(name) != Some(*id) {
-                index.name_image(id, name);
+            let is_there = index.named(name).is_some_and(|named| named.id == image.id);
+            let mut entries = index.of_id(&image.id).into_iter();
+            let pushed = entries.find(|entry| entry.manifest.digest == image.manifest_digest);
+            if let (false, Some(pushed)) = (is_there, pushed.cloned()) {
+                index.name(&pushed, name);
             }
             Ok(())
         })
@@ -363,17 +395,17 @@ impl Store {
                 digest: *manifest_digest,
                 size,
             };
-            index.add(Entry {
+            let entry = Entry {
                 manifest: blob,
                 media_type: manifest.media_type,
                 id,
                 name: None,
-            });
+            };
+            index.add(entry.clone());
             for name in names {
-                index.name_image(&id, name);
+                index.name(&entry, name);
             }
-            index.tidy();
-            self.image(index, &id)
+            self.image(index, &entry)
         })
     }
 
@@ -417,14 +449,56 @@ impl Store {
         }
     }
 
-    fn image(&self, index: &Index, id: &Digest) -> Result<Image, StoreError> {
-        let entry = index
-            .newest(id)
-            .ok_or_else(|| StoreError::NoSuchImage(id.to_string()))?;
+    /// What `text` means, see [`Self::resolve`].
+    fn entry<'i>(&self, index: &'i Index, text: &str) -> Result<&'i Entry, StoreError> {
+        match index.resolve(text)? {
+            Match::Name(entry) => Ok(entry),
+            Match::Id(id) => self.of_id(index, &id),
+        }
+    }
+
+    /// What an id means, of which several manifests claim that their layers unpack to its diff_ids. The first
+    /// whose layers are known to: a converter has made the disks of these very bytes, or they are plain and
+    /// were hashed here. Where none is known, the first that came: what comes later changes no id.
+    fn of_id<'i>(&self, index: &'i Index, id: &Digest) -> Result<&'i Entry, StoreError> {
+        let entries = index.of_id(id);
+        if let [only] = entries.as_slice() {
+            return Ok(only);
+        }
+        let rank = |entry: &&Entry| match self.read_entry(entry) {
+            Ok(image) if self.is_unpacked(&image) => 0,
+            Ok(image) if self.is_whole(&image) => 1,
+            _ => 2,
+        };
+        let best = entries.into_iter().min_by_key(rank);
+        best.ok_or_else(|| StoreError::NoSuchImage(id.to_string()))
+    }
+
+    fn is_unpacked(&self, image: &Image) -> bool {
+        let disks = LayerDisks::at(&self.layers());
+        let is_known = |layer: &Layer| {
+            layer.blob == layer.diff_id || matches!(disks.get(&layer.key()), Ok(Some(_)))
+        };
+        self.is_whole(image) && image.layers.iter().all(is_known)
+    }
+
+    fn is_whole(&self, image: &Image) -> bool {
+        let mut layers = image.layers.iter();
+        layers.all(|layer| matches!(self.has_blob(&layer.blob, layer.size), Ok(true)))
+    }
+
+    /// What an entry's documents say, without names.
+    fn read_entry(&self, entry: &Entry) -> Result<Image, StoreError> {
         let (manifest, size) = self.manifest(&entry.manifest.digest)?;
         let config = ImageConfig::parse(&self.document(&manifest.config.digest, CONFIG_BYTES)?)?;
-        let mut image = Image::assemble(entry.manifest.digest, size, &manifest, config)?;
-        let mut names = index.names(id);
+        let image = Image::assemble(entry.manifest.digest, size, &manifest, config)?;
+        Ok(image)
+    }
+
+    /// The image of an entry, with all names of its id.
+    fn image(&self, index: &Index, entry: &Entry) -> Result<Image, StoreError> {
+        let mut image = self.read_entry(entry)?;
+        let mut names = index.names(&entry.id);
         names.sort();
         (image.repo_digests, image.tags) =
             names.into_iter().partition(|name| name.digest().is_some());

@@ -19,7 +19,7 @@ use super::flags::{self, Flags};
 use super::merge::{self, Host};
 use super::options::{PullPolicy, RunOptions};
 use super::policy::{NotAllowed, Policy};
-use super::run::{self, DEFAULT_WINDOW, WithCode};
+use super::run::{self, DEFAULT_WINDOW, LastResort, WithCode};
 use super::{names, output, pull, share};
 use crate::doctor;
 use crate::sandbox::build::{Build, BuildError, Built, StepFailed, StepId, build};
@@ -466,12 +466,12 @@ fn base(
         platform: request.platform.clone(),
         quiet: options.quiet,
     };
-    let image = run::find_image(&wanted, store).map_err(NoBase)?;
+    let image = run::find_image(&wanted, store, LastResort::Pulled).map_err(NoBase)?;
     let base = BaseImage {
         config: image.config.clone(),
-        id: image.id,
+        manifest: image.manifest_digest,
     };
-    images.insert(image.id, image);
+    images.insert(image.manifest_digest, image);
     Ok(base)
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use anyhow::{Context, Result};
 use images::config::{Healthcheck, History};
 use images::timestamp::Timestamp;
-use images::{Digest, ImageConfig, Reference, Store};
+use images::{Digest, Image, ImageConfig, Reference, Store};
 use protocol::task::Task;
 
 use super::merge::DEFAULT_PATH;
@@ -64,7 +64,9 @@ pub fn run(args: &CommitArgs) -> Result<()> {
     Policy::of_user()?.check_disk(&root)?;
     let store = Store::open(&root.images())?;
     let (folder, config) = containers::find(&root, &args.container)?;
-    let base = store.resolve(&config.image_id)?;
+    // Others may have its id by layers of their own.
+    let id = Digest::parse(&config.image_id)?;
+    let base = store.find_made_of(&id, &config.launch.layers)?;
     let own = of_container(&config, &base.config);
     let changed = images::dockerfile::change(own, &args.change)?;
     let step = History {
@@ -83,7 +85,7 @@ pub fn run(args: &CommitArgs) -> Result<()> {
     let image = with_files(&root, &folder, &config, &admit, |access| {
         // Should this command be killed, it goes on when the connection is gone.
         let paused = args.pause && access.is_running() && pause(access, &folder)?;
-        let image = layer(access, &store, &base.id, changed, step, &names);
+        let image = layer(access, &store, &base, changed, step, &names);
         if paused {
             access
                 .hold_still(false)
@@ -112,7 +114,7 @@ fn pause(access: &mut Access, folder: &Folder) -> Result<bool> {
 fn layer(
     access: &mut Access,
     store: &Store,
-    base: &Digest,
+    base: &Image,
     config: ImageConfig,
     step: History,
     names: &[Reference],

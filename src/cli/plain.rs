@@ -149,7 +149,7 @@ pub fn prepare(
              container's own files: {names}"
         ));
     }
-    plain::prepare_image(root, guest, &image.id, &|words| {
+    plain::prepare_image(root, guest, image, &|words| {
         if !quiet {
             output::note(words);
         }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::ArgMatches;
+use images::platform::LAST_RESORT;
 use images::registry::Settings;
 use images::{Image, Reference, Store};
 use nix::unistd::{AccessFlags, access};
@@ -208,7 +209,7 @@ fn make(flags: &Flags, options: RunOptions, begun: bool) -> Result<Made> {
     let store = Store::open(&root.images())?;
     // Until the container is on record as a user of its layers, nobody may remove them.
     let lease = store.lease()?;
-    let image = find_image(&options.image, &store)?;
+    let image = find_image(&options.image, &store, LastResort::Taken)?;
     let id = names::random_id()?;
     // Refused before anything is unpacked.
     let mut launch = launch(&options, &image, &id)?;
@@ -367,29 +368,55 @@ pub fn launch(options: &RunOptions, image: &Image, id: &str) -> Result<Launch> {
     merge::launch(options, &image.config, id, layers, &host)
 }
 
+/// What becomes of an image that is here and is what serves only where there is nothing else: 386 for amd64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LastResort {
+    /// It is taken.
+    Taken,
+    /// The registry is asked for a better one first: what is here may have come for another stage.
+    Pulled,
+}
+
 /// The image by the pull policy.
 ///
 /// # Errors
 /// There is none, or it can't be pulled.
-pub fn find_image(options: &ImageOptions, store: &Store) -> Result<Image> {
-    let ImageOptions {
-        name,
-        platform,
-        quiet,
-        ..
-    } = options;
-    let image = match (options.pull, store.resolve(name)) {
-        (PullPolicy::Always, _) => {
-            pull::pull(store, &Reference::parse(name)?, platform, *quiet)?.image
+pub fn find_image(options: &ImageOptions, store: &Store, resort: LastResort) -> Result<Image> {
+    choose_image(options, store, resort, |reference| {
+        Ok(pull::pull(store, reference, &options.platform, options.quiet)?.image)
+    })
+}
+
+fn choose_image(
+    options: &ImageOptions,
+    store: &Store,
+    resort: LastResort,
+    pull: impl FnOnce(&Reference) -> Result<Image>,
+) -> Result<Image> {
+    let ImageOptions { name, platform, .. } = options;
+    let missing = |reference: &Reference| {
+        if !options.quiet {
+            let familiar = reference.familiar();
+            output::note(&format!("Unable to find image '{familiar}' locally"));
         }
-        (_, Ok(image)) => image,
+    };
+    let image = match (options.pull, store.resolve(name)) {
+        (PullPolicy::Always, _) => pull(&Reference::parse(name)?)?,
+        (PullPolicy::Missing, Ok(image)) => match better(options, store, &image, resort) {
+            Some(reference) => {
+                missing(&reference);
+                let here = image.platform();
+                pull(&reference).with_context(|| {
+                    format!("image {name} is here for {here}, and can't be pulled for {platform}")
+                })?
+            }
+            None => image,
+        },
+        (PullPolicy::Never, Ok(image)) => image,
         (PullPolicy::Missing, Err(error)) if error.is_no_such_image() => {
             let reference = Reference::parse(name)?;
-            if !quiet {
-                let familiar = reference.familiar();
-                output::note(&format!("Unable to find image '{familiar}' locally"));
-            }
-            pull::pull(store, &reference, platform, *quiet)?.image
+            missing(&reference);
+            pull(&reference)?
         }
         (_, Err(error)) => return Err(error.into()),
     };
@@ -407,6 +434,27 @@ pub fn find_image(options: &ImageOptions, store: &Store) -> Result<Image> {
         );
     }
     Ok(image)
+}
+
+/// What to pull in place of an image that is here for another platform. Nothing where what is wanted could
+/// not run on this host, or the image was named by its id, which no registry knows.
+fn better(
+    options: &ImageOptions,
+    store: &Store,
+    image: &Image,
+    resort: LastResort,
+) -> Option<Reference> {
+    let fits = match options.platform.fit(image.platform()) {
+        None => false,
+        Some(LAST_RESORT) => resort == LastResort::Taken,
+        Some(_) => true,
+    };
+    if fits || images::Platform::host().fit(&options.platform).is_none() {
+        return None;
+    }
+    let reference = Reference::parse(&options.name).ok()?;
+    let is_name = matches!(store.find(&reference), Ok(Some(_)));
+    is_name.then_some(reference)
 }
 
 pub fn read_file(path: &str) -> Result<String> {
@@ -481,7 +529,116 @@ impl CidFile {
 
 #[cfg(test)]
 mod tests {
+    use images::{ImageConfig, Platform};
+
     use super::*;
+
+    /// An image for this platform, without layers.
+    fn image_for(store: &Store, platform: &str, name: &str) -> Image {
+        let architecture = platform.strip_prefix("linux/").unwrap();
+        let config = serde_json::json!({
+            "architecture": architecture, "os": "linux", "config": {},
+            "rootfs": {"type": "layers", "diff_ids": []},
+        });
+        let config = ImageConfig::parse(config.to_string().as_bytes()).unwrap();
+        let lease = store.lease().unwrap();
+        let name = Reference::parse(name).unwrap();
+        store.compose(&lease, &[], config, &[name]).unwrap()
+    }
+
+    /// Looks for an image where one for `here` is in the store, and a registry has those for `there`: the
+    /// platform of what is found, and whether something was pulled.
+    fn find(
+        here: &str,
+        there: &[&str],
+        options: &ImageOptions,
+        resort: LastResort,
+    ) -> Result<(String, bool), String> {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let id = image_for(&store, here, "h.io/x:1").id.to_string();
+        let options = ImageOptions {
+            name: options.name.replace("ID", &id),
+            ..options.clone()
+        };
+        let mut pulled = false;
+        let found = choose_image(&options, &store, resort, |reference| {
+            pulled = true;
+            let wanted = options.platform.to_string();
+            match there.contains(&wanted.as_str()) {
+                true => Ok(image_for(&store, &wanted, &reference.to_string())),
+                false => bail!("the registry is not there"),
+            }
+        });
+        match found {
+            Ok(image) => Ok((image.platform().to_string(), pulled)),
+            Err(error) => Err(format!("{error:#}").replace(&id, "ID")),
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn an_image_that_is_here_for_another_platform_is_pulled() {
+        let (amd64, i386) = ("linux/amd64", "linux/386");
+        let wanted = |platform: &str, pull| ImageOptions {
+            name: "h.io/x:1".to_owned(),
+            pull,
+            platform: Platform::parse(platform).unwrap(),
+            quiet: true,
+        };
+        let missing = |platform| wanted(platform, PullPolicy::Missing);
+        let found = |platform: &str, pulled| Ok((platform.to_owned(), pulled));
+        let both = [amd64, i386];
+        for resort in [LastResort::Taken, LastResort::Pulled] {
+            let find = |here, options: &ImageOptions| find(here, &both, options, resort);
+            assert_eq!(find(amd64, &missing(amd64)), found(amd64, false));
+            assert_eq!(find(i386, &missing(i386)), found(i386, false));
+            assert_eq!(find(amd64, &missing(i386)), found(i386, true));
+            let always = wanted(amd64, PullPolicy::Always);
+            assert_eq!(find(amd64, &always), found(amd64, true));
+        }
+        // 386 runs on amd64, but a build that has both takes none for the other.
+        let find_386 = |resort| find(i386, &both, &missing(amd64), resort);
+        assert_eq!(find_386(LastResort::Taken), found(i386, false));
+        assert_eq!(find_386(LastResort::Pulled), found(amd64, true));
+
+        let refused = |text: &str| Err(text.to_owned());
+        let alone = |here, options, resort| find(here, &[], &options, resort);
+        assert_eq!(
+            alone(amd64, missing(i386), LastResort::Taken),
+            refused(
+                "image h.io/x:1 is here for linux/amd64, and can't be pulled for linux/386: \
+                 the registry is not there"
+            )
+        );
+        assert_eq!(
+            alone(i386, missing(amd64), LastResort::Pulled),
+            refused(
+                "image h.io/x:1 is here for linux/386, and can't be pulled for linux/amd64: \
+                 the registry is not there"
+            )
+        );
+        let never = wanted(i386, PullPolicy::Never);
+        let by_id = ImageOptions {
+            name: "ID".to_owned(),
+            ..missing(i386)
+        };
+        for (options, text) in [
+            (
+                never,
+                "image h.io/x:1 is for linux/amd64, not for linux/386",
+            ),
+            (by_id, "image ID is for linux/amd64, not for linux/386"),
+            // Which could not run.
+            (
+                missing("linux/arm64"),
+                "image h.io/x:1 is for linux/amd64, not for linux/arm64",
+            ),
+        ] {
+            let found = find(amd64, &both, &options, LastResort::Pulled);
+            assert_eq!(found, refused(text));
+        }
+    }
 
     #[test]
     fn a_cidfile_is_made_only_when_there_is_an_id() {

@@ -4,7 +4,7 @@
 //! ```text
 //! <root>/                       /var/lib/bulkhead for root, else $XDG_DATA_HOME/bulkhead
 //!   images/                     content-addressed store and layer disks (crate images)
-//!   plain/images/<id>/          unpacked images of plain containers, see plain/rootfs.rs
+//!   plain/images/<key>/         unpacked images of plain containers, see plain/rootfs.rs
 //!   plain/run/                  empty: where agents of plain containers mount, see plain/bundle.rs
 //!   disks/                      blank writable disks, one per size
 //!   containers/<id>/            one container's state, see state.rs

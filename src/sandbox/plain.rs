@@ -17,7 +17,7 @@ mod running;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use images::Digest;
+use images::Image;
 use protocol::spec::Resources;
 
 use super::block_io::{self, BlockIo};
@@ -84,10 +84,10 @@ pub fn check_limits(launch: &Launch) -> Result<()> {
 pub fn prepare_image(
     root: &Root,
     guest: &GuestFiles,
-    image: &Digest,
+    image: &Image,
     tell: &dyn Fn(&str),
 ) -> Result<()> {
-    rootfs::unpacked(root, guest, image, tell).map(drop)
+    rootfs::unpacked(root, guest, (&image.id, &rootfs::keys(image)), tell).map(drop)
 }
 
 /// Removes what a plain container has in its folder, which is `path` by now, and its control group.

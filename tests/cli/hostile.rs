@@ -9,8 +9,20 @@ use hostile_images::{Base, Case, Expected, cases};
 
 use super::User;
 
-/// What is wrong with how one case ended.
-fn wrong(user: &User, registry: &ByteRegistry, base: &Base, case: &Case) -> Option<String> {
+/// The image that others use, as it is saved: the same bytes for the same image.
+fn saved_base(user: &User) -> Vec<u8> {
+    user.stdout(&["save", "-o", "saved", "base:latest"]);
+    std::fs::read(user.work().join("saved")).expect("read")
+}
+
+/// What is wrong with how one case ended; `own` is what others use, as it was saved before.
+fn wrong(
+    user: &User,
+    registry: &ByteRegistry,
+    base: &Base,
+    own: &[u8],
+    case: &Case,
+) -> Option<String> {
     let name = format!("hostile:{}", case.name);
     std::fs::write(user.work().join("archive"), case.archive(base, &name)).expect("write");
     let pulled = case.image(base).map(|image| {
@@ -42,6 +54,10 @@ fn wrong(user: &User, registry: &ByteRegistry, base: &Base, case: &Case) -> Opti
     if let Some(out) = ends.into_iter().flatten().find(|out| out.code != 0) {
         return Some(out.to_string());
     }
+    // Some of this class have the id of what others use.
+    if case.class == 25 && saved_base(user) != own {
+        return Some("base:latest is another image".to_owned());
+    }
     let ids: Vec<String> = pulled
         .iter()
         .chain([&name])
@@ -67,6 +83,7 @@ fn hostile_images_are_loaded_and_pulled_alike() {
         .archive("base:latest");
     std::fs::write(user.work().join("base"), own).expect("write");
     user.stdout(&["load", "-i", "base"]);
+    let own = saved_base(&user);
     // What was half downloaded is kept for a week, to go on with.
     let stored = || {
         let mut all = super::images::stored(&user);
@@ -76,7 +93,7 @@ fn hostile_images_are_loaded_and_pulled_alike() {
     let before = stored();
     let mut all = Vec::new();
     for case in cases() {
-        if let Some(text) = wrong(&user, &registry, &base, &case) {
+        if let Some(text) = wrong(&user, &registry, &base, &own, &case) {
             all.push(format!("e{} {}: {text}", case.class, case.name));
             user.run(&["rmi", "-f", &format!("hostile:{}", case.name)]);
         }

@@ -93,7 +93,9 @@ fn find(store: &Store, words: &[String]) -> Result<Vec<Wanted>, ArchiveError> {
     let mut add = |image: Image, name: Option<Reference>| {
         // A name with a digest is one that nobody can load.
         let name = name.filter(|name| name.tag().is_some() && name.digest().is_none());
-        match images.iter_mut().find(|wanted| wanted.image.id == image.id) {
+        // Of one id, each name has what it leads to.
+        let is_it = |wanted: &&mut Wanted| wanted.image.manifest_digest == image.manifest_digest;
+        match images.iter_mut().find(is_it) {
             Some(wanted) => wanted.names.extend(name),
             None => images.push(Wanted {
                 image,
@@ -109,12 +111,15 @@ fn find(store: &Store, words: &[String]) -> Result<Vec<Wanted>, ArchiveError> {
             Err(error) => return Err(error.into()),
         }
         if let Some(repository) = Reference::parse_name(word) {
-            for image in store.list()?.images {
-                for name in image.tags.clone() {
-                    if name.repository() == repository.repository() {
-                        add(image.clone(), Some(name));
-                        found = true;
-                    }
+            let names = store
+                .list()?
+                .images
+                .into_iter()
+                .flat_map(|image| image.tags);
+            for name in names.filter(|name| name.repository() == repository.repository()) {
+                if let Some(image) = store.find(&name)? {
+                    add(image, Some(name));
+                    found = true;
                 }
             }
         } else if let Ok(name) = Reference::parse(word)

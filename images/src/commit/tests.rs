@@ -79,7 +79,7 @@ fn a_layer_comes_on_top() {
     let layer = vec![7; 3000];
     let name = Reference::parse("made:1").unwrap();
     let names = [name.clone()];
-    let image = commit(&store, &base.id, &mut &*layer, config, step(), &names).unwrap();
+    let image = commit(&store, &base, &mut &*layer, config, step(), &names).unwrap();
     assert_eq!(image.tags, [name]);
     assert_eq!(image.layers[..2], base.layers);
     let top = image.layers[2];
@@ -95,7 +95,7 @@ fn a_layer_comes_on_top() {
     let config = image.config.clone();
     let again = commit(
         &store,
-        &image.id,
+        &image,
         &mut &b"x".repeat(2000)[..],
         config,
         step(),
@@ -111,7 +111,7 @@ fn without_changes_there_is_no_layer() {
     let (_dir, store) = store();
     let base = load(&store, &Sample::new(&[b"one"]));
     let config = base.config.clone();
-    let image = commit(&store, &base.id, &mut &[0; 1024][..], config, step(), &[]).unwrap();
+    let image = commit(&store, &base, &mut &[0; 1024][..], config, step(), &[]).unwrap();
     assert_eq!(image.layers, base.layers);
     assert!(image.config.history[0].empty_layer);
 }
@@ -139,10 +139,10 @@ fn a_manifest_of_dockers_form_stays_one() {
     let lease = store.lease().unwrap();
     let digest = store.put(docker.to_string().as_bytes()).unwrap();
     let name = Reference::parse("docker").unwrap();
-    store.record(&lease, &digest, &[name]).unwrap();
+    let base = store.record(&lease, &digest, &[name]).unwrap();
     let config = base.config.clone();
     let layer = [1; 2000];
-    let image = commit(&store, &base.id, &mut &layer[..], config, step(), &[]).unwrap();
+    let image = commit(&store, &base, &mut &layer[..], config, step(), &[]).unwrap();
     let manifest = store
         .document(&image.manifest_digest, MANIFEST_BYTES)
         .unwrap();
@@ -166,7 +166,7 @@ fn what_can_not_be_stored_leaves_nothing() {
     let (dir, store) = store();
     let base = load(&store, &Sample::new(&[b"one"]));
     let config = || base.config.clone();
-    let error = commit(&store, &base.id, &mut Broken, config(), step(), &[]).unwrap_err();
+    let error = commit(&store, &base, &mut Broken, config(), step(), &[]).unwrap_err();
     assert!(matches!(error, StoreError::Read(_)), "{error}");
     assert_eq!(
         std::fs::read_dir(dir.path().join("ingest"))
@@ -175,7 +175,7 @@ fn what_can_not_be_stored_leaves_nothing() {
         0
     );
     let digest = Reference::parse("x").unwrap().with_digest(base.id);
-    let error = commit(&store, &base.id, &mut &b""[..], config(), step(), &[digest]).unwrap_err();
+    let error = commit(&store, &base, &mut &b""[..], config(), step(), &[digest]).unwrap_err();
     assert!(matches!(error, StoreError::TagWithDigest), "{error}");
     assert_eq!(store.list().unwrap().images.len(), 1);
 }

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -93,35 +94,35 @@ impl Ignore {
     }
 
     /// Reads the file that is meant: `<Dockerfile>.dockerignore` next to the Dockerfile, else
-    /// `.dockerignore` in the folder; with neither of them nothing is ignored.
+    /// `.dockerignore` in the folder; with neither of them nothing is ignored. What is in the folder may be
+    /// a stranger's: no link leads out of it, unless the Dockerfile is not in there itself.
     ///
     /// # Errors
     /// As [`Self::parse`], and a file that can't be read.
     pub fn of(folder: &Path, dockerfile: Option<&Path>) -> Result<Self, ContextError> {
-        let own = dockerfile.map(|path| {
-            let mut path = path.as_os_str().to_owned();
-            path.push(".dockerignore");
-            PathBuf::from(path)
-        });
-        if let Some(path) = own
-            && let Some(file) = open_beside(&path)?
-        {
-            return Self::parse(&read(&file, &path)?);
-        }
-        // What is in the folder may be a stranger's: no link leads out of it.
         let tree = Tree::open(folder)?;
-        let name = ".dockerignore";
-        match tree.follow(name.as_bytes())? {
-            Place::Nothing => Ok(Self::default()),
-            Place::Outside => Err(ContextError::Outside {
-                instruction: "the reading of patterns".to_owned(),
-                path: name.to_owned(),
-            }),
-            Place::Path(path, found) if found.kind == Kind::File => {
-                let file = tree.file(&path, &found.stamp)?;
-                Self::parse(&read(&file, Path::new(name))?)
+        let own = match dockerfile {
+            Some(dockerfile) => {
+                let mut path = dockerfile.as_os_str().to_owned();
+                path.push(".dockerignore");
+                let path = PathBuf::from(path);
+                match within(folder, &path)? {
+                    Some(name) => read_within(&tree, &name)?,
+                    None => match open_beside(&path)? {
+                        Some(file) => Some(read(&file, &path)?),
+                        None => None,
+                    },
+                }
             }
-            Place::Path(..) => Err(ContextError::Kind(name.to_owned())),
+            None => None,
+        };
+        let bytes = match own {
+            Some(bytes) => Some(bytes),
+            None => read_within(&tree, Path::new(".dockerignore"))?,
+        };
+        match bytes {
+            Some(bytes) => Self::parse(&bytes),
+            None => Ok(Self::default()),
         }
     }
 
@@ -156,7 +157,45 @@ impl Ignore {
     }
 }
 
-/// Opens a file that need not be there.
+/// A file's path in the folder, if that is where the directory of the file is, links followed.
+fn within(folder: &Path, path: &Path) -> Result<Option<PathBuf>, ContextError> {
+    let real = |path: &Path| {
+        let real = path.canonicalize();
+        real.map_err(|source| ContextError::Io {
+            operation: "find",
+            path: shown(path),
+            source,
+        })
+    };
+    let Some(name) = path.file_name() else {
+        return Ok(None);
+    };
+    let parent = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let (folder, parent) = (real(folder)?, real(parent)?);
+    let below = parent.strip_prefix(&folder).ok();
+    Ok(below.map(|below| below.join(name)))
+}
+
+/// Reads a file of the folder that need not be there.
+fn read_within(tree: &Tree, name: &Path) -> Result<Option<Vec<u8>>, ContextError> {
+    match tree.follow(name.as_os_str().as_bytes())? {
+        Place::Nothing => Ok(None),
+        Place::Outside => Err(ContextError::Outside {
+            instruction: "the reading of patterns".to_owned(),
+            path: shown(name),
+        }),
+        Place::Path(path, found) if found.kind == Kind::File => {
+            let file = tree.file(&path, &found.stamp)?;
+            read(&file, name).map(Some)
+        }
+        Place::Path(..) => Err(ContextError::Kind(shown(name))),
+    }
+}
+
+/// Opens a file next to a Dockerfile outside of the folder, which need not be there.
 fn open_beside(path: &Path) -> Result<Option<File>, ContextError> {
     let failed = |source| ContextError::Io {
         operation: "open",

@@ -23,6 +23,8 @@ pub struct Wanted<'a> {
     /// Patterns of Go's `filepath.Match`, relative to the folder, also with a slash at their beginning; with
     /// `parents` those of .dockerignore.
     pub patterns: &'a [&'a str],
+    /// Whether the patterns are paths as they stand, with no wildcards and no escapes; not with `parents`.
+    pub is_literal: bool,
     /// `--parents`: entries keep their folders, from `/./` on.
     pub parents: bool,
     /// `--exclude`: patterns as in .dockerignore, of paths within a source, or of a file's name.
@@ -70,7 +72,7 @@ pub(super) fn select(
     for pattern in wanted.patterns {
         match wanted.parents {
             true => all.extend(selector.with_parents(pattern)?),
-            false => all.extend(selector.pattern(pattern)?),
+            false => all.extend(selector.pattern(pattern, wanted.is_literal)?),
         }
     }
     match all.is_empty() {
@@ -152,9 +154,9 @@ impl Selector<'_> {
     }
 
     /// What a pattern means. As in BuildKit it is one from the context's top, above which there is nothing.
-    fn pattern(&mut self, text: &str) -> Result<Vec<Selected>, ContextError> {
+    fn pattern(&mut self, text: &str, is_literal: bool) -> Result<Vec<Selected>, ContextError> {
         let pattern = from_top(text);
-        if !Pattern::has_wildcards(&pattern) {
+        if is_literal || !Pattern::has_wildcards(&pattern) {
             return match self.source(pattern.as_bytes(), text)? {
                 Some(selected) => Ok(vec![selected]),
                 None => Err(self.not_found(text)),

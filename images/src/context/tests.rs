@@ -38,6 +38,7 @@ fn wanted<'a>(patterns: &'a [&'a str]) -> Wanted<'a> {
     Wanted {
         instruction: "COPY",
         patterns,
+        is_literal: false,
         parents: false,
         exclude: &[],
     }
@@ -185,6 +186,9 @@ fn an_ignore_file_is_a_file_in_the_folder() {
         "the reading of patterns failed: forbidden path outside the build context: .dockerignore";
     assert_eq!(error(&[".dockerignore -> /etc/passwd"]), outside);
     assert_eq!(error(&[".dockerignore -> ../x"]), outside);
+    let outside = outside.replace(".dockerignore", "D.dockerignore");
+    assert_eq!(error(&["D.dockerignore -> /etc/passwd"]), outside);
+    assert_eq!(error(&["D.dockerignore -> ../x"]), outside);
     assert_eq!(
         error(&[".dockerignore/"]),
         ".dockerignore is no kind of file that can be taken"
@@ -200,6 +204,94 @@ fn an_ignore_file_is_a_file_in_the_folder() {
     let pipe = folder.path().join("D.dockerignore");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
     assert!(Ignore::of(folder.path(), Some(&folder.path().join("D"))).is_err());
+}
+
+#[test]
+fn a_dockerfiles_own_ignore_file_is_in_the_folder_if_the_dockerfile_is() {
+    let outer = folder(&[
+        "D.dockerignore -> patterns",
+        "patterns",
+        "context/a",
+        "context/b",
+        "context/patterns",
+        "context/other -> sub",
+        "context/out -> ..",
+        "context/sub/D.dockerignore -> ../patterns",
+        "context/sub/E.dockerignore -> ../../patterns",
+    ]);
+    let path = |name: &str| outer.path().join(name);
+    fs::write(path("patterns"), "a").unwrap();
+    fs::write(path("context/patterns"), "b").unwrap();
+    let ignored = |dockerfile: &str| {
+        let ignore = Ignore::of(&path("context"), Some(&path(dockerfile)))?;
+        let context = Context::open(&path("context"), ignore).unwrap();
+        let is_ignored = |name: &&str| context.resolve(&wanted(&[name])).is_err();
+        Ok::<_, ContextError>(
+            ["a", "b"]
+                .into_iter()
+                .filter(is_ignored)
+                .collect::<String>(),
+        )
+    };
+    for (dockerfile, want) in [
+        ("context/sub/D", "b"),
+        ("context/sub/../other/D", "b"),
+        ("context/other/F", ""),
+        // It is not the folder's.
+        ("D", "a"),
+        ("context/../D", "a"),
+        ("context/out/D", "a"),
+    ] {
+        assert_eq!(ignored(dockerfile).unwrap(), want, "{dockerfile}");
+    }
+    for dockerfile in [
+        "context/sub/E",
+        "context/other/E",
+        "context/out/context/sub/E",
+    ] {
+        assert_eq!(
+            ignored(dockerfile).unwrap_err().to_string(),
+            "the reading of patterns failed: forbidden path outside the build context: sub/E.dockerignore",
+            "{dockerfile}"
+        );
+    }
+    assert!(ignored("nowhere/D").is_err());
+}
+
+#[test]
+fn a_literal_source_is_a_path() {
+    let folder = folder(&[
+        "app/[id].tsx",
+        "app/i.tsx",
+        "[x]/*/f",
+        "a?",
+        "ab",
+        "back\\*",
+        "ignored[1]",
+    ]);
+    let context = open(&folder, "ignored*");
+    let resolve = |path: &str| {
+        context.resolve(&Wanted {
+            instruction: "RUN",
+            is_literal: true,
+            ..wanted(&[path])
+        })
+    };
+    for (path, want) in [
+        ("/app/[id].tsx", "[id].tsx"),
+        ("/app", "[id].tsx i.tsx"),
+        ("/[x]/*", "f"),
+        ("/a?", "a?"),
+        ("/../a?", "a?"),
+        ("/back\\*", "back\\*"),
+    ] {
+        assert_eq!(names(&resolve(path).unwrap()).join(" "), want, "{path}");
+    }
+    for path in ["/app/[i].tsx", "/*", "/a\\?", "/[", "/ignored[1]"] {
+        let error = resolve(path).unwrap_err().to_string();
+        let missing = "RUN failed: file not found in build context";
+        assert!(error.starts_with(missing), "{path}: {error}");
+    }
 }
 
 #[test]

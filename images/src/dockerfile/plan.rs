@@ -43,8 +43,8 @@ pub struct BaseRequest {
 pub struct BaseImage {
     /// Its config.
     pub config: ImageConfig,
-    /// Its id.
-    pub id: Digest,
+    /// Digest of its manifest. No id: two images can have one, with layers of their own.
+    pub manifest: Digest,
 }
 
 /// An image and which one it turned out to be.
@@ -52,8 +52,8 @@ pub struct BaseImage {
 pub struct ImageSource {
     /// As the Dockerfile names it.
     pub reference: Reference,
-    /// Its id.
-    pub id: Digest,
+    /// Digest of its manifest.
+    pub manifest: Digest,
 }
 
 /// A build.

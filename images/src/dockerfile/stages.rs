@@ -427,7 +427,7 @@ impl<E: std::error::Error + 'static> Planner<'_, E> {
         };
         let source = ImageSource {
             reference,
-            id: found.id,
+            manifest: found.manifest,
         };
         Ok((source, found.config))
     }

@@ -35,7 +35,7 @@ fn config(json: &str) -> ImageConfig {
 fn image(json: &str) -> BaseImage {
     BaseImage {
         config: config(json),
-        id: Digest::of(json.as_bytes()),
+        manifest: Digest::of(json.as_bytes()),
     }
 }
 

@@ -61,8 +61,8 @@ pub enum SharedError {
     /// A short id that several have.
     #[error("image id {0} is ambiguous: several shared images begin with it")]
     Ambiguous(String),
-    /// More than [`SHARED_IMAGES`].
-    #[error("more than {SHARED_IMAGES} images are shared, the limit")]
+    /// One more than [`SHARED_IMAGES`].
+    #[error("{SHARED_IMAGES} images are shared, the limit: unshare one first")]
     TooMany,
     /// Another process has been writing for [`DISK_WAIT`].
     #[error("another process is still changing what is shared in {}", .0.display())]
@@ -139,19 +139,15 @@ impl SharedDisks {
     }
 
     /// All images that are shared, by id, and the bytes that each one's disks take, those that it shares with
-    /// others included.
+    /// others included. However many there are: who is to unshare some has to see them.
     ///
     /// # Errors
     /// As [`Self::get`].
     pub fn images(&self) -> Result<Vec<(SharedImage, u64)>, SharedError> {
         let mut images = Vec::new();
         for name in self.names()? {
-            let is_record = name.starts_with(RECORD.0) && name.ends_with(RECORD.1);
-            if !is_record {
+            if !is_record(&name) {
                 continue;
-            }
-            if images.len() == SHARED_IMAGES {
-                return Err(SharedError::TooMany);
             }
             let Some(file) = self.open(&name)? else {
                 continue;
@@ -174,7 +170,8 @@ impl SharedDisks {
     /// Shares an image with these disks, which this process's user becomes the owner of.
     ///
     /// # Errors
-    /// The folder can't be made, is not its user's alone, or a file can't be written.
+    /// The folder can't be made, is not its user's alone, has [`SHARED_IMAGES`] others, or a file can't be
+    /// written.
     pub fn add(&self, image: &SharedImage, disks: &[LayerDisk]) -> Result<(), SharedError> {
         match DirBuilder::new().mode(0o755).create(&self.folder) {
             // Whatever the umask is.
@@ -184,10 +181,17 @@ impl SharedDisks {
             Err(error) => Err(FileError::of("create the directory", &self.folder)(error))?,
         }
         let _alone = self.lock()?;
+        let own = record(&image.id);
+        let mut others = 0_usize;
         for name in self.names()? {
             if name.starts_with(NEW) {
                 files::remove(&self.folder.join(name))?;
+            } else if is_record(&name) && name != own {
+                others = others.saturating_add(1);
             }
+        }
+        if others >= SHARED_IMAGES {
+            return Err(SharedError::TooMany);
         }
         for (key, disk) in image.layers.iter().zip(disks) {
             if !matches!(self.get(key), Ok(Some(_))) {
@@ -195,7 +199,7 @@ impl SharedDisks {
             }
         }
         let text = serde_json::to_vec(image).unwrap_or_default();
-        self.write(&record(&image.id), |file| file.write_all(&text))
+        self.write(&own, |file| file.write_all(&text))
     }
 
     /// Ends the sharing of what `text` means: a name, an id or the beginning of one. The disks that no other
@@ -346,6 +350,10 @@ impl SharedDisks {
 
 fn record(id: &Digest) -> String {
     format!("{}{}{}", RECORD.0, id.hex(), RECORD.1)
+}
+
+fn is_record(name: &str) -> bool {
+    name.starts_with(RECORD.0) && name.ends_with(RECORD.1)
 }
 
 /// Copies a whole disk, which has just been opened; the kernel shares its blocks where the file system can.

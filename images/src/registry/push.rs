@@ -124,7 +124,7 @@ pub fn push(
     let digest = Digest::of(&manifest);
     let size = u64::try_from(manifest.len()).unwrap_or(u64::MAX);
     put_manifest(&session, reference, manifest, media_type, &digest)?;
-    store.name_pushed(&image.id, &reference.with_digest(digest))?;
+    store.name_pushed(&image, &reference.with_digest(digest))?;
     Ok(Pushed { digest, size })
 }
 

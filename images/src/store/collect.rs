@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::time::SystemTime;
 
 use super::files::{self, FileError};
+use super::index::Entry;
 use super::remove::ContainerUse;
 use super::{Store, StoreError};
 use crate::config::ImageConfig;
@@ -51,8 +52,10 @@ impl Store {
         let Some(_alone) = alone else {
             return Ok(Collected::Postponed);
         };
+        let containers = containers().map_err(StoreError::Containers)?;
+        self.drop_nameless(&containers)?;
         let mut used = self.used()?;
-        for container in containers().map_err(StoreError::Containers)? {
+        for container in containers {
             used.disks.extend(container.layers);
         }
         let (blobs, mut freed) = self.remove_blobs(&used.blobs)?;
@@ -60,6 +63,22 @@ impl Store {
         self.remove_old_partials(SystemTime::now())?;
         self.remove_unfinished_steps()?;
         Ok(Collected::Done { blobs, freed })
+    }
+
+    /// Drops manifests that neither a name nor their id leads to and no container was made of: of an image
+    /// that others claim to be, or that was packed anew.
+    fn drop_nameless(&self, containers: &[ContainerUse]) -> Result<(), StoreError> {
+        self.change(|index| {
+            let is_meant = |entry: &Entry| {
+                let meant = self.of_id(index, &entry.id);
+                meant.is_ok_and(|meant| meant.manifest.digest == entry.manifest.digest)
+            };
+            let kept = index.nameless();
+            let kept = kept.filter(|entry| is_meant(entry) || self.is_used(entry, containers));
+            let kept = kept.map(|entry| entry.manifest.digest).collect();
+            index.drop_nameless(&kept);
+            Ok(())
+        })
     }
 
     /// What the named and dangling images and the build cache need. An image that is damaged beyond reading needs nothing

@@ -3,6 +3,9 @@
 //! Used by `store` only. The file is an OCI index, so other tools can read the store; the id (digest of
 //! the config) stands in an annotation, so that finding an image by id opens no blob. Every image has at
 //! least one entry; a dangling one has an entry without a name.
+//!
+//! An id is what a manifest claims of its layers, and anybody's manifest can claim it of bytes of their
+//! own. So a name leads to the manifest that it was given with, and to no other of the same id.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -75,16 +78,33 @@ pub(super) struct Entry {
     pub(super) name: Option<Reference>,
 }
 
+impl Entry {
+    /// Whether both are of the same documents, whatever their names.
+    fn is_same(&self, other: &Self) -> bool {
+        self.id == other.id && self.manifest.digest == other.manifest.digest
+    }
+}
+
 /// What a user's word for an image turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Match {
-    /// A name, and the id of its image.
-    Name(Reference, Digest),
+pub(super) enum Match<'a> {
+    /// A name's own entry.
+    Name(&'a Entry),
     /// An id or the beginning of one.
     Id(Digest),
 }
 
-/// The entries, oldest first.
+impl Match<'_> {
+    /// The image's id.
+    pub(super) fn id(&self) -> Digest {
+        match self {
+            Self::Name(entry) => entry.id,
+            Self::Id(id) => *id,
+        }
+    }
+}
+
+/// The entries, in the order in which their manifests came; a further name changes nothing of that.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Index {
     entries: Vec<Entry>,
@@ -173,9 +193,15 @@ impl Index {
             .collect()
     }
 
-    /// The entry of an image that was added last.
-    pub(super) fn newest(&self, id: &Digest) -> Option<&Entry> {
-        self.entries.iter().rfind(|entry| entry.id == *id)
+    /// The entries of an image, one for each of its manifests, that which came first first.
+    pub(super) fn of_id(&self, id: &Digest) -> Vec<&Entry> {
+        let mut found: Vec<&Entry> = Vec::new();
+        for entry in self.entries.iter().filter(|entry| entry.id == *id) {
+            if !found.iter().any(|other| other.is_same(entry)) {
+                found.push(entry);
+            }
+        }
+        found
     }
 
     /// All names of an image.
@@ -187,22 +213,21 @@ impl Index {
             .collect()
     }
 
-    /// The image of a name. With a digest in it, a tag doesn't count, as in Docker.
-    pub(super) fn id_of(&self, name: &Reference) -> Option<Digest> {
+    /// The entry of a name. With a digest in it, a tag doesn't count, as in Docker.
+    pub(super) fn named(&self, name: &Reference) -> Option<&Entry> {
         let name = key(name);
         self.entries
             .iter()
             .find(|entry| entry.name.as_ref() == Some(&name))
-            .map(|entry| entry.id)
     }
 
     /// Finds what `text` means; see [`super::Store::resolve`].
-    pub(super) fn resolve(&self, text: &str) -> Result<Match, StoreError> {
+    pub(super) fn resolve(&self, text: &str) -> Result<Match<'_>, StoreError> {
         let name = Reference::parse(text);
         if let Ok(name) = &name
-            && let Some(id) = self.id_of(name)
+            && let Some(entry) = self.named(name)
         {
-            return Ok(Match::Name(key(name), id));
+            return Ok(Match::Name(entry));
         }
         let hex = text.strip_prefix("sha256:").unwrap_or(text);
         let is_hex = (SHORT_ID_MIN..=64).contains(&hex.len())
@@ -224,40 +249,45 @@ impl Index {
         Err(StoreError::NoSuchImage(shown))
     }
 
-    /// Adds an entry; one that says the same is moved to the end.
+    /// Adds a manifest of an image, without a name; one that is there stays where it is.
     pub(super) fn add(&mut self, entry: Entry) {
-        self.entries.retain(|old| *old != entry);
-        self.entries.push(entry);
+        if !self.entries.iter().any(|old| old.is_same(&entry)) {
+            self.entries.push(Entry {
+                name: None,
+                ..entry
+            });
+        }
     }
 
-    /// Gives the newest manifest of an image a name, taken from whoever has it. An image that loses its
-    /// last name by that stays, as a dangling one.
-    pub(super) fn name_image(&mut self, id: &Digest, name: &Reference) {
+    /// Gives the manifest of `entry` a name, taken from whoever has it. An image that loses its last name
+    /// by that stays, as a dangling one.
+    pub(super) fn name(&mut self, entry: &Entry, name: &Reference) {
         let name = key(name);
-        let Some(newest) = self.newest(id).cloned() else {
-            return;
-        };
-        for entry in &mut self.entries {
-            if entry.name.as_ref() == Some(&name) {
-                entry.name = None;
-            }
-        }
-        self.entries.push(Entry {
+        self.take(&name);
+        let named = Entry {
             name: Some(name),
-            ..newest
-        });
+            ..entry.clone()
+        };
+        match self.entries.iter().rposition(|old| old.is_same(entry)) {
+            // Behind its others, so that the order stays that of manifests.
+            Some(last) => self.entries.insert(last.saturating_add(1), named),
+            None => self.entries.push(named),
+        }
         self.tidy();
     }
 
     /// Takes a name away; the image stays.
     pub(super) fn untag(&mut self, name: &Reference) {
-        let name = key(name);
+        self.take(&key(name));
+        self.tidy();
+    }
+
+    fn take(&mut self, key: &Reference) {
         for entry in &mut self.entries {
-            if entry.name.as_ref() == Some(&name) {
+            if entry.name.as_ref() == Some(key) {
                 entry.name = None;
             }
         }
-        self.tidy();
     }
 
     /// Removes an image with all its names.
@@ -265,25 +295,36 @@ impl Index {
         self.entries.retain(|entry| entry.id != *id);
     }
 
-    /// Drops entries without a name where the image has others, and all but the last where it has none.
-    pub(super) fn tidy(&mut self) {
+    /// Drops entries without a name of manifests that have another entry. What is of the same id by another
+    /// manifest stays: nobody's image takes the place of one that came before it.
+    fn tidy(&mut self) {
         let mut kept: Vec<Entry> = Vec::with_capacity(self.entries.len());
-        let named: BTreeSet<Digest> = self
-            .entries
-            .iter()
-            .filter(|entry| entry.name.is_some())
-            .map(|entry| entry.id)
-            .collect();
-        let mut dangling = BTreeSet::new();
-        for entry in self.entries.drain(..).rev() {
-            let keep =
-                entry.name.is_some() || (!named.contains(&entry.id) && dangling.insert(entry.id));
-            if keep {
-                kept.push(entry);
+        for entry in std::mem::take(&mut self.entries) {
+            match kept.iter_mut().find(|other| other.is_same(&entry)) {
+                Some(other) if other.name.is_none() => *other = entry,
+                Some(_) if entry.name.is_none() => {}
+                _ => kept.push(entry),
             }
         }
-        kept.reverse();
         self.entries = kept;
+    }
+
+    /// The entries without a name of images that have names: what others of the same id came beside, or
+    /// took the name of.
+    pub(super) fn nameless(&self) -> impl Iterator<Item = &Entry> {
+        let entries = self.entries.iter();
+        let named = entries.clone().filter(|entry| entry.name.is_some());
+        let named: BTreeSet<Digest> = named.map(|entry| entry.id).collect();
+        entries.filter(move |entry| entry.name.is_none() && named.contains(&entry.id))
+    }
+
+    /// Drops those of them whose manifests are not among `kept`; whether there were any.
+    pub(super) fn drop_nameless(&mut self, kept: &BTreeSet<Digest>) -> bool {
+        let manifests = self.nameless().map(|entry| entry.manifest.digest);
+        let surplus: BTreeSet<Digest> = manifests.filter(|digest| !kept.contains(digest)).collect();
+        self.entries
+            .retain(|entry| entry.name.is_some() || !surplus.contains(&entry.manifest.digest));
+        !surplus.is_empty()
     }
 }
 

@@ -3,11 +3,14 @@
 //! Used by the command through [`Store::remove`]. The decision is pure (index and containers in, index
 //! and lines out); removing the content is left to `collect`.
 
+use std::collections::BTreeSet;
+
 use thiserror::Error;
 
-use super::index::{Index, Match};
+use super::index::{Entry, Index, Match};
 use super::{Collected, Store, StoreError};
 use crate::digest::Digest;
+use crate::image::Layer;
 use crate::layers::LayerKey;
 use crate::reference::Reference;
 
@@ -110,23 +113,49 @@ impl Store {
             -> Result<Vec<ContainerUse>, Box<dyn std::error::Error + Send + Sync>>,
     ) -> Result<Vec<Removed>, StoreError> {
         let mut layers = Vec::new();
+        let mut has_surplus = false;
         let mut removed = self.change(|index| {
             let uses = containers().map_err(StoreError::Containers)?;
-            let (Match::Name(_, id) | Match::Id(id)) = index.resolve(target)?;
-            // A damaged image can be removed too; its layers are just not listed then.
-            let image = self.image(index, &id);
-            layers = image.map_or_else(|_| Vec::new(), |image| image.layers);
-            remove(index, target, force, &uses)
+            let id = index.resolve(target)?.id();
+            for entry in index.of_id(&id) {
+                // A damaged image can be removed too; its layers are just not listed then.
+                let image = self.read_entry(entry);
+                layers.extend(image.into_iter().flat_map(|image| image.layers));
+            }
+            let nameless = |index: &Index| -> BTreeSet<Digest> {
+                let entries = index.nameless();
+                entries.map(|entry| entry.manifest.digest).collect()
+            };
+            let mut kept = nameless(index);
+            let lines = remove(index, target, force, &uses)?;
+            // What lost its last name just now goes, though others of its id stay.
+            let used = index.nameless().filter(|entry| self.is_used(entry, &uses));
+            kept.extend(used.map(|entry| entry.manifest.digest));
+            has_surplus = index.drop_nameless(&kept);
+            Ok(lines)
         })?;
-        if removed
+        let is_gone = removed
             .iter()
-            .any(|line| matches!(line, Removed::Deleted(_)))
+            .any(|line| matches!(line, Removed::Deleted(_)));
+        if (is_gone || has_surplus)
             && let Collected::Done { blobs, .. } = self.collect(containers)?
         {
-            let of_image = |blob: &Digest| layers.iter().any(|layer| layer.blob == *blob);
+            // Those of an image that stays are not told: to who reads on they would be the image's end.
+            let of_image =
+                |blob: &Digest| is_gone && layers.iter().any(|layer| layer.blob == *blob);
             removed.extend(blobs.into_iter().filter(of_image).map(Removed::Deleted));
         }
         Ok(removed)
+    }
+
+    /// Whether a container was made of the layers of this manifest: a commit of it needs them.
+    pub(super) fn is_used(&self, entry: &Entry, uses: &[ContainerUse]) -> bool {
+        let mut uses = uses.iter().filter(|user| user.image == entry.id).peekable();
+        uses.peek().is_some()
+            && self.read_entry(entry).is_ok_and(|image| {
+                let layers: Vec<LayerKey> = image.layers.iter().map(Layer::key).collect();
+                uses.any(|user| user.layers == layers)
+            })
     }
 }
 
@@ -138,15 +167,19 @@ fn remove(
 ) -> Result<Vec<Removed>, StoreError> {
     let mut removed = Vec::new();
     let found = index.resolve(target)?;
-    let (Match::Name(_, id) | Match::Id(id)) = found;
-    let by_name = matches!(found, Match::Name(..));
+    let id = found.id();
+    let name = match found {
+        Match::Name(entry) => entry.name.clone(),
+        Match::Id(_) => None,
+    };
+    let by_name = name.is_some();
     let using = |running: bool| {
         uses.iter()
             .find(|user| user.image == id && user.running == running)
     };
     let image = id.short();
 
-    if let Match::Name(name, _) = found {
+    if let Some(name) = name {
         let user = using(true).or_else(|| using(false));
         if let (Force::No, true, Some(user)) = (force, is_single(&index.names(&id)), user) {
             let (reference, container) = (target.to_owned(), user.container.clone());

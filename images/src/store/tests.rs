@@ -207,3 +207,129 @@ fn a_full_disk_has_its_own_error() {
     assert_eq!(error.to_string(), "no space left to write /x");
     assert!(error.is_full() && StoreError::from(error).hint().is_some());
 }
+
+/// Of an image whose layer is said to unpack to the same, packed as these bytes.
+fn claiming(packed: &[u8]) -> Sample {
+    let config = serde_json::json!({
+        "architecture": "amd64", "os": "linux", "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [crate::sample::sha(b"content")]},
+    });
+    Sample::of_config(config, &[packed])
+}
+
+fn load_layout(store: &Store, sample: &Sample, name: Option<&str>) {
+    let archive = sample.oci_archive(name);
+    let platform = Platform::new("linux", "amd64", None);
+    crate::load_stream(store, archive.as_slice(), &platform).unwrap();
+}
+
+/// As a converter does that has found the layer's diff_id to be true.
+fn unpack(store: &Store, key: &LayerKey) {
+    match store.layer_disks().unwrap().begin(key).unwrap() {
+        crate::layers::Begin::Pending(pending) => {
+            pending.file().set_len(4096).unwrap();
+            pending.commit(4096).unwrap();
+        }
+        crate::layers::Begin::Ready(_) => panic!("it is there already"),
+    }
+}
+
+#[test]
+fn another_image_with_the_same_config_takes_over_no_name() {
+    let (good, evil) = (claiming(b"good"), claiming(b"evil"));
+    let images = [(&good, "good:1"), (&evil, "evil:1")];
+    let of = |sample: &Sample| Digest::of(&sample.manifest);
+    for order in [images, [images[1], images[0]]] {
+        let (_dir, store) = store();
+        for (sample, name) in order {
+            load_layout(&store, sample, Some(name));
+        }
+        let manifest = |text: &str| store.resolve(text).unwrap().manifest_digest;
+        let id = good.id();
+        assert_eq!(id, evil.id());
+        // The one of which nothing is known but that it came first.
+        assert_eq!(manifest(&id), of(order[0].0));
+        for (sample, name) in images {
+            let image = store.resolve(name).unwrap();
+            assert_eq!(image.manifest_digest, of(sample));
+            assert_eq!(image.layers[0].blob, Digest::of(&sample.layers[0]));
+            let reference = Reference::parse(name).unwrap();
+            assert_eq!(store.find(&reference).unwrap(), Some(image));
+            let further = Reference::parse(&format!("h.io/{name}")).unwrap();
+            store.tag(name, &further).unwrap();
+            assert_eq!(manifest(&format!("h.io/{name}")), of(sample));
+        }
+        // To load either again changes nothing.
+        for (sample, name) in images {
+            load_layout(&store, sample, Some(name));
+            load_layout(&store, sample, None);
+        }
+        assert_eq!(manifest(&id), of(order[0].0));
+        let good_layers = store.resolve("good:1").unwrap().layers;
+        unpack(&store, &good_layers[0].key());
+        assert_eq!(manifest(&id), of(&good));
+        store.tag(&id, &Reference::parse("by-id").unwrap()).unwrap();
+        assert_eq!(manifest("by-id"), of(&good));
+        let listing = store.list().unwrap();
+        assert_eq!(listing.images.len(), 1);
+        assert_eq!(listing.images[0].manifest_digest, of(&good));
+        // A name that is given to the other leads there, as somebody wanted.
+        store
+            .tag("evil:1", &Reference::parse("good:1").unwrap())
+            .unwrap();
+        assert_eq!(manifest("good:1"), of(&evil));
+    }
+}
+
+#[test]
+fn a_container_has_the_image_that_it_was_made_of() {
+    let (good, evil) = (claiming(b"good"), claiming(b"evil"));
+    let (_dir, store) = store();
+    load_layout(&store, &evil, Some("evil:1"));
+    load_layout(&store, &good, Some("good:1"));
+    let made_of = store.resolve("good:1").unwrap();
+    let keys: Vec<LayerKey> = made_of.layers.iter().map(Layer::key).collect();
+    let find = || store.find_made_of(&made_of.id, &keys);
+    assert_eq!(find().unwrap(), made_of);
+    let containers = || {
+        Ok(vec![ContainerUse {
+            container: "0123456789ab".to_owned(),
+            image: made_of.id,
+            layers: keys.clone(),
+            running: false,
+        }])
+    };
+    // It needs no name.
+    store.remove("good:1", Force::No, &containers).unwrap();
+    store.collect(&containers).unwrap();
+    assert_eq!(find().unwrap().manifest_digest, Digest::of(&good.manifest));
+    // Without the container it goes, as the id leads to the other.
+    store.collect(&|| Ok(Vec::new())).unwrap();
+    let error = find().unwrap_err();
+    assert!(matches!(error, StoreError::OtherLayers(_)), "{error}");
+    assert!(error.hint().is_some());
+    store
+        .remove("evil:1", Force::No, &|| Ok(Vec::new()))
+        .unwrap();
+    assert!(find().unwrap_err().is_no_such_image());
+}
+
+#[test]
+fn what_loses_its_last_name_goes_though_others_have_its_id() {
+    let (good, evil) = (claiming(b"good"), claiming(b"evil"));
+    let nobody = || Ok(Vec::new());
+    let (_dir, store) = store();
+    load_layout(&store, &evil, Some("evil:1"));
+    load_layout(&store, &good, Some("good:1"));
+    let removed = store.remove("evil:1", Force::No, &nobody).unwrap();
+    assert_eq!(removed.len(), 1);
+    let manifest = |text: &str| store.resolve(text).unwrap().manifest_digest;
+    assert_eq!(manifest(&good.id()), Digest::of(&good.manifest));
+    assert!(store.blob(&Digest::of(b"evil")).is_err());
+    // One that lost its name to another image stays, and its id.
+    load_layout(&store, &Sample::new(&[b"new"]), Some("good:1"));
+    load_layout(&store, &evil, Some("evil:1"));
+    store.collect(&nobody).unwrap();
+    assert_eq!(manifest(&good.id()), Digest::of(&good.manifest));
+    assert_eq!(manifest("evil:1"), Digest::of(&evil.manifest));
+}

@@ -95,6 +95,32 @@ fn plain_layers_arrive_compressed_and_the_second_time_nothing_is_sent() {
 }
 
 #[test]
+fn another_image_with_the_same_config_is_not_pushed_in_ones_place() {
+    let (server, inbox) = taking();
+    let (good, evil) = (packed(&[b"good"]), packed(&[b"evil"]));
+    assert_eq!(good.config, evil.config);
+    for (number, order) in [[&good, &evil], [&evil, &good]].into_iter().enumerate() {
+        let client = Client::new();
+        let name_of = |sample: &Sample| match sample.manifest == good.manifest {
+            true => server.name(&format!("good:{number}")),
+            false => server.name(&format!("evil:{number}")),
+        };
+        for sample in order {
+            client.load(sample, &name_of(sample));
+        }
+        let name = name_of(&good);
+        client.push(&name).unwrap();
+        let (bytes, _) = manifest(&inbox, "good", &number.to_string());
+        assert_eq!(bytes, good.manifest);
+        let by_digest = reference(&name).with_digest(Digest::of(&bytes));
+        let image = client.store.find(&by_digest).unwrap().unwrap();
+        assert_eq!(image.manifest_digest, Digest::of(&bytes));
+        let pulled = client.pull(&name).unwrap();
+        assert_eq!(pulled.image.manifest_digest, Digest::of(&bytes));
+    }
+}
+
+#[test]
 fn a_pulled_image_goes_on_byte_for_byte() {
     let (server, inbox) = taking();
     let plain = sample();

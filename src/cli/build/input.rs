@@ -65,6 +65,14 @@ impl Unpacked {
     }
 }
 
+impl Drop for Unpacked {
+    /// Also where an archive has folders that nobody may write to, which [`tempfile::TempDir`] leaves.
+    fn drop(&mut self) {
+        // What can't be removed now is tried again by the next build.
+        let _ = removal::remove_tree(self.folder.path());
+    }
+}
+
 /// Removes the folders that killed builds left.
 fn clear(all: &Path) {
     for entry in std::fs::read_dir(all).into_iter().flatten().flatten() {
@@ -268,6 +276,8 @@ fn limited(from: impl Read, name: &str) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn root() -> Root {
@@ -297,6 +307,35 @@ mod tests {
             error.contains("both build context and dockerfile"),
             "{error}"
         );
+    }
+
+    /// As an ordinary user: nothing keeps root from removing them.
+    #[test]
+    fn an_archives_read_only_folders_go_with_the_build() {
+        let temp = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            // Of this thread alone.
+            let user = scope.spawn(|| {
+                let nobody = nix::unistd::Uid::from_raw(65534);
+                if nix::unistd::geteuid().is_root() {
+                    nix::unistd::chown(temp.path(), Some(nobody), None).unwrap();
+                    nix::unistd::setfsuid(nobody);
+                }
+                let root = Root::at(temp.path().join("root"));
+                let unpacked = Unpacked::new(&root).unwrap();
+                let folder = unpacked.folder.path().to_owned();
+                std::fs::create_dir_all(folder.join("a/b")).unwrap();
+                std::fs::write(folder.join("a/b/file"), "").unwrap();
+                for name in ["a/b", "a", ""] {
+                    let mode = std::fs::Permissions::from_mode(0o555);
+                    std::fs::set_permissions(folder.join(name), mode).unwrap();
+                }
+                drop(unpacked);
+                assert!(!folder.exists());
+                assert_eq!(std::fs::read_dir(root.build_contexts()).unwrap().count(), 0);
+            });
+            user.join().unwrap();
+        });
     }
 
     #[test]

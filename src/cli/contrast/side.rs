@@ -346,7 +346,7 @@ fn disk(wanted: &Wanted, id_file: &Path) -> Result<(u64, u64)> {
     let image = store.resolve(wanted.image)?;
     if wanted.isolation == "container" {
         let folder = root.containers().join(id);
-        return Ok((plain::space(&root, &image.id), paths::space_below(&folder)));
+        return Ok((plain::space(&root, &image), paths::space_below(&folder)));
     }
     let disks = store.layer_disks()?;
     let mut shared: u64 = 0;

@@ -57,7 +57,7 @@ pub struct Build<'a> {
     pub lease: &'a Lease,
     /// The stages and their steps.
     pub plan: &'a Plan,
-    /// Every image that the plan names, by its id.
+    /// Every image that the plan names, by the digest of its manifest.
     pub images: &'a HashMap<Digest, Image>,
     /// The user's files.
     pub context: &'a BuildContext,
@@ -141,7 +141,7 @@ struct Shared<'a> {
     build: &'a Build<'a>,
     machine: Machine<'a>,
     stages: Vec<Arc<Mutex<Stage<'a>>>>,
-    /// Images that are only copied from, by their id.
+    /// Images that are only copied from, by the digest of their manifest.
     lent: Mutex<HashMap<Digest, Arc<Mutex<Stage<'a>>>>>,
     progress: Mutex<Vec<Progress>>,
     changed: Condvar,

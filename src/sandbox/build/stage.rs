@@ -27,6 +27,7 @@ use super::super::clock::{now, rfc3339};
 use super::super::disks;
 use super::super::files::Share;
 use super::builder::{Builder, LOOK};
+use super::step::key;
 use super::{BuildError, GivenUp, STAGES_MAX, Shared, StepId, Told, lock};
 
 /// What a stage has come to.
@@ -34,6 +35,8 @@ use super::{BuildError, GivenUp, STAGES_MAX, Shared, StepId, Told, lock};
 pub struct Stage<'a> {
     /// From the base up.
     pub layers: Vec<Layer>,
+    /// The key of the last step of which the layers don't tell all; those of the ones before are in it.
+    untold: Option<Digest>,
     history: Vec<History>,
     /// Its VM. Its files are those of [`Self::layers`].
     pub builder: Option<Builder<'a>>,
@@ -55,10 +58,28 @@ impl<'a> Stage<'a> {
     pub fn new() -> Self {
         Self {
             layers: Vec::new(),
+            untold: None,
             history: Vec::new(),
             builder: None,
             caches: Vec::new(),
         }
+    }
+
+    /// Begins where another one ended.
+    fn begin_with(&mut self, base: &Self) {
+        self.layers.clone_from(&base.layers);
+        self.untold = base.untold;
+        self.history.clone_from(&base.history);
+    }
+
+    /// Takes what a step made.
+    fn take(&mut self, action: &Action, key: Digest, layer: Option<Layer>) {
+        // It was run for something all the same, and what comes after may see that: a file in a cache
+        // mount, what the web says by now. It counts above later layers, too, which may come out the same.
+        if layer.is_none() || writes_to_caches(action) {
+            self.untold = Some(key);
+        }
+        self.layers.extend(layer);
     }
 
     /// The config behind its last step.
@@ -86,12 +107,20 @@ impl<'a> Stage<'a> {
         self.history.last().and_then(|step| step.created.clone())
     }
 
-    /// What is below the next step, for the key of a cache: as of layer disks, what each layer is said to
+    /// The layers below the next step, for the key of a cache: as of layer disks, what each is said to
     /// unpack to and what it is packed as, since an image can name another's diff_ids over blobs of its own.
+    /// For whoever takes files of this stage they are all that counts.
     pub fn chain(&self) -> Vec<u8> {
         let layers = self.layers.iter();
         let layers = layers.map(|layer| format!("{} {}", layer.diff_id, layer.blob));
         layers.collect::<Vec<_>>().join("\n").into_bytes()
+    }
+
+    /// What else is below it, for the same: steps of which the layers don't tell all.
+    pub fn untold(&self) -> String {
+        self.untold
+            .as_ref()
+            .map_or_else(String::new, ToString::to_string)
     }
 
     /// Ends its VM, which then has no cache mounts to lock any more.
@@ -116,11 +145,9 @@ impl<'a> Shared<'a> {
             .stages
             .get(index)
             .context("the plan has no such stage")?;
-        let (layers, history) = self.base(planned)?;
         let stage = self.stages.get(index).context("there is no such stage")?;
         let mut stage = lock(stage);
-        stage.layers = layers;
-        stage.history = history;
+        self.begin(&mut stage, planned)?;
         stage.builder = self.inherited(planned);
         (self.build.tell)(Told::Stage(index));
         for (number, step) in planned.steps.iter().enumerate() {
@@ -160,21 +187,22 @@ impl<'a> Shared<'a> {
         lock(self.stages.get(base)?).builder.take()
     }
 
-    /// Layers and history that a stage begins with.
-    fn base(&self, planned: &PlannedStage) -> Result<(Vec<Layer>, Vec<History>)> {
-        Ok(match &planned.base {
-            Base::Scratch => (Vec::new(), Vec::new()),
+    /// Gives a stage what it begins with.
+    fn begin(&self, stage: &mut Stage<'a>, planned: &PlannedStage) -> Result<()> {
+        match &planned.base {
+            Base::Scratch => {}
             Base::Image(source) => {
-                let image = self.build.images.get(&source.id);
+                let image = self.build.images.get(&source.manifest);
                 let image = image.context("the base image is gone")?;
-                (image.layers.clone(), history_of(image))
+                stage.layers.clone_from(&image.layers);
+                stage.history = history_of(image);
             }
             Base::Stage(index) => {
-                let stage = self.stages.get(*index).context("there is no such stage")?;
-                let stage = lock(stage);
-                (stage.layers.clone(), stage.history.clone())
+                let base = self.stages.get(*index).context("there is no such stage")?;
+                stage.begin_with(&lock(base));
             }
-        })
+        }
+        Ok(())
     }
 
     fn run_step(
@@ -197,7 +225,8 @@ impl<'a> Shared<'a> {
         }
         let inputs = self.inputs(step)?;
         history = step.history(inputs.text.as_deref());
-        let key = self.key(stage, step, &inputs)?;
+        let (environment, epoch) = (self.build.environment, self.build.epoch);
+        let key = key(stage, step, &inputs, environment, epoch);
         let store = self.build.store;
         let known = match self.build.no_cache {
             true => None,
@@ -229,7 +258,7 @@ impl<'a> Shared<'a> {
         };
         history.created = Timestamp::parse(&made.created);
         history.empty_layer = made.layer.is_none();
-        stage.layers.extend(made.layer);
+        stage.take(&step.action, key, made.layer);
         stage.history.push(history);
         tell(Told::Done(id));
         Ok(())
@@ -347,7 +376,7 @@ impl<'a> Shared<'a> {
             }
             CopyFrom::Image(source) => {
                 let mut lent = lock(&self.lent);
-                if let Some(stage) = lent.get(&source.id) {
+                if let Some(stage) = lent.get(&source.manifest) {
                     return Ok(Some(Arc::clone(stage)));
                 }
                 // No more VMs than of stages; one that ends is started again when it is wanted.
@@ -357,11 +386,11 @@ impl<'a> Shared<'a> {
                         idle.end_vm();
                     }
                 }
-                let image = self.build.images.get(&source.id);
+                let image = self.build.images.get(&source.manifest);
                 let mut stage = Stage::new();
                 stage.layers = image.context("the image is gone")?.layers.clone();
                 let stage = Arc::new(Mutex::new(stage));
-                lent.insert(source.id, Arc::clone(&stage));
+                lent.insert(source.manifest, Arc::clone(&stage));
                 Ok(Some(stage))
             }
         }
@@ -419,6 +448,16 @@ fn cache_mounts(planned: &PlannedStage) -> BTreeMap<&str, CacheSharing> {
     caches
 }
 
+/// Whether a step leaves files that are in no layer and that other steps find.
+fn writes_to_caches(action: &Action) -> bool {
+    let Action::Run(run) = action else {
+        return false;
+    };
+    run.mounts
+        .iter()
+        .any(|mount| matches!(mount.kind, MountKind::Cache { read_only, .. } if !read_only))
+}
+
 /// An image's history, with a record for each layer: some tools write none.
 fn history_of(image: &Image) -> Vec<History> {
     let mut history = image.config.history.clone();
@@ -446,9 +485,86 @@ fn folder_name(id: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use images::Compression;
+    use std::collections::BTreeMap;
 
+    use images::dockerfile::{BaseImage, PlanOptions, parse, plan};
+    use images::{Compression, Platform};
+
+    use super::super::step::Inputs;
     use super::*;
+
+    /// The key of a Dockerfile's last step, where steps that say so make no layer and all others one and
+    /// the same.
+    fn last_key(dockerfile: &str) -> Digest {
+        let options = PlanOptions {
+            build_args: BTreeMap::new(),
+            target: None,
+            labels: BTreeMap::new(),
+            platform: Platform::new("linux", "amd64", None),
+        };
+        let no_bases = &mut |_: &_| Err::<BaseImage, _>(std::fmt::Error);
+        let plan = plan(&parse(dockerfile.as_bytes()).unwrap(), &options, no_bases).unwrap();
+        let mut last = None;
+        let mut stages: Vec<Stage<'_>> = Vec::new();
+        for planned in &plan.stages {
+            let mut stage = Stage::new();
+            if let Base::Stage(base) = planned.base {
+                stage.begin_with(&stages[base]);
+            }
+            for step in &planned.steps {
+                if step.action == Action::None {
+                    continue;
+                }
+                let key = key(&stage, step, &Inputs::default(), "", None);
+                let layer = Layer {
+                    blob: Digest::of(b"packed"),
+                    diff_id: Digest::of(b"content"),
+                    compression: Compression::None,
+                    size: 1,
+                };
+                let makes_one = !step.text.contains("nothing");
+                stage.take(&step.action, key, makes_one.then_some(layer));
+                last = Some(key);
+            }
+            stages.push(stage);
+        }
+        last.unwrap()
+    }
+
+    #[test]
+    fn a_step_is_another_above_another_that_did_more_than_its_layer_tells() {
+        for below in [
+            "FROM scratch\nRUN nothing %",
+            "FROM scratch\nRUN nothing %\nRUN nothing",
+            // Its layer may come out the same.
+            "FROM scratch\nRUN nothing %\nRUN file",
+            "FROM scratch\nRUN file\nRUN nothing %\nRUN file\nLABEL a=1",
+            "FROM scratch AS a\nRUN nothing %\nFROM a",
+            "FROM scratch AS a\nRUN nothing %\nFROM a AS b\nRUN file\nFROM b",
+            "FROM scratch\nRUN --mount=type=cache,target=/c file %",
+        ] {
+            let key = |n: &str| last_key(&format!("{}\nRUN x", below.replace('%', n)));
+            assert_eq!(key("1"), key("1"), "{below}");
+            assert_ne!(key("1"), key("2"), "{below}");
+        }
+        assert_ne!(
+            last_key("FROM scratch\nRUN nothing\nRUN x"),
+            last_key("FROM scratch\nRUN x")
+        );
+    }
+
+    #[test]
+    fn a_step_is_the_same_above_another_whose_layer_came_out_the_same() {
+        for below in [
+            "FROM scratch\nRUN file %",
+            "FROM scratch\nLABEL a=%\nRUN file",
+            "FROM scratch AS a\nRUN file %\nFROM a",
+            "FROM scratch\nRUN --mount=type=cache,target=/c,ro file %",
+        ] {
+            let key = |n: &str| last_key(&format!("{}\nRUN x", below.replace('%', n)));
+            assert_eq!(key("1"), key("2"), "{below}");
+        }
+    }
 
     #[test]
     fn steps_above_other_bytes_of_the_same_name_are_others() {

@@ -22,7 +22,7 @@ use super::stage::Stage;
 use super::{Shared, StepId, Told, lock};
 
 /// Changes when steps of the same key would not be the same any more.
-const FORMAT: &str = "bulkhead build 2";
+const FORMAT: &str = "bulkhead build 3";
 
 /// Permissions of a file that `ADD` took from the web, as Docker has it.
 const DOWNLOAD_MODE: u16 = 0o600;
@@ -63,8 +63,14 @@ impl<'a> Shared<'a> {
             Action::Run(run) => {
                 for mount in &run.mounts {
                     if let MountKind::Bind { from, source, .. } = &mount.kind {
-                        let source = literal(source);
-                        self.input(from, "RUN", &[&source], false, &[], &mut inputs)?;
+                        let wanted = Wanted {
+                            instruction: "RUN",
+                            patterns: &[source],
+                            is_literal: true,
+                            parents: false,
+                            exclude: &[],
+                        };
+                        self.input(from, &wanted, &mut inputs)?;
                         inputs.text = None;
                     }
                 }
@@ -77,8 +83,14 @@ impl<'a> Shared<'a> {
         let instruction = step.text.split(' ').next().unwrap_or("COPY");
         let paths = paths(copy);
         if !paths.is_empty() {
-            let (parents, exclude) = (copy.parents, &copy.exclude);
-            self.input(&copy.from, instruction, &paths, parents, exclude, inputs)?;
+            let wanted = Wanted {
+                instruction,
+                patterns: &paths,
+                is_literal: false,
+                parents: copy.parents,
+                exclude: &copy.exclude,
+            };
+            self.input(&copy.from, &wanted, inputs)?;
         }
         for source in &copy.sources {
             if let Source::Url { url, .. } = source {
@@ -102,24 +114,11 @@ impl<'a> Shared<'a> {
         Ok(())
     }
 
-    fn input(
-        &self,
-        from: &CopyFrom,
-        instruction: &str,
-        patterns: &[&str],
-        parents: bool,
-        exclude: &[String],
-        inputs: &mut Inputs,
-    ) -> Result<()> {
+    fn input(&self, from: &CopyFrom, wanted: &Wanted<'_>, inputs: &mut Inputs) -> Result<()> {
         match from {
             CopyFrom::Context => {
                 let context = self.build.context;
-                let selected = context.resolve(&Wanted {
-                    instruction,
-                    patterns,
-                    parents,
-                    exclude,
-                })?;
+                let selected = context.resolve(wanted)?;
                 let digest = context.digest(&selected)?;
                 inputs.digests.push(digest.to_string());
                 inputs.text = Some(sources_text(&selected, &digest));
@@ -132,27 +131,6 @@ impl<'a> Shared<'a> {
             }
         }
         Ok(())
-    }
-
-    /// The key of a step in the cache: what is below it, what it does, and what it takes.
-    pub(super) fn key(&self, stage: &Stage<'a>, step: &Step, inputs: &Inputs) -> Result<Digest> {
-        let mut text = FORMAT.as_bytes().to_vec();
-        let mut add = |part: &[u8]| {
-            text.push(0);
-            text.extend_from_slice(part);
-        };
-        add(&stage.chain());
-        add(&step.action.cache_input());
-        for digest in &inputs.digests {
-            add(digest.as_bytes());
-        }
-        if matches!(step.action, Action::Run(_)) {
-            add(self.build.environment.as_bytes());
-        }
-        if let Some(epoch) = self.build.epoch {
-            add(epoch.to_string().as_bytes());
-        }
-        Ok(Digest::of(&text))
     }
 
     /// Does in the stage's VM what the step says.
@@ -432,6 +410,35 @@ impl<'a> Shared<'a> {
     }
 }
 
+/// The key of a step in the cache: what is below it, what it does, and what it takes.
+pub(super) fn key(
+    stage: &Stage<'_>,
+    step: &Step,
+    inputs: &Inputs,
+    environment: &str,
+    epoch: Option<i64>,
+) -> Digest {
+    let mut text = FORMAT.as_bytes().to_vec();
+    let mut add = |part: &[u8]| {
+        text.push(0);
+        text.extend_from_slice(part);
+    };
+    add(&stage.chain());
+    // Also where there is none, so that what follows is at its place.
+    add(stage.untold().as_bytes());
+    add(&step.action.cache_input());
+    for digest in &inputs.digests {
+        add(digest.as_bytes());
+    }
+    if matches!(step.action, Action::Run(_)) {
+        add(environment.as_bytes());
+    }
+    if let Some(epoch) = epoch {
+        add(epoch.to_string().as_bytes());
+    }
+    Digest::of(&text)
+}
+
 /// Whom files are given to: a number without a group is the group's, too.
 fn owner(text: &str) -> String {
     match text.parse::<u32>() {
@@ -470,7 +477,7 @@ fn gather(copy: &Copy, paths: &[&str]) -> Result<Gather> {
     })
 }
 
-/// A path as a pattern that matches nothing else.
+/// A path as a pattern that matches nothing else: the agent knows only these.
 fn literal(path: &str) -> String {
     let mut pattern = String::new();
     for character in path.chars() {

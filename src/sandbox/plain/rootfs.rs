@@ -1,12 +1,13 @@
-//! The unpacked file systems of images, one per image, that plain containers share as the lower layer
-//! of an overlay.
+//! The unpacked file systems of images that plain containers share as the lower layer of an overlay.
 //!
 //! ```text
-//! <root>/plain/images/<image id>/    locked by who uses it; its name only when it is whole
+//! <root>/plain/images/<key>/         locked by who uses it; its name only when it is whole
 //!        rootfs/                     the file system, whose owner and mode are the image's
-//! <root>/plain/images/.new-<id>/     being unpacked, or left by a command that was killed
+//! <root>/plain/images/.new-<key>/    being unpacked, or left by a command that was killed
 //! ```
-//! One is there as long as the store has its image, or a container is on record as its user.
+//! The key is of the layers as they are packed, not the image's id: another image can have the id by layers
+//! of its own (docs/adr/0002). One is there as long as the store has its image, or a container is on record
+//! as its user.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
@@ -15,7 +16,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use images::{Digest, Store};
+use images::{Digest, Image, Layer, LayerKey, Store};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{agent_program, jail};
@@ -53,21 +54,22 @@ impl Unpacked {
     }
 }
 
-/// The file system of an image; unpacked when it is not there. `tell` is told what takes time, and what
-/// is left out.
+/// The file system of the image of this id in these layers; unpacked when it is not there. `tell` is told
+/// what takes time, and what is left out.
 ///
 /// # Errors
 /// When the image is gone, a layer is corrupt, or there is no room.
 pub(super) fn unpacked(
     root: &Root,
     guest: &GuestFiles,
-    image: &Digest,
+    (id, layers): (&Digest, &[LayerKey]),
     tell: &dyn Fn(&str),
 ) -> Result<Unpacked> {
     let images = folder(root);
     // Its user's alone: images have programs that take their owner's rights.
     paths::create_private(&images)?;
-    let path = images.join(image.hex());
+    let key = key(layers);
+    let path = images.join(&key);
     if let Some(found) = Unpacked::find(&path)? {
         return Ok(found);
     }
@@ -77,10 +79,10 @@ pub(super) fn unpacked(
         return Ok(found);
     }
     let store = Store::open(&root.images())?;
-    let layers = store.resolve(&image.to_string())?.layers;
+    let layers = store.find_made_of(id, layers)?.layers;
     sweep(root, &store, &images)?;
     tell("unpacking the image for plain containers …");
-    let new = images.join(format!(".new-{}", image.hex()));
+    let new = images.join(format!(".new-{key}"));
     // What could not be removed is not built upon.
     DirBuilder::new()
         .mode(0o700)
@@ -103,22 +105,27 @@ pub(super) fn unpacked(
 /// unfinished. Whoever unpacks holds the lock of all.
 fn sweep(root: &Root, store: &Store, images: &Path) -> Result<()> {
     let containers = containers::list(root)?.into_iter();
-    let used: BTreeSet<String> = containers
+    let mut used: BTreeSet<String> = containers
         .filter(|(_, config)| config.launch.isolation == Isolation::Container)
-        .map(|(_, config)| config.image_id)
+        .map(|(_, config)| key(&config.launch.layers))
         .collect();
+    for image in store.list()?.images {
+        used.insert(key(&keys(&image)));
+        for name in image.tags.iter().chain(&image.repo_digests) {
+            // One that is damaged has to be unpacked anew.
+            let named = store.find(name).unwrap_or(None);
+            used.extend(named.map(|image| key(&keys(&image))));
+        }
+    }
     let mut old = Vec::new();
     let mut locks = Vec::new();
     for entry in fs::read_dir(images).context("read the unpacked images")? {
         let entry = entry.context("read the unpacked images")?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let id = format!("sha256:{name}");
-        let known = store.resolve(&id);
-        let is_gone = known.is_err_and(|error| error.is_no_such_image()) && !used.contains(&id);
         let lock = File::open(entry.path())
             .ok()
             .and_then(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).ok());
-        if let (true, Some(lock)) = (is_gone || name.starts_with('.'), lock) {
+        if let (false, Some(lock)) = (used.contains(&name), lock) {
             locks.push(lock);
             old.push(entry.path());
         }
@@ -133,8 +140,38 @@ fn folder(root: &Root) -> PathBuf {
     root.path().join("plain").join("images")
 }
 
+/// The layers of an image.
+pub(super) fn keys(image: &Image) -> Vec<LayerKey> {
+    image.layers.iter().map(Layer::key).collect()
+}
+
+/// Name of the folder of what these layers unpack to.
+fn key(layers: &[LayerKey]) -> String {
+    let layers = layers.iter();
+    let lines = layers.map(|layer| format!("{} {}\n", layer.diff_id, layer.blob));
+    Digest::of(lines.collect::<String>().as_bytes()).hex()
+}
+
 /// Bytes of disk of an image's unpacked file system.
 #[must_use]
-pub fn space(root: &Root, image: &Digest) -> u64 {
-    paths::space_below(&folder(root).join(image.hex()))
+pub fn space(root: &Root, image: &Image) -> u64 {
+    paths::space_below(&folder(root).join(key(&keys(image))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_packed_otherwise_is_unpacked_for_itself() {
+        let layer = |blob: &[u8]| LayerKey {
+            diff_id: Digest::of(b"content"),
+            blob: Digest::of(blob),
+        };
+        let (good, evil) = (layer(b"good"), layer(b"evil"));
+        let all = [&[good][..], &[evil], &[good, evil], &[evil, good], &[]];
+        let names: BTreeSet<String> = all.into_iter().map(key).collect();
+        assert_eq!(names.len(), all.len());
+        assert!(names.iter().all(|name| name.len() == 64));
+    }
 }

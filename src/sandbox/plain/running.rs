@@ -54,10 +54,10 @@ impl Prepared {
         folder: &Folder,
         config: &ContainerConfig,
     ) -> Result<Self> {
-        let image = Digest::parse(&config.image_id)?;
+        let id = Digest::parse(&config.image_id)?;
         let runtime = find_runtime()?;
         // It is there, as long as nobody took it away by hand.
-        let image = rootfs::unpacked(root, guest, &image, &|_| {})?;
+        let image = rootfs::unpacked(root, guest, (&id, &config.launch.layers), &|_| {})?;
         let run = root.path().join(RUN);
         create_private(&run)?;
         let fixed = Fixed {

@@ -169,7 +169,7 @@ fuzz_target!(|bytes: &[u8]| {
             true => Err(Missing),
             false => Ok(BaseImage {
                 config: config.clone(),
-                id: Digest::of(b""),
+                manifest: Digest::of(b""),
             }),
         })
     };

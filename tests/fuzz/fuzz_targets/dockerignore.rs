@@ -61,10 +61,11 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let context = Context::open(FOLDER.path(), ignore).expect("the folder");
     let name = String::from_utf8_lossy(name).replace('\0', "");
-    for parents in [false, true] {
+    for (parents, is_literal) in [(false, false), (false, true), (true, false)] {
         let wanted = Wanted {
             instruction: "COPY",
             patterns: &[&name],
+            is_literal,
             parents,
             exclude: &[],
         };

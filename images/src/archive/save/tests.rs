@@ -212,3 +212,32 @@ fn an_output_that_fails_is_told() {
     let error = save(&store, &["a".to_owned()], &mut Full).unwrap_err();
     assert!(matches!(error, ArchiveError::Write(_)), "{error}");
 }
+
+#[test]
+fn of_two_with_the_same_config_each_name_has_its_own() {
+    let config = json!({
+        "architecture": "amd64", "os": "linux", "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [crate::sample::sha(b"content")]},
+    });
+    let of = |packed: &[u8]| Sample::of_config(config.clone(), &[packed]);
+    let (good, evil) = (of(b"good"), of(b"evil"));
+    let (good, evil) = ((&good, "a:1"), (&evil, "a:2"));
+    for images in [[good, evil], [evil, good]] {
+        let (_dir, store) = store_of(&images);
+        let blob = |bytes: &[u8]| format!("blobs/sha256/{}", Digest::of(bytes).hex());
+        let archive = saved(&store, &["a:1"]).unwrap();
+        let names: Vec<String> = members(&archive)
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
+        assert!(names.contains(&blob(b"good")) && !names.contains(&blob(b"evil")));
+        let archive = saved(&store, &["a"]).unwrap();
+        let mut list = json_of(&archive, "manifest.json");
+        let list = list.as_array_mut().unwrap();
+        list.sort_by_key(|image| image["RepoTags"].to_string());
+        assert_eq!(list[0]["RepoTags"], json!(["a:1"]));
+        assert_eq!(list[0]["Layers"], json!([blob(b"good")]));
+        assert_eq!(list[1]["RepoTags"], json!(["a:2"]));
+        assert_eq!(list[1]["Layers"], json!([blob(b"evil")]));
+    }
+}

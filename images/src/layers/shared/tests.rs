@@ -116,6 +116,36 @@ fn a_short_id_of_several_removes_none_and_a_name_goes_first() {
 }
 
 #[test]
+fn no_more_are_shared_than_the_limit_and_whatever_there_is_can_be_unshared() {
+    let temp = tempfile::tempdir().unwrap();
+    let shared = shared(&temp);
+    let numbered = |number: usize| image(&format!("image-{number}"), &[]);
+    // As nobody else is writing: each write is brought to the disk otherwise.
+    let record_of = |image: &SharedImage| {
+        let text = serde_json::to_vec(image).unwrap();
+        std::fs::write(shared.folder().join(record(&image.id)), text).unwrap();
+    };
+    shared.add(&numbered(0), &[]).unwrap();
+    (1..SHARED_IMAGES).for_each(|number| record_of(&numbered(number)));
+    let one_more = numbered(SHARED_IMAGES);
+    let error = shared.add(&one_more, &[]).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "1000 images are shared, the limit: unshare one first"
+    );
+    // One that is shared may be so again.
+    shared.add(&numbered(0), &[]).unwrap();
+    // As an older version has left it.
+    record_of(&one_more);
+    assert_eq!(shared.images().unwrap().len(), SHARED_IMAGES + 1);
+    shared.remove("image-7").unwrap();
+    shared.add(&numbered(7), &[]).unwrap_err();
+    shared.remove("image-8").unwrap();
+    shared.add(&numbered(7), &[]).unwrap();
+    assert_eq!(shared.images().unwrap().len(), SHARED_IMAGES);
+}
+
+#[test]
 fn a_lock_that_any_user_may_hold_keeps_nobody_waiting() {
     let temp = tempfile::tempdir().unwrap();
     let shared = shared(&temp);

@@ -13,22 +13,31 @@ fn name(text: &str) -> Reference {
 fn with(images: &[(&str, &[&str])]) -> Index {
     let mut index = Index::default();
     for (image, names) in images {
-        let blob = BlobRef {
-            digest: digest(&format!("manifest of {image}")),
-            size: 3,
-        };
-        let id = digest(image);
-        index.add(Entry {
-            manifest: blob,
-            media_type: OCI_MANIFEST,
-            id,
-            name: None,
-        });
+        let entry = entry(image, image);
+        index.add(entry.clone());
         for text in *names {
-            index.name_image(&id, &name(text));
+            index.name(&entry, &name(text));
         }
     }
     index
+}
+
+/// A manifest that says it is of an image.
+fn entry(manifest: &str, image: &str) -> Entry {
+    Entry {
+        manifest: BlobRef {
+            digest: digest(&format!("manifest of {manifest}")),
+            size: 3,
+        },
+        media_type: OCI_MANIFEST,
+        id: digest(image),
+        name: None,
+    }
+}
+
+/// The id that a name leads to.
+fn id_of(index: &Index, text: &str) -> Option<Digest> {
+    index.named(&name(text)).map(|entry| entry.id)
 }
 
 fn names(index: &Index, image: &str) -> Vec<String> {
@@ -55,11 +64,11 @@ fn what_is_written_is_read() {
 #[test]
 fn a_name_belongs_to_one_image_and_the_other_stays_dangling() {
     let mut index = with(&[("old", &["x"]), ("new", &[])]);
-    index.name_image(&digest("new"), &name("x"));
-    assert_eq!(index.id_of(&name("x")), Some(digest("new")));
+    index.name(&entry("new", "new"), &name("x"));
+    assert_eq!(id_of(&index, "x"), Some(digest("new")));
     assert_eq!(names(&index, "old"), Vec::<String>::new());
     assert_eq!(index.ids().len(), 2);
-    index.name_image(&digest("old"), &name("y"));
+    index.name(&entry("old", "old"), &name("y"));
     assert_eq!(
         (names(&index, "old"), names(&index, "new")),
         (vec!["y:latest".to_owned()], vec!["x:latest".to_owned()])
@@ -81,17 +90,21 @@ fn a_digest_in_a_name_outweighs_its_tag() {
     let index = with(&[("a", &[&both])]);
     assert_eq!(names(&index, "a"), [format!("x@{}", digest("pinned"))]);
     assert_eq!(
-        index.id_of(&name(&format!("x:2@{}", digest("pinned")))),
+        id_of(&index, &format!("x:2@{}", digest("pinned"))),
         Some(digest("a"))
     );
-    assert_eq!(index.id_of(&name("x:1")), None);
+    assert_eq!(id_of(&index, "x:1"), None);
 }
 
 #[test]
 fn names_ids_and_beginnings_of_ids_are_found() {
     let index = with(&[("a", &["x"]), ("b", &[])]);
     let id = digest("a");
-    let by_name = Match::Name(name("x"), id);
+    let named = Entry {
+        name: Some(name("x")),
+        ..entry("a", "a")
+    };
+    let by_name = Match::Name(&named);
     for text in ["x", "x:latest", "docker.io/library/x"] {
         assert_eq!(index.resolve(text).unwrap(), by_name, "{text}");
     }
@@ -152,7 +165,10 @@ fn a_name_outweighs_the_beginning_of_an_id() {
     let index = with(&[("a", &[]), ("b", &[&hex])]);
     assert_eq!(
         index.resolve(&hex).unwrap(),
-        Match::Name(name(&hex), digest("b"))
+        Match::Name(&Entry {
+            name: Some(name(&hex)),
+            ..entry("b", "b")
+        })
     );
 }
 
@@ -165,6 +181,43 @@ fn untagging_keeps_the_image_and_dropping_does_not() {
     assert_eq!(index.ids().len(), 1);
     index.drop_image(&digest("a"));
     assert_eq!(index, Index::default());
+}
+
+#[test]
+fn a_name_leads_to_the_manifest_that_it_was_given_with_whatever_else_has_its_id() {
+    for (first, second) in [("good", "evil"), ("evil", "good")] {
+        let mut index = Index::default();
+        for manifest in [first, second] {
+            index.add(entry(manifest, "a"));
+            index.name(&entry(manifest, "a"), &name(manifest));
+        }
+        // Further names, and the same again, move nothing.
+        index.name(&entry(first, "a"), &name("more"));
+        index.add(entry(first, "a"));
+        index.name(&entry(first, "a"), &name(first));
+        for (text, manifest) in [("good", "good"), ("evil", "evil"), ("more", first)] {
+            let found = index.named(&name(text)).unwrap();
+            assert!(found.is_same(&entry(manifest, "a")), "{first}: {text}");
+        }
+        let manifests: Vec<Digest> = index
+            .of_id(&digest("a"))
+            .iter()
+            .map(|entry| entry.manifest.digest)
+            .collect();
+        let expected = [first, second].map(|text| digest(&format!("manifest of {text}")));
+        assert_eq!(manifests, expected);
+        // One without a name makes room for none that has its id.
+        index.untag(&name("good"));
+        index.untag(&name("more"));
+        assert_eq!(index.of_id(&digest("a")).len(), 2);
+        assert_eq!(index.nameless().count(), 1);
+        let kept = BTreeSet::from([digest("manifest of good")]);
+        index.drop_nameless(&kept);
+        assert_eq!(index.of_id(&digest("a")).len(), 2);
+        index.drop_nameless(&BTreeSet::new());
+        assert_eq!(names(&index, "a"), ["evil:latest"]);
+        assert_eq!(index.of_id(&digest("a")).len(), 1);
+    }
 }
 
 #[test]

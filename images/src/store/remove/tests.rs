@@ -15,14 +15,15 @@ fn index(images: &[(&str, &[&str])]) -> Index {
             digest: id(&format!("manifest of {image}")),
             size: 1,
         };
-        index.add(Entry {
+        let entry = Entry {
             manifest,
             media_type: OCI_MANIFEST,
             id: id(image),
             name: None,
-        });
+        };
+        index.add(entry.clone());
         for name in *names {
-            index.name_image(&id(image), &Reference::parse(name).unwrap());
+            index.name(&entry, &Reference::parse(name).unwrap());
         }
     }
     index

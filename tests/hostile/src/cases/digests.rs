@@ -277,6 +277,18 @@ fn stolen() -> Vec<Case> {
             }),
             Expected::Unpacking("its diff_id is"),
         ),
+        Case::new(
+            25,
+            "config-of-the-base",
+            "the id of an image that others use, over other bytes",
+            draft(|base| {
+                let tar = Tar::new().file("bin/sh", b"pwned").end();
+                let mut draft = Draft::on(base);
+                draft.layers[0] = Layer::packed(tar, "", &digest(&base.tar));
+                draft
+            }),
+            Expected::Unpacking("its diff_id is"),
+        ),
         // A pull has the true one already, and asks for no other.
         Case::new(
             25,
