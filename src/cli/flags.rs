@@ -94,6 +94,32 @@ fn command(name: &'static str, about: &'static str, without: &[&str]) -> Command
     command
 }
 
+/// Derived parsers as Docker's own reads flags: the last of one that is repeated counts, and a switch may
+/// have a value.
+#[must_use]
+pub fn as_dockers(command: Command) -> Command {
+    let switch = |arg: Arg| match arg.get_action() {
+        // Those with a default have a value as well.
+        ArgAction::SetTrue if arg.get_default_values().is_empty() => arg
+            .action(ArgAction::Set)
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_value("false")
+            .default_missing_value("true")
+            .hide_default_value(true)
+            .hide_possible_values(true)
+            .value_name("bool")
+            .value_parser(|text: &str| {
+                values::security::switch(text).ok_or("it is neither true nor false")
+            }),
+        _ => arg,
+    };
+    command
+        .args_override_self(true)
+        .mut_args(switch)
+        .mut_subcommands(as_dockers)
+}
+
 fn argument(flag: &'static Flag) -> Arg {
     let mut arg = Arg::new(flag.name)
         .long(flag.name)

@@ -9,7 +9,7 @@ use super::values::number;
 use crate::sandbox::given::Given;
 
 /// Flags whose texts are kept.
-const LISTS: [&str; 9] = [
+const LISTS: [&str; 10] = [
     "add-host",
     "cap-add",
     "cap-drop",
@@ -19,6 +19,7 @@ const LISTS: [&str; 9] = [
     "group-add",
     "security-opt",
     "storage-opt",
+    "volumes-from",
 ];
 
 /// Billionths of a CPU in a thousandth.
@@ -58,6 +59,7 @@ pub fn given(flags: &Flags, options: &RunOptions, image: &ImageConfig) -> Result
         ipc: text("ipc"),
         userns: text("userns"),
         cidfile: text("cidfile"),
+        publish_all: options.network.publish_all,
         volumes: image.volumes.clone(),
         on_build: image.on_build.clone(),
         ..Given::default()

@@ -46,15 +46,15 @@ pub enum ObjectKind {
 
 /// One that was found.
 enum Object {
-    /// A container or a volume.
-    Value(Value),
+    Container(Value),
+    Volume(Value),
     Image(Box<Image>),
 }
 
 impl Serialize for Object {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Value(value) => value.serialize(serializer),
+            Self::Container(value) | Self::Volume(value) => value.serialize(serializer),
             Self::Image(image) => images::inspect_json(image).serialize(serializer),
         }
     }
@@ -81,7 +81,11 @@ pub fn run(args: &InspectArgs, only: Option<ObjectKind>) -> Result<()> {
         None => output::line(&pretty(&found)?)?,
         Some(template) => {
             for (index, object) in found.iter().enumerate() {
-                let text = template.render(&serde_json::to_value(object)?);
+                let value = match object {
+                    Object::Container(value) => inspect::for_templates(value.clone()),
+                    other => serde_json::to_value(other)?,
+                };
+                let text = template.render(&value);
                 if text.is_err() && index == 0 {
                     output::line("")?;
                 }
@@ -141,7 +145,7 @@ fn object(
             value["SizeRw"] = writable.into();
             value["SizeRootFs"] = writable.saturating_add(image).into();
         }
-        return Ok(Some(Object::Value(value)));
+        return Ok(Some(Object::Container(value)));
     }
     if kind == Some(ObjectKind::Container) {
         return Ok(None);
@@ -156,7 +160,7 @@ fn object(
     if kind == Some(ObjectKind::Image) {
         return Ok(None);
     }
-    Ok(volume::find(root, name)?.map(Object::Value))
+    Ok(volume::find(root, name)?.map(Object::Volume))
 }
 
 #[cfg(test)]
@@ -165,7 +169,7 @@ mod tests {
 
     #[test]
     fn objects_are_indented_by_four_and_their_texts_are_left_alone() {
-        let object = Object::Value(serde_json::json!({"Args": ["two  blanks"], "Env": []}));
+        let object = Object::Container(serde_json::json!({"Args": ["two  blanks"], "Env": []}));
         assert_eq!(
             pretty(&[object]).unwrap(),
             "[\n    {\n        \"Args\": [\n            \"two  blanks\"\n        ],\n        \"Env\": []\n    }\n]"

@@ -313,7 +313,7 @@ impl FilesVerb {
 /// The whole parser.
 #[must_use]
 pub fn command() -> clap::Command {
-    Cli::command()
+    flags::as_dockers(Cli::command())
         .subcommand(flags::run_command().display_order(0))
         .subcommand(flags::create_command().display_order(1))
         .subcommand(flags::update_command())
@@ -412,5 +412,48 @@ mod tests {
     #[test]
     fn the_whole_parser_is_sound() {
         command().debug_assert();
+    }
+
+    /// As Docker's commands do, also of aliases such as `alias e='bulkhead exec -it'`.
+    #[test]
+    fn flags_of_all_verbs_may_be_repeated_and_switches_have_values() {
+        let parse = |words: &str| {
+            let words = words.split(' ');
+            command().try_get_matches_from(["bulkhead"].into_iter().chain(words))
+        };
+        for words in [
+            "exec -it -i -t web sh",
+            "rm -f -f x",
+            "container rm --force=true x",
+            "logs --tail 5 --tail 10 x",
+            "stop -t 1 -t 2 x",
+            "images -q --no-trunc=1",
+            "ps --filter name=a --filter name=b",
+        ] {
+            parse(words).unwrap();
+        }
+        let all = |words: &str| {
+            let matches = parse(words).unwrap();
+            let Verb::Ps(args) = Cli::from_arg_matches(&matches).unwrap().verb else {
+                panic!("{words} is ps");
+            };
+            args.all
+        };
+        assert!(all("ps -a") && all("ps --all") && all("ps --all=t"));
+        assert!(!all("ps") && !all("ps --all=false") && !all("ps -a --all=0"));
+        // Some are on by default.
+        for words in ["push x", "commit x", "history x", "attach x"] {
+            let matches = parse(words).unwrap();
+            let (verb, matches) = matches.subcommand().unwrap();
+            let flag = match verb {
+                "push" => "disable_content_trust",
+                "commit" => "pause",
+                "history" => "human",
+                _ => "sig_proxy",
+            };
+            assert_eq!(matches.get_one::<bool>(flag), Some(&true), "{verb}");
+        }
+        let error = parse("ps --all=maybe").unwrap_err().to_string();
+        assert!(error.contains("neither true nor false"), "{error}");
     }
 }

@@ -58,7 +58,7 @@ const TABLE: [&str; 7] = [
 pub struct PsArgs {
     /// Show all, not only running ones
     #[arg(short, long)]
-    all: bool,
+    pub(super) all: bool,
     /// Show ids only
     #[arg(short, long)]
     quiet: bool,

@@ -103,11 +103,19 @@ pub fn block_signals(forward: bool) -> Result<SigSet> {
     Ok(set)
 }
 
+/// Signals that end a command which does not forward them.
+const ENDING: [Signal; 4] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+];
+
 /// Serves the container until it ends or the user detaches.
 ///
 /// # Errors
 /// When the supervisor dies without a word or a thread can't be started.
-pub fn run(attachment: Attachment, signals: SigSet) -> Result<Ended> {
+pub fn run(attachment: Attachment, mut signals: SigSet) -> Result<Ended> {
     let Attachment {
         link,
         stdin,
@@ -124,8 +132,14 @@ pub fn run(attachment: Attachment, signals: SigSet) -> Result<Ended> {
     } else {
         None
     };
+    if raw_mode.is_some() && !forward_signals {
+        // Waited for, so that the terminal is left as it was found.
+        signals.extend(ENDING);
+        signals.thread_block().context("block signals")?;
+    }
+    let before = raw_mode.as_ref().map(|raw| raw.0.clone());
     listen(link, news.clone())?;
-    forward(sender.clone(), signals, forward_signals)?;
+    forward(sender.clone(), signals, forward_signals, before)?;
     let mut outputs = Vec::new();
     if let Some(from) = stdout {
         let news = news.clone();
@@ -205,10 +219,25 @@ fn listen(mut link: Link, news: mpsc::Sender<News>) -> Result<()> {
     Ok(())
 }
 
+/// What a shell says of a command that a signal ended is so much more than the signal's number.
+const CODE_SIGNAL: i32 = 128;
+
 /// The third interrupt or termination ends the command itself, as in Docker.
 const FORCE_EXIT_AFTER: u32 = 3;
 
-fn forward(socket: Arc<Mutex<Sender>>, signals: SigSet, forward: bool) -> Result<()> {
+fn forward(
+    socket: Arc<Mutex<Sender>>,
+    signals: SigSet,
+    forward: bool,
+    before: Option<Termios>,
+) -> Result<()> {
+    let leave = move |code| {
+        // Nothing is dropped.
+        if let Some(before) = &before {
+            restore(before);
+        }
+        std::process::exit(code);
+    };
     thread("signals", move || {
         let mut interrupts = 0;
         while let Ok(signal) = signals.wait() {
@@ -220,10 +249,12 @@ fn forward(socket: Arc<Mutex<Sender>>, signals: SigSet, forward: bool) -> Result
                 if matches!(signal, Signal::SIGINT | Signal::SIGTERM) {
                     interrupts += 1;
                     if interrupts >= FORCE_EXIT_AFTER {
-                        std::process::exit(1);
+                        leave(1);
                     }
                 }
                 send(&socket, ToSupervisor::Signal(signal as i32));
+            } else {
+                leave(CODE_SIGNAL + signal as i32);
             }
         }
     })?;
@@ -335,8 +366,12 @@ impl RawMode {
 
 impl Drop for RawMode {
     fn drop(&mut self) {
-        let _ = tcsetattr(std::io::stdin().as_fd(), SetArg::TCSANOW, &self.0);
+        restore(&self.0);
     }
+}
+
+fn restore(before: &Termios) {
+    let _ = tcsetattr(std::io::stdin().as_fd(), SetArg::TCSANOW, before);
 }
 
 /// Size of the terminal on stdout or stdin.

@@ -42,6 +42,8 @@ pub struct Given {
     pub userns: String,
     /// `--cidfile`.
     pub cidfile: String,
+    /// `--publish-all`.
+    pub publish_all: bool,
     /// Folders that the image calls volumes.
     pub volumes: Vec<String>,
     /// Instructions of the image for builds on it.

@@ -51,6 +51,7 @@ pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState
             _ => logs::path(folder, &config.id).to_string_lossy().into_owned(),
         },
         "Driver": "erofs",
+        "GraphDriver": {"Data": null, "Name": "erofs"},
         "Platform": "linux",
         "MountLabel": "",
         "ProcessLabel": "",
@@ -118,6 +119,25 @@ pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState
         });
     }
     object
+}
+
+/// Members that Docker leaves out of the JSON where there is nothing to show. Its templates read the
+/// object that they are of, where they are nil: `{{if .State.Health}}` is false and no mistake.
+const LEFT_OUT: [(&str, &str); 3] = [
+    ("State", "Health"),
+    ("Config", "Healthcheck"),
+    ("Config", "StopTimeout"),
+];
+
+/// A container as templates read it.
+#[must_use]
+pub fn for_templates(mut container: Value) -> Value {
+    for (part, member) in LEFT_OUT {
+        if let Some(part) = container.get_mut(part).and_then(Value::as_object_mut) {
+            part.entry(member).or_insert(Value::Null);
+        }
+    }
+    container
 }
 
 fn health_of(health: &Health) -> Value {
@@ -322,6 +342,9 @@ fn of_isolation(config: &ContainerConfig) -> Value {
         "StorageOpt": storage.collect::<std::collections::BTreeMap<_, _>>(),
         "NetworkMode": network::mode(config.launch.network.as_ref()),
         "PortBindings": network::port_bindings(config.launch.network.as_ref()),
+        "PublishAllPorts": given.publish_all,
+        "Links": null,
+        "VolumesFrom": null_if_empty(given.list("volumes-from")),
         "CapAdd": null_if_empty(given.list("cap-add")),
         "CapDrop": null_if_empty(given.list("cap-drop")),
         "SecurityOpt": null_if_empty(given.list("security-opt")),
@@ -378,6 +401,28 @@ fn phases_ms(phases: &Phases) -> Value {
 mod tests {
     use super::*;
     use crate::sandbox::containers::tests::config;
+
+    #[test]
+    fn templates_find_what_docker_leaves_out() {
+        let mut config = config('a', "x", false);
+        config.given.publish_all = true;
+        let shown = container(Path::new("/none"), &config, &ContainerState::created());
+        for (part, member) in LEFT_OUT {
+            assert_eq!(shown[part].get(member), None, "{member}");
+            let read = for_templates(shown.clone());
+            assert_eq!(read[part].get(member), Some(&Value::Null), "{member}");
+        }
+        // What is there stays.
+        let mut checked = shown.clone();
+        checked["State"]["Health"] = json!({"Status": "healthy"});
+        assert_eq!(
+            for_templates(checked)["State"]["Health"]["Status"],
+            "healthy"
+        );
+        assert_eq!(shown["GraphDriver"]["Name"], "erofs");
+        assert_eq!(shown["HostConfig"]["PublishAllPorts"], true);
+        assert_eq!(shown["HostConfig"]["VolumesFrom"], Value::Null);
+    }
 
     #[test]
     fn what_was_given_is_shown_as_it_was() {

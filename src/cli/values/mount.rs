@@ -96,7 +96,8 @@ pub fn volume(text: &str) -> Result<Wanted> {
         check_propagation(word)?;
     }
     let target = target(place).with_context(invalid)?;
-    let source = if is_relative_path(source) {
+    // Also `.cache`: no volume has such a name.
+    let source = if source.starts_with('.') {
         absolute(source)?.display().to_string()
     } else {
         source.to_owned()

@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use rustix::fs::OFlags;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
 use crate::transcript::Transcript;
 use crate::{PATIENCE, POLL_INTERVAL};
@@ -107,6 +107,16 @@ impl Terminal {
     /// The terminal is gone.
     pub fn resize(&mut self, size: (u16, u16)) -> Result<()> {
         set_size(&self.master, size)
+    }
+
+    /// Whether the terminal edits lines: it does until a program takes each key.
+    ///
+    /// # Errors
+    ///
+    /// The terminal is gone.
+    pub fn edits_lines(&self) -> Result<bool> {
+        let modes = tcgetattr(&self.master).context("read a terminal's modes")?;
+        Ok(modes.local_modes.contains(LocalModes::ICANON))
     }
 
     /// All that was shown so far.

@@ -60,6 +60,10 @@ fn volumes_are_read_as_docker_does() {
     let relative = volume("./x:/b").unwrap();
     assert_eq!(relative.source, here.join("x").display().to_string());
     assert_eq!(relative.kind, MountKind::Bind);
+    // As `.ssh`, which no volume is called.
+    let hidden = volume(".x:/b").unwrap();
+    assert_eq!(hidden.source, here.join(".x").display().to_string());
+    assert_eq!(hidden.kind, MountKind::Bind);
 }
 
 #[test]
