@@ -10,6 +10,7 @@ use images::store::ContainerUse;
 
 use super::events;
 use super::lock;
+use super::network;
 use super::paths::{self, Root};
 use super::plain;
 use super::state::{
@@ -18,6 +19,9 @@ use super::state::{
 
 /// Time between two tries to get the lock of a container whose supervisor was killed.
 const LOCK_POLL: Duration = Duration::from_millis(5);
+
+/// So long the ports of a container that was killed are waited for.
+const PORTS_TIME: Duration = Duration::from_secs(5);
 
 /// So often a lock that is held may name nobody who has it: a command that is about to hand it over has
 /// not signed it, one that is at files has no VM yet, and who has just ended has it no more.
@@ -109,7 +113,9 @@ pub fn remove(folder: &Folder, config: &ContainerConfig, force: bool) -> Result<
             // Another removed it, and tells.
             Ok(Some(_lock)) if !folder.path().exists() => return Ok(()),
             Ok(Some(_lock)) => {
+                let mut network = None;
                 if killed.is_some() {
+                    network = folder.state().ok().and_then(|state| state.network);
                     let signal = [("signal", libc::SIGKILL.to_string())];
                     events::of_container(folder, config, "kill", &signal);
                     let code = [("exitCode", EXIT_CODE_KILLED.to_string())];
@@ -117,6 +123,10 @@ pub fn remove(folder: &Folder, config: &ContainerConfig, force: bool) -> Result<
                 }
                 folder.remove()?;
                 events::of_container(folder, config, "destroy", &[]);
+                // passt ends when the VM is torn down, some time after its supervisor.
+                if let Some(network) = network {
+                    network::wait_until_free(&network, PORTS_TIME);
+                }
                 return Ok(());
             }
             Ok(None) => {}

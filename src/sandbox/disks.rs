@@ -381,21 +381,36 @@ fn again(root: &Root, store: &Store, disks: &LayerDisks, key: &LayerKey) -> Resu
 }
 
 /// Makes `path` a blank ext4 of `bytes`, sparse. The blank of each size is made once by `mke2fs`
-/// and copied from then on; no guest has ever written to it.
+/// and copied from then on; no guest has ever written to it. The caller holds the container's lock.
 ///
 /// # Errors
-/// When `mke2fs` is missing or the disk is full.
-pub fn create_writable(root: &Root, path: &Path, bytes: u64) -> Result<File> {
+/// When `mke2fs` is missing or the disk is full; there is nothing at `path` then.
+fn create_writable(root: &Root, path: &Path, bytes: u64) -> Result<File> {
+    let about = || format!("create the writable disk {}", path.display());
+    // What has the disk's name is taken for a whole one, whatever happened to who made it.
+    let unfinished = path.with_extension(UNFINISHED);
+    remove_if_there(&unfinished).with_context(about)?;
     let target = OpenOptions::new()
         .read(true)
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(path)
-        .with_context(|| format!("create {}", path.display()))?;
-    fill_blank(root, &target, bytes)
-        .with_context(|| format!("create the writable disk {}", path.display()))?;
+        .open(&unfinished)
+        .with_context(about)?;
+    let filled = fill_blank(root, &target, bytes)
+        .and_then(|()| std::fs::rename(&unfinished, path).context("name it"));
+    if filled.is_err() {
+        let _ = remove_if_there(&unfinished);
+    }
+    filled.with_context(about)?;
     Ok(target)
+}
+
+fn remove_if_there(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// Makes a new file a blank ext4.
@@ -424,6 +439,9 @@ const MKE2FS: [&str; 12] = [
     "-O",
     "^resize_inode",
 ];
+
+/// How the name of a writable disk ends that is being made, or that nobody finished.
+const UNFINISHED: &str = "new";
 
 /// What begins the names of blank disks that are being made, or that nobody finished.
 const NEW_BLANK: &str = ".blank-";
@@ -506,6 +524,26 @@ fn copy_sparse(source: &File, target: &File, bytes: u64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As a full disk and a killed supervisor leave it.
+    #[test]
+    fn a_writable_disk_has_its_name_when_it_is_whole() {
+        let home = tempfile::tempdir().unwrap();
+        let root = Root::at(home.path().to_owned());
+        std::fs::create_dir_all(root.disks()).unwrap();
+        let path = home.path().join("upper.img");
+        let blank = root.disks().join("blank-4096.ext4");
+        std::fs::create_dir(&blank).unwrap();
+        create_writable(&root, &path, 4096).unwrap_err();
+        std::fs::remove_dir(&blank).unwrap();
+        let names = |folder: &Path| std::fs::read_dir(folder).unwrap().count();
+        assert_eq!(names(home.path()), 1, "more than the folder of blanks");
+        std::fs::write(&blank, [7; 4096]).unwrap();
+        std::fs::write(path.with_extension(UNFINISHED), "half").unwrap();
+        create_writable(&root, &path, 4096).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), [7; 4096]);
+        assert!(!path.with_extension(UNFINISHED).exists());
+    }
 
     #[test]
     fn only_unfinished_blanks_go() {

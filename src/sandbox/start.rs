@@ -15,9 +15,10 @@ use protocol::spec::ProcessSpec;
 
 use super::attach::{self, Attachment, Ended, SupervisorDied};
 use super::client;
-use super::paths::Root;
+use super::paths::{GUEST_VARIABLE, Root};
 use super::state::{EXIT_CODE_KILLED, Folder, Lock, Phases};
 use super::supervisor::{SUPERVISOR_VERB, SupervisorConfig};
+use super::template::{TEMPLATES_OFF, TEMPLATES_VARIABLE};
 use super::wire::{Link, StreamSet, ToCommand, ToSupervisor};
 
 /// First descriptor that a supervisor finds something on.
@@ -220,8 +221,18 @@ fn spawn(
     };
     let text = serde_json::to_vec(&config).context("configure the supervisor")?;
     let command = std::env::current_exe().context("find the path of this command")?;
+    let mut supervisor = Command::new(command);
+    // It keeps no file system from being unmounted, and finds what the environment names all the same.
+    supervisor.current_dir("/");
+    for variable in [GUEST_VARIABLE, TEMPLATES_VARIABLE] {
+        let path = std::env::var_os(variable);
+        if let Some(path) = path.filter(|path| !path.is_empty() && path != TEMPLATES_OFF) {
+            let path = std::path::absolute(path).with_context(|| format!("resolve {variable}"))?;
+            supervisor.env(variable, path);
+        }
+    }
     // Not waited for: it outlives a command that detaches, and init reaps it then.
-    Command::new(command)
+    supervisor
         .arg(SUPERVISOR_VERB)
         .arg(argument.to_string())
         .stdin(Stdio::null())

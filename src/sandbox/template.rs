@@ -24,6 +24,9 @@ use super::vm;
 /// Another folder for all templates, or `off` for none.
 pub const TEMPLATES_VARIABLE: &str = "BULKHEAD_TEMPLATES";
 
+/// What it says for none.
+pub const TEMPLATES_OFF: &str = "off";
+
 /// Changes when a template of the same command, kernel and agent would not do any more.
 const FORMAT: u32 = 2;
 
@@ -73,7 +76,7 @@ impl Templates {
     #[must_use]
     pub fn of(root: &Root) -> Option<Self> {
         match std::env::var_os(TEMPLATES_VARIABLE) {
-            Some(off) if off == "off" => None,
+            Some(off) if off == TEMPLATES_OFF => None,
             Some(folder) if !folder.is_empty() => Some(Self(folder.into())),
             _ => Some(Self(root.templates())),
         }

@@ -419,6 +419,13 @@ fn a_port_is_free_when_its_container_is_gone(world: &World) -> Result<()> {
         let out = vm.run(["-p", &publish, "busybox", "echo", "served"])?;
         assert_eq!(out.only_stdout()?, "served\n");
     }
+    // Who removes one that runs may publish its port again at once.
+    for _ in 0..3 {
+        let flags = ["run", "-d", "--name", "web", "-p", &publish];
+        let command = ["busybox", "sleep", "1000"];
+        vm.bulkhead(flags).args(command).output()?.code(0)?;
+        vm.bulkhead(["rm", "-f", "web"]).output()?.code(0)?;
+    }
     // Also when it is nobody's to say goodbye.
     let running = serve(&vm, &["-p", &publish], IDLE)?;
     vm.wait_for_process("__supervisor")?.kill()?;

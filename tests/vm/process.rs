@@ -11,6 +11,7 @@ crate::tests![
     pid_1_ignores_signals_it_does_not_handle,
     signals_are_forwarded,
     without_sig_proxy_signals_stay_outside,
+    an_interrupt_of_the_command_ends_it_for_good,
     a_supervisor_that_is_asked_to_end_stops_its_process,
     what_is_not_found_is_127,
     what_is_not_executable_is_126,
@@ -128,6 +129,23 @@ fn without_sig_proxy_signals_stay_outside(world: &World) -> Result<()> {
     let state = vm.bulkhead(["inspect", "-f", "{{.State.Running}}", "kept"]);
     assert_eq!(state.output()?.only_stdout()?, "true\n");
     vm.bulkhead(["rm", "-f", "kept"]).output()?.code(0)?;
+    Ok(())
+}
+
+/// As a Ctrl-C does, whatever the restart policy.
+fn an_interrupt_of_the_command_ends_it_for_good(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let script = "trap 'exit 7' INT; echo ready; while :; do sleep 0.1; done";
+    let mut running = vm
+        .bulkhead(["run", "--restart", "always", "--name", "server"])
+        .args(["busybox", "sh", "-c", script])
+        .spawn()?;
+    running.wait_for_stdout("ready\n")?;
+    running.signal(Signal::INT)?;
+    running.wait()?.code(7)?;
+    let format = "{{.State.Status}} {{.RestartCount}}";
+    let state = vm.bulkhead(["inspect", "-f", format, "server"]).output()?;
+    assert_eq!(state.only_stdout()?, "exited 0\n");
     Ok(())
 }
 

@@ -1,7 +1,9 @@
 //! `run -it` driven by a terminal: job control, Ctrl-C, size, detaching, exit code.
 
 use anyhow::Result;
+use rustix::process::Signal;
 
+use crate::life::{begin, process_of, until};
 use crate::world::World;
 
 crate::tests![
@@ -12,6 +14,8 @@ crate::tests![
     the_detach_keys_leave_it_running,
     a_terminal_without_one_outside,
     a_terminal_that_is_closed_for_a_moment,
+    who_lost_a_terminal_attaches_another,
+    the_terminal_is_left_as_it_was_found,
 ];
 
 fn a_shell_has_job_control(world: &World) -> Result<()> {
@@ -159,5 +163,33 @@ fn a_terminal_that_is_closed_for_a_moment(world: &World) -> Result<()> {
     let script = "exec <&- >&- 2>&-; sleep 1; echo here >/dev/console; exit 3";
     let out = vm.run(["-t", "busybox", "sh", "-c", script])?.code(3)?;
     assert_eq!(out.stdout, "here\r\n");
+    Ok(())
+}
+
+fn who_lost_a_terminal_attaches_another(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let mut lost = vm.terminal(["run", "-it", "--name", "lost", "busybox", "sh"])?;
+    lost.wait_for("/ # ")?;
+    process_of(&vm, "run")?.kill()?;
+    let mut other = vm.terminal(["attach", "lost"])?;
+    other.send("echo $((40 + 2))\r")?;
+    other.wait_for("42\r\n")?;
+    other.send("exit 5\r")?;
+    assert_eq!(other.wait()?.0, 5);
+    Ok(())
+}
+
+fn the_terminal_is_left_as_it_was_found(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    begin(&vm, "on", &[], "sleep 1000")?;
+    let words = ["exec", "-it", "on", "sh", "-c", "echo up; sleep 1000"];
+    let mut terminal = vm.terminal(words)?;
+    terminal.wait_for("up\r\n")?;
+    assert!(!terminal.edits_lines()?);
+    process_of(&vm, "exec")?.signal(Signal::TERM)?;
+    until("the terminal's modes", || {
+        Ok(terminal.edits_lines()?.then_some(()))
+    })?;
+    assert_eq!(terminal.wait()?.0, 143);
     Ok(())
 }

@@ -40,6 +40,8 @@ pub struct Entry {
 pub struct Reader {
     path: PathBuf,
     file: Option<BufReader<File>>,
+    /// The age at which that file was found. It has no lesser one any more.
+    age: u32,
     /// A line whose end has not been written yet.
     partial: Vec<u8>,
 }
@@ -53,29 +55,19 @@ impl Reader {
         let mut reader = Self {
             path: path.to_owned(),
             file: None,
+            age: 0,
             partial: Vec::new(),
         };
-        reader.open_oldest()?;
+        if let Some(oldest) = reader.newer()? {
+            reader.begin(oldest);
+        }
         Ok(reader)
     }
 
-    fn open_oldest(&mut self) -> Result<()> {
-        let mut age = 0;
-        while age < FILES_MAX && rotated(&self.path, age + 1).exists() {
-            age += 1;
-        }
-        self.open_file(age)
-    }
-
-    fn open_file(&mut self, age: u32) -> Result<()> {
-        let path = rotated(&self.path, age);
+    fn begin(&mut self, found: Found) {
         self.partial.clear();
-        self.file = match File::open(&path) {
-            Ok(file) => Some(BufReader::with_capacity(64 << 10, file)),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => return Err(error).with_context(|| format!("open {}", path.display())),
-        };
-        Ok(())
+        self.age = found.age;
+        self.file = Some(BufReader::with_capacity(64 << 10, found.file));
     }
 
     /// The next entry; `None` at the end of what there is now.
@@ -91,16 +83,12 @@ impl Reader {
     /// # Errors
     /// As [`Self::next`].
     pub fn next_of<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
-        // Whether a newer file was seen after the end of this one.
-        let mut is_over = false;
+        // The file after this one, once its end was seen.
+        let mut newer = None;
         loop {
-            if self.file.is_none() {
-                self.open_oldest()?;
-            }
-            let Some(file) = &mut self.file else {
-                return Ok(None);
-            };
-            if read_line(file, &mut self.partial).context("read the log")? {
+            if let Some(file) = &mut self.file
+                && read_line(file, &mut self.partial).context("read the log")?
+            {
                 let entry = serde_json::from_slice(&self.partial);
                 self.partial.clear();
                 match entry {
@@ -108,54 +96,67 @@ impl Reader {
                     Err(_) => continue,
                 }
             }
-            match self.newer()? {
-                None => return Ok(None),
-                // What was written between the two looks is still to be read.
-                Some(_) if !is_over => is_over = true,
-                Some(Next::Age(age)) => {
-                    self.open_file(age)?;
-                    is_over = false;
-                }
-                Some(Next::Oldest) => {
-                    self.open_oldest()?;
-                    is_over = false;
-                }
+            match newer.take() {
+                // What was written before it was begun has been read since it was found.
+                Some(found) => self.begin(found),
+                None => match self.newer()? {
+                    None => return Ok(None),
+                    found => newer = found,
+                },
             }
         }
     }
 
-    /// At the end of a file: which one is next, if there is a newer one.
-    fn newer(&self) -> Result<Option<Next>> {
-        let Some(file) = &self.file else {
-            return Ok(None);
-        };
-        let number = |path: &Path| path.metadata().map(|m| (m.dev(), m.ino())).ok();
-        let own = file.get_ref().metadata().context("look at the log")?;
-        let own = (own.dev(), own.ino());
-        match number(&self.path) {
-            Some(newest) if newest == own => return Ok(None),
-            // Between two steps of a rotation.
-            None => return Ok(None),
-            Some(_) => {}
+    /// The file that was begun after the one that is read; the oldest when there is none or it was
+    /// dropped. `None` when nothing newer was there at the beginning of the look.
+    fn newer(&self) -> Result<Option<Found>> {
+        // Mostly its next number is that of the one after it, and not all need to be looked at.
+        let near = self.age.saturating_sub(1);
+        match self.look(near)? {
+            None if near > 0 => self.look(0),
+            found => Ok(found),
         }
-        let age = (1..=FILES_MAX)
-            .map(|age| (age, number(&rotated(&self.path, age))))
-            .take_while(|(_, number)| number.is_some())
-            .find(|(_, number)| *number == Some(own));
-        Ok(Some(match age {
-            Some((age, _)) => Next::Age(age - 1),
-            // It is gone already: with what came since, if there is more than one file.
-            None => Next::Oldest,
-        }))
+    }
+
+    /// As [`Self::newer`], of the files whose age is `from` or more. No lock keeps the writer from
+    /// rotating meanwhile, since who reads must not hold it up. It need not be: a file only ever gets
+    /// older, in its place between the others ([`super::writer`]). Who looks from the newest on thus
+    /// comes upon every file that is older than the last one found, so that the one before ours is
+    /// its neighbour, whatever number either has by then and wherever there is a gap.
+    fn look(&self, from: u32) -> Result<Option<Found>> {
+        let own = self.file.as_ref().map(|file| number(file.get_ref()));
+        let own = own.transpose()?;
+        let mut newer = None;
+        for age in from..FILES_MAX {
+            let path = rotated(&self.path, age);
+            let file = match File::open(&path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => {
+                    return Err(error).with_context(|| format!("open {}", path.display()));
+                }
+            };
+            if own == Some(number(&file)?) {
+                break;
+            }
+            newer = Some(Found { age, file });
+        }
+        Ok(newer)
     }
 }
 
-/// The file to read after one that is over.
-enum Next {
-    /// By the number of rotations since it was the newest.
-    Age(u32),
-    /// Whatever is the oldest.
-    Oldest,
+/// A file of the log.
+#[derive(Debug)]
+struct Found {
+    /// The number of rotations since it was the newest, when it was opened.
+    age: u32,
+    file: File,
+}
+
+/// What no other file has as long as this one is open.
+fn number(file: &File) -> Result<(u64, u64)> {
+    let metadata = file.metadata().context("look at the log")?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// Reads up to the end of a line; `false` when that has not come yet.
@@ -228,6 +229,7 @@ impl Follow {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::super::{LineBuffer, LogConfig, LogWriter};
     use super::*;
@@ -262,6 +264,106 @@ mod tests {
         let want: Vec<_> = (0..200).map(|number| format!("{number}\n")).collect();
         assert_eq!(read, want);
         assert_eq!(all(&mut Reader::open(&path).unwrap()), want);
+    }
+
+    #[test]
+    fn a_gap_in_the_numbers_hides_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let write = |age, text: &str| {
+            let time = "2025-01-02T03:04:05.6Z";
+            let line =
+                format!("{{\"log\":\"{text}\",\"stream\":\"stdout\",\"time\":\"{time}\"}}\n");
+            std::fs::write(rotated(&path, age), line).unwrap();
+        };
+        // As a writer leaves them that was killed when it rotated, or between two of its steps.
+        write(FILES_MAX - 1, "a");
+        write(4, "b");
+        write(2, "c");
+        let mut reader = Reader::open(&path).unwrap();
+        assert_eq!(all(&mut reader), ["a", "b", "c"]);
+        write(0, "d");
+        assert_eq!(all(&mut reader), ["d"]);
+        assert_eq!(all(&mut Reader::open(&path).unwrap()), ["a", "b", "c", "d"]);
+        // One that was dropped while it was read is followed by the oldest there is.
+        let mut reader = Reader::open(&path).unwrap();
+        for age in [4, FILES_MAX - 1] {
+            std::fs::remove_file(rotated(&path, age)).unwrap();
+        }
+        assert_eq!(all(&mut reader), ["a", "c", "d"]);
+        // What is removed with its container is read to its end, and no further.
+        std::fs::remove_dir_all(folder.path()).unwrap();
+        assert_eq!(all(&mut reader), Vec::<String>::new());
+    }
+
+    /// Reads again and again while a writer rotates; each time `check` gets how many lines had been
+    /// written before, the lines that were read, and for each how many had been written after.
+    fn read_while_it_rotates(files: u32, count: u64, check: impl Fn(u64, &[(u64, u64)]) + Sync) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let config = LogConfig {
+            file_bytes: 1000,
+            files,
+            ..LogConfig::default()
+        };
+        let log = LogWriter::open(&path, &config).unwrap().unwrap();
+        let written = AtomicU64::new(0);
+        let read = || {
+            while written.load(Ordering::SeqCst) < count {
+                let before = written.load(Ordering::SeqCst);
+                let mut reader = Reader::open(&path).unwrap();
+                let entries = std::iter::from_fn(|| reader.next().unwrap());
+                let read: Vec<_> = entries
+                    .map(|entry| {
+                        let number = entry.text.trim_end().parse().unwrap();
+                        (number, written.load(Ordering::SeqCst))
+                    })
+                    .collect();
+                check(before, &read);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(read);
+            }
+            let mut lines = LineBuffer::new("stdout");
+            for number in 0..count {
+                lines.push(&log, format!("{number:08}\n").as_bytes());
+                written.store(number + 1, Ordering::SeqCst);
+            }
+        });
+    }
+
+    /// Fewest lines of the test above in a file that is full.
+    const LINES_OF_A_FILE: u64 = 12;
+
+    #[test]
+    fn readers_miss_nothing_while_files_are_rotated() {
+        let files = 200;
+        let count = u64::from(files - 1) * LINES_OF_A_FILE;
+        read_while_it_rotates(files, count, |before, read| {
+            let numbers = read.iter().map(|(number, _)| *number);
+            assert!(numbers.eq(0..read.len() as u64), "a hole: {read:?}");
+            assert!(read.len() as u64 >= before, "{} of {before}", read.len());
+        });
+    }
+
+    #[test]
+    fn readers_miss_what_was_dropped_and_nothing_else() {
+        let files = 40;
+        let kept = u64::from(files - 2) * LINES_OF_A_FILE;
+        read_while_it_rotates(files, 8_000, |before, read| {
+            let mut next = 0;
+            for (number, written) in read {
+                let is_dropped = written.saturating_sub(*number) >= kept;
+                assert!(
+                    *number == next || (*number > next && is_dropped),
+                    "{next}: {read:?}"
+                );
+                next = number + 1;
+            }
+            assert!(next >= before, "{next} of {before}");
+        });
     }
 
     #[test]

@@ -96,7 +96,9 @@ impl Files {
         Ok(())
     }
 
-    /// Begins a new file; the oldest goes.
+    /// Begins a new file; the oldest goes. That goes first, so that at any moment a file with a greater
+    /// number is an older one and no file's number ever gets smaller: readers, who hold no lock, find
+    /// the next one by that.
     fn rotate(&mut self) -> std::io::Result<()> {
         if self.files <= 1 {
             // Readers see by its number that it is another file.

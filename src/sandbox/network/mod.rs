@@ -38,7 +38,7 @@ pub use self::host::Routes;
 pub use self::host::{address as host_address, has_v6};
 pub(super) use self::passt::program;
 pub use self::passt::{PASST, find as find_passt};
-pub(super) use self::ports::resolve;
+pub(super) use self::ports::{resolve, wait_until_free};
 pub use self::shown::{Binding, bindings, mode, port_bindings, settings};
 pub use vmm::virtio::net::is_forbidden;
 

@@ -5,13 +5,17 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::{CONTAINER_V4, CONTAINER_V6, PortRequest, Protocol, PublishedPort};
+use super::{CONTAINER_V4, CONTAINER_V6, NetworkState, PortRequest, Protocol, PublishedPort};
 
 /// Where random ports begin when the kernel does not say.
 const RANDOM_FIRST: u16 = 32768;
+
+/// Time between two looks at ports that are about to be free.
+const FREE_POLL: Duration = Duration::from_millis(5);
 
 /// Whether any of these leaves the choice.
 pub(super) fn has_random(requests: &[PortRequest]) -> bool {
@@ -100,6 +104,19 @@ impl Taken {
             }
         }
         bail!("all ports are allocated: none of {first}-{last} is free")
+    }
+}
+
+/// Waits until the ports are free that a container had whose passt is about to end. Another may have
+/// taken one at once, so no longer than `time`.
+pub(in super::super) fn wait_until_free(state: &NetworkState, time: Duration) {
+    let until = Instant::now() + time;
+    let is_taken = |port: &PublishedPort| {
+        probe(port.host_ip, port.host_port, port.protocol, state.v6)
+            .is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+    };
+    while state.ports.iter().any(is_taken) && Instant::now() < until {
+        std::thread::sleep(FREE_POLL);
     }
 }
 
@@ -193,6 +210,33 @@ mod tests {
         assert!(ports[0].host_port >= random_first());
         assert!(ports[1].host_port > ports[0].host_port);
         assert!(has_random(&[request(None, 1)]) && !has_random(&[request(Some((5, 5)), 1)]));
+    }
+
+    #[test]
+    fn ports_that_are_about_to_be_free_are_waited_for() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let host_port = listener.local_addr().unwrap().port();
+        let state = NetworkState {
+            v6: false,
+            ports: vec![PublishedPort {
+                host_ip: Some(Ipv4Addr::LOCALHOST.into()),
+                host_port,
+                container_port: 80,
+                protocol: Protocol::Tcp,
+            }],
+        };
+        let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, host_port));
+        // One that stays taken is not waited for without end.
+        wait_until_free(&state, Duration::ZERO);
+        bind().unwrap_err();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                std::thread::sleep(FREE_POLL * 10);
+                drop(listener);
+            });
+            wait_until_free(&state, Duration::from_secs(600));
+            bind().unwrap();
+        });
     }
 
     #[test]

@@ -39,7 +39,7 @@ use super::super::vmm_process::VmReport;
 use super::super::volumes::Filling;
 use super::super::wire::ToCommand;
 use super::clients::{ClientId, Role};
-use super::{Supervisor, not_running};
+use super::{Supervisor, not_running, tasks};
 
 /// The container's own process.
 pub(super) const MAIN: ProcessId = 0;
@@ -106,12 +106,26 @@ struct Exec {
     delivered: bool,
 }
 
+/// Bytes of a VM's log that a further life may still add to: each adds as many again at most, and one
+/// that is restarted for ever is not to fill the host's disk.
+const LOG_BYTES_MAX: u64 = 8 << 20;
+
+/// Begins a log anew that is too long.
+fn cut(log: &File) -> Result<()> {
+    let about = "cut the VM's log";
+    if log.metadata().context(about)?.len() > LOG_BYTES_MAX {
+        log.set_len(0).context(about)?;
+    }
+    Ok(())
+}
+
 impl Supervisor {
     /// Runs the VM to its end; what the attached commands are told of it.
     pub(super) fn live(&mut self) -> Result<ToCommand> {
         // It may have been changed since the last life.
         self.config = self.config_now();
         let mut log = self.folder.open_log()?;
+        cut(&log)?;
         if !self.spawn(&log)? {
             bail!("the container was stopped while it waited for a volume");
         }
@@ -284,7 +298,8 @@ impl Supervisor {
                 stdout: vm.take_stream(stdout),
                 stderr: vm.take_stream(stderr),
             },
-            launch.stdin_once,
+            // As in Docker, a terminal stays when its user is gone: another may attach.
+            launch.stdin_once && launch.run.process.terminal.is_none(),
             own_log.as_ref(),
             MAIN,
             &deliveries,
@@ -440,6 +455,7 @@ impl Supervisor {
                     true => Status::Paused,
                     false => Status::Running,
                 };
+                self.interrupt_checks(frozen);
                 if frozen && self.stop.is_asked() {
                     // A stop came while it froze.
                     self.send(Request::Freeze(false));
@@ -457,7 +473,10 @@ impl Supervisor {
             Event::Updated(ref trouble) => self.note_updated(trouble.as_deref())?,
             // Who asked may have gone by now; this is one that nobody asked for.
             Event::TaskEnded { id, .. } if id >= running.next_task => bail!(unexpected()),
-            Event::TaskEnded { id, ref outcome } => self.note_task(id, outcome.clone()),
+            Event::TaskEnded { id, ref outcome } => {
+                let outcome = tasks::told(outcome).with_context(unexpected)?;
+                self.note_task(id, outcome);
+            }
             Event::Started { process, .. } => {
                 let exec = running.execs.get_mut(&process);
                 let exec = exec
@@ -473,7 +492,10 @@ impl Supervisor {
                 kind,
                 ref message,
             } => {
-                let exec = running.execs.get_mut(&process).with_context(unexpected)?;
+                let exec = running.execs.get_mut(&process);
+                let exec = exec
+                    .filter(|exec| exec.end.is_none())
+                    .with_context(unexpected)?;
                 let is_late = kind == FailureKind::NotRunning || running.end.is_some();
                 exec.end = Some(match exec.by {
                     // It was asked for while the container's process came to its end.
@@ -487,7 +509,10 @@ impl Supervisor {
             Event::Exited {
                 process, status, ..
             } => {
-                let exec = running.execs.get_mut(&process).with_context(unexpected)?;
+                let exec = running.execs.get_mut(&process);
+                let exec = exec
+                    .filter(|exec| exec.end.is_none())
+                    .with_context(unexpected)?;
                 let code = status.docker_code();
                 exec.end = Some(ToCommand::Exited {
                     code,
@@ -561,4 +586,23 @@ fn failure(kind: FailureKind, message: &str) -> ToCommand {
     };
     let message = super::super::printable(message);
     ToCommand::Failed { code, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_begins_anew_when_it_is_too_long() {
+        let log = tempfile::tempfile().unwrap();
+        for (len, left) in [
+            (0, 0),
+            (LOG_BYTES_MAX, LOG_BYTES_MAX),
+            (LOG_BYTES_MAX + 1, 0),
+        ] {
+            log.set_len(len).unwrap();
+            cut(&log).unwrap();
+            assert_eq!(log.metadata().unwrap().len(), left);
+        }
+    }
 }

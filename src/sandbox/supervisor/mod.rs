@@ -357,6 +357,9 @@ impl Supervisor {
     /// How long to wait until the container is started again; `None` when it is not.
     fn delay(&mut self, message: &ToCommand, backoff: &mut Backoff) -> Option<Duration> {
         if std::mem::take(&mut self.again) {
+            // As after a stop and a start.
+            self.state.restart_count = 0;
+            *backoff = Backoff::new();
             return Some(Duration::ZERO);
         }
         let code = match message {
@@ -495,11 +498,14 @@ impl Supervisor {
                 None
             }
             ToSupervisor::Signal(signal) => {
-                if let Some(process) = self.process_of(client) {
-                    if process == life::MAIN {
-                        self.journal_kill(signal);
+                match self.process_of(client) {
+                    // As if by `kill`, which is what Docker's command calls then.
+                    Some(life::MAIN) => {
+                        self.by_hand |= self.is_to_end(signal);
+                        self.signal_main(signal);
                     }
-                    self.send(Request::Signal { process, signal });
+                    Some(process) => self.send(Request::Signal { process, signal }),
+                    None => {}
                 }
                 None
             }
@@ -572,11 +578,19 @@ impl Supervisor {
         if self.running.is_none() {
             return Some(self.not_running());
         }
-        if signal == self.config.launch.stop_signal {
-            self.by_hand = true;
-        }
+        self.by_hand |= self.is_to_end(signal);
         self.signal_main(signal);
         Some(ToCommand::Done)
+    }
+
+    /// Whether who sends a signal wants the container to end, so that no policy starts it again: it is
+    /// the one that stops it, or an interrupt where the image and the user chose none. (Docker takes
+    /// any signal then, also one to reload by.)
+    fn is_to_end(&self, signal: i32) -> bool {
+        let stop = self.config.launch.stop_signal;
+        signal == libc::SIGKILL
+            || signal == stop
+            || (signal == libc::SIGINT && stop == libc::SIGTERM)
     }
 
     /// Signals the container's process, which is thawed when the signal is to end it.
@@ -586,8 +600,8 @@ impl Supervisor {
             process: life::MAIN,
             signal,
         });
-        let ends = [libc::SIGKILL, self.config.launch.stop_signal].contains(&signal);
-        if self.state.status == Status::Paused && (ends || self.stop.is_asked()) {
+        let ends = self.is_to_end(signal) || self.stop.is_asked();
+        if self.state.status == Status::Paused && ends {
             self.send(Request::Freeze(false));
         }
     }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use protocol::message::Request;
-use protocol::task::{Outcome, Task, TaskId};
+use protocol::task::{CHANGE_PATH_MAX, Outcome, Task, TaskId};
 
 use super::super::state::Status;
 use super::super::wire::ToCommand;
@@ -60,5 +60,47 @@ impl Supervisor {
     pub(super) fn end_tasks(&mut self) {
         self.clients
             .answer_those(|role| matches!(role, Role::Task(_)), &has_ended());
+    }
+}
+
+/// What a command is told of an outcome: short enough for what its socket holds, as it may not read for
+/// a while and the supervisor waits for nobody. `None` for what no agent of ours says.
+pub(super) fn told(outcome: &Outcome) -> Option<Outcome> {
+    match outcome {
+        Outcome::Failed { kind, message } => Some(Outcome::Failed {
+            kind: *kind,
+            message: super::super::printable(message),
+        }),
+        Outcome::Stat(stat) if stat.link.len() > CHANGE_PATH_MAX => None,
+        other => Some(other.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::message::FailureKind;
+    use protocol::task::PathStat;
+
+    use super::*;
+
+    #[test]
+    fn what_a_guest_says_of_a_task_is_short() {
+        let failed = Outcome::Failed {
+            kind: FailureKind::NotRunning,
+            message: "x".repeat(1 << 19),
+        };
+        let Some(Outcome::Failed { message, .. }) = told(&failed) else {
+            panic!("a failure is one");
+        };
+        assert!(message.len() < 1024, "{}", message.len());
+        let stat = |len| {
+            Outcome::Stat(PathStat {
+                mode: 0,
+                size: 0,
+                link: "l".repeat(len),
+            })
+        };
+        assert_eq!(told(&stat(CHANGE_PATH_MAX)), Some(stat(CHANGE_PATH_MAX)));
+        assert_eq!(told(&stat(CHANGE_PATH_MAX + 1)), None);
     }
 }
