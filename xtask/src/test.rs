@@ -57,6 +57,7 @@ const TOOLS: &[Package] = &[
     Package::file("erofs-utils", &["/usr/bin/fsck.erofs"]),
     Package::file("libarchive-tools", &["/usr/bin/bsdtar"]),
     Package::file("tar", &["/bin/tar", "/usr/bin/tar"]),
+    Package::file("xz-utils", &["/usr/bin/xz"]),
 ];
 
 /// What VM tests compare with, pull from, and exchange images with.

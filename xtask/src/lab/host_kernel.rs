@@ -1,6 +1,6 @@
-//! The kernel of the emulated host: Debian's own, found in /boot, with the modules that the
-//! initramfs loads. `emulator` and `initramfs` call it, `packages` asks whether there is one.
-//! It must not know how the kernel is started.
+//! The kernel of the emulated host: Debian's own, found in /boot, or one below
+//! `$BULKHEAD_LAB_KERNEL`, with the modules that the initramfs loads. `emulator` and `initramfs` call
+//! it, `packages` asks whether there is one. It must not know how the kernel is started.
 
 use std::collections::HashMap;
 use std::fs;
@@ -25,11 +25,45 @@ const MODULES: &[&str] = &[
     "loop",
 ];
 
+/// Not in every kernel: since Linux 6.15 the library that ext4 uses does without.
+const OPTIONAL: &[&str] = &["crc32c_generic"];
+
 /// Without these the machine's files can't be seen inside.
 const ESSENTIAL: &[&str] = &["kernel/fs/9p/9p.ko", "kernel/arch/x86/kvm/kvm-amd.ko"];
 
+/// Names a folder with `boot` and `lib/modules` of another kernel than this machine's, such as its
+/// packages unpack to (`dpkg-deb -x`, then `depmod -b FOLDER RELEASE`).
+const VARIABLE: &str = "BULKHEAD_LAB_KERNEL";
+
 /// What an xz stream begins with (xz file format, 2.1.1.1).
 const XZ_MAGIC: &[u8] = b"\xfd7zXZ\0";
+
+/// How names of modules end that later releases of Debian ship. busybox's insmod can't load them.
+const PACKED: &str = ".xz";
+
+/// A module's name as a file and what is in it, unpacked.
+///
+/// # Errors
+///
+/// It can't be read or unpacked.
+pub(crate) fn read_module(path: &Path) -> Result<(String, Vec<u8>)> {
+    let name = path.file_name().context("a module has a name")?;
+    let name = name.to_string_lossy();
+    let Some(unpacked) = name.strip_suffix(PACKED) else {
+        let bytes = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+        return Ok((name.into_owned(), bytes));
+    };
+    let output = Command::new("xz")
+        .args(["--decompress", "--stdout"])
+        .arg(path)
+        .stderr(Stdio::inherit())
+        .output()
+        .context("start xz")?;
+    if !output.status.success() {
+        bail!("xz of {} ended with {}", path.display(), output.status);
+    }
+    Ok((unpacked.to_owned(), output.stdout))
+}
 
 /// A kernel and its modules.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,13 +72,15 @@ pub(crate) struct HostKernel {
     modules: PathBuf,
 }
 
-/// Finds the newest kernel in /boot whose modules are there and have what the lab needs.
+/// Finds the newest kernel whose modules are there and have what the lab needs.
 ///
 /// # Errors
 ///
 /// There is none.
 pub(crate) fn find() -> Result<HostKernel> {
-    find_in(Path::new("/boot"), Path::new("/lib/modules"))
+    let root = std::env::var_os(VARIABLE).filter(|folder| !folder.is_empty());
+    let root = root.map_or_else(|| PathBuf::from("/"), PathBuf::from);
+    find_in(&root.join("boot"), &root.join("lib/modules"))
 }
 
 fn find_in(boot: &Path, modules: &Path) -> Result<HostKernel> {
@@ -58,8 +94,11 @@ fn find_in(boot: &Path, modules: &Path) -> Result<HostKernel> {
             continue;
         };
         let modules = modules.join(release);
-        // Debian ships .ko, later releases .ko.xz, which busybox's insmod can't load.
-        if ESSENTIAL.iter().all(|module| modules.join(module).exists()) {
+        let is_there = |module: &&str| {
+            let packed = format!("{module}{PACKED}");
+            modules.join(module).exists() || modules.join(packed).exists()
+        };
+        if ESSENTIAL.iter().all(is_there) {
             kernels.push((
                 version_key(release),
                 HostKernel {
@@ -167,7 +206,8 @@ fn load_order(dependencies: &str, builtin: &str, wanted: &[&str]) -> Result<Vec<
     for name in wanted {
         let name = name.replace('-', "_");
         let Some((module, needs)) = by_name.get(&name) else {
-            if builtin.lines().any(|module| module_name(module) == name) {
+            let is_builtin = builtin.lines().any(|module| module_name(module) == name);
+            if is_builtin || OPTIONAL.contains(&name.as_str()) {
                 continue;
             }
             bail!("module {name} is neither in modules.dep nor in modules.builtin");
@@ -212,11 +252,32 @@ kernel/drivers/net/tun.ko:
                 .expect("order")
                 .is_empty()
         );
+        assert!(
+            load_order(DEPENDENCIES, builtin, OPTIONAL)
+                .expect("order")
+                .is_empty()
+        );
         let error = load_order(DEPENDENCIES, builtin, &["9p"]).expect_err("unknown");
         assert_eq!(
             error.to_string(),
             "module 9p is neither in modules.dep nor in modules.builtin"
         );
+    }
+
+    #[test]
+    fn a_module_that_is_packed_is_unpacked() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let plain = folder.path().join("a.ko");
+        fs::write(&plain, "module").expect("write");
+        let read = |path: &Path| read_module(path).expect("read");
+        let module = ("a.ko".to_owned(), b"module".to_vec());
+        assert_eq!(read(&plain), module);
+        let packed = Command::new("xz").arg(&plain).status().expect("xz");
+        assert!(packed.success());
+        assert_eq!(read(&folder.path().join("a.ko.xz")), module);
+        fs::write(&plain, "").expect("write");
+        fs::write(folder.path().join("b.ko.xz"), "none").expect("write");
+        assert!(read_module(&folder.path().join("b.ko.xz")).is_err());
     }
 
     #[test]

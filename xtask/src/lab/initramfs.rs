@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::host_kernel::HostKernel;
+use super::host_kernel::{HostKernel, read_module};
 use super::server::Configuration;
 use crate::cpio::Archive;
 
@@ -50,12 +50,8 @@ pub(super) fn pack(
     archive.file("init", 0o755, INIT.as_bytes());
     let mut names = String::new();
     for module in kernel.modules()? {
-        let name = module
-            .file_name()
-            .context("a module has a name")?
-            .to_string_lossy()
-            .into_owned();
-        archive.file(&format!("modules/{name}"), 0o644, &read(&module)?);
+        let (name, bytes) = read_module(&module)?;
+        archive.file(&format!("modules/{name}"), 0o644, &bytes);
         names.push_str(&name);
         names.push('\n');
     }
