@@ -111,7 +111,7 @@ fn judge(version: i32, has: impl Fn(Cap) -> bool) -> Finding {
     }
     Finding::fail(
         format!("KVM lacks {}", missing.join(", ")),
-        "use a Linux kernel of 5.10 or later with its own KVM",
+        "use a Linux kernel of 5.12 or later with its own KVM",
     )
 }
 

@@ -10,6 +10,7 @@
 //! CPU or host kernel makes another. Called by [`super::vm`]. It must not know what a VM is for.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -207,7 +208,7 @@ fn open(folder: &Path) -> Result<Option<Template>> {
 fn key(guest: &GuestFiles, shape: Shape) -> Result<String> {
     let command = std::env::current_exe().context("find the path of this command")?;
     let host = nix::sys::utsname::uname().context("ask for the host's kernel")?;
-    let cpu = first_cpu(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default());
+    let cpu = first_cpu(&beginning("/proc/cpuinfo"));
     let Shape {
         vcpu_count,
         memory_mib,
@@ -234,6 +235,15 @@ fn identity(path: &Path) -> Result<String> {
         metadata.mtime(),
         metadata.mtime_nsec()
     ))
+}
+
+/// The first bytes of a file that describe the first CPU: the kernel would make up those of all others.
+fn beginning(path: &str) -> String {
+    let mut bytes = Vec::new();
+    // What can't be read is the same each time.
+    let file = File::open(path).map(|file| file.take(CPU_BYTES_MAX as u64));
+    let _ = file.and_then(|mut file| file.read_to_end(&mut bytes));
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// What `/proc/cpuinfo` says of the first CPU, without what changes from moment to moment.

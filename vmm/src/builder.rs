@@ -134,6 +134,9 @@ pub enum BuildError {
     /// The event loop.
     #[error("event loop: {0}")]
     EventLoop(event_manager::Error),
+    /// What was saved here could not go on here.
+    #[error("KVM on this host can't start time-stamp counters where they stopped: Linux 5.16 can")]
+    NoSnapshot,
     /// The snapshot is of a VM of another shape.
     #[error("restore a VM: {0}")]
     Shape(&'static str),
@@ -199,6 +202,11 @@ impl Vm {
         let mut fds = Vec::new();
         for index in 0..config.vcpu_count {
             fds.push(create_vcpu(&vm, &cpuid, index)?);
+        }
+        if matches!(config.start, Start::BootInto(..))
+            && !fds.iter().all(crate::snapshot::is_possible)
+        {
+            return Err(BuildError::NoSnapshot);
         }
         match (entry, snapshot) {
             (_, Some(snapshot)) => restore(&vm, &fds, &mut devices, snapshot)?,

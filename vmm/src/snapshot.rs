@@ -109,7 +109,7 @@ impl MachineState {
     /// that a new one begins with, for an attempt to synchronize, and keeps what was there.
     ///
     /// # Errors
-    /// What KVM says; `ENXIO` before Linux 5.16.
+    /// What KVM says.
     pub(crate) fn start_time(&self, fds: &[VcpuFd]) -> Result<Instant, kvm_ioctls::Error> {
         let started = Instant::now();
         let offset = self.tsc.wrapping_sub(host_tsc());
@@ -138,6 +138,22 @@ impl MachineState {
 
 /// `_IOW(KVMIO, 0xe1, struct kvm_device_attr)` (Linux uapi/linux/kvm.h).
 const SET_DEVICE_ATTR: libc::c_ulong = 0x4018_aee1;
+
+/// `KVM_HAS_DEVICE_ATTR`.
+const HAS_DEVICE_ATTR: libc::c_ulong = 0x4018_aee3;
+
+/// Whether a VM can go on from a state here: its counters could be started where they stopped. Linux 5.16
+/// and later can.
+#[allow(unsafe_code)] // kvm-ioctls has this call for other CPUs only
+pub(crate) fn is_possible(fd: &VcpuFd) -> bool {
+    let attribute = kvm_device_attr {
+        group: KVM_VCPU_TSC_CTRL,
+        attr: u64::from(KVM_VCPU_TSC_OFFSET),
+        ..Default::default()
+    };
+    // SAFETY: the descriptor is a vCPU's, and the attribute lives over the call, which reads nothing else.
+    unsafe { ioctl_with_ref(fd, HAS_DEVICE_ATTR, &attribute) == 0 }
+}
 
 /// What a vCPU's time-stamp counter is ahead of the host's (Linux Documentation/virt/kvm/devices/
 /// vcpu.rst, `KVM_VCPU_TSC_OFFSET`).

@@ -1,7 +1,7 @@
 //! Which CPU features a guest sees: what KVM supports, less what a container has no use for and an
 //! attacker has (virtualization extensions, the performance monitoring unit, which the builder also
-//! has KVM take away), with the topology of this VM. Bits: Intel SDM volume 2A, CPUID; AMD APM volume 3,
-//! appendix E.
+//! has KVM take away) or takes more than a saved state has room for (AMX), with the topology of this VM.
+//! Bits: Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix E.
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm};
@@ -20,6 +20,21 @@ const ECX81_CMP_LEGACY: u32 = 1 << 1;
 const ECX81_SVM: u32 = 1 << 2;
 const ECX81_PERFCTR: u32 = 1 << 23 | 1 << 24 | 1 << 28;
 const ECX81_TOPOEXT: u32 = 1 << 22;
+
+/// Leaf 7 EDX: AMX-BF16, AMX-TILE, AMX-INT8.
+const EDX7_AMX: u32 = 1 << 22 | 1 << 24 | 1 << 25;
+/// Leaf 7, subleaf 1: AMX-FP16; AMX-COMPLEX.
+const EAX71_AMX: u32 = 1 << 21;
+const EDX71_AMX: u32 = 1 << 8;
+/// Leaf 0xd EAX, and its subleaves of these numbers: the tiles' configuration and data. A process has to
+/// ask for them before KVM gives them to its guests; Linux 5.17 to 6.3 lists the first all the same, and
+/// refuses an XCR0 with one of the two.
+const XTILE_CFG: u32 = 17;
+const XTILE_DATA: u32 = 18;
+/// Leaf 0xd, subleaf 1 EAX: extended feature disable, which is for the tiles.
+const EAXD1_XFD: u32 = 1 << 4;
+/// Bytes of the legacy region and the header of an XSAVE area (SDM volume 1, 13.4).
+const XSAVE_BYTES_MIN: u32 = 576;
 
 /// KVM's list of supported leaves, filtered once and then numbered for each vCPU.
 #[derive(Debug, Clone)]
@@ -83,10 +98,22 @@ fn filter(supported: &[kvm_cpuid_entry2], vcpu_count: u8, deadline: bool) -> Vec
                 }
             }
             // MONITOR/MWAIT; architectural performance monitoring; its AMD and LBR counterparts;
-            // SVM; processor trace; SGX; encrypted guests.
-            0x5 | 0xa | 0x12 | 0x14 | 0x1c | 0x8000_000a | 0x8000_001f | 0x8000_0022 => {
+            // SVM; processor trace; SGX; AMX's tiles and their multiplier; encrypted guests.
+            0x5 | 0xa | 0x12 | 0x14 | 0x1c | 0x1d | 0x1e | 0x8000_000a | 0x8000_001f
+            | 0x8000_0022 => {
                 (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
             }
+            0x7 if entry.index == 0 => entry.edx &= !EDX7_AMX,
+            0x7 if entry.index == 1 => {
+                entry.eax &= !EAX71_AMX;
+                entry.edx &= !EDX71_AMX;
+            }
+            0xd if entry.index == 0 => {
+                entry.eax &= !(1 << XTILE_CFG | 1 << XTILE_DATA);
+                entry.ecx = xsave_bytes(supported, entry.eax).min(entry.ecx);
+            }
+            0xd if entry.index == 1 => entry.eax &= !EAXD1_XFD,
+            0xd if [XTILE_CFG, XTILE_DATA].contains(&entry.index) => continue,
             0x8000_0001 => {
                 entry.ecx &= !(ECX81_SVM | ECX81_PERFCTR | ECX81_TOPOEXT);
                 if vcpu_count > 1 {
@@ -108,6 +135,17 @@ fn filter(supported: &[kvm_cpuid_entry2], vcpu_count: u8, deadline: bool) -> Vec
         });
     }
     entries
+}
+
+/// Bytes of an XSAVE area for these components of XCR0: where the last of them ends.
+fn xsave_bytes(supported: &[kvm_cpuid_entry2], components: u32) -> u32 {
+    let of = |entry: &&kvm_cpuid_entry2| {
+        let bit = 1_u32.checked_shl(entry.index).unwrap_or(0);
+        entry.function == 0xd && entry.index > 1 && components & bit != 0
+    };
+    let ends = supported.iter().filter(of);
+    let ends = ends.map(|entry| entry.ebx.saturating_add(entry.eax));
+    ends.fold(XSAVE_BYTES_MIN, u32::max)
 }
 
 /// Writes the APIC id and the topology (one package, one thread a core) of vCPU `index`.
@@ -177,6 +215,53 @@ mod tests {
                 "leaf {function:#x}"
             );
         }
+    }
+
+    /// As Linux 6.1 lists a Sapphire Rapids to a process that has not asked for AMX.
+    #[test]
+    fn tiles_are_hidden_with_their_part_of_the_saved_state() {
+        let part = |function, index, [eax, ebx, ecx, edx]: [u32; 4]| kvm_cpuid_entry2 {
+            function,
+            index,
+            eax,
+            ebx,
+            ecx,
+            edx,
+            ..Default::default()
+        };
+        let all = [
+            part(0x7, 0, [2, !0, !0, !0]),
+            part(0x7, 1, [!0, 0, 0, !0]),
+            part(0xd, 0, [0x2_02e7, 2816, 2816, 0]),
+            part(0xd, 1, [0x1f, 0, 0, 0]),
+            part(0xd, 2, [256, 576, 0, 0]),
+            part(0xd, 7, [1024, 1664, 0, 0]),
+            part(0xd, 9, [8, 2688, 0, 0]),
+            part(0xd, 11, [16, 0, 1, 0]),
+            part(0xd, 17, [64, 2752, 2, 0]),
+            part(0xd, 18, [8192, 2816, 6, 0]),
+            leaf(0x1d),
+            leaf(0x1e),
+        ];
+        let entries = filter(&all, 1, true);
+        assert_eq!(find(&entries, 0x7, 0).edx & EDX7_AMX, 0);
+        assert_eq!(find(&entries, 0x7, 0).ecx, !0);
+        assert_eq!(find(&entries, 0x7, 1).eax, !EAX71_AMX);
+        assert_eq!(find(&entries, 0x7, 1).edx, !EDX71_AMX);
+        let state = find(&entries, 0xd, 0);
+        assert_eq!((state.eax, state.ecx), (0x2e7, 2696));
+        assert_eq!(find(&entries, 0xd, 1).eax, 0xf);
+        let has = |index| {
+            let mut parts = entries.iter().filter(|entry| entry.function == 0xd);
+            parts.any(|entry| entry.index == index)
+        };
+        assert!(has(9) && has(11) && !has(XTILE_CFG) && !has(XTILE_DATA));
+        assert_eq!(find(&entries, 0x1d, 0).eax, 0);
+        let policy = CpuidPolicy {
+            entries,
+            vcpu_count: 1,
+        };
+        assert_eq!(policy.extended_state(), 0x2e7);
     }
 
     #[test]
