@@ -127,16 +127,13 @@ pub fn run(attachment: Attachment, mut signals: SigSet) -> Result<Ended> {
     } = attachment;
     let (news, inbox) = channel();
     let sender = Arc::new(Mutex::new(link.sender()?));
-    let raw_mode = if terminal && stdin.is_some() {
-        RawMode::enter()?
-    } else {
-        None
-    };
-    if raw_mode.is_some() && !forward_signals {
+    let types = terminal && stdin.is_some();
+    if types && !forward_signals {
         // Waited for, so that the terminal is left as it was found.
         signals.extend(ENDING);
         signals.thread_block().context("block signals")?;
     }
+    let raw_mode = if types { RawMode::enter()? } else { None };
     let before = raw_mode.as_ref().map(|raw| raw.0.clone());
     listen(link, news.clone())?;
     forward(sender.clone(), signals, forward_signals, before)?;

@@ -100,8 +100,8 @@ pub fn update(
     folder.set_config(&config)
 }
 
-/// Removes a container that does not run; with `force` also one that does, by killing its VM. Whoever
-/// is at the files of one that is stopped is waited for, or with `force` ended.
+/// Removes a container that does not run; with `force` also one that does, by killing its VM, whose ports
+/// are free then. Whoever is at the files of one that is stopped is waited for, or with `force` ended.
 ///
 /// # Errors
 /// Docker's sentence when it runs and `force` is not given.

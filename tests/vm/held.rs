@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::net::TcpListener;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use harness::{Running, Sandbox, process};
@@ -16,6 +17,7 @@ crate::tests![
     a_commit_that_is_killed_lets_go,
     a_silent_guest_holds_up_nobody_and_is_ended,
     a_silent_guest_is_checked_once,
+    a_check_that_a_pause_interrupts_does_not_count,
     files_that_are_held_are_waited_for,
     a_removal_by_force_ends_who_is_at_the_files,
     who_waits_for_a_volume_is_served,
@@ -130,6 +132,37 @@ fn export(vm: &Sandbox, name: &str) -> Result<(Running, std::io::PipeReader)> {
     let running = vm.bulkhead(["export", name]).stdout_to(output).spawn()?;
     reader.read_exact(&mut [0; 512])?;
     Ok((running, reader))
+}
+
+/// Not even when the pause is longer than its time.
+fn a_check_that_a_pause_interrupts_does_not_count(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let check = "touch /checked; until test -e /go; do sleep 0.1; done";
+    let flags = [
+        "--health-cmd",
+        check,
+        "--health-interval",
+        "500ms",
+        "--health-timeout",
+        "10s",
+        "--health-retries",
+        "1",
+    ];
+    begin(&vm, "well", &flags, SLEEPS)?;
+    let wait = "until test -e /checked; do sleep 0.1; done";
+    text(&vm, &["exec", "well", "sh", "-c", wait])?;
+    text(&vm, &["pause", "well"])?;
+    std::thread::sleep(Duration::from_secs(11));
+    text(&vm, &["unpause", "well"])?;
+    text(&vm, &["exec", "well", "touch", "/go"])?;
+    let format = "{{range .State.Health.Log}}{{.ExitCode}} {{end}}";
+    let log = until("a check", || {
+        let log = text(&vm, &["inspect", "-f", format, "well"])?;
+        Ok((log.trim() != "").then_some(log))
+    })?;
+    assert!(log.starts_with("0 "), "{log}");
+    text(&vm, &["rm", "-f", "well"])?;
+    Ok(())
 }
 
 fn files_that_are_held_are_waited_for(world: &World) -> Result<()> {

@@ -1,5 +1,6 @@
 //! Containers that live: in the background, stopped, started again, looked into.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -89,6 +90,10 @@ fn one_in_the_background_is_stopped_and_started_again(world: &World) -> Result<(
     let vm = world.own()?;
     let before = vm.snapshot()?;
     begin(&vm, "bg", &[], &format!("echo kept >>/file; {COUNTS}"))?;
+    // It keeps nobody's folder busy.
+    let supervisor = process_of(&vm, "__supervisor")?.id;
+    let folder = std::fs::read_link(format!("/proc/{supervisor}/cwd"))?;
+    assert_eq!(folder, Path::new("/"));
     assert_eq!(status(&vm, "bg")?, "running true 0");
     let list = text(
         &vm,
@@ -322,6 +327,18 @@ fn policies_start_it_again(world: &World) -> Result<()> {
         "2\n"
     );
     assert_eq!(text(&vm, &["logs", "fails"])?, "try\ntry\ntry\n");
+    // Whoever starts it again begins the count anew.
+    let script = "test -e /failed && exec sleep 1000; touch /failed; exit 1";
+    begin(&vm, "once", &["--restart", "on-failure:1"], script)?;
+    let count = || {
+        let format = "{{.State.Status}} {{.RestartCount}}";
+        text(&vm, &["inspect", "-f", format, "once"])
+    };
+    until("its second life", || {
+        Ok((count()? == "running 1\n").then_some(()))
+    })?;
+    text(&vm, &["restart", "-t", "0", "once"])?;
+    assert_eq!(count()?, "running 0\n");
     begin(&vm, "well", &["--restart", "on-failure"], "exit 0")?;
     assert_eq!(text(&vm, &["wait", "well"])?, "0\n");
     assert_eq!(

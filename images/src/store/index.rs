@@ -298,15 +298,11 @@ impl Index {
     /// Drops entries without a name of manifests that have another entry. What is of the same id by another
     /// manifest stays: nobody's image takes the place of one that came before it.
     fn tidy(&mut self) {
-        let mut kept: Vec<Entry> = Vec::with_capacity(self.entries.len());
-        for entry in std::mem::take(&mut self.entries) {
-            match kept.iter_mut().find(|other| other.is_same(&entry)) {
-                Some(other) if other.name.is_none() => *other = entry,
-                Some(_) if entry.name.is_none() => {}
-                _ => kept.push(entry),
-            }
-        }
-        self.entries = kept;
+        let documents = |entry: &Entry| (entry.id, entry.manifest.digest);
+        let named = self.entries.iter().filter(|entry| entry.name.is_some());
+        let mut known: BTreeSet<_> = named.map(documents).collect();
+        self.entries
+            .retain(|entry| entry.name.is_some() || known.insert(documents(entry)));
     }
 
     /// The entries without a name of images that have names: what others of the same id came beside, or

@@ -87,6 +87,12 @@ impl Running {
     pub(super) fn has_exec(&self, process: ProcessId) -> bool {
         self.execs.contains_key(&process)
     }
+
+    /// A process of which the agent may still say something: it tells the end once.
+    fn unended(&mut self, process: ProcessId) -> Option<&mut Exec> {
+        let exec = self.execs.get_mut(&process)?;
+        exec.end.is_none().then_some(exec)
+    }
 }
 
 /// Who had a process started.
@@ -478,7 +484,7 @@ impl Supervisor {
                 self.note_task(id, outcome);
             }
             Event::Started { process, .. } => {
-                let exec = running.execs.get_mut(&process);
+                let exec = running.unended(process);
                 let exec = exec
                     .filter(|exec| !exec.is_started)
                     .with_context(unexpected)?;
@@ -492,11 +498,8 @@ impl Supervisor {
                 kind,
                 ref message,
             } => {
-                let exec = running.execs.get_mut(&process);
-                let exec = exec
-                    .filter(|exec| exec.end.is_none())
-                    .with_context(unexpected)?;
                 let is_late = kind == FailureKind::NotRunning || running.end.is_some();
+                let exec = running.unended(process).with_context(unexpected)?;
                 exec.end = Some(match exec.by {
                     // It was asked for while the container's process came to its end.
                     By::Client(_) if is_late => not_running(&self.config.id),
@@ -509,10 +512,7 @@ impl Supervisor {
             Event::Exited {
                 process, status, ..
             } => {
-                let exec = running.execs.get_mut(&process);
-                let exec = exec
-                    .filter(|exec| exec.end.is_none())
-                    .with_context(unexpected)?;
+                let exec = running.unended(process).with_context(unexpected)?;
                 let code = status.docker_code();
                 exec.end = Some(ToCommand::Exited {
                     code,

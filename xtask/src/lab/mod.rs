@@ -46,7 +46,10 @@ const MAX_DEFAULT_CPUS: usize = 8;
 
 /// Run a command where KVM works: here, or in an emulated host
 #[derive(Args, Debug)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "BULKHEAD_LAB_KERNEL=FOLDER: the emulated host's kernel is in boot and lib/modules of this folder"
+)]
 pub(crate) struct LabArgs {
     #[command(subcommand)]
     verb: Option<Verb>,
