@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::ops::RangeInclusive;
-use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -262,24 +261,25 @@ fn vm(filter: Option<&str>) -> Result<Run> {
 
     let seed = hostile_seed()?;
     println!("{SEED}={seed}");
+    // The one folder that outlives the emulated hosts: an answer counts for the next run as soon as it
+    // is there, however this one ends.
     let answers = paths::cache()?.join("oracle");
     fs::create_dir_all(&answers).with_context(|| format!("create {}", answers.display()))?;
-    // What tests leave to look at; their own scratch folders are on the emulated host's disk.
-    let out = paths::lab().join("tests");
+    let lists = paths::lab().join("tests");
     // One for all hosts, of which each may begin on another day.
     let turn = hostile_turn();
     let attempt = |passed: &BTreeSet<String>, part: Part| {
-        let out = out.join(part.folder());
-        fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
+        let folder = lists.join(part.folder());
+        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         let names: Vec<&str> = passed.iter().map(String::as_str).collect();
-        let passed_list = out.join("passed");
+        let passed_list = folder.join("passed");
         fs::write(&passed_list, names.join("\n"))
             .with_context(|| format!("write {}", passed_list.display()))?;
         let mut command = lab::command()?;
         if let Some(cpus) = part.cpus() {
             command.args(["--smp", cpus]);
         }
-        command.arg("--out").arg(&out);
+        command.arg("--out").arg(&answers);
         if let Some(value) = part.value() {
             command.args(["--env", &format!("BULKHEAD_TESTS_PART={value}")]);
         }
@@ -288,7 +288,6 @@ fn vm(filter: Option<&str>) -> Result<Run> {
             ("BULKHEAD", artifacts.join("bulkhead").as_path()),
             ("BULKHEAD_FIXTURES", &fixtures),
             ("BULKHEAD_HOSTILE", &hostile),
-            ("BULKHEAD_TEST_OUT", &out),
             ("BULKHEAD_TESTS_PASSED", &passed_list),
             ("BULKHEAD_ORACLE", &answers),
         ] {
@@ -302,9 +301,7 @@ fn vm(filter: Option<&str>) -> Result<Run> {
             .arg(&executable)
             .args(filter)
             .stdin(Stdio::null());
-        let run = count(&mut command, Some(LONGEST_SILENCE));
-        keep_answers(&out.join("oracle"), &answers)?;
-        run
+        count(&mut command, Some(LONGEST_SILENCE))
     };
     if lab::why_emulated().is_none() {
         return attempt(&BTreeSet::new(), Part::All);
@@ -407,23 +404,6 @@ impl Part {
         self.value()
             .map_or_else(|| "all".to_owned(), |value| value.replace('/', "-of-"))
     }
-}
-
-/// Moves what Docker answered from where tests can write to where they find it the next time.
-fn keep_answers(from: &Path, to: &Path) -> Result<()> {
-    let Ok(entries) = fs::read_dir(from) else {
-        return Ok(()); // No line was run.
-    };
-    for entry in entries {
-        let path = entry.context("read the answers")?.path();
-        if path.extension() == Some("json".as_ref())
-            && let Some(name) = path.file_name()
-        {
-            fs::copy(&path, to.join(name))
-                .with_context(|| format!("keep the answer {}", path.display()))?;
-        }
-    }
-    fs::remove_dir_all(from).context("remove the answers")
 }
 
 /// Runs tests, as often as the emulator needs.

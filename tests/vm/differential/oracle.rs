@@ -2,7 +2,7 @@
 //! command line. An answer counts as long as the question is the same: the lines, the engine's
 //! version, the kernel below it and the images. Only answers of lines that passed are kept.
 //!
-//! `differential` calls it; `cargo xtask test` keeps the folder outside of the work tree.
+//! `differential` and `builds` call it; `cargo xtask test` has the folder outside of the work tree.
 
 use std::env;
 use std::fs;
@@ -16,11 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use super::list::{Case, Line};
 
-/// Names the folder of earlier answers.
-const KNOWN_VARIABLE: &str = "BULKHEAD_ORACLE";
-
-/// Names the folder for what outlives a run; new answers go into its folder `oracle`.
-const OUT_VARIABLE: &str = "BULKHEAD_TEST_OUT";
+/// Names the folder of answers, which outlives a run.
+const FOLDER_VARIABLE: &str = "BULKHEAD_ORACLE";
 
 #[derive(Serialize, Deserialize)]
 struct Kept<T> {
@@ -79,7 +76,7 @@ fn asked(line: &Line) -> String {
 
 /// Earlier answers to the same question.
 pub(crate) fn known<T: DeserializeOwned>(name: &str, question: &str) -> Option<T> {
-    let folder = env::var_os(KNOWN_VARIABLE)?;
+    let folder = env::var_os(FOLDER_VARIABLE)?;
     let text = fs::read(file(folder.as_ref(), name)).ok()?;
     let kept: Kept<T> = serde_json::from_slice(&text).ok()?;
     (kept.question == question).then_some(kept.answers)
@@ -91,11 +88,9 @@ pub(crate) fn known<T: DeserializeOwned>(name: &str, question: &str) -> Option<T
 ///
 /// It can't be written.
 pub(crate) fn keep<T: Serialize>(name: &str, question: String, answers: T) -> Result<()> {
-    let Some(out) = env::var_os(OUT_VARIABLE) else {
+    let Some(folder) = env::var_os(FOLDER_VARIABLE).map(PathBuf::from) else {
         return Ok(());
     };
-    let folder = PathBuf::from(out).join("oracle");
-    fs::create_dir_all(&folder).context("create a folder for answers")?;
     let kept = serde_json::to_vec(&Kept { question, answers })?;
     // In one piece: the machine may go away at any time.
     let new = folder.join(format!("{name}.new"));
