@@ -1,6 +1,7 @@
 //! `cargo xtask install`: puts the command, what it needs, completions and man pages below a prefix.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -69,7 +70,7 @@ fn copy(from: &Path, to: &Path, mode: u32) -> Result<()> {
 /// Replaces a file in one step: the old one may be running.
 fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let folder = path.parent().context("a file has a folder")?;
-    fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+    create_folders(folder).with_context(|| format!("create {}", folder.display()))?;
     let file = tempfile::NamedTempFile::new_in(folder)
         .with_context(|| format!("create in {}", folder.display()))?;
     fs::write(file.path(), bytes).with_context(|| format!("write {}", path.display()))?;
@@ -77,6 +78,22 @@ fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
         .context("set permissions")?;
     file.persist(path)
         .with_context(|| format!("write {}", path.display()))?;
+    Ok(())
+}
+
+/// Makes what is missing of a path, to be entered by all whatever the umask: root often has 077.
+fn create_folders(folder: &Path) -> io::Result<()> {
+    let missing: Vec<_> = folder
+        .ancestors()
+        .take_while(|path| !path.exists())
+        .collect();
+    for path in missing.into_iter().rev() {
+        match fs::create_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            made => made?,
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+    }
     Ok(())
 }
 
@@ -91,4 +108,26 @@ fn output(command: &mut Command) -> Result<Vec<u8>> {
         );
     }
     Ok(output.stdout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_open_to_all_and_those_that_are_there_stay() {
+        let prefix = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| prefix.path().join(name);
+        let mode = |name: &str| {
+            let status = path(name).metadata().expect("metadata");
+            status.permissions().mode() & 0o777
+        };
+        fs::create_dir(path("lib")).expect("a folder");
+        fs::set_permissions(path("lib"), fs::Permissions::from_mode(0o711)).expect("a mode");
+        // Whatever the umask is under which this runs.
+        write(&path("lib/bulkhead/deep/file"), b"text", 0o644).expect("write");
+        let modes = ["lib", "lib/bulkhead", "lib/bulkhead/deep"].map(mode);
+        assert_eq!(modes, [0o711, 0o755, 0o755]);
+        assert_eq!(mode("lib/bulkhead/deep/file"), 0o644);
+    }
 }
