@@ -54,6 +54,8 @@ pub(super) enum StartError {
     Missing,
     #[error("{0}")]
     PortTaken(String),
+    #[error("{0}")]
+    PortRefused(String),
     #[error(
         "passt may not create a user namespace\n\
          hint: allow it (sysctl kernel.unprivileged_userns_clone=1, \
@@ -115,7 +117,7 @@ impl Passt {
         loop {
             match self.read_frame(socket, deadline) {
                 // What else may come is for the guest, which is not there yet.
-                Ok(frame) if frame.get(12..14) == Some(&[8, 6]) => return Ok(()),
+                Ok(frame) if is_answer(&frame) => return Ok(()),
                 Ok(_) => {}
                 Err(error) => {
                     // What it has to say is said when it has ended.
@@ -254,7 +256,6 @@ fn arguments(
     let mut all: Vec<String> = [
         "--foreground",
         "--quiet",
-        "--stderr",
         "--no-dhcp",
         "--no-dhcpv6",
         "--no-ra",
@@ -332,6 +333,12 @@ fn question(endpoint: &Endpoint) -> Vec<u8> {
     frame
 }
 
+/// Whether a frame is an ARP reply (RFC 826). Since 2025-09 passt also asks for the guest by itself,
+/// before its ports are bound.
+fn is_answer(frame: &[u8]) -> bool {
+    frame.get(12..14) == Some(&[8, 6]) && frame.get(20..22) == Some(&[0, 2])
+}
+
 /// A neighbor advertisement of the guest's link-local address (RFC 4861), to which passt sends what
 /// comes from the host's loopback. It is not answered, and its checksum not looked at.
 fn announcement(endpoint: &Endpoint) -> Vec<u8> {
@@ -352,11 +359,15 @@ fn failure(words: &mut File, ports: &[PublishedPort], error: &std::io::Error) ->
     let _ = words
         .seek(SeekFrom::Start(0))
         .and_then(|_| words.take(WORDS_BYTES_MAX).read_to_string(&mut text));
-    // A host without a system log has passt complain of it, and as root of that.
+    // A host without a system log has passt complain of it, and as root of that; the last is said
+    // behind the reason.
     let idle = [
         "Failed to send ",
         "Don't run as root",
+        "Started as root",
         "No external routable",
+        "Can't run AVX2 build",
+        "Couldn't listen on requested ports",
     ];
     let reason = text
         .lines()
@@ -364,30 +375,196 @@ fn failure(words: &mut File, ports: &[PublishedPort], error: &std::io::Error) ->
         .rfind(|line| !line.is_empty() && !idle.iter().any(|start| line.starts_with(start)));
     match reason {
         Some(line) if line.contains("user namespace") => StartError::NoUserNamespace,
-        Some(line) if line.starts_with("Failed to bind any port") => {
-            StartError::PortTaken(port_of(line, ports).unwrap_or_else(|| line.to_owned()))
+        Some(line) => {
+            port_failure(line, ports).unwrap_or_else(|| StartError::Failed(line.to_owned()))
         }
-        Some(line) => StartError::Failed(line.to_owned()),
         None => StartError::Failed(format!("it does not answer: {error}")),
     }
 }
 
-/// The refusal of the port that passt names: `Failed to bind any port for '-t 8080:80', exiting`.
-fn port_of(line: &str, ports: &[PublishedPort]) -> Option<String> {
-    let mut quoted = line.split('\'').nth(1)?.split_whitespace();
-    let (option, wanted) = (quoted.next()?, quoted.next()?);
-    let port = ports.iter().find(|port| {
-        specification(port) == wanted && (option == "-u") == (port.protocol == Protocol::Udp)
-    })?;
-    let request = PortRequest {
-        host_ip: port.host_ip,
-        host_ports: None,
-        container_port: port.container_port,
-        protocol: port.protocol,
+/// What a line says of a port that could not be bound.
+fn port_failure(line: &str, ports: &[PublishedPort]) -> Option<StartError> {
+    let (port, cause) = unbound(line)?;
+    let cause = cause.to_lowercase();
+    let text = match ports.iter().find(|published| port.is(published)) {
+        Some(port) => {
+            let request = PortRequest {
+                host_ip: port.host_ip,
+                host_ports: None,
+                container_port: port.container_port,
+                protocol: port.protocol,
+            };
+            ports::refusal(&request, port.host_port, &cause)
+        }
+        None => line.to_owned(),
     };
-    Some(ports::refusal(
-        &request,
-        port.host_port,
-        "address already in use",
-    ))
+    Some(match cause.as_str() {
+        IN_USE => StartError::PortTaken(text),
+        _ => StartError::PortRefused(text),
+    })
+}
+
+/// The one cause for which another port may do.
+const IN_USE: &str = "address already in use";
+
+/// How passt names a port.
+#[derive(Debug, PartialEq, Eq)]
+enum Named<'a> {
+    /// Its option and what that is given.
+    Option(&'a str, &'a str),
+    /// Its protocol and number.
+    Number(&'a str, u16),
+}
+
+impl Named<'_> {
+    fn is(&self, port: &PublishedPort) -> bool {
+        match *self {
+            Self::Option(option, given) => {
+                given == specification(port) && (option == "-u") == (port.protocol == Protocol::Udp)
+            }
+            Self::Number(protocol, number) => {
+                number == port.host_port && protocol.eq_ignore_ascii_case(port.protocol.word())
+            }
+        }
+    }
+}
+
+/// The port that passt could not bind, and why, as versions from 2023 to 2026 say it:
+///
+/// ```text
+/// Failed to bind any port for '-t 8080:80', exiting
+/// Failed to bind port 8080 (Address already in use) for option '-t 8080:80'
+/// Listen failed for HOST TCP port 0.0.0.0/8080: Address already in use
+/// ```
+fn unbound(line: &str) -> Option<(Named<'_>, &str)> {
+    if let Some(rest) = line.strip_prefix("Listen failed for HOST ") {
+        let (protocol, rest) = rest.split_once(" port ")?;
+        let (port, cause) = rest.split_once('/')?.1.split_once(": ")?;
+        return Some((Named::Number(protocol, port.parse().ok()?), cause));
+    }
+    let rest = line.strip_prefix("Failed to bind ")?;
+    // The oldest says no cause: it is this one, as all were probed before.
+    let cause = match rest.starts_with("any port ") {
+        true => IN_USE,
+        false => rest.split_once('(')?.1.split_once(')')?.0,
+    };
+    let mut quoted = line.split('\'').nth(1)?.split_whitespace();
+    Some((Named::Option(quoted.next()?, quoted.next()?), cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PORTS: [PublishedPort; 2] = [
+        PublishedPort {
+            host_ip: None,
+            host_port: 8080,
+            container_port: 80,
+            protocol: Protocol::Tcp,
+        },
+        PublishedPort {
+            host_ip: Some(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)),
+            host_port: 53,
+            container_port: 5353,
+            protocol: Protocol::Udp,
+        },
+    ];
+
+    fn said(text: &str) -> StartError {
+        let mut words = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut words, text.as_bytes()).unwrap();
+        failure(&mut words, &PORTS, &std::io::ErrorKind::TimedOut.into())
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_named_whatever_the_version() {
+        let tcp = "0.0.0.0:8080:172.17.0.2:80/tcp: address already in use";
+        let udp = "127.0.0.1:53:172.17.0.2:5353/udp: address already in use";
+        for (text, end) in [
+            (
+                "Failed to send 47 bytes to syslog\nDon't run as root. Changing to nobody...\n\
+                 Failed to send 67 bytes to syslog\nFailed to bind any port for '-t 8080:80', exiting\n",
+                tcp,
+            ),
+            (
+                "Started as root, will change to nobody.\n\
+                 Failed to bind port 8080 (Address already in use) for option '-t 8080:80'\n",
+                tcp,
+            ),
+            (
+                "Failed to bind port 53 (Address already in use) for option '-u 127.0.0.1/53:5353'\n",
+                udp,
+            ),
+            (
+                "Started as root, will change to nobody.\n\
+                 Listen failed for HOST TCP port 0.0.0.0/8080: Address already in use\n\
+                 Couldn't listen on requested ports\n",
+                tcp,
+            ),
+            (
+                "Listen failed for HOST UDP port 127.0.0.1/53: Address already in use\n",
+                udp,
+            ),
+        ] {
+            let error = said(text);
+            assert!(matches!(error, StartError::PortTaken(_)), "{error:?}");
+            assert!(error.to_string().ends_with(end), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_port_that_may_not_be_had_is_not_taken() {
+        for text in [
+            "Listen failed for HOST UDP port 127.0.0.1/53: Permission denied\nCouldn't listen on requested ports",
+            "Failed to bind port 53 (Permission denied) for option '-u 127.0.0.1/53:5353'",
+        ] {
+            let error = said(text);
+            assert!(matches!(error, StartError::PortRefused(_)), "{error:?}");
+            let text = error.to_string();
+            assert!(
+                text.contains(":5353/udp: permission denied\nhint: "),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn other_words_are_passts_own() {
+        for (text, want) in [
+            (
+                "Can't run AVX2 build, using non-AVX2 version: x\nno\n\n",
+                "passt: no",
+            ),
+            (
+                "Failed to bind any port for what",
+                "passt: Failed to bind any port for what",
+            ),
+            (
+                "Listen failed for HOST TCP port 80",
+                "passt: Listen failed for HOST TCP port 80",
+            ),
+            (
+                "Started as root, will change to nobody.\n",
+                "passt: it does not answer: timed out",
+            ),
+            ("", "passt: it does not answer: timed out"),
+        ] {
+            assert_eq!(said(text).to_string(), want, "{text}");
+        }
+        let error = said("Couldn't create user namespace: Operation not permitted");
+        assert!(matches!(error, StartError::NoUserNamespace), "{error:?}");
+    }
+
+    #[test]
+    fn only_a_reply_is_an_answer() {
+        let mut frame = vec![0; 12];
+        frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 2]);
+        assert!(is_answer(&frame));
+        frame[21] = 1; // Its own question.
+        assert!(!is_answer(&frame));
+        assert!(!is_answer(&frame[..21]));
+        frame[13] = 0; // IPv4.
+        assert!(!is_answer(&frame));
+    }
 }

@@ -120,7 +120,7 @@ pub(in super::super) fn wait_until_free(state: &NetworkState, time: Duration) {
     }
 }
 
-/// Docker's sentence, whose end scripts look for.
+/// Docker's sentence, whose end scripts look for, and what to do where Docker's daemon would not ask.
 pub(super) fn refusal(request: &PortRequest, port: u16, cause: &str) -> String {
     let (host, container) = match request.host_ip {
         Some(ip @ IpAddr::V6(_)) => (format!("[{ip}]"), format!("[{CONTAINER_V6}]")),
@@ -129,11 +129,16 @@ pub(super) fn refusal(request: &PortRequest, port: u16, cause: &str) -> String {
     };
     format!(
         "driver failed programming external connectivity on endpoint: failed to bind host port for \
-         {host}:{port}:{container}:{}/{}: {cause}",
+         {host}:{port}:{container}:{}/{}: {cause}{}",
         request.container_port,
-        request.protocol.word()
+        request.protocol.word(),
+        if cause == DENIED { DENIED_HINT } else { "" },
     )
 }
+
+const DENIED: &str = "permission denied";
+const DENIED_HINT: &str = "\nhint: use a port of 1024 or more, or allow lower ones \
+     (sysctl net.ipv4.ip_unprivileged_port_start=PORT)";
 
 /// Whether a port can be had, on all addresses also of the other family: passt is content with half.
 fn probe(ip: Option<IpAddr>, port: u16, protocol: Protocol, v6: bool) -> io::Result<()> {
