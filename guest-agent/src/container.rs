@@ -37,6 +37,7 @@ use crate::shares;
 use crate::spawn::{self, Spawned};
 use crate::stdio::{self, Streams, Terminals};
 use crate::tasks::{Tasks, View};
+use crate::wake;
 
 /// The main process.
 const MAIN: ProcessId = 0;
@@ -405,6 +406,8 @@ impl<'a> Container<'a> {
                 let trouble = updated.err().map(|failure| failure.message);
                 control.send(&Event::Updated(trouble))?;
             }
+            Request::Clock => control.send(&Event::Clock(wake::clock_ns()))?,
+            Request::ShiftClock(ns) => wake::shift_clock(ns),
             Request::Shutdown => {
                 for process in self.processes.values_mut() {
                     process.abandon_streams();

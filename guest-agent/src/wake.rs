@@ -1,7 +1,8 @@
 //! What a VM needs that went on from a template: the time, randomness of its own, and its disks,
-//! which the template's VM did not have yet.
+//! which the template's VM did not have yet. And what it needs when its host slept: the time again.
 //!
-//! Called by [`crate::init`] before anything of a container runs, and where disks are first used.
+//! Called by [`crate::init`] before anything of a container runs, by [`crate::container`] while one
+//! does, and where disks are first used.
 //! It fails rather than go on with what other VMs of the same template have, too.
 // The two ioctls of the random device have no safe wrapper.
 #![allow(unsafe_code)]
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, SeekFrom, open, seek};
 use rustix::io::Errno;
-use rustix::time::{ClockId, Timespec, clock_settime};
+use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
 use crate::failure::{Context, Failure};
 
@@ -31,11 +32,30 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// What the kernel says.
 pub fn up(entropy: &[u8; 32], realtime_ns: u64) -> Result<(), Failure> {
     reseed(entropy).context(|| "reseed the random number generator".into())?;
-    let time = Timespec {
-        tv_sec: i64::try_from(realtime_ns / SECOND_NS).unwrap_or(0),
-        tv_nsec: i64::try_from(realtime_ns % SECOND_NS).unwrap_or(0),
-    };
-    clock_settime(ClockId::Realtime, time).context(|| "set the clock".into())
+    clock_settime(ClockId::Realtime, timespec(realtime_ns)).context(|| "set the clock".into())
+}
+
+fn timespec(ns: u64) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(ns / SECOND_NS).unwrap_or(0),
+        tv_nsec: i64::try_from(ns % SECOND_NS).unwrap_or(0),
+    }
+}
+
+/// `CLOCK_REALTIME` in nanoseconds since 1970; 0 before.
+#[must_use]
+pub fn clock_ns() -> u64 {
+    let time = clock_gettime(ClockId::Realtime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let ns = u64::try_from(time.tv_nsec).unwrap_or(0);
+    seconds.saturating_mul(SECOND_NS).saturating_add(ns)
+}
+
+/// Sets the clock forward or back. Where that leads to no time that the kernel takes, it stays.
+pub fn shift_clock(ns: i64) {
+    if let Some(time) = clock_ns().checked_add_signed(ns) {
+        let _ = clock_settime(ClockId::Realtime, timespec(time));
+    }
 }
 
 /// `struct rand_pool_info` (Linux uapi/linux/random.h) with 32 bytes.

@@ -29,6 +29,7 @@
 //!          Event::TaskEnded                        once for each Task
 //!          Request::Freeze, then Event::Frozen     so too
 //!          Request::Update, then Event::Updated    so too
+//!          Request::Clock, then Event::Clock       so too; Request::ShiftClock where it is off
 //!          Event::Exited                           after every byte of its output was sent
 //! hold:    Event::Held | Event::Failed
 //!          Request::Task …, Event::TaskEnded       until Request::Shutdown
@@ -50,7 +51,7 @@ pub mod spec;
 pub mod task;
 
 /// The version both sides must agree on; the agent says its own in [`message::Event::Hello`].
-pub const PROTOCOL_VERSION: u32 = 7;
+pub const PROTOCOL_VERSION: u32 = 8;
 
 /// vsock port of the control connection on the host's side.
 pub const CONTROL_PORT: u32 = 1024;

@@ -71,6 +71,10 @@ pub enum Request {
     Freeze(bool),
     /// Replace the limits of the container's control group; answered by [`Event::Updated`].
     Update(Resources),
+    /// Tell the clock; answered by [`Event::Clock`].
+    Clock,
+    /// Set the clock by so many nanoseconds forward, or back. However long this is on its way.
+    ShiftClock(i64),
     /// Kill everything, clean up, say [`Event::Bye`] and power off.
     Shutdown,
 }
@@ -131,6 +135,8 @@ pub enum Event {
     NotFrozen(String),
     /// The limits are replaced, or why not, in one sentence.
     Updated(Option<String>),
+    /// The guest's `CLOCK_REALTIME` in nanoseconds.
+    Clock(u64),
     /// Progress of a conversion: bytes of the compressed layer read so far.
     Converting {
         /// Bytes read.

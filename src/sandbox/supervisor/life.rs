@@ -12,6 +12,7 @@ mod processes;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,7 @@ use super::super::vmm_process::VmReport;
 use super::super::volumes::Filling;
 use super::super::wire::ToCommand;
 use super::clients::{ClientId, Role};
+use super::guest_clock::GuestClock;
 use super::{Supervisor, not_running, tasks};
 
 /// The container's own process.
@@ -80,9 +82,16 @@ pub(super) struct Running {
     pub(super) freezes: u32,
     /// Volumes that take the image's content, until the process starts.
     fillings: Vec<Filling>,
+    /// A guest's, from the start of its process on.
+    clock: Option<GuestClock>,
 }
 
 impl Running {
+    /// Readable when the guest's clock is to be looked at.
+    pub(super) fn clock_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.clock.as_ref().map(GuestClock::fd)
+    }
+
     /// Whether a process beside the container's own has not come to its end, output included.
     pub(super) fn has_exec(&self, process: ProcessId) -> bool {
         self.execs.contains_key(&process)
@@ -324,6 +333,7 @@ impl Supervisor {
             has_left: false,
             freezes: 0,
             fillings,
+            clock: None,
         });
         for (client, streams) in std::mem::take(&mut self.attaching) {
             self.attach(client, streams);
@@ -436,6 +446,12 @@ impl Supervisor {
         self.state.started_at = now();
         self.state.pid = self.running.as_ref().map_or(0, |running| running.vm.pid());
         self.begin_checks();
+        if let Some(running) = &mut self.running
+            && matches!(running.vm, Enclosure::Vm(_))
+        {
+            // Without a timer it runs with the clock that it has.
+            running.clock = GuestClock::new().ok();
+        }
         // On a full disk it runs all the same.
         let _ = self.folder.set_state(&self.state);
         self.journal("start", &[]);
@@ -448,6 +464,13 @@ impl Supervisor {
             &ToCommand::Started,
         );
         Ok(())
+    }
+
+    /// Whether the guest is to be asked what time it has.
+    pub(super) fn asks_for_the_clock(&mut self) -> bool {
+        let running = self.running.as_mut();
+        let clock = running.and_then(|running| running.clock.as_mut());
+        clock.is_some_and(GuestClock::asks)
     }
 
     /// An event of a container that runs, other than its process's end.
@@ -475,6 +498,13 @@ impl Supervisor {
             Event::NotFrozen(ref why) => {
                 running.freezes = running.freezes.checked_sub(1).with_context(unexpected)?;
                 self.note_not_frozen(why);
+            }
+            Event::Clock(guest_ns) => {
+                let clock = running.clock.as_mut().with_context(unexpected)?;
+                let shift = clock.answered(guest_ns).with_context(unexpected)?;
+                if let Some(ns) = shift {
+                    self.send(Request::ShiftClock(ns));
+                }
             }
             Event::Updated(ref trouble) => self.note_updated(trouble.as_deref())?,
             // Who asked may have gone by now; this is one that nobody asked for.

@@ -13,6 +13,7 @@
 mod clients;
 mod confinement;
 mod freezing;
+mod guest_clock;
 mod journal;
 mod life;
 mod mounts;
@@ -414,6 +415,9 @@ impl Supervisor {
             Some(Due::Shutdown) => self.send(Request::Shutdown),
             None => {}
         }
+        if self.asks_for_the_clock() {
+            self.send(Request::Clock);
+        }
         let network = self.network.as_mut();
         if let Err(error) = network.map_or(Ok(()), |network| network.wake(&self.launcher)) {
             // Into the VM's log.
@@ -456,6 +460,7 @@ impl Supervisor {
         let agent = agent.map(|running| running.vm.agent_fd());
         let own = [self.stop.fd()];
         let deliveries = self.running.iter().map(|running| running.deliveries.fd());
+        let clocks = self.running.iter().filter_map(Running::clock_fd);
         let first_frame = self.network.iter().filter_map(Network::first_frame);
         let (clients, client_fds): (Vec<_>, Vec<_>) = self.clients.fds().unzip();
         let mut fds: Vec<PollFd> = client_fds
@@ -463,6 +468,7 @@ impl Supervisor {
             .chain(own)
             .chain(deliveries)
             .chain(first_frame)
+            .chain(clocks)
             .chain(agent)
             .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
             .collect();

@@ -37,7 +37,11 @@ pub fn serve(control: &mut Control, lie: &str) -> Result<()> {
             Request::Task { id, task, port } => do_task(control, lie, id, &task, port)?,
             Request::Freeze(freeze) => control.say(&Event::Frozen(freeze))?,
             Request::Update(_) => control.say(&Event::Updated(None))?,
-            Request::Wake { .. } | Request::Signal { .. } | Request::Resize { .. } => {}
+            Request::Clock => control.say(&Event::Clock(0))?,
+            Request::Wake { .. }
+            | Request::Signal { .. }
+            | Request::Resize { .. }
+            | Request::ShiftClock(_) => {}
             Request::Shutdown => {
                 control.say(&Event::Bye)?;
                 reboot();

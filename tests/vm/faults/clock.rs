@@ -54,12 +54,23 @@ fn jump(seconds: i64) -> Result<()> {
     Ok(())
 }
 
+/// By how many seconds the host is ahead of what a guest's `date` said.
+fn late(date: &str) -> Result<i64> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    Ok(i64::try_from(now.as_secs())? - date.trim().parse::<i64>()?)
+}
+
 fn a_clock_jumps_under_containers(world: &World) -> Result<()> {
     let vm = world.own()?;
     for seconds in JUMPS {
         let health = ["--health-cmd", "true", "--health-interval", "1s"];
         begin(&vm, "one", &health, "echo begun; exec sleep 1000")?;
         jump(seconds)?;
+        // Its clock follows.
+        until("the guest's clock", || {
+            let late = late(&text(&vm, &["exec", "one", "date", "+%s"])?)?;
+            Ok((-60..600).contains(&late).then_some(()))
+        })?;
         // Probes go on.
         let format = ["inspect", "-f", "{{.State.Health.Status}}", "one"];
         until("health", || {
@@ -79,13 +90,7 @@ fn a_clock_jumps_under_containers(world: &World) -> Result<()> {
         text(&vm, &["rm", "one"])?;
         nothing_is_left(&vm)?;
         // A VM that begins now has this time.
-        let seen: i64 = vm
-            .run(["busybox", "date", "+%s"])?
-            .only_stdout()?
-            .trim()
-            .parse()?;
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-        let late = i64::try_from(now.as_secs())? - seen;
+        let late = late(&vm.run(["busybox", "date", "+%s"])?.only_stdout()?)?;
         ensure!((-60..600).contains(&late), "the guest is {late} s late");
     }
     Ok(())
