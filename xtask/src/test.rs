@@ -44,8 +44,9 @@ const SEED: &str = "BULKHEAD_HOSTILE_SEED";
 /// So often it is looked whether tests that say nothing have ended.
 const TICK: Duration = Duration::from_millis(500);
 
-/// A run of all tests takes no longer than this for the sake of fuzzing: CI ends one after 90 minutes.
-const RUN_TIME: Duration = Duration::from_secs(78 * 60);
+/// A run of all tests takes no longer than this for the sake of fuzzing: CI ends after 90 minutes, of
+/// which lints and documentation, before it, have taken some.
+const RUN_TIME: Duration = Duration::from_secs(72 * 60);
 
 /// Names a number that chooses which of the hostile images have their turn (`tests/vm/hostile.rs`).
 const TURN: &str = "BULKHEAD_HOSTILE_TURN";
@@ -548,7 +549,7 @@ mod tests {
     #[test]
     fn fuzz_targets_share_what_time_is_left() {
         let of = |minutes: u64| fuzz_seconds(Duration::from_secs(minutes * 60), 12);
-        assert_eq!((of(0), of(60), of(70), of(77), of(100)), (60, 60, 40, 5, 5));
+        assert_eq!((of(0), of(60), of(64), of(71), of(100)), (60, 60, 40, 5, 5));
         assert_eq!(fuzz_seconds(Duration::ZERO, 0), 60);
     }
 
