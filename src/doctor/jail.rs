@@ -9,8 +9,10 @@ use super::{Finding, Host};
 /// Settings that deny user namespaces, and what they must be for that.
 const ORDINARY: [(&str, &str); 2] = [
     ("proc/sys/kernel/unprivileged_userns_clone", "0"),
-    ("proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"),
+    (APPARMOR, "1"),
 ];
+/// Of those that no profile confines.
+const APPARMOR: &str = "proc/sys/kernel/apparmor_restrict_unprivileged_userns";
 const MOST: &str = "proc/sys/user/max_user_namespaces";
 
 /// Whether this user may have namespaces.
@@ -20,7 +22,10 @@ pub fn namespaces(host: &Host) -> Finding {
 
 fn judge(host: &Host, is_root: bool) -> Finding {
     let denies = |(path, value): &(&str, &str)| host.read(path) == *value;
-    let ordinary = ORDINARY.iter().filter(|_| !is_root).find(|one| denies(one));
+    let ordinary = ORDINARY
+        .iter()
+        .filter(|(path, _)| !is_root && (*path != APPARMOR || !has_profile(host)))
+        .find(|one| denies(one));
     let found = ordinary
         .copied()
         .or((host.read(MOST) == "0").then_some((MOST, "0")));
@@ -28,16 +33,25 @@ fn judge(host: &Host, is_root: bool) -> Finding {
         None => Finding::ok("user namespaces, in which VMMs are shut in"),
         Some((path, value)) => {
             let name = path.trim_start_matches("proc/sys/").replace('/', ".");
+            let or = match path {
+                APPARMOR => "load an AppArmor profile that allows them (docs/guide/docker.md)",
+                MOST => "ask who administers this host",
+                _ => "run bulkhead as root",
+            };
             Finding::fail(
                 format!(
                     "user namespaces are denied ({name}={value}), and there is no VM outside of a jail"
                 ),
-                format!(
-                    "set {name} to another value by `sudo sysctl -w`, or run bulkhead as root where only ordinary users are denied them"
-                ),
+                format!("set {name} to another value by `sudo sysctl -w`, or {or}"),
             )
         }
     }
+}
+
+/// Whether this process is under an AppArmor profile: what that allows, a start shows.
+fn has_profile(host: &Host) -> bool {
+    let current = host.read("proc/self/attr/apparmor/current");
+    !matches!(current.as_str(), "" | "unconfined")
 }
 
 /// How much of Landlock there is. Asked of a thread that ends with the question.
@@ -91,6 +105,16 @@ mod tests {
                 denied_to_root,
                 "{file}"
             );
+        }
+        let restricted = (APPARMOR, "1\n");
+        for (current, level) in [
+            ("unconfined\n", Level::Fail),
+            ("bulkhead (unconfined)\n", Level::Ok),
+            ("bulkhead (enforce)\n", Level::Ok),
+        ] {
+            let (_folder, host) =
+                fake::host(&[restricted, ("proc/self/attr/apparmor/current", current)]);
+            assert_eq!(judge(&host, false).level, level, "{current}");
         }
         let (_folder, host) = fake::host(&[("proc/sys/user/max_user_namespaces", "15000\n")]);
         assert_eq!(judge(&host, false).level, Level::Ok);
