@@ -9,6 +9,7 @@
 //! The key is a digest of all that a template depends on, so that another kernel, agent, command,
 //! CPU or host kernel makes another. Called by [`super::vm`]. It must not know what a VM is for.
 
+use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -36,6 +37,9 @@ const TEMPLATES_MAX: usize = 8;
 
 /// Bytes of `/proc/cpuinfo` that describe the first CPU.
 const CPU_BYTES_MAX: usize = 4096;
+
+/// Frequencies are told apart by as much. Those of CPUs are multiples of 100 MHz, or nearly.
+const FREQUENCY_STEP_MHZ: f64 = 10.0;
 
 /// What begins the names of templates that are being made, or that nobody finished.
 const NEW: &str = ".new-";
@@ -251,9 +255,26 @@ fn first_cpu(text: &str) -> String {
     let end = text.find("\n\n").unwrap_or(text.len()).min(CPU_BYTES_MAX);
     let lines = text.get(..end).unwrap_or_default().lines();
     lines
-        .filter(|line| !line.starts_with("cpu MHz") && !line.starts_with("bogomips"))
+        .filter(|line| !line.starts_with("cpu MHz"))
+        .map(|line| match line.strip_prefix("bogomips") {
+            Some(value) => Cow::Owned(frequency(value)),
+            None => Cow::Borrowed(line),
+        })
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+/// The frequency of the time-stamp counter, by which a guest that goes on counts time: on x86 the kernel
+/// gives twice its MHz as `bogomips`. It measures it at each boot, so the last digits differ.
+fn frequency(bogomips: &str) -> String {
+    let value: f64 = bogomips
+        .trim_start_matches([':', ' ', '\t'])
+        .parse()
+        .unwrap_or_default();
+    format!(
+        "some {} MHz",
+        (value / (2.0 * FREQUENCY_STEP_MHZ)).round() * FREQUENCY_STEP_MHZ
+    )
 }
 
 #[cfg(test)]
@@ -309,6 +330,16 @@ mod tests {
         let text = "processor\t: 0\ncpu MHz\t\t: 2594.3\nflags\t: fpu\n\nprocessor\t: 1\n";
         assert_eq!(first_cpu(text), "processor\t: 0\nflags\t: fpu");
         assert_eq!(first_cpu(""), "");
+    }
+
+    #[test]
+    fn the_frequency_of_the_counter_is_part_of_a_cpu() {
+        let of = |bogomips: &str| first_cpu(&format!("bogomips\t: {bogomips}\n\nprocessor\t: 1\n"));
+        assert_eq!(of("5599.98"), "some 2800 MHz");
+        assert_eq!(of("5600.31"), of("5599.98"));
+        assert_eq!(of("5187.81"), of("5187.92"));
+        assert_ne!(of("5187.81"), of("5199.99"));
+        assert_eq!(of("none"), "some 0 MHz");
     }
 
     #[test]
