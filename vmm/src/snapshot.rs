@@ -211,6 +211,9 @@ impl VcpuState {
     pub(crate) fn save(fd: &VcpuFd, msr_indices: &[u32]) -> Result<Self, kvm_ioctls::Error> {
         // First: asking for it may settle an INIT or SIPI that is pending.
         let mp_state = fd.get_mp_state()?;
+        // Before the APIC: its timer may end in between, on some hosts without the vCPU. Then it is in both,
+        // and not in neither.
+        let msrs = restorable_msrs(fd, msr_indices)?;
         Ok(Self {
             mp_state,
             regs: fd.get_regs()?,
@@ -219,7 +222,7 @@ impl VcpuState {
             xcrs: fd.get_xcrs()?,
             debug_regs: fd.get_debug_regs()?,
             lapic: fd.get_lapic()?,
-            msrs: restorable_msrs(fd, msr_indices)?,
+            msrs,
             events: fd.get_vcpu_events()?,
         })
     }
