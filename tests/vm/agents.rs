@@ -86,6 +86,7 @@ fn events_out_of_order_end_the_vm(world: &World) -> Result<()> {
         "nobody-started",
         "frozen",
         "updated",
+        "clock",
         "task-ended",
         "converting",
         "bye",

@@ -39,10 +39,16 @@ pub extern "C" fn main() -> std::ffi::c_int {
     // SAFETY: a static of plain bytes, which the tests have changed in the file.
     let orders = unsafe { std::ptr::read_volatile(&raw const ORDERS) };
     let text = String::from_utf8_lossy(&orders[MARK..]).into_owned();
-    if let Err(error) = lie(text.trim()) {
+    let mut control = connect(CONTROL_PORT).map(Control);
+    let lied = match &mut control {
+        Ok(control) => lie(control, text.trim()),
+        Err(error) => Err(std::io::Error::other(error.to_string())),
+    };
+    if let Err(error) = lied {
         let _ = writeln!(console(), "hostile: {error}");
     }
-    // The host ends a VM that breaks the protocol; where it does not, this does.
+    // The host ends a VM that breaks the protocol; where it does not, this does. The connection stays
+    // meanwhile: a busy host may hear of its end before it has read what was said.
     std::thread::sleep(PATIENCE);
     reboot()
 }
@@ -128,6 +134,13 @@ impl Control {
         Ok(serde_json::from_slice(&bytes)?)
     }
 
+    /// Ends the VM when it is asked to, and for nothing else.
+    fn until_shutdown(&mut self) -> std::io::Result<()> {
+        while !matches!(self.request()?, Request::Shutdown) {}
+        reboot();
+        Ok(())
+    }
+
     /// As an agent that runs what it was asked to.
     fn started(&mut self) -> std::io::Result<()> {
         self.hello(PROTOCOL_VERSION, "hostile")?;
@@ -170,9 +183,7 @@ fn streams_end() {
 
 /// Does what the orders name.
 #[allow(clippy::too_many_lines)] // a line or two for each lie
-fn lie(mode: &str) -> std::io::Result<()> {
-    let mut control = Control(connect(CONTROL_PORT)?);
-    let control = &mut control;
+fn lie(control: &mut Control, mode: &str) -> std::io::Result<()> {
     let version = PROTOCOL_VERSION;
     if let Some(lie) = mode.strip_prefix("serve ") {
         return serve::serve(control, lie);
@@ -183,7 +194,8 @@ fn lie(mode: &str) -> std::io::Result<()> {
         "longest" => control.frame(usize::MAX, b"{}"),
         "cut" => {
             control.frame(1000, b"{\"hello\"")?;
-            Err(std::io::Error::other("cut"))
+            reboot();
+            Ok(())
         }
         "empty" => control.whole(b""),
         "unknown" => control.whole(b"{\"surrender\":{}}"),
@@ -232,6 +244,10 @@ fn lie(mode: &str) -> std::io::Result<()> {
             control.started()?;
             control.say(&Event::Frozen(true))
         }
+        "clock" => {
+            control.started()?;
+            control.say(&Event::Clock(u64::MAX))
+        }
         "updated" => {
             control.started()?;
             control.say(&Event::Updated(Some(long())))
@@ -276,7 +292,7 @@ fn lie(mode: &str) -> std::io::Result<()> {
                 control.say(&exited(0, ExitStatus::Code(0)))?;
             }
             streams_end();
-            Ok(())
+            control.until_shutdown()
         }
         "bye-before-output" => {
             control.started()?;
@@ -306,7 +322,7 @@ fn lie(mode: &str) -> std::io::Result<()> {
             }
             control.say(&exited(0, ExitStatus::Code(4)))?;
             streams_end();
-            Ok(())
+            control.until_shutdown()
         }
         "ports" => {
             control.started()?;
@@ -317,10 +333,8 @@ fn lie(mode: &str) -> std::io::Result<()> {
             let text = format!("hostile: {} more connections\n", taken.len());
             console().write_all(text.as_bytes())?;
             control.say(&exited(0, ExitStatus::Code(5)))?;
-            // The streams end before the connection does, or the agent would have died.
             drop(taken);
-            std::thread::sleep(Duration::from_secs(1));
-            Ok(())
+            control.until_shutdown()
         }
         "events" => {
             control.started()?;
