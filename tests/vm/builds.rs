@@ -51,7 +51,7 @@ struct Answer {
 
 /// Of how many entries one is run when nobody asks for builds: in an emulated host each takes some
 /// ten seconds, and all of them as long as every other test together.
-const ONE_OF: usize = 4;
+const ONE_OF: usize = 8;
 
 /// A test for each entry, or, unless `all` are wanted, for some of each list: the same ones each time.
 pub(crate) fn trials(world: &Arc<World>, all: bool) -> Vec<Trial> {

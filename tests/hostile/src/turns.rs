@@ -13,7 +13,7 @@ pub enum Depth {
 }
 
 /// Of so many cases one has its turn, see [`Depth::Some`].
-pub const CASES_ONE_OF: usize = 4;
+pub const CASES_ONE_OF: usize = 6;
 
 /// Of so many that have their turn one has every verb.
 pub const VERBS_ONE_OF: usize = 6;
@@ -58,14 +58,14 @@ mod tests {
     #[test]
     fn each_case_has_its_turn() {
         for begin in [0, 3, 20_783] {
-            let four = turns(Depth::Some, begin..begin + 4);
-            assert!(four.iter().all(|(turns, _)| *turns == 1), "{four:?}");
+            let six = turns(Depth::Some, begin..begin + 6);
+            assert!(six.iter().all(|(turns, _)| *turns == 1), "{six:?}");
             let all = turns(Depth::All, begin..begin + 6);
             assert_eq!(all, [(6, 1); 60]);
         }
-        // Rounds of four begin where the seed can be divided by it.
-        for begin in [0, 24, 20_784] {
-            assert_eq!(turns(Depth::Some, begin..begin + 24), [(6, 1); 60]);
+        // Rounds of six begin where the seed can be divided by it.
+        for begin in [0, 36, 20_784] {
+            assert_eq!(turns(Depth::Some, begin..begin + 36), [(6, 1); 60]);
         }
         assert_eq!(turns(Depth::EveryVerb, 7..8), [(1, 1); 60]);
     }
