@@ -2,8 +2,8 @@
 //! which the template's VM did not have yet. And what it needs when its host slept: the time again.
 //!
 //! Called by [`crate::init`] before anything of a container runs, by [`crate::container`] while one
-//! does, and where disks are first used.
-//! It fails rather than go on with what other VMs of the same template have, too.
+//! does, and where disks are first used. It fails rather than go on with what other VMs of the same
+//! template have, too.
 // The two ioctls of the random device have no safe wrapper.
 #![allow(unsafe_code)]
 

@@ -73,7 +73,8 @@ pub enum Request {
     Update(Resources),
     /// Tell the clock; answered by [`Event::Clock`].
     Clock,
-    /// Set the clock by so many nanoseconds forward, or back. However long this is on its way.
+    /// Set the clock forward by so many nanoseconds, or back where they are below 0: a difference,
+    /// since a time would be late by as long as it is on its way.
     ShiftClock(i64),
     /// Kill everything, clean up, say [`Event::Bye`] and power off.
     Shutdown,

@@ -14,6 +14,11 @@ use super::{CONTAINER_V4, CONTAINER_V6, NetworkState, PortRequest, Protocol, Pub
 /// Where random ports begin when the kernel does not say.
 const RANDOM_FIRST: u16 = 32768;
 
+/// What the system says of a port below 1024, and what may be done.
+const DENIED: &str = "permission denied";
+const DENIED_HINT: &str = "\nhint: use a port of 1024 or more, or allow lower ones \
+     (sysctl net.ipv4.ip_unprivileged_port_start=PORT)";
+
 /// Time between two looks at ports that are about to be free.
 const FREE_POLL: Duration = Duration::from_millis(5);
 
@@ -135,10 +140,6 @@ pub(super) fn refusal(request: &PortRequest, port: u16, cause: &str) -> String {
         if cause == DENIED { DENIED_HINT } else { "" },
     )
 }
-
-const DENIED: &str = "permission denied";
-const DENIED_HINT: &str = "\nhint: use a port of 1024 or more, or allow lower ones \
-     (sysctl net.ipv4.ip_unprivileged_port_start=PORT)";
 
 /// Whether a port can be had, on all addresses also of the other family: passt is content with half.
 fn probe(ip: Option<IpAddr>, port: u16, protocol: Protocol, v6: bool) -> io::Result<()> {
