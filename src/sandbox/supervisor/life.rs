@@ -502,8 +502,8 @@ impl Supervisor {
             Event::Clock(guest_ns) => {
                 let clock = running.clock.as_mut().with_context(unexpected)?;
                 let shift = clock.answered(guest_ns).with_context(unexpected)?;
-                if let Some(ns) = shift {
-                    self.send(Request::ShiftClock(ns));
+                if shift != 0 {
+                    self.send(Request::ShiftClock(shift));
                 }
             }
             Event::Updated(ref trouble) => self.note_updated(trouble.as_deref())?,
