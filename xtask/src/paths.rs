@@ -48,6 +48,11 @@ pub(crate) fn cache() -> Result<PathBuf> {
     Ok(home.join(".cache/bulkhead"))
 }
 
+/// What Docker answered in earlier runs of the VM tests, a file each.
+pub(crate) fn answers() -> Result<PathBuf> {
+    Ok(cache()?.join("oracle"))
+}
+
 fn non_empty(variable: &str) -> Option<PathBuf> {
     env::var_os(variable)
         .filter(|value| !value.is_empty())
