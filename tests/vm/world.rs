@@ -4,6 +4,8 @@
 use std::sync::{Mutex, OnceLock};
 
 use anyhow::{Result, anyhow};
+use fixtures::Recipe;
+use harness::tree::{self, Tree};
 use harness::{Docker, Sandbox, images};
 
 /// See the module's page.
@@ -14,6 +16,7 @@ pub(crate) struct World {
     debian: Shared<Sandbox>,
     layers60: Shared<Sandbox>,
     docker: Shared<Mutex<Docker>>,
+    busybox_files: Shared<Tree>,
     pub(crate) differences: crate::differential::Differences,
 }
 
@@ -39,6 +42,14 @@ impl World {
     /// and finds in the cache what others made, as on the engine.
     pub(crate) fn builds(&self) -> Result<&Sandbox> {
         self.builds.get(|| self.own())
+    }
+
+    /// What is in busybox's image.
+    pub(crate) fn busybox_files(&self) -> Result<&Tree> {
+        self.busybox_files.get(|| {
+            let archive = images::path(Recipe::Busybox, "busybox.tar")?;
+            Ok(tree::of_archive(&archive)?.0)
+        })
     }
 
     /// A sandbox with debian:12.

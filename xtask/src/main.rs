@@ -1,6 +1,7 @@
 //! Developer commands, `cargo xtask VERB`: dispatch and exit codes. One file per verb.
 //! Nothing here is part of what users run.
 
+mod answers;
 mod artifacts;
 mod bench;
 mod cargo;
@@ -36,6 +37,8 @@ struct Xtask {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
+    /// Take what Docker answered in earlier runs of the tests into the tree
+    Answers,
     Artifacts(artifacts::ArtifactsArgs),
     Bench(bench::BenchArgs),
     /// Run all checks and tests that a change must pass
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
 
 fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
+        Verb::Answers => answers::main().map(|()| ExitCode::SUCCESS),
         Verb::Artifacts(arguments) => artifacts::provide(&arguments).map(|_| ExitCode::SUCCESS),
         Verb::Bench(arguments) => bench::main(&arguments),
         Verb::Ci => ci::main(),
