@@ -136,6 +136,7 @@ pub fn report() -> Vec<Finding> {
     let mut all = decisive(&host);
     all.extend(guest::checksum());
     all.push(network::passt());
+    all.extend(jail::tried(&host));
     all.push(jail::landlock());
     all.extend(host::side_channels(&host));
     all.push(host::page_merging(&host));

@@ -13,6 +13,7 @@ use sandbox::launcher::LAUNCHER_VERB;
 use sandbox::plain;
 use sandbox::supervisor::SUPERVISOR_VERB;
 use sandbox::vm::VMM_VERB;
+use sandbox::vmm_jail::TRY_VERB;
 
 fn main() -> ExitCode {
     let began = monotonic_ns();
@@ -83,6 +84,7 @@ fn hidden(args: &[String]) -> Option<ExitCode> {
             .map_err(anyhow::Error::from)
             .and_then(sandbox::files::main),
         [verb] if verb == LAUNCHER_VERB => sandbox::launcher::orders::main(),
+        [verb] if verb == TRY_VERB => sandbox::vmm_jail::try_out(),
         [verb, config] if verb == SUPERVISOR_VERB => config
             .parse()
             .map_err(anyhow::Error::from)

@@ -7,7 +7,8 @@
 //!    └ waits, dies with the supervisor               /fd                      its own descriptors
 //! ```
 //! For root the child keeps root's user and gives up what it does not need; for any other user it has
-//! a user namespace, in which that user is root. A folder that is read-only is so by its mount, which
+//! a user namespace, in which that user is root, and for root in a container of another engine one with
+//! all the ids of that. A folder that is read-only is so by its mount, which
 //! the guest has no way to. Called by the hidden verb `__files`.
 #![allow(unsafe_code)] // clone
 
@@ -29,7 +30,7 @@ use rustix::process::{
     Pid, Resource, Rlimit, Signal, WaitOptions, getegid, geteuid, getrlimit,
     set_parent_process_death_signal, setrlimit, umask, waitpid,
 };
-use rustix::thread::{CapabilitySet, set_thread_groups};
+use rustix::thread::{CapabilitySet, capabilities, set_thread_groups};
 
 /// Where the shared folders are, by number.
 const SHARES: &str = "/shares";
@@ -96,7 +97,8 @@ pub fn run(
         | libc::CLONE_NEWIPC
         | libc::CLONE_NEWUTS
         | libc::SIGCHLD;
-    if !is_root {
+    let has_own_users = !is_root || !may_mount()?;
+    if has_own_users {
         flags |= libc::CLONE_NEWUSER;
     }
     // SAFETY: without CLONE_VM this is a fork, and the process has this thread only.
@@ -114,10 +116,19 @@ pub fn run(
     drop(go);
     if !is_root {
         map_ids(pid.as_raw_nonzero().get(), ids)?;
+    } else if has_own_users {
+        ::jail::clone::map_all(pid)?;
     }
     (&ready).write_all(b"g").context("start the file server")?;
     drop(ready);
     wait_under_filter(pid)
+}
+
+/// Whether this process may have namespaces without a user namespace around them: root may, unless it is
+/// in a container of another engine.
+fn may_mount() -> Result<bool, JailError> {
+    let own = capabilities(None).context("read capabilities")?;
+    Ok(own.effective.contains(CapabilitySet::SYS_ADMIN))
 }
 
 /// The waiting process reads nothing of a guest; whoever took the server over finds nothing in it

@@ -66,7 +66,8 @@ pub fn clone_into_namespaces() -> Result<Side, JailError> {
     }))
 }
 
-/// User and group of the copy: the caller's own, or for root one that nobody has.
+/// User and group of the copy: the caller's own, or for root one that nobody has. Root of a user
+/// namespace that lacks such users is an ordinary user outside of it, and its copy stays that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ids {
     uid: u32,
@@ -86,12 +87,31 @@ impl Ids {
 /// The ids of the copy with this process id.
 #[must_use]
 pub fn ids(copy: Pid) -> Ids {
-    ids_for(copy, geteuid(), getegid())
+    let own = FIRST_UID.saturating_add(copy.as_raw_nonzero().get().unsigned_abs());
+    let has = |map| fs::read_to_string(map).is_ok_and(|map| has_number(&map, own));
+    let may_be_other = has("/proc/self/uid_map") && has("/proc/self/gid_map");
+    ids_for(own, may_be_other, geteuid(), getegid())
 }
 
-fn ids_for(copy: Pid, uid: Uid, gid: Gid) -> Ids {
-    if uid.is_root() {
-        let own = FIRST_UID.saturating_add(copy.as_raw_nonzero().get().unsigned_abs());
+/// Whether a user namespace has this number, by its map.
+fn has_number(map: &str, number: u32) -> bool {
+    let offset = |(first, count)| Some(number.checked_sub(first)? < count);
+    numbers(map).filter_map(offset).any(|has| has)
+}
+
+/// First numbers, and how many, of a map (user_namespaces(7)): lines of the first number inside, the
+/// first outside, and the count.
+fn numbers(map: &str) -> impl Iterator<Item = (u32, u32)> {
+    map.lines().filter_map(|line| {
+        let mut numbers = line.split_ascii_whitespace().map(str::parse);
+        let mut next = || numbers.next()?.ok();
+        let (first, _, count) = (next()?, next()?, next()?);
+        Some((first, count))
+    })
+}
+
+fn ids_for(own: u32, may_be_other: bool, uid: Uid, gid: Gid) -> Ids {
+    if uid.is_root() && may_be_other {
         return Ids {
             uid: own,
             gid: own,
@@ -115,11 +135,32 @@ pub fn map(copy: Pid, ids: Ids) -> Result<(), JailError> {
         fs::write(format!("{folder}/{name}"), text).context(format!("write {name}"))
     };
     write("uid_map", format!("{0} {0} 1\n", ids.uid))?;
-    if !geteuid().is_root() {
+    if !ids.is_other {
         // Otherwise a group that denies something could be given up.
         write("setgroups", "deny".to_owned())?;
     }
     write("gid_map", format!("{0} {0} 1\n", ids.gid))
+}
+
+/// The part of a starter that is root: the namespace of `child` has all ids that the starter's has, each
+/// as it is.
+///
+/// # Errors
+/// When the child is gone, or the starter may not.
+pub fn map_all(child: Pid) -> Result<(), JailError> {
+    for name in ["uid_map", "gid_map"] {
+        let own =
+            fs::read_to_string(format!("/proc/self/{name}")).context(format!("read {name}"))?;
+        let path = format!("/proc/{}/{name}", child.as_raw_nonzero());
+        fs::write(path, same(&own)).context(format!("write {name}"))?;
+    }
+    Ok(())
+}
+
+/// A map of all ids that another map has, each to itself.
+fn same(map: &str) -> String {
+    let same = numbers(map).map(|(first, count)| format!("{first} {first} {count}\n"));
+    same.collect()
 }
 
 /// The copy's part, once its ids are mapped: becomes `own` where root started it.
@@ -143,13 +184,39 @@ mod tests {
 
     #[test]
     fn only_roots_copy_becomes_another() {
-        let copy = Pid::from_raw(4_194_303).unwrap();
-        let own = |uid| ids_for(copy, Uid::from_raw(uid), Gid::from_raw(uid)).own();
-        assert_eq!(own(0), Some(FIRST_UID + 4_194_303));
-        assert!(own(0) < Some(1 << 31));
+        let number = FIRST_UID + 4_194_303;
+        assert!(number < 1 << 31);
+        let of = |uid, has| ids_for(number, has, Uid::from_raw(uid), Gid::from_raw(uid));
+        let own = |uid| of(uid, true).own();
+        assert_eq!(own(0), Some(number));
+        // Where the namespace has no such number, root is an ordinary user.
+        assert_eq!(of(0, false).own(), None);
         // A user of a domain may have any number.
         for uid in [1000, FIRST_UID, FIRST_UID + 7, u32::MAX - 1] {
             assert_eq!(own(uid), None, "{uid}");
         }
+    }
+
+    #[test]
+    fn the_map_of_a_namespace_says_which_numbers_it_has() {
+        let whole = "         0          0 4294967295\n";
+        let alone = "0 1000 1\n";
+        let subordinate = "0 1000 1\n1 100000 65536\n";
+        for (map, number, has) in [
+            (whole, 0, true),
+            (whole, FIRST_UID, true),
+            (whole, u32::MAX, false),
+            (alone, 0, true),
+            (alone, 1000, false),
+            (subordinate, 65_536, true),
+            (subordinate, 65_537, false),
+            (subordinate, FIRST_UID, false),
+            ("", 0, false),
+            ("0 0\nx 0 9\n", 0, false),
+        ] {
+            assert_eq!(has_number(map, number), has, "{map} {number}");
+        }
+        assert_eq!(same(whole), "0 0 4294967295\n");
+        assert_eq!(same(subordinate), "0 0 1\n1 1 65536\n");
     }
 }

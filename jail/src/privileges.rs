@@ -4,17 +4,20 @@
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use rustix::thread::{
-    CapabilitiesSecureBits, CapabilitySet, CapabilitySets, remove_capability_from_bounding_set,
-    set_capabilities, set_capabilities_secure_bits, set_no_new_privs,
+    CapabilitiesSecureBits, CapabilitySet, CapabilitySets, capabilities,
+    remove_capability_from_bounding_set, set_capabilities, set_capabilities_secure_bits,
+    set_no_new_privs,
 };
 
 use crate::{Context, JailError};
 
-/// Gives up every capability but these, for ever, and whatever executing a file would bring.
+/// Gives up every capability but those of these that it has, for ever, and whatever executing a file
+/// would bring. Root in a container of another engine has some of root's only.
 ///
 /// # Errors
 /// When the process lacks `CAP_SETPCAP`.
 pub fn drop_all_but(kept: CapabilitySet) -> Result<(), JailError> {
+    let kept = kept & capabilities(None).context("read capabilities")?.permitted;
     set_capabilities_secure_bits(
         CapabilitiesSecureBits::NO_SETUID_FIXUP
             | CapabilitiesSecureBits::NO_SETUID_FIXUP_LOCKED

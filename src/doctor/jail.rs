@@ -4,7 +4,8 @@
 use ::jail::landlock::{self, Enforcement};
 use nix::unistd::geteuid;
 
-use super::{Finding, Host};
+use super::{Finding, Host, Level};
+use crate::sandbox::vmm_jail;
 
 /// Settings that deny user namespaces, and what they must be for that.
 const ORDINARY: [(&str, &str); 2] = [
@@ -48,6 +49,38 @@ fn judge(host: &Host, is_root: bool) -> Finding {
     }
 }
 
+/// Whether a process can be shut in as VMMs are. What keeps it from that may be no setting: filters and
+/// profiles of a container around this process. Nothing where a setting denies it.
+pub fn tried(host: &Host) -> Option<Finding> {
+    if namespaces(host).level != Level::Ok {
+        return None;
+    }
+    Some(match vmm_jail::tried() {
+        Ok(()) => Finding::ok("a process was shut in as VMMs are"),
+        Err(error) => Finding::fail(
+            format!(
+                "no process can be shut in as VMMs are, and there is no VM outside of a jail: {error:#}"
+            ),
+            hint(host),
+        ),
+    })
+}
+
+/// What may keep a process from being shut in.
+fn hint(host: &Host) -> &'static str {
+    let status = host.read("proc/self/status");
+    let filters = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Seccomp:"));
+    if filters.map(str::trim) == Some("2") || has_profile(host) {
+        "a seccomp filter or an AppArmor profile is around this process, as in a container of another engine: \
+         start that with `--security-opt seccomp=unconfined --security-opt apparmor=unconfined` \
+         (docs/guide/docker.md)"
+    } else {
+        "`sudo dmesg | tail` may say what denied it"
+    }
+}
+
 /// Whether this process is under an AppArmor profile: what that allows, a start shows.
 fn has_profile(host: &Host) -> bool {
     let current = host.read("proc/self/attr/apparmor/current");
@@ -81,8 +114,30 @@ pub fn landlock() -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Level, fake};
+    use super::super::fake;
     use super::*;
+
+    #[test]
+    fn a_filter_around_this_process_is_pointed_to() {
+        let of = |status: &str, profile: &str| {
+            let status = ("proc/self/status", status);
+            let profile = ("proc/self/attr/apparmor/current", profile);
+            let (_folder, host) = fake::host(&[status, profile]);
+            hint(&host)
+        };
+        let filtered = "NoNewPrivs:\t0\nSeccomp:\t2\nSeccomp_filters:\t1\n";
+        let free = "NoNewPrivs:\t0\nSeccomp:\t0\nSeccomp_filters:\t0\n";
+        assert!(of(filtered, "unconfined\n").contains("seccomp=unconfined"));
+        assert!(of(free, "docker-default (enforce)\n").contains("apparmor=unconfined"));
+        assert!(of(free, "unconfined\n").contains("dmesg"));
+        assert!(of("", "").contains("dmesg"));
+    }
+
+    #[test]
+    fn nothing_is_tried_where_a_setting_denies_it() {
+        let (_folder, host) = fake::host(&[(MOST, "0\n")]);
+        assert_eq!(tried(&host), None);
+    }
 
     #[test]
     fn what_denies_namespaces_is_named() {

@@ -50,7 +50,7 @@ pub mod template;
 mod trust;
 pub mod vm;
 mod vmm_child;
-mod vmm_jail;
+pub mod vmm_jail;
 pub mod vmm_process;
 pub mod volumes;
 pub mod wire;

@@ -12,6 +12,7 @@
 
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use ::jail::clone::{self, Side};
@@ -110,12 +111,7 @@ fn shut_in(
         // The starter reports why.
         std::process::exit(1);
     }
-    let own = u32::from_ne_bytes(own);
-    clone::become_own((own != 0).then_some(own))?;
-    root::keep_mounts()?;
-    let tree = root::make()?;
-    root::enter(std::os::fd::AsFd::as_fd(&tree))?;
-    drop(tree);
+    leave_host(u32::from_ne_bytes(own))?;
     limit(config)?;
     privileges::drop_all_but(rustix::thread::CapabilitySet::empty())?;
     privileges::hide()?;
@@ -128,6 +124,65 @@ fn shut_in(
         bail!("the supervisor is gone");
     }
     Ok(())
+}
+
+/// Becomes the user `own`, unless that is 0, and has an empty tree from then on.
+fn leave_host(own: u32) -> Result<()> {
+    clone::become_own((own != 0).then_some(own))?;
+    root::keep_mounts()?;
+    let tree = root::make()?;
+    root::enter(tree.as_fd())?;
+    Ok(())
+}
+
+/// Verb of the process that tries whether one can be shut in here.
+pub const TRY_VERB: &str = "__try-jail";
+
+/// Goes as far as a VMM does before it has anything of its VM. What fails is told on standard error,
+/// which the copy has as well.
+///
+/// # Errors
+/// When there can be no jail.
+pub fn try_out() -> Result<()> {
+    let (mut from_starter, mut to_copy) = std::io::pipe().context("create a pipe")?;
+    match clone::clone_into_namespaces()? {
+        Side::Starter(copy, _process) => {
+            drop(from_starter);
+            let ids = clone::ids(copy);
+            clone::map(copy, ids)?;
+            let own = ids.own().unwrap_or(0);
+            to_copy.write_all(&own.to_ne_bytes()).context("go on")
+        }
+        Side::Copy => {
+            drop(to_copy);
+            let mut own = [0; 4];
+            match from_starter.read_exact(&mut own) {
+                Ok(()) => leave_host(u32::from_ne_bytes(own)),
+                // The starter tells why.
+                Err(_) => Ok(()),
+            }
+        }
+    }
+}
+
+/// Whether a process can be shut in here, as another one that tries it says.
+///
+/// # Errors
+/// Why not.
+pub fn tried() -> Result<()> {
+    let command = std::env::current_exe().context("find the path of this command")?;
+    let mut process = Command::new(command);
+    process.arg(TRY_VERB).stdin(Stdio::null());
+    // Until both of them have ended.
+    let said = process.output().context("start a process")?.stderr;
+    if said.is_empty() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&said);
+    bail!(
+        "{}",
+        super::printable(said.trim().trim_start_matches("bulkhead: "))
+    )
 }
 
 /// Memory in bytes that the process of a VM with so much may take.

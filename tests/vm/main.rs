@@ -15,6 +15,7 @@ mod containers;
 mod contrast;
 mod debian;
 mod differential;
+mod engines;
 mod environment;
 mod faults;
 mod flags;
@@ -114,6 +115,7 @@ fn main() -> ExitCode {
             (1, archives::tests()),
             (0, build::tests()),
             (0, peers::tests()),
+            (1, engines::tests()),
             (1, bad_input::tests()),
             (1, guests::tests()),
             (0, bare::tests()),

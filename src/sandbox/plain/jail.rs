@@ -121,26 +121,10 @@ fn wait_for(mut go: PipeReader) -> Result<()> {
 fn map(pid: Pid) -> Result<()> {
     if geteuid().is_root() {
         // Of a container's agent, that is the user itself, with what ids it has.
-        for name in ["uid_map", "gid_map"] {
-            let own = std::fs::read_to_string(format!("/proc/self/{name}"))
-                .with_context(|| format!("read {name}"))?;
-            std::fs::write(format!("/proc/{pid}/{name}"), same(&own))
-                .with_context(|| format!("write {name}"))?;
-        }
-        return Ok(());
+        let child = rustix::process::Pid::from_raw(pid.as_raw()).context("map ids")?;
+        return ::jail::clone::map_all(child).context("map ids");
     }
     ids::map_ids(pid.as_raw(), &subordinates()).context("map ids")
-}
-
-/// A map of all ids that another map has, each to itself (`user_namespaces(7)`).
-fn same(map: &str) -> String {
-    map.lines()
-        .filter_map(|line| {
-            let mut numbers = line.split_ascii_whitespace();
-            let (first, _, count) = (numbers.next()?, numbers.next()?, numbers.next()?);
-            Some(format!("{first} {first} {count}\n"))
-        })
-        .collect()
 }
 
 /// The hidden verb.
