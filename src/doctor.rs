@@ -141,7 +141,9 @@ pub fn report() -> Vec<Finding> {
     all.extend(host::side_channels(&host));
     all.push(host::page_merging(&host));
     all.push(host::swap(&host));
+    all.extend(host::overcommit(&host));
     all.push(host::cgroup(&host));
+    all.extend(host::lingering(&host));
     all
 }
 

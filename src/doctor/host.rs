@@ -3,6 +3,8 @@
 
 use std::fs::OpenOptions;
 
+use nix::unistd::{User, geteuid};
+
 use crate::sandbox::control_group::beside;
 
 use super::{Finding, Host};
@@ -85,6 +87,36 @@ pub fn swap(host: &Host) -> Finding {
             "encrypt the swap, or turn it off with `sudo swapoff -a`",
         ),
     }
+}
+
+/// Whether the kernel lends memory that nobody has touched; nothing where it does.
+pub fn overcommit(host: &Host) -> Option<Finding> {
+    (host.read("proc/sys/vm/overcommit_memory") == "2").then(|| {
+        Finding::warn(
+            "the kernel lends no memory (vm.overcommit_memory=2): a VM's counts in full from its start, \
+             touched or not, and so does that of VMs which unpack layers",
+            "`sudo sysctl -w vm.overcommit_memory=0`, or keep VMs small with `-m`",
+        )
+    })
+}
+
+/// Whether containers outlive the user's sessions, as far as systemd ends what runs in them: a user's
+/// manager ends with the last one, and all of its groups with it. Nothing where they do.
+pub fn lingering(host: &Host) -> Option<Finding> {
+    let user = User::from_uid(geteuid()).ok().flatten()?;
+    stays(host, user.uid.as_raw(), &user.name)
+}
+
+fn stays(host: &Host, uid: u32, name: &str) -> Option<Finding> {
+    let group = host.read("proc/self/cgroup");
+    let is_in_manager = group.contains(&format!("/user@{uid}.service/"));
+    let lingers = host.path("var/lib/systemd/linger").join(name).exists();
+    (is_in_manager && !lingers).then(|| {
+        Finding::warn(
+            format!("containers end when {name} logs out of the last session: they run in systemd's user manager"),
+            "`loginctl enable-linger` keeps it running",
+        )
+    })
 }
 
 /// Whether the user may limit processes by control groups.
@@ -196,6 +228,35 @@ mod tests {
             swap(&host).text,
             "memory of VMs may be swapped to /swapfile"
         );
+    }
+
+    #[test]
+    fn a_kernel_that_lends_nothing_is_told() {
+        let of = |value| {
+            let (_folder, host) = fake::host(&[("proc/sys/vm/overcommit_memory", value)]);
+            overcommit(&host).map(|found| found.level)
+        };
+        assert_eq!(of("2\n"), Some(Level::Warn));
+        assert_eq!((of("0\n"), of("1\n")), (None, None));
+    }
+
+    #[test]
+    fn containers_of_a_manager_that_does_not_linger_are_told() {
+        let group = |text| ("proc/self/cgroup", text);
+        let of = |files: &[(&str, &str)]| {
+            let (_folder, host) = fake::host(files);
+            stays(&host, 1000, "ada").map(|found| found.level)
+        };
+        let scope =
+            group("0::/user.slice/user-1000.slice/user@1000.service/app.slice/run-1.scope\n");
+        assert_eq!(of(&[scope]), Some(Level::Warn));
+        let others = ("var/lib/systemd/linger/eve", "");
+        assert_eq!(of(&[scope, others]), Some(Level::Warn));
+        assert_eq!(of(&[scope, ("var/lib/systemd/linger/ada", "")]), None);
+        // What a login's own scope holds goes on.
+        let session = group("0::/user.slice/user-1000.slice/session-2.scope\n");
+        assert_eq!(of(&[session]), None);
+        assert_eq!(of(&[]), None);
     }
 
     #[test]

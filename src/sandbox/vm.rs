@@ -422,11 +422,17 @@ pub fn limits(root: &Root, vcpu_count: u8, memory_mib: u32, cpu: CpuShare) -> Li
         vcpu_count,
         cpu,
         memory_bytes: (!paths::is_in_memory(root.path()))
-            .then(|| vmm_jail::memory_bytes(memory_mib)),
+            .then(|| vmm_jail::memory_bytes(memory_mib).saturating_add(page_tables(memory_mib))),
         network: false,
         shares: false,
         block_io: Controls::default(),
     }
+}
+
+/// Bytes of the kernel's tables for all of a guest's memory in pages of 4 KiB: eight for each, in the
+/// VMM's and in those that its vCPUs have. They count for its group.
+fn page_tables(memory_mib: u32) -> u64 {
+    (u64::from(memory_mib) << 20) / 4096 * 16
 }
 
 /// Starts a VMM process in this control group, which says its own lines to `lines`, and tells it its

@@ -519,6 +519,11 @@ fn group_of(vm: &Sandbox, parent: &str, beside: usize) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// What the kernel takes for tables of a guest's memory.
+fn page_tables(mib: u64) -> u64 {
+    (mib << 20) / 256
+}
+
 fn limits_of(group: &std::path::Path) -> Result<[String; 4]> {
     let mut values = Vec::new();
     for name in ["memory.max", "pids.max", "cpu.max", "cpu.weight"] {
@@ -549,7 +554,8 @@ fn a_vm_of_root_has_a_control_group(world: &World) -> Result<()> {
     );
     // 64 MiB are the guest kernel's, 256 the VMM's, as many passt's and 2048 the file server's; the
     // devices have a quarter of a CPU, and so have passt and the file server.
-    let memory = ((200_u64 + 64 + 256 + 256 + 2048) << 20).to_string();
+    let memory = ((200_u64 + 64 + 256 + 256 + 2048) << 20) + page_tables(200 + 64);
+    let memory = memory.to_string();
     let weight = limits_of(&group)?[3].clone();
     let limits = [&memory, "20", "125000 100000", &weight];
     assert_eq!(limits_of(&group)?, limits);
@@ -649,7 +655,8 @@ fn a_vm_of_a_user_has_a_control_group_where_there_is_one_to_divide(world: &World
     as_user(&enter, &flags(&vm)?.join(" "))?.code(0)?;
     let parent = format!("/delegated-{}", std::process::id());
     let group = group_of(&vm, &parent, 3)?;
-    let memory = ((1024_u64 + 256 + 256 + 2048) << 20).to_string();
+    let memory = ((1024_u64 + 256 + 256 + 2048) << 20) + page_tables(1024);
+    let memory = memory.to_string();
     assert_eq!(limits_of(&group)?, [&memory, "20", "400000 100000", "100"]);
     as_user(":", "stop -t 0 cc")?.code(0)?;
     vm.wait_for_no_process()?;
