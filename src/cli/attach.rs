@@ -4,7 +4,8 @@ use std::io::IsTerminal;
 
 use anyhow::{Result, bail};
 
-use super::run::{detach_keys, exit_code, failure};
+use super::run::{detach_keys, detached, exit_code, failure};
+use crate::sandbox::attach::Ended;
 use crate::sandbox::paths::Root;
 use crate::sandbox::start::{AttachOptions, attach_to};
 use crate::sandbox::state::Status;
@@ -62,5 +63,8 @@ pub fn run(args: &AttachArgs) -> Result<u8> {
         forward_signals: args.sig_proxy && !terminal,
         detach_keys: detach_keys(args.detach_keys.as_deref())?,
     };
-    exit_code(attach_to(&folder, link, options)?)
+    match attach_to(&folder, link, options)? {
+        Ended::Detached => Err(detached()),
+        ended => exit_code(ended),
+    }
 }

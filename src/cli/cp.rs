@@ -378,7 +378,8 @@ fn put_in(
 }
 
 fn say(args: &CpArgs, bytes: u64, to: &str) {
-    if !args.quiet {
+    // As Docker's, which says nothing to scripts.
+    if !args.quiet && std::io::stdout().is_terminal() {
         let size = output::size(bytes);
         output::note(&format!("Successfully copied {size} to {to}"));
     }

@@ -7,7 +7,7 @@ use protocol::message::WindowSize;
 use protocol::spec::{ProcessSpec, Seccomp, Stdio};
 
 use super::options::check_workdir;
-use super::run::{DEFAULT_WINDOW, detach_keys, exit_code, failure, read_file, variable};
+use super::run::{DEFAULT_WINDOW, detach_keys, detached, exit_code, failure, read_file, variable};
 use super::values::{self, lines};
 use crate::sandbox::attach::{self, Ended, SupervisorDied};
 use crate::sandbox::paths::Root;
@@ -101,6 +101,7 @@ pub fn run(args: ExecArgs) -> Result<u8> {
     };
     match exec_attached(&folder, link, spec, options) {
         Ok(Ended::Failed(code, message)) => exit_code(cannot_start(code, message)),
+        Ok(Ended::Detached) => Err(detached()),
         Ok(ended) => exit_code(ended),
         // It was at its end.
         Err(error) if error.is::<SupervisorDied>() && !folder.true_state()?.status.is_alive() => {

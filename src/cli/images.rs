@@ -110,14 +110,24 @@ fn names_of(image: &Image) -> Vec<Name> {
         tag: tag.to_owned(),
         repository,
     };
-    if image.tags.is_empty() {
-        let pulled = image.repo_digests.first();
-        let repository = pulled.map_or_else(|| NONE.to_owned(), Reference::familiar_repository);
-        return vec![name(repository, NONE)];
-    }
     let tags = image.tags.iter();
-    tags.map(|tag| name(tag.familiar_repository(), tag.tag().unwrap_or(NONE)))
-        .collect()
+    let mut names: Vec<Name> = tags
+        .map(|tag| name(tag.familiar_repository(), tag.tag().unwrap_or(NONE)))
+        .collect();
+    // Where it was pulled from by its digest.
+    for pulled in image
+        .repo_digests
+        .iter()
+        .map(Reference::familiar_repository)
+    {
+        if names.iter().all(|name| name.repository != pulled) {
+            names.push(name(pulled, NONE));
+        }
+    }
+    if names.is_empty() {
+        names.push(name(NONE.to_owned(), NONE));
+    }
+    names
 }
 
 /// What only a look at all images and containers tells.

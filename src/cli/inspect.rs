@@ -1,7 +1,6 @@
 //! `bulkhead inspect`: containers, images and volumes as JSON, in Docker's shape.
 
 use anyhow::{Result, bail};
-use clap::ValueEnum;
 use images::{Image, Store};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -22,9 +21,9 @@ pub struct InspectArgs {
     /// `json` or a template such as '{{.State.ExitCode}}'
     #[arg(short, long)]
     format: Option<String>,
-    /// What to look for
+    /// What to look for: container, image or volume
     #[arg(long = "type", value_name = "type")]
-    kind: Option<ObjectKind>,
+    kind: Option<String>,
     /// Show the sizes of containers: of the writable layer on the host, and with the image
     #[arg(short, long)]
     size: bool,
@@ -34,7 +33,7 @@ pub struct InspectArgs {
 }
 
 /// What there is to inspect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ObjectKind {
     /// A container
     Container,
@@ -42,6 +41,19 @@ pub enum ObjectKind {
     Image,
     /// A volume
     Volume,
+}
+
+impl ObjectKind {
+    fn of(word: &str) -> Result<Self> {
+        Ok(match word {
+            "container" => Self::Container,
+            "image" => Self::Image,
+            "volume" => Self::Volume,
+            _ => {
+                bail!("unknown type: {word:?}: must be one of \"container\", \"image\", \"volume\"")
+            }
+        })
+    }
 }
 
 /// One that was found.
@@ -65,7 +77,8 @@ impl Serialize for Object {
 /// # Errors
 /// `No such object`, with Docker's `[]` on stdout when there is none at all.
 pub fn run(args: &InspectArgs, only: Option<ObjectKind>) -> Result<()> {
-    let kind = only.or(args.kind);
+    let asked = args.kind.as_deref().filter(|kind| !kind.is_empty());
+    let kind = only.or(asked.map(ObjectKind::of).transpose()?);
     let template = args.format.as_deref().map(Template::parse).transpose();
     let template = template.map_err(|error| with_code(CODE_TEMPLATE, format!("{error:#}")))?;
     let root = Root::of_user()?;

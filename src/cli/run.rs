@@ -151,6 +151,12 @@ pub fn exit_code(ended: Ended) -> Result<u8> {
     }
 }
 
+/// That the keys to detach were typed: a failure of what only attaches, unlike of what starts, as in
+/// Docker.
+pub fn detached() -> anyhow::Error {
+    failure("read escape sequence".to_owned())
+}
+
 /// What Docker's command itself refuses: exit code 1.
 pub fn failure(message: String) -> anyhow::Error {
     with_code(1, message)

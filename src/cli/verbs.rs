@@ -24,7 +24,7 @@ pub const VERBS: [(&str, Fate); 60] = [
     ("cp", Works),
     ("create", Works),
     ("diff", Works),
-    ("events", Differs("no events resize, top, copy and export")),
+    ("events", Differs("no events resize, top, copy and export, and none of networks")),
     ("exec", Works),
     ("export", Works),
     ("history", Works),

@@ -14,6 +14,9 @@ use crate::sandbox::paths::GuestFiles;
 /// Bytes of the file that describes the guest kernel: a few hundred are enough.
 const MANIFEST_BYTES_MAX: u64 = 64 << 10;
 
+/// As Go, and Docker with it, calls the one that there is.
+const ARCH: &str = "amd64";
+
 /// Flags of `version`.
 #[derive(Debug, clap::Args)]
 pub struct VersionArgs {
@@ -34,7 +37,15 @@ pub fn run(args: &VersionArgs) -> Result<()> {
     };
     let version = env!("CARGO_PKG_VERSION");
     if let Some(format) = &args.format {
+        // Here the two are one; scripts ask for either.
+        let side = json!({
+            "Version": version,
+            "Os": std::env::consts::OS,
+            "Arch": ARCH,
+        });
         let all = json!({
+            "Client": side,
+            "Server": side,
             "Version": version,
             "AgentProtocol": protocol::PROTOCOL_VERSION,
             "GuestKernel": kernel,

@@ -246,6 +246,9 @@ fn forward(
                 if matches!(signal, Signal::SIGINT | Signal::SIGTERM) {
                     interrupts += 1;
                     if interrupts >= FORCE_EXIT_AFTER {
+                        eprint!(
+                            "\r\ngot {FORCE_EXIT_AFTER} SIGTERM/SIGINTs, forcefully exiting\r\n"
+                        );
                         leave(1);
                     }
                 }

@@ -1,4 +1,4 @@
-//! The journal of what happened to containers and images, in Docker's form: a JSON object a line.
+//! The journal of what happened to containers, images and volumes, in Docker's form: a JSON object a line.
 //!
 //! ```text
 //! <root>/events/log      appended to by whoever does the thing: a supervisor or a verb
@@ -37,7 +37,7 @@ const FILE: &str = "log";
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// `container`, `image`.
+    /// `container`, `image`, `volume`.
     #[serde(rename = "Type")]
     pub kind: String,
     /// What was done, such as `start`.
@@ -102,6 +102,14 @@ pub fn of_container(
 pub fn of_image(root: &Path, action: &str, id: &str, name: &str) {
     let attributes = BTreeMap::from([("name".to_owned(), name.to_owned())]);
     record(root, "image", action, id, attributes);
+}
+
+/// Notes what was done to a volume.
+pub fn of_volume(root: &Path, action: &str, name: &str, details: &[(&str, String)]) {
+    let driver = ("driver", "local".to_owned());
+    let all = details.iter().chain([&driver]);
+    let attributes = all.map(|(name, value)| ((*name).to_owned(), value.clone()));
+    record(root, "volume", action, name, attributes.collect());
 }
 
 fn record(root: &Path, kind: &str, action: &str, id: &str, attributes: BTreeMap<String, String>) {

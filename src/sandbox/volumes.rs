@@ -25,6 +25,7 @@ use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 
 use super::containers;
+use super::events;
 use super::paths::{self, Root};
 use super::removal::{self, remove_tree};
 use super::state::{NEW, OLD};
@@ -268,6 +269,7 @@ impl Volumes {
             .and_then(|()| fs::rename(&new, self.folder.join(name)));
         made.inspect_err(|_| drop(fs::remove_dir_all(&new)))
             .with_context(about)?;
+        events::of_volume(self.root.path(), "create", name, &[]);
         Ok(volume)
     }
 
@@ -356,6 +358,7 @@ impl Volumes {
             fs::rename(&old, &path).with_context(about)?;
             return Err(error).with_context(about);
         }
+        events::of_volume(self.root.path(), "destroy", name, &[]);
         remove_tree(&old).with_context(about)
     }
 

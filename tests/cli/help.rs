@@ -119,6 +119,12 @@ fn versions_are_told_without_a_kernel_too() {
     assert!(out.starts_with(&version), "{out}");
     assert!(out.contains("agent protocol "), "{out}");
     assert!(out.contains("guest kernel"), "{out}");
+    let either = "{{.Client.Version}} {{.Server.Version}} {{.Server.Os}}/{{.Server.Arch}}";
+    let number = env!("CARGO_PKG_VERSION");
+    assert_eq!(
+        user.stdout(&["version", "--format", either]),
+        format!("{number} {number} linux/amd64\n")
+    );
     let format = ["version", "--format", "{{.Version}}"];
     let out = user.stdout(&format);
     assert_eq!(out, format!("{}\n", env!("CARGO_PKG_VERSION")));

@@ -573,6 +573,16 @@ fn detached_and_attached_again(world: &World) -> Result<()> {
     let (code, _) = terminal.wait()?;
     assert_eq!(code, 0);
     assert_eq!(status(&vm, "term")?, "running true 0");
+    // For what only attaches it is a failure, as in Docker.
+    for words in [&["attach", "term"][..], &["exec", "-it", "term", "sh"]] {
+        let mut terminal = vm.terminal(words)?;
+        terminal.send("echo in$((1+2))\n")?;
+        terminal.wait_for("in3")?;
+        terminal.send("\u{10}\u{11}")?;
+        let (code, text) = terminal.wait()?;
+        assert_eq!(code, 1, "{text}");
+        assert!(text.contains("read escape sequence"), "{text}");
+    }
     let mut terminal = vm.terminal(["attach", "term"])?;
     terminal.send("echo in$((2+2))\n")?;
     terminal.wait_for("in4")?;

@@ -128,6 +128,25 @@ fn the_journal_tells_a_life(world: &World) -> Result<()> {
     assert!(codes.contains(&"die \"137\"".to_owned()), "{codes:?}");
     let actions = of("zz", "{{.Action}}")?;
     assert_eq!(actions, ["create", "attach", "start", "die", "destroy"]);
+    text(&vm, &["volume", "create", "vv"])?;
+    text(&vm, &["run", "--rm", "-v", "vv:/v:ro", "busybox", "true"])?;
+    text(&vm, &["volume", "rm", "vv"])?;
+    let format = "{{.Action}} {{.Actor.ID}} {{.Actor.Attributes.destination}} \
+                  {{index .Actor.Attributes \"read/write\"}}";
+    let volume = [
+        "events",
+        "--until",
+        "0s",
+        "-f",
+        "type=volume",
+        "--format",
+        format,
+    ];
+    assert_eq!(
+        text(&vm, &volume)?,
+        "create vv <no value> <no value>\nmount vv /v false\n\
+         unmount vv <no value> <no value>\ndestroy vv <no value> <no value>\n"
+    );
     Ok(())
 }
 

@@ -66,6 +66,19 @@ fn images_come_from_an_open_registry(_: &World) -> Result<()> {
         .only_stdout()?;
     let out = vm.run([digest.trim_end(), "echo", "by digest"])?;
     assert_eq!(out.only_stdout()?, "by digest\n");
+    // What was pulled by its digest is listed as that, beside other names.
+    let other = Sandbox::empty()?;
+    let digest = digest.trim_end();
+    for words in [&["pull", "-q", digest][..], &["tag", digest, "mine:1"]] {
+        other.bulkhead(words).output()?.code(0)?;
+    }
+    let (repository, digest) = digest.split_once('@').context("a digest")?;
+    let format = "{{.Repository}} {{.Tag}} {{.Digest}}";
+    let listed = other.bulkhead(["images", "--digests", "--format", format]);
+    assert_eq!(
+        listed.output()?.only_stdout()?,
+        format!("mine 1 <none>\n{repository} <none> {digest}\n")
+    );
     Ok(())
 }
 

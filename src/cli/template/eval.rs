@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::functions;
 use super::parser::{Base, Block, Node, Operand, Pipeline};
-use super::print::{action, holds, sorted};
+use super::print::{action, holds, nothing, sorted};
 
 /// Fills the nodes from `value`.
 ///
@@ -45,7 +45,10 @@ impl Scope {
                 Node::Print(pipeline) => {
                     let value = self.pipeline(pipeline, dot)?;
                     if pipeline.names.is_empty() {
-                        self.out.push_str(&action(&value));
+                        match pipeline.last_field().filter(|_| value.is_null()) {
+                            Some(name) => self.out.push_str(nothing(name)),
+                            None => self.out.push_str(&action(&value)),
+                        }
                     }
                     Flow::On
                 }

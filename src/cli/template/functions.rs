@@ -7,6 +7,13 @@ use serde_json::Value;
 
 use super::print::{holds, plain};
 
+/// All of them; `and` and `or` evaluate only what they need, and are not called.
+pub const NAMES: [&str; 26] = [
+    "and", "eq", "ge", "gt", "html", "index", "join", "js", "json", "le", "len", "lower", "lt",
+    "ne", "not", "or", "pad", "print", "printf", "println", "slice", "split", "title", "truncate",
+    "upper", "urlquery",
+];
+
 /// Calls a function.
 ///
 /// # Errors
@@ -63,6 +70,9 @@ pub fn call(name: &str, args: &[Value]) -> Result<Value> {
             (words.join(" ") + "\n").into()
         }
         ("printf", [format, args @ ..]) => printf(text(format)?, args)?.into(),
+        ("html", args) => print(args).chars().map(html).collect::<String>().into(),
+        ("js", args) => print(args).chars().map(js).collect::<String>().into(),
+        ("urlquery", args) => query(&print(args)).into(),
         (
             "json" | "lower" | "upper" | "title" | "split" | "join" | "pad" | "truncate" | "len"
             | "index" | "slice" | "not" | "eq" | "ne" | "lt" | "le" | "gt" | "ge" | "printf",
@@ -70,6 +80,40 @@ pub fn call(name: &str, args: &[Value]) -> Result<Value> {
         ) => bail!("wrong number of args for {name}: got {}", args.len()),
         _ => bail!("function \"{name}\" not defined"),
     })
+}
+
+/// As Go's HTMLEscaper does.
+fn html(c: char) -> String {
+    match c {
+        '"' => "&#34;".to_owned(),
+        '\'' => "&#39;".to_owned(),
+        '&' => "&amp;".to_owned(),
+        '<' => "&lt;".to_owned(),
+        '>' => "&gt;".to_owned(),
+        '\0' => '\u{fffd}'.to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// As Go's JSEscaper does.
+fn js(c: char) -> String {
+    match c {
+        '\\' | '\'' | '"' => format!("\\{c}"),
+        '<' | '>' | '&' | '=' => format!("\\u{:04X}", u32::from(c)),
+        c if c.is_control() => format!("\\u{:04X}", u32::from(c)),
+        other => other.to_string(),
+    }
+}
+
+/// As Go's URLQueryEscaper does.
+fn query(text: &str) -> String {
+    let bytes = text.bytes().map(|byte| match byte {
+        b' ' => "+".to_owned(),
+        b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
+        byte if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    });
+    bytes.collect()
 }
 
 fn text(value: &Value) -> Result<&str> {

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use super::functions;
 use super::lexer::{Kind, Piece, Token};
 
 /// How deep blocks and parentheses may be nested: more is a mistake, and each takes stack.
@@ -43,6 +44,19 @@ pub struct Pipeline {
     pub declares: bool,
     /// At least one.
     pub commands: Vec<Vec<Operand>>,
+}
+
+impl Pipeline {
+    /// The name of the member that it is, if it is no more than that.
+    pub fn last_field(&self) -> Option<&str> {
+        match self.commands.as_slice() {
+            [command] => match command.as_slice() {
+                [operand] => operand.fields.last().map(String::as_str),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
 }
 
 /// A value in a command.
@@ -268,7 +282,8 @@ fn command(tokens: &[Token], depth: usize) -> Result<(Vec<Operand>, &[Token])> {
                 "true" => Base::Literal(Value::Bool(true)),
                 "false" => Base::Literal(Value::Bool(false)),
                 "nil" => Base::Literal(Value::Null),
-                _ => Base::Function(word.clone()),
+                name if functions::NAMES.contains(&name) => Base::Function(word.clone()),
+                name => bail!("function \"{name}\" not defined"),
             },
             Kind::Text(text) => Base::Literal(text.clone().into()),
             Kind::Integer(number) => Base::Literal((*number).into()),

@@ -10,6 +10,37 @@ pub fn action(value: &Value) -> String {
     }
 }
 
+/// A value without a value, under this name: Docker's structures know what it would be.
+pub fn nothing(name: &str) -> &'static str {
+    const LISTS: [&str; 14] = [
+        "Binds",
+        "CapAdd",
+        "CapDrop",
+        "Cmd",
+        "DeviceCgroupRules",
+        "DeviceRequests",
+        "Entrypoint",
+        "ExecIDs",
+        "ExtraHosts",
+        "GroupAdd",
+        "Links",
+        "OnBuild",
+        "SecurityOpt",
+        "VolumesFrom",
+    ];
+    const MAPS: [&str; 4] = ["Data", "Labels", "Options", "Volumes"];
+    if LISTS.contains(&name) {
+        "[]"
+    } else if MAPS.contains(&name) {
+        "map[]"
+    } else if name.starts_with(char::is_uppercase) {
+        "<nil>"
+    } else {
+        // A key of a map, such as a label.
+        "<no value>"
+    }
+}
+
 /// `%v`.
 pub fn plain(value: &Value) -> String {
     match value {

@@ -3,6 +3,7 @@
 use super::super::clock::monotonic_ns;
 use super::super::events;
 use super::super::state::ContainerConfig;
+use super::super::volumes::MountKind;
 use super::Supervisor;
 
 impl Supervisor {
@@ -35,5 +36,24 @@ impl Supervisor {
             ("execDuration", (ran_ns / 1_000_000_000).to_string()),
         ];
         self.journal("die", &details);
+        self.journal_volumes("unmount");
+    }
+
+    /// Notes that the container has its volumes, or has them no more.
+    pub(super) fn journal_volumes(&self, action: &str) {
+        for mount in &self.config.launch.mounts {
+            if mount.kind != MountKind::Volume {
+                continue;
+            }
+            let mut details = vec![("container", self.config.id.clone())];
+            if action == "mount" {
+                details.extend([
+                    ("destination", mount.target.clone()),
+                    ("propagation", String::new()),
+                    ("read/write", (!mount.read_only).to_string()),
+                ]);
+            }
+            events::of_volume(self.root.path(), action, &mount.name, &details);
+        }
     }
 }

@@ -454,6 +454,7 @@ impl Supervisor {
         }
         // On a full disk it runs all the same.
         let _ = self.folder.set_state(&self.state);
+        self.journal_volumes("mount");
         self.journal("start", &[]);
         self.clients.tell_those(
             |role| matches!(role, Role::Attached(_)),
