@@ -111,6 +111,13 @@ impl Host {
 
 /// What decides whether a VM can run, most basic first.
 fn decisive(host: &Host) -> Vec<Finding> {
+    // Whoever can't read it finds nothing else.
+    if host.read("proc/cpuinfo").is_empty() {
+        return vec![Finding::fail(
+            "/proc is not mounted, or /proc/cpuinfo can't be read",
+            "mount it: `mount -t proc proc /proc`",
+        )];
+    }
     let cpu = kvm::cpu(host);
     let device = kvm::device(host, cpu.level == Level::Ok);
     // What KVM can do is asked only where it is KVM that answers.

@@ -17,6 +17,7 @@ use sandbox::vmm_jail::TRY_VERB;
 
 fn main() -> ExitCode {
     let began = monotonic_ns();
+    sandbox::program::survive_long_files();
     let args: Result<Vec<String>, _> = std::env::args_os()
         .map(std::ffi::OsString::into_string)
         .collect();

@@ -20,6 +20,8 @@ const AT_ONCE: usize = 50;
 pub fn each(names: &[String], act: impl Fn(&Root, &str) -> Result<String> + Sync) -> Result<()> {
     let root = Root::of_user()?;
     let mut failed: Option<anyhow::Error> = None;
+    // That nobody reads it keeps the next ones from nothing.
+    let mut unread = None;
     for some in names.chunks(AT_ONCE) {
         std::thread::scope(|scope| -> Result<()> {
             let (root, act) = (&root, &act);
@@ -39,7 +41,7 @@ pub fn each(names: &[String], act: impl Fn(&Root, &str) -> Result<String> + Sync
                     Err(_) => act(root, name),
                 };
                 match done {
-                    Ok(text) => output::line(&text)?,
+                    Ok(text) => unread = output::line(&text).err().or(unread.take()),
                     Err(error) => {
                         if let Some(before) = failed.replace(error) {
                             output::note(&format!("bulkhead: {before:#}"));
@@ -50,7 +52,7 @@ pub fn each(names: &[String], act: impl Fn(&Root, &str) -> Result<String> + Sync
             Ok(())
         })?;
     }
-    failed.map_or(Ok(()), Err)
+    failed.or(unread).map_or(Ok(()), Err)
 }
 
 /// As [`each`], for what is done to a container that is found; its name is printed as it was given.

@@ -32,6 +32,8 @@ pub fn run(args: &RmArgs) -> Result<()> {
     let root = Root::of_user()?;
     let mut failed: Option<anyhow::Error> = None;
     let mut removed = false;
+    // That nobody reads it keeps the next one from nothing.
+    let mut told = Ok(());
     for name in &args.containers {
         let found = match containers::find(&root, name) {
             Err(error) if args.force && error.is::<NoSuchContainer>() => {
@@ -51,7 +53,7 @@ pub fn run(args: &RmArgs) -> Result<()> {
         match found.and_then(remove) {
             Ok(()) => {
                 removed = true;
-                output::line(name)?;
+                told = told.and(output::line(name));
             }
             Err(error) => {
                 if let Some(before) = failed.replace(error) {
@@ -68,5 +70,5 @@ pub fn run(args: &RmArgs) -> Result<()> {
             output::note(&format!("bulkhead: remove what no container uses: {error}"));
         }
     }
-    failed.map_or(Ok(()), Err)
+    failed.map_or(told, Err)
 }

@@ -29,13 +29,15 @@ pub fn run(args: &RmiArgs) -> Result<()> {
     let store = Store::open(&root.images())?;
     let force = if args.force { Force::Yes } else { Force::No };
     let mut failed: Option<anyhow::Error> = None;
+    // That nobody reads it keeps the next one from nothing.
+    let mut told = Ok(());
     for image in &args.images {
         let id = store.resolve(image).map(|image| image.id.to_string());
         match store.remove(image, force, &|| containers::uses(&root)) {
             Ok(lines) => {
                 journal(&root, id.as_deref().unwrap_or(image), &lines);
                 for line in lines {
-                    output::line(&line.to_string())?;
+                    told = told.and(output::line(&line.to_string()));
                 }
             }
             Err(error) if args.force && error.is_no_such_image() => {
@@ -48,7 +50,7 @@ pub fn run(args: &RmiArgs) -> Result<()> {
             }
         }
     }
-    failed.map_or(Ok(()), Err)
+    failed.map_or(told, Err)
 }
 
 /// Notes what became of the image `id`: of what is deleted, the image comes first, then its layers.

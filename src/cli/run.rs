@@ -107,10 +107,10 @@ fn run_parsed(flags: &Flags, options: RunOptions, began: u64) -> Result<u8> {
     };
     let (container, launch) = (made.options.container, &made.config.launch);
     if container.detach {
-        // Also of one that does not start: it is there.
-        output::line(&made.config.id)?;
+        // Also of one that does not start: it is there. That nobody reads it keeps nothing from being done.
+        let told = output::line(&made.config.id);
         return match run_detached(&made.root, &made.folder, made.lock, phases)? {
-            None => Ok(0),
+            None => told.map(|()| 0),
             Some((code, message)) => Err(WithCode { code, message }.into()),
         };
     }

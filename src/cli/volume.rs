@@ -219,13 +219,15 @@ fn row(volumes: &Volumes, volume: &Volume) -> Map<String, Value> {
 fn rm(args: &RmArgs) -> Result<()> {
     let volumes = lock()?;
     let mut failed: Option<anyhow::Error> = None;
+    // That nobody reads it keeps the next one from nothing.
+    let mut told = Ok(());
     for name in &args.names {
         if args.force && volumes.get(name).is_err() {
-            output::line(name)?;
+            told = told.and(output::line(name));
             continue;
         }
         match volumes.remove(name) {
-            Ok(()) => output::line(name)?,
+            Ok(()) => told = told.and(output::line(name)),
             Err(error) => {
                 if let Some(before) = failed.replace(error) {
                     output::note(&format!("bulkhead: {before:#}"));
@@ -233,7 +235,7 @@ fn rm(args: &RmArgs) -> Result<()> {
             }
         }
     }
-    failed.map_or(Ok(()), Err)
+    failed.map_or(told, Err)
 }
 
 /// Whether a list shows a volume.

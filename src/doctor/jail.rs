@@ -1,6 +1,8 @@
 //! Whether a VMM can be shut in: user namespaces, without which there is no VM, and Landlock, which is
 //! taken as the kernel has it (docs/security.md).
 
+use std::os::unix::fs::MetadataExt;
+
 use ::jail::landlock::{self, Enforcement};
 use nix::unistd::geteuid;
 
@@ -76,9 +78,21 @@ fn hint(host: &Host) -> &'static str {
         "a seccomp filter or an AppArmor profile is around this process, as in a container of another engine: \
          start that with `--security-opt seccomp=unconfined --security-opt apparmor=unconfined` \
          (docs/guide/docker.md)"
+    } else if is_in_chroot(host) {
+        "a process in a chroot may make no user namespace (user_namespaces(7)): change the root by \
+         pivot_root(2), as `bwrap` and containers do"
     } else {
         "`sudo dmesg | tail` may say what denied it"
     }
+}
+
+/// Whether the first process has another root than this one. Who may not look is told nothing.
+fn is_in_chroot(host: &Host) -> bool {
+    let root = |path| {
+        let metadata = std::fs::metadata(host.path(path)).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    matches!((root("."), root("proc/1/root")), (Some(own), Some(first)) if own != first)
 }
 
 /// Whether this process is under an AppArmor profile: what that allows, a start shows.
@@ -131,6 +145,13 @@ mod tests {
         assert!(of(free, "docker-default (enforce)\n").contains("apparmor=unconfined"));
         assert!(of(free, "unconfined\n").contains("dmesg"));
         assert!(of("", "").contains("dmesg"));
+        let (folder, host) = fake::host(&[("proc/1/comm", "init")]);
+        let first = folder.path().join("proc/1/root");
+        std::fs::create_dir(&first).unwrap();
+        assert!(hint(&host).contains("chroot"));
+        std::fs::remove_dir(&first).unwrap();
+        std::os::unix::fs::symlink(folder.path(), &first).unwrap();
+        assert!(hint(&host).contains("dmesg"));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::child::Child;
 use super::control_group::ControlGroup;
 use super::launcher::Launcher;
-use super::program::{FIRST_FD, Program, Told};
+use super::program::{self, FIRST_FD, Program, Told};
 
 /// Name of the hidden verb.
 pub const FILES_VERB: &str = "__files";
@@ -190,7 +190,7 @@ pub(super) fn program(shares: &[Share], supervisor: u32, ends: Ends) -> Result<(
         report: FIRST_FD + 3,
     };
     let program = Program {
-        path: std::env::current_exe().context("find the path of this command")?,
+        path: program::own()?,
         arguments: vec![FILES_VERB.to_owned(), FIRST_FD.to_string()],
         stdout: None,
         stderr: lines,

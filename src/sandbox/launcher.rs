@@ -35,7 +35,7 @@ use super::network::{self, PortRequest, PublishedPort, Routes};
 use super::paths::Root;
 use super::plain;
 use super::proc;
-use super::program::{FIRST_FD, Program};
+use super::program::{self, FIRST_FD, Program};
 use super::state::Folder;
 use super::vm::VMM_VERB;
 use super::vmm_process::pin_threads;
@@ -148,7 +148,7 @@ impl Launcher {
         let (ours, theirs) = UnixStream::pair().context(about)?;
         let (config_reader, mut config_writer) = io::pipe().context(about)?;
         let program = Program {
-            path: std::env::current_exe().context("find the path of this command")?,
+            path: program::own()?,
             arguments: vec![LAUNCHER_VERB.to_owned()],
             stdout: None,
             stderr: io::stderr().as_fd().try_clone_to_owned().context(about)?,
@@ -457,7 +457,7 @@ impl Apart {
 /// The starter of a VMM.
 fn of_vmm(stdout: OwnedFd, stderr: OwnedFd, descriptors: Vec<OwnedFd>) -> Result<Program> {
     Ok(Program {
-        path: std::env::current_exe().context("find the path of this command")?,
+        path: program::own()?,
         arguments: vec![VMM_VERB.to_owned(), FIRST_FD.to_string()],
         stdout: Some(stdout),
         stderr,

@@ -190,10 +190,12 @@ pub fn is_in_memory(folder: &Path) -> bool {
     })
 }
 
-/// Where a program is, by PATH.
+/// Where a program is, by PATH; without one, where execvp(3) looks then, and where administrators install.
 #[must_use]
 pub fn program(name: &str) -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH")?)
+    let path = std::env::var_os("PATH").filter(|path| !path.is_empty());
+    let path = path.unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    std::env::split_paths(&path)
         .map(|folder| folder.join(name))
         .find(|file| {
             file.is_absolute() && file.is_file() && access(file, AccessFlags::X_OK).is_ok()

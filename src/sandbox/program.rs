@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use command_fds::{CommandFdExt, FdMapping};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use rustix::process::Pid;
 use serde::Serialize;
 
@@ -36,6 +37,32 @@ pub fn keep_descriptors() -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// This command, to be executed again. Where it was replaced since it began, as by an upgrade, it is still
+/// the one that runs: the file has no name any more, but the kernel has it for who asks for its own.
+///
+/// # Errors
+/// When `/proc` does not say where it is.
+pub fn own() -> Result<PathBuf> {
+    let path = std::env::current_exe().context("find the path of this command")?;
+    Ok(match path.exists() {
+        true => path,
+        false => PathBuf::from("/proc/self/exe"),
+    })
+}
+
+/// Has a write that would make a file longer than this user's files may be (`ulimit -f`) fail, where it
+/// would end the process without a word.
+pub fn survive_long_files() {
+    // SAFETY: it sets no handler.
+    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
+}
+
+/// Takes that back, for whoever executes what is not ours.
+pub fn end_by_long_files() {
+    // SAFETY: it sets no handler.
+    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigDfl) };
 }
 
 /// A program that is to be executed, without an environment, without input.

@@ -16,6 +16,7 @@ use protocol::spec::ProcessSpec;
 use super::attach::{self, Attachment, Ended, SupervisorDied};
 use super::client;
 use super::paths::{GUEST_VARIABLE, Root};
+use super::program;
 use super::state::{EXIT_CODE_KILLED, Folder, Lock, Phases};
 use super::supervisor::{SUPERVISOR_VERB, SupervisorConfig};
 use super::template::{TEMPLATES_OFF, TEMPLATES_VARIABLE};
@@ -220,7 +221,7 @@ fn spawn(
         phases,
     };
     let text = serde_json::to_vec(&config).context("configure the supervisor")?;
-    let command = std::env::current_exe().context("find the path of this command")?;
+    let command = program::own()?;
     let mut supervisor = Command::new(command);
     // It keeps no file system from being unmounted, and finds what the environment names all the same.
     supervisor.current_dir("/");

@@ -35,6 +35,7 @@ use super::lock;
 use super::network::NetworkState;
 use super::paths::{self, Root};
 use super::plain;
+use super::volumes;
 
 pub use super::lock::{Holder, Lock};
 
@@ -488,7 +489,12 @@ impl Folder {
     /// # Errors
     /// When the file is missing or damaged.
     pub fn config(&self) -> Result<ContainerConfig> {
-        read(&self.record())
+        let mut config: ContainerConfig = read(&self.record())?;
+        // <root>/containers/<id>
+        if let Some(root) = self.0.ancestors().nth(2) {
+            volumes::relocate(&Root::at(root.to_owned()), &mut config.launch.mounts);
+        }
+        Ok(config)
     }
 
     /// What became of it, as its supervisor left it: use [`Self::true_state`] to read.

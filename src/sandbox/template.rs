@@ -20,6 +20,7 @@ use anyhow::{Context, Result, bail};
 
 use super::launcher::Launcher;
 use super::paths::{self, GuestFiles, Root};
+use super::program;
 use super::trust;
 use super::vm;
 
@@ -210,7 +211,7 @@ fn open(folder: &Path) -> Result<Option<Template>> {
 
 /// The name of the template for a VM of this shape on this host, by this command.
 fn key(guest: &GuestFiles, shape: Shape) -> Result<String> {
-    let command = std::env::current_exe().context("find the path of this command")?;
+    let command = program::own()?;
     let host = nix::sys::utsname::uname().context("ask for the host's kernel")?;
     let cpu = first_cpu(&beginning("/proc/cpuinfo"));
     let Shape {

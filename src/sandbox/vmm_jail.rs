@@ -22,6 +22,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Resource, Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
+use super::program;
 use super::vmm_process::{DiskConfig, StartConfig, VmmConfig};
 use super::wire::Link;
 
@@ -170,7 +171,7 @@ pub fn try_out() -> Result<()> {
 /// # Errors
 /// Why not.
 pub fn tried() -> Result<()> {
-    let command = std::env::current_exe().context("find the path of this command")?;
+    let command = program::own()?;
     let mut process = Command::new(command);
     process.arg(TRY_VERB).stdin(Stdio::null());
     // Until both of them have ended.

@@ -410,6 +410,20 @@ pub fn data(root: &Root, name: &str) -> PathBuf {
     root.volumes().join(name).join(DATA)
 }
 
+/// Has volumes be where they are: the state root may have been moved since a container was made.
+pub fn relocate(root: &Root, mounts: &mut [Mount]) {
+    let of_volumes = |mount: &&mut Mount| mount.kind == MountKind::Volume;
+    for mount in mounts.iter_mut().filter(of_volumes) {
+        let source = data(root, &mount.name);
+        if mount.source != source {
+            let folder = fs::canonicalize(root.volumes());
+            let resolved = folder.map(|folder| folder.join(&mount.name).join(DATA));
+            mount.resolved = resolved.unwrap_or_default();
+            mount.source = source;
+        }
+    }
+}
+
 /// Removes the anonymous volumes of a container that has gone.
 ///
 /// # Errors

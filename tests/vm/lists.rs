@@ -144,8 +144,7 @@ fn the_journal_tells_a_life(world: &World) -> Result<()> {
     ];
     assert_eq!(
         text(&vm, &volume)?,
-        "create vv <no value> <no value>\nmount vv /v false\n\
-         unmount vv <no value> <no value>\ndestroy vv <no value> <no value>\n"
+        "create vv <no value> \nmount vv /v false\nunmount vv <no value> \ndestroy vv <no value> \n"
     );
     Ok(())
 }

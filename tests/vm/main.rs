@@ -22,6 +22,7 @@ mod flags;
 mod guests;
 mod held;
 mod hostile;
+mod hosts;
 mod jail;
 mod kills;
 mod lab;
@@ -116,6 +117,7 @@ fn main() -> ExitCode {
             (0, build::tests()),
             (0, peers::tests()),
             (1, engines::tests()),
+            (0, hosts::tests()),
             (1, bad_input::tests()),
             (1, guests::tests()),
             (0, bare::tests()),

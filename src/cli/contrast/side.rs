@@ -24,6 +24,7 @@ use serde::Serialize;
 use super::PROBE_VERB;
 use crate::sandbox::paths::{self, Root};
 use crate::sandbox::plain;
+use crate::sandbox::program::own as own_program;
 
 /// Longest time until the probe answers: an image is pulled and unpacked before, a kernel boots.
 const READY_TIMEOUT: Duration = Duration::from_secs(600);
@@ -150,7 +151,7 @@ struct Side {
 
 impl Side {
     fn start(wanted: &Wanted, mode: &str, id_file: Option<&Path>) -> Result<Self> {
-        let program = std::env::current_exe().context("find the path of this command")?;
+        let program = own_program()?;
         let mut command = Command::new(program);
         command
             .args([

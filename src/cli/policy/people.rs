@@ -7,6 +7,7 @@ use std::ffi::CString;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, getgrouplist, getgroups};
 
 use super::rules::{Document, Who};
@@ -18,7 +19,7 @@ use crate::sandbox::accounts;
 /// When the database can't be asked.
 pub fn caller() -> Result<Who> {
     let uid = geteuid();
-    let name = User::from_uid(uid)?.map(|user| user.name);
+    let name = known(User::from_uid(uid))?.map(|user| user.name);
     let mut gids = getgroups()?;
     gids.push(getegid());
     who(uid, name, &gids)
@@ -30,7 +31,7 @@ pub fn caller() -> Result<Who> {
 /// When the database can't be asked.
 pub fn of(uid: u32) -> Result<Who> {
     let uid = Uid::from_raw(uid);
-    match User::from_uid(uid)? {
+    match known(User::from_uid(uid))? {
         Some(user) => {
             let name = CString::new(user.name.as_str()).context("read a user's name")?;
             who(uid, Some(user.name), &getgrouplist(&name, user.gid)?)
@@ -43,13 +44,22 @@ fn who(uid: Uid, name: Option<String>, gids: &[Gid]) -> Result<Who> {
     let mut groups = Vec::new();
     for gid in gids {
         groups.push(gid.to_string());
-        groups.extend(Group::from_gid(*gid)?.map(|group| group.name));
+        groups.extend(known(Group::from_gid(*gid))?.map(|group| group.name));
     }
     Ok(Who {
         user: [name.unwrap_or_else(|| uid.to_string()), uid.to_string()],
         groups,
         is_root: uid.is_root(),
     })
+}
+
+/// What the database has; nothing where it is not there, as in a container made from scratch: getpwuid(3)
+/// says what an answer may be then.
+fn known<T>(found: nix::Result<Option<T>>) -> Result<Option<T>> {
+    match found {
+        Err(Errno::ENOENT | Errno::ESRCH | Errno::EBADF | Errno::EPERM) => Ok(None),
+        found => found.context("look up users of this host"),
+    }
 }
 
 /// All whom a policy names.

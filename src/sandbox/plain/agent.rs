@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::block_io::Controls;
 use super::super::printable;
+use super::super::program::end_by_long_files;
 use super::jail;
 use serve::Agent;
 
@@ -125,6 +126,8 @@ pub(super) struct AgentConfig {
 /// When the namespaces can't be made; everything later goes to the supervisor.
 pub fn main(config: &str) -> Result<u8> {
     let number = config.parse().context("read the configuration")?;
+    // The container's process is not ours.
+    end_by_long_files();
     // One that died before this is found by the connection's end.
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).context("tie to the supervisor")?;
     let mut text = Vec::new();

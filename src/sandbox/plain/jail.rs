@@ -35,6 +35,7 @@ use crate::sandbox::disks::{CONVERTER_MEMORY_MIB, LAYER_LIMITS, compression};
 use crate::sandbox::files::subordinates;
 use crate::sandbox::poll::readable_until;
 use crate::sandbox::printable;
+use crate::sandbox::program::own as own_program;
 use crate::sandbox::removal::remove_tree;
 
 /// Name of the hidden verb.
@@ -222,7 +223,7 @@ pub(super) fn remove(paths: &[PathBuf]) -> Result<()> {
 }
 
 fn verb(work: &Work) -> Result<Command> {
-    let program = std::env::current_exe().context("find the path of this command")?;
+    let program = own_program()?;
     let config = serde_json::to_string(work).context("configure a child")?;
     let mut command = Command::new(program);
     command.arg(PREPARE_VERB).arg(config);

@@ -17,7 +17,7 @@ use super::super::child::Child;
 use super::super::launcher::Launcher;
 use super::super::paths::{GuestFiles, Root, create_private};
 use super::super::proc;
-use super::super::program::{Descriptors, FIRST_FD, Program, Told};
+use super::super::program::{self, Descriptors, FIRST_FD, Program, Told};
 use super::super::state::{ContainerConfig, Folder};
 use super::super::vm::stream_pair;
 use super::agent::{AGENT_VERB, AgentConfig, Allowed, Fixed};
@@ -133,7 +133,7 @@ pub fn program(fixed: &Fixed, block_io: Controls, ends: Ends) -> Result<(Program
         streams: streams.collect::<Result<_>>()?,
     };
     let program = Program {
-        path: std::env::current_exe().context("find the path of this command")?,
+        path: program::own()?,
         arguments: vec![AGENT_VERB.to_owned(), FIRST_FD.to_string()],
         stdout: None,
         stderr: ends.lines,
