@@ -74,7 +74,7 @@ fn hint(host: &Host) -> &'static str {
     let filters = status
         .lines()
         .find_map(|line| line.strip_prefix("Seccomp:"));
-    if filters.map(str::trim) == Some("2") || has_profile(host) {
+    if filters.map(str::trim) == Some("2") || profile(host).ends_with("(enforce)") {
         "a seccomp filter or an AppArmor profile is around this process, as in a container of another engine: \
          start that with `--security-opt seccomp=unconfined --security-opt apparmor=unconfined` \
          (docs/guide/docker.md)"
@@ -97,8 +97,12 @@ fn is_in_chroot(host: &Host) -> bool {
 
 /// Whether this process is under an AppArmor profile: what that allows, a start shows.
 fn has_profile(host: &Host) -> bool {
-    let current = host.read("proc/self/attr/apparmor/current");
-    !matches!(current.as_str(), "" | "unconfined")
+    !matches!(profile(host).as_str(), "" | "unconfined")
+}
+
+/// Its name and mode; empty where there is no AppArmor.
+fn profile(host: &Host) -> String {
+    host.read("proc/self/attr/apparmor/current")
 }
 
 /// How much of Landlock there is. Asked of a thread that ends with the question.
@@ -144,6 +148,8 @@ mod tests {
         assert!(of(filtered, "unconfined\n").contains("seccomp=unconfined"));
         assert!(of(free, "docker-default (enforce)\n").contains("apparmor=unconfined"));
         assert!(of(free, "unconfined\n").contains("dmesg"));
+        // The guide's own.
+        assert!(of(free, "bulkhead (unconfined)\n").contains("dmesg"));
         assert!(of("", "").contains("dmesg"));
         let (folder, host) = fake::host(&[("proc/1/comm", "init")]);
         let first = folder.path().join("proc/1/root");

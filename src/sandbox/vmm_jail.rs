@@ -171,8 +171,7 @@ pub fn try_out() -> Result<()> {
 /// # Errors
 /// Why not.
 pub fn tried() -> Result<()> {
-    let command = program::own()?;
-    let mut process = Command::new(command);
+    let mut process = Command::new(program::own()?);
     process.arg(TRY_VERB).stdin(Stdio::null());
     // Until both of them have ended.
     let said = process.output().context("start a process")?.stderr;

@@ -24,7 +24,7 @@ use serde::Serialize;
 use super::PROBE_VERB;
 use crate::sandbox::paths::{self, Root};
 use crate::sandbox::plain;
-use crate::sandbox::program::own as own_program;
+use crate::sandbox::program;
 
 /// Longest time until the probe answers: an image is pulled and unpacked before, a kernel boots.
 const READY_TIMEOUT: Duration = Duration::from_secs(600);
@@ -151,8 +151,7 @@ struct Side {
 
 impl Side {
     fn start(wanted: &Wanted, mode: &str, id_file: Option<&Path>) -> Result<Self> {
-        let program = own_program()?;
-        let mut command = Command::new(program);
+        let mut command = Command::new(program::own()?);
         command
             .args([
                 PROBE_VERB,

@@ -35,7 +35,7 @@ use crate::sandbox::disks::{CONVERTER_MEMORY_MIB, LAYER_LIMITS, compression};
 use crate::sandbox::files::subordinates;
 use crate::sandbox::poll::readable_until;
 use crate::sandbox::printable;
-use crate::sandbox::program::own as own_program;
+use crate::sandbox::program;
 use crate::sandbox::removal::remove_tree;
 
 /// Name of the hidden verb.
@@ -223,9 +223,8 @@ pub(super) fn remove(paths: &[PathBuf]) -> Result<()> {
 }
 
 fn verb(work: &Work) -> Result<Command> {
-    let program = own_program()?;
     let config = serde_json::to_string(work).context("configure a child")?;
-    let mut command = Command::new(program);
+    let mut command = Command::new(program::own()?);
     command.arg(PREPARE_VERB).arg(config);
     Ok(command)
 }
