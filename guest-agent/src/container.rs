@@ -419,7 +419,8 @@ impl<'a> Container<'a> {
             | Request::Hold(_)
             | Request::Build(_)
             | Request::Seal
-            | Request::Convert(_) => control.send(&failed(
+            | Request::Convert(_)
+            | Request::Decompress { .. } => control.send(&failed(
                 MAIN,
                 Failure::other("this virtual machine has its container already"),
             ))?,

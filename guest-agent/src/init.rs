@@ -22,6 +22,7 @@ use crate::build;
 use crate::container;
 use crate::control::{Control, ControlError};
 use crate::convert;
+use crate::decompress;
 use crate::failure::{Context, Failure};
 use crate::hold;
 use crate::mount::Setup;
@@ -41,7 +42,9 @@ enum InitError {
     Setup(#[from] Failure),
     #[error(transparent)]
     Control(#[from] ControlError),
-    #[error("the host's first requests are not wake and then run, hold, build or convert")]
+    #[error(
+        "the host's first requests are not wake and then run, hold, build, convert or decompress"
+    )]
     WrongRequest,
 }
 
@@ -103,6 +106,9 @@ fn serve() -> Result<(), InitError> {
         Some(Request::Hold(spec)) => hold::run(&spec, requests, &mut control)?,
         Some(Request::Build(spec)) => build::run(*spec, requests, &mut control)?,
         Some(Request::Convert(spec)) => convert::run(&spec, &mut control)?,
+        Some(Request::Decompress { compressed, plain }) => {
+            decompress::run(compressed, plain, &mut control)?;
+        }
         Some(Request::Shutdown) => {}
         _ => return Err(InitError::WrongRequest),
     }

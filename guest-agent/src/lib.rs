@@ -1,6 +1,7 @@
 //! The guest agent: PID 1 of every VM.
 //!
-//! A converter VM unpacks one layer ([`convert`], [`unpack`]); a run VM stacks an image's layers
+//! A converter VM unpacks one layer ([`convert`], [`unpack`]), another decompresses what the user brings
+//! ([`decompress`]); a run VM stacks an image's layers
 //! and runs its process as Docker would ([`container`]), a builder VM does so for each step of a build
 //! ([`build`]). It is a library so that its parts can be
 //! tested without being PID 1; the program itself is [`init::run`].
@@ -33,6 +34,7 @@ pub mod container;
 pub mod control;
 pub mod convert;
 pub mod copy_up;
+pub mod decompress;
 pub mod device_filter;
 pub mod devices;
 pub mod failure;
@@ -46,6 +48,7 @@ pub mod mode;
 pub mod mount;
 pub mod namespaces;
 pub mod network;
+pub mod packing;
 pub mod paths;
 pub mod plain;
 pub mod probe;

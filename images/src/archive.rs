@@ -15,8 +15,8 @@
 //! A name in an archive is only ever a key of that table. It is never opened, made or joined to a path, so
 //! `../`, absolute names, duplicates and links to anywhere mean nothing outside the archive.
 //!
-//! A compressed archive is refused: decompressing is what this program leaves to VMs, and
-//! `gunzip -c FILE | bulkhead load` does it in a process of its own that the user can see.
+//! A compressed archive is refused: decompressing is what this program leaves to VMs, and the command has one do
+//! it before ([`compression_of`]).
 
 mod directory;
 mod docker;
@@ -26,6 +26,7 @@ mod save;
 mod stream;
 mod table;
 
+use std::fs::File;
 use std::io::{Chain, Cursor, Read};
 use std::path::Path;
 
@@ -222,24 +223,42 @@ impl std::fmt::Display for Loaded {
     }
 }
 
-/// Loads the archive or the OCI layout directory at `path`. Of images for several platforms only those
-/// for `platform` are taken.
-pub fn load(store: &Store, path: &Path, platform: &Platform) -> Result<Vec<Loaded>, ArchiveError> {
-    let file = std::fs::File::open(path)
-        .map_err(|error| ArchiveError::Open(FileError::of("open", path)(error)))?;
-    let kind = file.metadata().map_err(ArchiveError::Read)?.file_type();
-    if kind.is_dir() {
-        let lease = store.lease()?;
-        let mut spool = store.spool()?;
-        let mut directory = directory::Directory::new(file);
-        let mut find = |name: &str, limit: u64| directory.copy(name, limit, &mut spool);
-        layout::import(store, &lease, &mut find, platform)
-    } else {
-        load_stream(store, file, platform)
-    }
+/// What images are loaded from.
+#[derive(Debug)]
+pub enum Source {
+    /// An archive, for [`load_stream`].
+    Archive(File),
+    /// The directory of an OCI layout, for [`load_layout`].
+    Layout(File),
 }
 
-/// Loads an archive from a stream, for example standard input. The names become visible at the end.
+/// Opens what is at `path`.
+pub fn open(path: &Path) -> Result<Source, ArchiveError> {
+    let file =
+        File::open(path).map_err(|error| ArchiveError::Open(FileError::of("open", path)(error)))?;
+    let kind = file.metadata().map_err(ArchiveError::Read)?.file_type();
+    Ok(match kind.is_dir() {
+        true => Source::Layout(file),
+        false => Source::Archive(file),
+    })
+}
+
+/// Loads an OCI layout from its directory. Of images for several platforms only those for `platform` are
+/// taken.
+pub fn load_layout(
+    store: &Store,
+    directory: File,
+    platform: &Platform,
+) -> Result<Vec<Loaded>, ArchiveError> {
+    let lease = store.lease()?;
+    let mut spool = store.spool()?;
+    let mut directory = directory::Directory::new(directory);
+    let mut find = |name: &str, limit: u64| directory.copy(name, limit, &mut spool);
+    layout::import(store, &lease, &mut find, platform)
+}
+
+/// Loads an archive from a stream, for example standard input, as [`load_layout`]. The names become visible
+/// at the end.
 pub fn load_stream(
     store: &Store,
     source: impl Read,
@@ -306,7 +325,7 @@ fn refuse_compressed<R: Read>(mut source: R) -> Result<Chain<Cursor<Vec<u8>>, R>
     let mut magic = Vec::new();
     source
         .by_ref()
-        .take(6)
+        .take(MAGIC_LEN)
         .read_to_end(&mut magic)
         .map_err(ArchiveError::Read)?;
     match compression_of(&magic) {
@@ -315,12 +334,20 @@ fn refuse_compressed<R: Read>(mut source: R) -> Result<Chain<Cursor<Vec<u8>>, R>
     }
 }
 
-/// What a file that begins so is compressed with, if anything that is known.
-fn compression_of(head: &[u8]) -> Option<&'static str> {
+/// Bytes that tell what a file is compressed with.
+pub const MAGIC_LEN: u64 = 10;
+
+/// What a file that begins so is compressed with, if anything that is known: the program that decompresses
+/// it.
+#[must_use]
+pub fn compression_of(head: &[u8]) -> Option<&'static str> {
     match head {
         [0x1f, 0x8b, ..] => Some("gzip"),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("zstd"),
-        [b'B', b'Z', b'h', ..] => Some("bzip2"),
+        // The level, then the digits of pi that begin a block or those that end an empty stream: a tar may
+        // begin with a file named BZh…
+        [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, ..]
+        | [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72, 0x45, ..] => Some("bzip2"),
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some("xz"),
         _ => None,
     }

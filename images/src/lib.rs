@@ -42,7 +42,7 @@ mod sample;
 pub mod store;
 pub mod timestamp;
 
-pub use archive::{Loaded, import, load, load_stream, save};
+pub use archive::{Loaded, import, load_layout, load_stream, save};
 pub use commit::commit;
 pub use config::ImageConfig;
 pub use digest::Digest;

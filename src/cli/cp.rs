@@ -347,6 +347,7 @@ fn put_in(
     let owner = (args.archive && !user.is_empty()).then(|| user.clone());
     let stream = access.begin(Task::Extract {
         path: plan.folder,
+        decompress: local.is_none(),
         owner,
     })?;
     let mut counted = Counted {
@@ -358,7 +359,9 @@ fn put_in(
             let name = plan.name.as_deref().unwrap_or(CONTENT);
             local::write(&local.path, name.as_bytes(), BufWriter::new(&mut counted))
         }
-        None => copy_archive(&mut std::io::stdin().lock(), &mut counted),
+        None => std::io::copy(&mut std::io::stdin().lock(), &mut counted)
+            .map(drop)
+            .map_err(Into::into),
     };
     // An agent that takes no more says why.
     if let Err(error) = &sent
@@ -392,27 +395,6 @@ fn is_timeout(error: &anyhow::Error) -> bool {
 fn is_gone(error: &anyhow::Error) -> bool {
     let error = error.downcast_ref::<std::io::Error>();
     error.is_some_and(has_gone_away)
-}
-
-/// Passes an archive on as it is. Nothing is decompressed on the host, nor by the agent.
-fn copy_archive(from: &mut impl Read, to: &mut impl Write) -> Result<()> {
-    let mut magic = Vec::new();
-    from.take(4).read_to_end(&mut magic)?;
-    let program = match magic.as_slice() {
-        [0x1f, 0x8b, ..] => Some("gzip"),
-        [0x28, 0xb5, 0x2f, 0xfd] => Some("zstd"),
-        [b'B', b'Z', b'h', _] => Some("bzip2"),
-        [0xfd, b'7', b'z', b'X'] => Some("xz"),
-        _ => None,
-    };
-    if let Some(program) = program {
-        bail!(
-            "the archive is compressed with {program}: decompress it on the way, `{program} -dc FILE | bulkhead cp - …`"
-        );
-    }
-    to.write_all(&magic)?;
-    std::io::copy(from, to)?;
-    Ok(())
 }
 
 /// Counts what passes.

@@ -1,19 +1,21 @@
 //! `bulkhead import`: a file system in a tar as an image of one layer.
 
 use std::fs::File;
-use std::io::{IsTerminal, Read};
+use std::io::{IsTerminal, Read, Seek};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use images::archive::{MAGIC_LEN, compression_of};
 use images::config::History;
+use images::limits::LAYER_BYTES;
 use images::timestamp::Timestamp;
 use images::{Image, ImageConfig, Platform, Reference, Store, registry};
 
 use super::policy::Policy;
 use super::{output, pull, variables};
 use crate::sandbox::clock::now;
-use crate::sandbox::events;
 use crate::sandbox::paths::Root;
+use crate::sandbox::{decompress, events};
 
 /// Flags of `import`.
 #[derive(Debug, clap::Args)]
@@ -31,7 +33,7 @@ pub struct ImportArgs {
     platform: Option<String>,
     #[command(flatten)]
     trust: pull::TrustArgs,
-    /// A tar: a file, an address or `-` for standard input
+    /// A tar, which may be compressed: a file, an address or `-` for standard input
     #[arg(value_name = "file|URL|-")]
     source: String,
     /// Name of the image
@@ -42,7 +44,7 @@ pub struct ImportArgs {
 /// Makes the image and prints its id.
 ///
 /// # Errors
-/// The tar is compressed, none, or can't be had; a name or a change that is none; a disk that is full.
+/// The tar is none, or can't be had; a name or a change that is none; a disk that is full.
 pub fn run(args: &ImportArgs) -> Result<()> {
     let names = match args.name.as_deref() {
         None | Some("") => Vec::new(),
@@ -70,16 +72,17 @@ pub fn run(args: &ImportArgs) -> Result<()> {
     };
     let make = |source: &mut dyn Read| import(&store, source, config, message, &names);
     let image = if is_address {
+        let make = |source: &mut dyn Read| make(&mut from_network(&root, source)?);
         registry::fetch(&args.source, &args.trust.options(), make)??
     } else if args.source == "-" {
         if std::io::stdin().is_terminal() {
             bail!("refusing to read an archive from a terminal; redirect standard input");
         }
-        make(&mut std::io::stdin().lock())?
+        make(&mut decompress::plain(&root, std::io::stdin())?)?
     } else {
         let path = Path::new(&args.source);
         let file = File::open(path).with_context(|| format!("open {}", path.display()));
-        make(&mut file?)?
+        make(&mut decompress::plain(&root, file?)?)?
     };
     let id = image.id.to_string();
     for name in &names {
@@ -87,6 +90,28 @@ pub fn run(args: &ImportArgs) -> Result<()> {
     }
     events::of_image(root.path(), "import", &id, &id);
     output::line(&id)
+}
+
+/// What comes over the network. Where it is compressed it is kept first: it is there for as long as it is read.
+fn from_network<'a>(root: &Root, mut source: &'a mut dyn Read) -> Result<Box<dyn Read + 'a>> {
+    let mut head = Vec::new();
+    Read::by_ref(&mut source)
+        .take(MAGIC_LEN)
+        .read_to_end(&mut head)
+        .context("read the archive")?;
+    let is_compressed = compression_of(&head).is_some();
+    let mut whole = std::io::Cursor::new(head).chain(source);
+    if !is_compressed {
+        return Ok(Box::new(whole));
+    }
+    let mut file = tempfile::tempfile_in(root.path()).context("create a file for the archive")?;
+    let len = std::io::copy(&mut Read::by_ref(&mut whole).take(LAYER_BYTES), &mut file)
+        .context("download the archive")?;
+    if len == LAYER_BYTES {
+        bail!("the archive has {LAYER_BYTES} bytes or more, the limit of a layer");
+    }
+    file.rewind().context("read the archive")?;
+    decompress::plain(root, file)
 }
 
 fn import(

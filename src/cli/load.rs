@@ -4,17 +4,18 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use images::archive::Source;
 use images::{Platform, Store};
 
 use super::output;
 use super::policy::Policy;
-use crate::sandbox::events;
 use crate::sandbox::paths::Root;
+use crate::sandbox::{decompress, events};
 
 /// Flags of `load`.
 #[derive(Debug, clap::Args)]
 pub struct LoadArgs {
-    /// Archive file or OCI layout folder; without it stdin
+    /// Archive file, also a compressed one, or OCI layout folder; without it stdin
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// No progress; there is none anyway
@@ -41,8 +42,16 @@ pub fn run(args: &LoadArgs) -> Result<()> {
     Policy::of_user()?.check_disk(&root)?;
     let store = Store::open(&root.images())?;
     let loaded = match &args.input {
-        Some(path) => images::load(&store, path, &platform)?,
-        None => images::archive::load_stream(&store, std::io::stdin().lock(), &platform)?,
+        Some(path) => match images::archive::open(path)? {
+            Source::Layout(folder) => images::load_layout(&store, folder, &platform)?,
+            Source::Archive(file) => {
+                images::load_stream(&store, decompress::plain(&root, file)?, &platform)?
+            }
+        },
+        None => {
+            let archive = decompress::plain(&root, std::io::stdin())?;
+            images::load_stream(&store, archive, &platform)?
+        }
     };
     for image in loaded {
         let id = image.id.to_string();

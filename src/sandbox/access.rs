@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use protocol::message::{Event, Request};
 use protocol::task::{Outcome, Task, TaskId};
 
-use super::agent::AgentError;
+use super::agent::{AgentError, AgentLink};
 use super::client;
 use super::control_group::ControlGroup;
 use super::disks;
@@ -243,7 +243,7 @@ impl Access {
     }
 }
 
-/// Bytes that are taken from a guest for one task: more than any container's disk has, with what an
+/// Bytes that are taken from a guest for one task, or one archive: more than any container's disk has, with what an
 /// archive adds.
 pub const BYTES_MAX: u64 = 2 << 40;
 
@@ -255,7 +255,8 @@ pub struct Limited<R> {
 }
 
 impl<R> Limited<R> {
-    fn new(inner: R) -> Self {
+    /// Takes [`BYTES_MAX`] of it.
+    pub(super) fn new(inner: R) -> Self {
         let left = BYTES_MAX;
         Self { inner, left }
     }
@@ -315,7 +316,7 @@ impl Held {
         if !folder.path().exists() {
             bail!("{REMOVED}");
         }
-        match until_held(&mut vm, Request::Hold(Box::new(run))) {
+        match until_held(&mut vm.agent, &Request::Hold(Box::new(run))) {
             Ok(()) => Ok(Self {
                 vm,
                 log,
@@ -373,23 +374,13 @@ impl Held {
     }
 }
 
-fn until_held(vm: &mut RunningVm, hold: Request) -> Result<()> {
-    let mut hold = Some(hold);
-    loop {
-        match vm.agent.next(Some(Instant::now() + BOOT_TIMEOUT))? {
-            Event::Hello { version, .. } if hold.is_some() => {
-                super::check_version(version)?;
-                vm.agent.send(&super::wake()?)?;
-                if let Some(hold) = hold.take() {
-                    vm.agent.send(&hold)?;
-                }
-            }
-            Event::Held if hold.is_none() => return Ok(()),
-            Event::Failed { message, .. } => {
-                return Err(Refused(super::printable(&message)).into());
-            }
-            other => bail!(super::unexpected(&other)),
-        }
+fn until_held(agent: &mut AgentLink, hold: &Request) -> Result<()> {
+    agent.greet(Some(Instant::now() + BOOT_TIMEOUT))?;
+    agent.send(hold)?;
+    match agent.next(Some(Instant::now() + BOOT_TIMEOUT))? {
+        Event::Held => Ok(()),
+        Event::Failed { message, .. } => Err(Refused(super::printable(&message)).into()),
+        other => bail!(super::unexpected(&other)),
     }
 }
 

@@ -78,6 +78,18 @@ impl AgentLink {
             })
     }
 
+    /// Waits until `deadline` for the agent to be there, and tells it what every agent is told first.
+    ///
+    /// # Errors
+    /// When it is none of ours, or as [`Self::next`].
+    pub fn greet(&mut self, deadline: Option<Instant>) -> anyhow::Result<()> {
+        match self.next(deadline)? {
+            Event::Hello { version, .. } => super::check_version(version)?,
+            other => anyhow::bail!(super::unexpected(&other)),
+        }
+        Ok(self.send(&super::wake()?)?)
+    }
+
     /// The next event, waiting for it until `deadline`.
     ///
     /// # Errors

@@ -154,36 +154,18 @@ fn convert(
         limits: LAYER_LIMITS,
     };
     let mut log = tempfile::tempfile().context("create the converter's log")?;
-    let vcpus = u8::try_from(cpu_count()).unwrap_or(u8::MAX);
-    let vcpu_count = vcpus.min(CONVERTER_VCPUS_MAX);
-    let limits = vm::limits(root, vcpu_count, CONVERTER_MEMORY_MIB, CpuShare::default());
-    let mut vm = RunningVm::spawn(
-        &Launcher::Here,
-        root,
-        guest,
-        VmRequest {
-            // What unpacks a stranger's layer reaches nobody.
-            card: None,
-            vcpu_count,
-            memory_mib: CONVERTER_MEMORY_MIB,
-            group: ControlGroup::make(limits)?,
-            host_cpus: Vec::new(),
-            disks: vec![
-                DiskSource::ReadOnly(vec![Segment {
-                    file: blob,
-                    len: blob_bytes,
-                }]),
-                DiskSource::Writable {
-                    file: output,
-                    bytes: LAYER_LIMITS.image_bytes,
-                    durable: false,
-                },
-            ],
-            stream_ports: Vec::new(),
-            shares: Vec::new(),
-            log: log.try_clone().context("share the converter's log")?,
+    let disks = vec![
+        DiskSource::ReadOnly(vec![Segment {
+            file: blob,
+            len: blob_bytes,
+        }]),
+        DiskSource::Writable {
+            file: output,
+            bytes: LAYER_LIMITS.image_bytes,
+            durable: false,
         },
-    )?;
+    ];
+    let mut vm = start_converter(root, guest, disks, Vec::new(), &log)?;
     let converted = match converse(&mut vm.agent, spec, PATIENCE, progress) {
         Ok(converted) => converted,
         Err(error) if error.is::<AgentError>() => return Err(vm.post_mortem(&error, &mut log)),
@@ -204,6 +186,39 @@ fn convert(
     Ok(pending.commit(len)?)
 }
 
+/// Starts a VM that works on a stranger's bytes. All have one shape, and so one template.
+///
+/// # Errors
+/// As [`RunningVm::spawn`].
+pub(super) fn start_converter(
+    root: &Root,
+    guest: &GuestFiles,
+    disks: Vec<DiskSource>,
+    stream_ports: Vec<u32>,
+    log: &File,
+) -> Result<RunningVm> {
+    let vcpus = u8::try_from(cpu_count()).unwrap_or(u8::MAX);
+    let vcpu_count = vcpus.min(CONVERTER_VCPUS_MAX);
+    let limits = vm::limits(root, vcpu_count, CONVERTER_MEMORY_MIB, CpuShare::default());
+    RunningVm::spawn(
+        &Launcher::Here,
+        root,
+        guest,
+        VmRequest {
+            // It reaches nobody.
+            card: None,
+            vcpu_count,
+            memory_mib: CONVERTER_MEMORY_MIB,
+            group: ControlGroup::make(limits)?,
+            host_cpus: Vec::new(),
+            disks,
+            stream_ports,
+            shares: Vec::new(),
+            log: log.try_clone().context("share the converter's log")?,
+        },
+    )
+}
+
 /// Whether the file system of `file` has hardly any room.
 fn is_full(file: &File) -> bool {
     nix::sys::statvfs::fstatvfs(file).is_ok_and(|status| {
@@ -220,8 +235,9 @@ fn converse(
     progress: &dyn Fn(u64),
 ) -> Result<Converted> {
     let blob_bytes = spec.blob_bytes;
-    let mut request = Some(Request::Convert(Box::new(spec)));
     let begun = Instant::now();
+    agent.greet(Some(begun + patience.silence.min(patience.whole)))?;
+    agent.send(&Request::Convert(Box::new(spec)))?;
     // How much of the blob was told, and when that last was more than before.
     let (mut told, mut grown) = (0, begun);
     loop {
@@ -231,20 +247,13 @@ fn converse(
             begun + patience.whole,
         ];
         match agent.next(deadlines.into_iter().min())? {
-            Event::Hello { version, .. } if request.is_some() => {
-                super::check_version(version)?;
-                agent.send(&super::wake()?)?;
-                if let Some(request) = request.take() {
-                    agent.send(&request)?;
-                }
-            }
             Event::Converting { bytes } if (told..=blob_bytes).contains(&bytes) => {
                 if bytes > told {
                     (told, grown) = (bytes, Instant::now());
                 }
                 progress(bytes);
             }
-            Event::Converted(converted) if request.is_none() => return Ok(converted),
+            Event::Converted(converted) => return Ok(converted),
             Event::Failed { message, .. } => bail!("{}", super::printable(&message)),
             other => bail!(super::unexpected(&other)),
         }
@@ -333,15 +342,38 @@ fn of_layers(root: &Root, layers: &[LayerKey]) -> Result<(Vec<LayerExtent>, Disk
     }
     if segments.is_empty() {
         // The writable disk is the second one, also of an image without layers.
-        let file = tempfile::tempfile().context("create an empty disk")?;
-        file.set_len(DISK_ALIGNMENT)
-            .context("create an empty disk")?;
         segments.push(Segment {
-            file,
+            file: empty()?,
             len: DISK_ALIGNMENT,
         });
     }
     Ok((extents, DiskSource::ReadOnly(segments)))
+}
+
+/// The disks of a VM that has no use for any: each has as many as its template.
+///
+/// # Errors
+/// When a file can't be made.
+pub(super) fn unused() -> Result<Vec<DiskSource>> {
+    Ok(vec![
+        DiskSource::ReadOnly(vec![Segment {
+            file: empty()?,
+            len: DISK_ALIGNMENT,
+        }]),
+        DiskSource::Writable {
+            file: empty()?,
+            bytes: DISK_ALIGNMENT,
+            durable: false,
+        },
+    ])
+}
+
+/// A file without a name that is a disk of zeros.
+fn empty() -> Result<File> {
+    let file = tempfile::tempfile().context("create an empty disk")?;
+    file.set_len(DISK_ALIGNMENT)
+        .context("create an empty disk")?;
+    Ok(file)
 }
 
 /// Makes the disks of a container's layers that root shared once, and shares no more. A supervisor could

@@ -19,6 +19,7 @@ pub mod client;
 pub mod clock;
 pub mod containers;
 pub mod control_group;
+pub mod decompress;
 pub mod disks;
 pub mod enclosure;
 pub mod events;

@@ -25,6 +25,7 @@ const DECOMPRESSORS: &[&str] = &[
     "lz4",
     "lz4_flex",
     "lzma-rs",
+    "lzma-rust2",
     "miniz_oxide",
     "ruzstd",
     "snap",

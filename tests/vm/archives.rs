@@ -16,6 +16,7 @@ crate::tests![
     copies_of_a_running_container,
     what_copies_refuse,
     archives_on_standard_streams,
+    compressed_archives_are_decompressed_in_a_vm,
     a_copy_is_held_up_by_no_hostile_container,
     volumes_of_a_read_only_container_take_files,
     changes_are_dockers,
@@ -321,12 +322,18 @@ fn archives_on_standard_streams(world: &World) -> Result<()> {
                   bulkhead cp cc:/d - | tar --numeric-owner -tvf - d/y";
     let list = vm.shell(script).output()?.only_stdout()?;
     assert!(list.starts_with("-rw-r--r-- 7/8 "), "{list}");
-    let script = "tar -C t -czf - . | bulkhead cp - cc:/d";
-    let compressed = vm.shell(script).output()?.code(1)?;
-    assert!(
-        compressed.stderr.contains("compressed with gzip"),
-        "{compressed}"
-    );
+    for (flag, name) in [("-z", "gz"), ("-j", "bz2"), ("-J", "xz"), ("--zstd", "zst")] {
+        let script = format!(
+            "mkdir {name}; echo {name} >{name}/z; tar -C {name} {flag} -cf - . | bulkhead cp -q - cc:/d; \
+             bulkhead cp cc:/d/z - | tar -xOf -"
+        );
+        let list = vm.shell(&script).output()?.only_stdout()?;
+        assert_eq!(list, format!("{name}\n"));
+    }
+    let script =
+        "head -c 5000 /dev/urandom >t/z; tar -C t -zcf - . | head -c 3000 | bulkhead cp - cc:/d";
+    let cut = vm.shell(script).output()?.code(1)?;
+    assert!(cut.stderr.contains("incomplete deflate stream"), "{cut}");
     let script = "head -c 5000 /dev/zero | tr '\\0' x | bulkhead cp - cc:/d";
     let junk = vm.shell(script).output()?.code(1)?;
     assert!(junk.stderr.contains("checksum"), "{junk}");
@@ -344,6 +351,55 @@ fn archives_on_standard_streams(world: &World) -> Result<()> {
         .output()?
         .only_stdout()?;
     assert!(list.contains(" 1500/1500 "), "{list}");
+    Ok(())
+}
+
+fn compressed_archives_are_decompressed_in_a_vm(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    vm.bulkhead(["save", "-o", "saved.tar", "busybox"])
+        .output()?
+        .code(0)?;
+    let script = "mkdir t; echo x >t/f; echo 'FROM scratch' >t/Dockerfile; echo 'COPY f /' >>t/Dockerfile; \
+                  tar -C t -cf files.tar .; gzip -k files.tar saved.tar; bzip2 -k files.tar; xz -k files.tar; \
+                  zstd -q files.tar; cat files.tar.gz >twice; head -c 100 files.tar.gz >cut; \
+                  gzip <files.tar.gz >nested; printf '\\037\\213\\010 and what is no gzip' >junk";
+    vm.shell(script).output()?.code(0)?;
+    let before = vm.snapshot()?;
+    let loaded = vm.bulkhead(["load", "-i", "saved.tar.gz"]).output()?;
+    assert_eq!(loaded.only_stdout()?, "Loaded image: busybox:latest\n");
+    let loaded = vm.shell("bulkhead load <saved.tar.gz").output()?;
+    assert_eq!(loaded.only_stdout()?, "Loaded image: busybox:latest\n");
+    before.no_leftovers(&vm)?;
+    // The layer is the tar as it was, however it came.
+    let mut ids = BTreeSet::new();
+    for end in ["", ".gz", ".bz2", ".xz", ".zst"] {
+        let name = format!("files{end}");
+        let import = ["import", &format!("files.tar{end}"), &name];
+        vm.bulkhead(import).output()?.code(0)?;
+        let words = ["inspect", "-f", "{{.RootFS.Layers}}", &name];
+        ids.insert(vm.bulkhead(words).output()?.only_stdout()?);
+    }
+    assert_eq!(ids.len(), 1, "{ids:?}");
+    vm.shell("bulkhead build -q -t built - <files.tar.gz")
+        .output()?
+        .code(0)?;
+    let words = ["history", "--format", "{{.CreatedBy}}", "built"];
+    let history = vm.bulkhead(words).output()?.only_stdout()?;
+    assert!(history.contains("COPY file:"), "{history}");
+    let made = vm.snapshot()?;
+    for (words, text) in [
+        ("import cut", "the archive is truncated"),
+        ("import - <junk", "the archive is corrupt: "),
+        ("import nested", "the archive is compressed with gzip"),
+        ("load -i cut", "the archive is truncated"),
+        ("load -i nested", "the archive is compressed with gzip"),
+        ("load -i files.tar.gz", "so it is no image"),
+        ("build - <cut", "the archive is truncated"),
+    ] {
+        let out = vm.shell(&format!("bulkhead {words}")).output()?.code(1)?;
+        assert!(out.stderr.contains(text), "{words}: {out}");
+        made.no_leftovers(&vm)?;
+    }
     Ok(())
 }
 

@@ -23,7 +23,7 @@
 //! ```text
 //! guest -> Event::Hello                            version, kernel
 //! host  -> Request::Wake                           the guest may have slept in a template
-//! host  -> Request::Run | Request::Hold | Request::Build | Request::Convert
+//! host  -> Request::Run | Request::Hold | Request::Build | Request::Convert | Request::Decompress
 //! run:     Event::Started | Event::Failed
 //!          Request::Signal, Resize, Exec, Task …   any time after Started
 //!          Event::TaskEnded                        once for each Task
@@ -38,6 +38,7 @@
 //!          Request::Run, then as above to Exited   once for each step that runs something
 //!          Request::Seal, then Event::Sealed       after each step; until Request::Shutdown
 //! convert: Event::Converting* then Event::Converted | Event::Failed
+//! decompress: Event::Decompressed | Event::Failed
 //! guest -> Event::Bye                              file systems are clean; power-off follows
 //! ```
 
@@ -51,7 +52,7 @@ pub mod spec;
 pub mod task;
 
 /// The version both sides must agree on; the agent says its own in [`message::Event::Hello`].
-pub const PROTOCOL_VERSION: u32 = 8;
+pub const PROTOCOL_VERSION: u32 = 9;
 
 /// vsock port of the control connection on the host's side.
 pub const CONTROL_PORT: u32 = 1024;

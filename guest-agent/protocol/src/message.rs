@@ -36,6 +36,14 @@ pub enum Request {
     Seal,
     /// Unpack a layer. The second and last request of a converter VM.
     Convert(Box<ConvertSpec>),
+    /// Decompress what comes over one stream onto another; answered by [`Event::Decompressed`]. The
+    /// second and last request of a VM that does nothing else.
+    Decompress {
+        /// vsock port of what is compressed.
+        compressed: u32,
+        /// vsock port that takes the rest.
+        plain: u32,
+    },
     /// Start another process in the running container.
     Exec {
         /// Its id, chosen by the host, unused so far.
@@ -113,7 +121,7 @@ pub enum Event {
     },
     /// The request could not be carried out; nothing of it runs.
     Failed {
-        /// Which process, 0 for a conversion.
+        /// Which process, 0 where there is none.
         process: ProcessId,
         /// What decides the exit code.
         kind: FailureKind,
@@ -145,6 +153,8 @@ pub enum Event {
     },
     /// The layer's file system is complete and flushed.
     Converted(Converted),
+    /// All that was compressed was read, and sent as what it is.
+    Decompressed,
     /// Everything is flushed and unmounted; the VM powers off next.
     Bye,
 }

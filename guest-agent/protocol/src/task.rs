@@ -57,6 +57,8 @@ pub enum Task {
     Extract {
         /// The directory; it exists.
         path: String,
+        /// Whether the tar may be compressed.
+        decompress: bool,
         /// Whom everything is to belong to, in Docker's user syntax; as the tar says without it.
         owner: Option<String>,
     },

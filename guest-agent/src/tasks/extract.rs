@@ -20,6 +20,7 @@ use tarball::{Entry, EntryKind, TarReader, shown};
 
 use super::place;
 use crate::failure::{Context, Failure};
+use crate::packing::{self, Packing};
 use crate::paths::{self, Want};
 use crate::unpack::is_reserved;
 use crate::user;
@@ -40,7 +41,7 @@ const USERS_MAX: usize = 8 << 20;
 const DEPTH_MAX: usize = 256;
 
 /// Unpacks `from` into the directory `path` of the container; everything in it belongs to `owner`,
-/// if there is one.
+/// if there is one. It may be compressed where it is to be decompressed.
 ///
 /// # Errors
 /// What is wrong with the archive, or what making a file says.
@@ -48,13 +49,23 @@ pub fn into(
     root: BorrowedFd<'_>,
     path: &str,
     owner: Option<&str>,
-    from: impl Read,
+    decompress: bool,
+    mut from: impl Read,
 ) -> Result<(), Failure> {
     // So that a path that is none is told before anything else.
     paths::open(root, path, Want::Directory).config(|| format!("open {path}"))?;
     let owner = owner.map(|owner| identity(root, owner)).transpose()?;
     let mut extraction = Extraction::new(root, path.as_bytes(), owner);
-    extraction.all(TarReader::new(from))?;
+    let mut head = Vec::new();
+    if decompress {
+        Read::by_ref(&mut from)
+            .take(packing::MAGIC_LEN)
+            .read_to_end(&mut head)
+            .context(|| "read the archive".into())?;
+    }
+    let packing = Packing::of(&head);
+    let mut whole = head.as_slice().chain(from);
+    extraction.all(TarReader::new(packing::decoded(packing, &mut whole)?))?;
     extraction.set_times();
     Ok(())
 }

@@ -280,10 +280,14 @@ impl Inside<'_> {
                 put::make_directory(self.root.as_fd(), path, owner.as_deref())?;
                 Ok(Outcome::Done)
             }
-            Task::Extract { path, owner } => {
+            Task::Extract {
+                path,
+                decompress,
+                owner,
+            } => {
                 let root = self.with_mounts()?;
                 let from = connected(stream)?;
-                extract::into(root.as_fd(), path, owner.as_deref(), from)?;
+                extract::into(root.as_fd(), path, owner.as_deref(), *decompress, from)?;
                 Ok(Outcome::Done)
             }
             Task::Changes => {
@@ -348,8 +352,8 @@ fn connected(stream: Option<File>) -> Result<File, Failure> {
     stream.ok_or_else(|| Failure::other("the task has no stream"))
 }
 
-/// A task's stream, which waits for the host.
-fn connect(port: u32) -> Result<File, Failure> {
+/// A stream of the host's, which waits for it.
+pub(crate) fn connect(port: u32) -> Result<File, Failure> {
     let about = || format!("connect stream port {port}");
     let socket = vsock::connect(port)
         .and_then(vsock::Connecting::finish)

@@ -18,6 +18,7 @@ use super::extract::{self, Data, Extraction, bad, clean};
 use super::unpacked;
 use crate::failure::{Context, Failure};
 use crate::layers::SCRATCH;
+use crate::packing;
 use crate::paths::{self, Want};
 
 /// Links that are followed for one name, as in the kernel.
@@ -128,7 +129,7 @@ fn put(
     loop {
         let mut data = head.as_slice().chain(Data(&mut tar));
         match archive.take() {
-            Some(packing) => unpack(root, target, unpacked::decoded(packing, &mut data)?)?,
+            Some(packing) => unpack(root, target, packing::decoded(packing, &mut data)?)?,
             None => extraction.put(&entry, &mut data)?,
         }
         head.clear();

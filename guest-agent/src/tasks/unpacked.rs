@@ -6,40 +6,13 @@
 use std::io::Read;
 
 use crate::failure::{Context, Failure};
+use crate::packing::{Packing, decoded};
 
 /// Bytes of a file that are looked at: enough for a decoder to yield the first header of a tar.
 const HEAD_LEN: usize = 256 << 10;
 
 /// Bytes of a tar's header.
 const HEADER_LEN: usize = 512;
-
-/// Largest zstd window as a power of two, as for layers.
-const ZSTD_WINDOW_LOG_MAX: u32 = 27;
-
-/// Memory that the xz decoder may take in KiB: xz's largest preset takes 65 MiB.
-const XZ_MEMORY_KIB: u32 = 128 << 10;
-
-/// How an archive is packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Packing {
-    None,
-    Gzip,
-    Bzip2,
-    Xz,
-    Zstd,
-}
-
-impl Packing {
-    fn of(head: &[u8]) -> Self {
-        match head {
-            [0x1f, 0x8b, 8, ..] => Self::Gzip,
-            [b'B', b'Z', b'h', ..] => Self::Bzip2,
-            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
-            _ => Self::None,
-        }
-    }
-}
 
 /// Reads the beginning of a file, and says how it is packed if it is an archive.
 ///
@@ -57,32 +30,6 @@ pub(super) fn look(file: &mut dyn Read) -> Result<(Vec<u8>, Option<Packing>), Fa
         .map(|decoder| decoder.take(HEADER_LEN as u64).read_to_end(&mut header));
     let is_archive = matches!(read, Ok(Ok(_))) && is_header(&header);
     Ok((head, is_archive.then_some(packing)))
-}
-
-/// Reads what is packed.
-///
-/// # Errors
-/// What beginning to decode says.
-pub(super) fn decoded<'a>(
-    packing: Packing,
-    from: &'a mut dyn Read,
-) -> Result<Box<dyn Read + 'a>, Failure> {
-    Ok(match packing {
-        Packing::None => Box::new(from),
-        Packing::Gzip => Box::new(flate2::read::MultiGzDecoder::new(from)),
-        Packing::Bzip2 => Box::new(bzip2::read::MultiBzDecoder::new(from)),
-        Packing::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(
-            from,
-            true,
-            XZ_MEMORY_KIB,
-        )),
-        Packing::Zstd => {
-            let about = || "begin to decompress".to_owned();
-            let mut decoder = zstd::stream::read::Decoder::new(from).context(about)?;
-            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).context(about)?;
-            Box::new(decoder)
-        }
-    })
 }
 
 /// Whether these bytes are a header of a tar (POSIX.1-2017, pax, "ustar Interchange Format"): its

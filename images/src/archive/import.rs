@@ -147,7 +147,7 @@ mod tests {
         for (magic, kind, command) in [
             (&[0x1f, 0x8b, 8][..], "gzip", "gunzip -c"),
             (&[0x28, 0xb5, 0x2f, 0xfd], "zstd", "zstd -dc"),
-            (b"BZh9", "bzip2", "bunzip2 -c"),
+            (b"BZh91AY&SY", "bzip2", "bunzip2 -c"),
             (&[0xfd, b'7', b'z', b'X', b'Z', 0], "xz", "xz -dc"),
         ] {
             let error = import_bytes(&store, magic).unwrap_err();

@@ -19,6 +19,13 @@ fn amd64() -> Platform {
     Platform::new("linux", "amd64", None)
 }
 
+fn load(store: &Store, path: &Path) -> Result<Vec<Loaded>, ArchiveError> {
+    match open(path)? {
+        Source::Archive(file) => load_stream(store, file, &amd64()),
+        Source::Layout(directory) => load_layout(store, directory, &amd64()),
+    }
+}
+
 fn load_bytes(store: &Store, archive: &[u8]) -> Result<Vec<Loaded>, ArchiveError> {
     load_stream(store, archive, &amd64())
 }
@@ -204,7 +211,7 @@ fn an_oci_archive_and_a_directory_are_loaded() {
     let (_dir, from_directory) = store();
     let layout = tempfile::tempdir().unwrap();
     sample.write_layout(layout.path(), Some("latest"));
-    let loaded = load(&from_directory, layout.path(), &amd64()).unwrap();
+    let loaded = load(&from_directory, layout.path()).unwrap();
     assert_eq!(
         lines(&loaded),
         [format!("Loaded image ID: {}", sample.id())]
@@ -216,7 +223,7 @@ fn an_oci_archive_and_a_directory_are_loaded() {
 
     let file = layout.path().join("archive.tar");
     std::fs::write(&file, sample.docker_archive(&["file:1"])).unwrap();
-    load(&from_directory, &file, &amd64()).unwrap();
+    load(&from_directory, &file).unwrap();
     assert_eq!(from_directory.resolve("file:1").unwrap().id, image.id);
 }
 
@@ -339,11 +346,11 @@ fn what_is_no_image_is_refused() {
         ArchiveError::Json { .. }
     ));
     let (_dir, store) = store();
-    let missing = load(&store, Path::new("/nonexistent/x.tar"), &amd64()).unwrap_err();
+    let missing = load(&store, Path::new("/nonexistent/x.tar")).unwrap_err();
     assert_eq!(missing.to_string(), "cannot open /nonexistent/x.tar");
     let empty = tempfile::tempdir().unwrap();
     assert!(matches!(
-        load(&store, empty.path(), &amd64()),
+        load(&store, empty.path()),
         Err(ArchiveError::NotAnImage)
     ));
 }
@@ -530,12 +537,12 @@ fn a_directory_is_not_left() {
     let (_dir, store) = store();
     for target in [secret.as_path(), Path::new("../../../secret")] {
         std::os::unix::fs::symlink(target, &blob).unwrap();
-        let error = load(&store, &layout, &amd64()).unwrap_err();
+        let error = load(&store, &layout).unwrap_err();
         assert!(matches!(error, ArchiveError::Member { .. }), "{error}");
         std::fs::remove_file(&blob).unwrap();
     }
     nix::unistd::mkfifo(&blob, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    assert!(load(&store, &layout, &amd64()).is_err());
+    assert!(load(&store, &layout).is_err());
 }
 
 #[test]

@@ -2,16 +2,18 @@
 //! or from a commit of a repository that is here.
 
 use std::fs::{DirBuilder, File};
-use std::io::{IsTerminal, Read};
+use std::io::{Cursor, IsTerminal, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
+use images::archive::compression_of;
 use images::context::{Context, Ignore};
 use images::limits::DOCKERFILE_BYTES;
 use nix::fcntl::{Flock, FlockArg, OFlag, OpenHow, ResolveFlag, openat2};
 
+use crate::sandbox::decompress;
 use crate::sandbox::paths::Root;
 use crate::sandbox::receive::{self, Owners};
 use crate::sandbox::removal;
@@ -174,9 +176,9 @@ fn default_dockerfile(folder: &Path) -> PathBuf {
     }
 }
 
-/// An archive, or a Dockerfile alone.
+/// An archive, which may be compressed, or a Dockerfile alone.
 fn from_stdin(root: &Root, file: Option<&str>) -> Result<Input> {
-    let mut stdin = std::io::stdin().lock();
+    let mut stdin = std::io::stdin();
     if stdin.is_terminal() {
         bail!("standard input is a terminal: give it an archive or a Dockerfile");
     }
@@ -186,13 +188,12 @@ fn from_stdin(root: &Root, file: Option<&str>) -> Result<Input> {
         .take(HEADER_LEN as u64)
         .read_to_end(&mut head)
         .context("read standard input")?;
-    if is_compressed(&head) {
-        bail!(
-            "the archive on standard input is compressed: decompress it on the way, as in `zcat context.tar.gz | bulkhead build -`"
-        );
-    }
+    let is_compressed = compression_of(&head).is_some();
     let is_archive = head.get(257..262) == Some(b"ustar");
-    let whole = head.as_slice().chain(stdin);
+    let whole = Cursor::new(head).chain(stdin);
+    if is_compressed {
+        return from_archive(root, decompress::plain(root, whole)?, file);
+    }
     if is_archive {
         return from_archive(root, whole, file);
     }
@@ -205,11 +206,6 @@ fn from_stdin(root: &Root, file: Option<&str>) -> Result<Input> {
         name: DOCKERFILE.to_owned(),
         _unpacked: None,
     })
-}
-
-fn is_compressed(head: &[u8]) -> bool {
-    let magics: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"];
-    magics.iter().any(|magic| head.starts_with(magic))
 }
 
 /// Unpacks an archive into a folder of our own, by the rules of what a stranger sends.

@@ -1,5 +1,5 @@
 //! An agent that does what it is asked for, but for one lie: to a container's files, to another process in
-//! it, to a conversion or to the steps of a build.
+//! it, to a conversion, to what decompresses or to the steps of a build.
 
 use std::fs::File;
 use std::io::{Result, Write};
@@ -33,6 +33,9 @@ pub fn serve(control: &mut Control, lie: &str) -> Result<()> {
                 _ => None,
             }))?,
             Request::Convert(spec) => convert(control, lie, spec.blob_bytes)?,
+            Request::Decompress { compressed, plain } => {
+                decompress(control, lie, compressed, plain)?;
+            }
             Request::Exec { process, spec } => exec(control, lie, process, &spec)?,
             Request::Task { id, task, port } => do_task(control, lie, id, &task, port)?,
             Request::Freeze(freeze) => control.say(&Event::Frozen(freeze))?,
@@ -159,6 +162,33 @@ fn convert(control: &mut Control, lie: &str, blob_bytes: u64) -> Result<()> {
         "converted-held" => control.say(&Event::Held),
         // A disk of zeros.
         _ => control.say(&converted(4096)),
+    }
+}
+
+/// Takes little of what is compressed, if anything.
+fn decompress(control: &mut Control, lie: &str, compressed: u32, plain: u32) -> Result<()> {
+    let from = connect(compressed)?;
+    let mut to = connect(plain)?;
+    match lie {
+        "garbage" => to.write_all(&[b'x'; CHUNK])?,
+        "endless" => loop {
+            to.write_all(&[b'x'; CHUNK])?;
+        },
+        _ => {}
+    }
+    drop((from, to));
+    match lie {
+        "failed" => control.say(&Event::Failed {
+            process: 0,
+            kind: FailureKind::Other,
+            message: long(),
+        }),
+        "hello-again" => control.hello(PROTOCOL_VERSION, "hostile"),
+        "ended" => {
+            reboot();
+            Ok(())
+        }
+        _ => control.say(&Event::Decompressed),
     }
 }
 

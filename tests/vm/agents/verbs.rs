@@ -1,5 +1,5 @@
-//! Agents that lie to `cp`, `export`, `diff`, `commit` and `exec`, to a conversion and to the steps of a
-//! build. Each lie ends in one sentence and Docker's code, or is told as what it is; nothing of the host is
+//! Agents that lie to `cp`, `export`, `diff`, `commit` and `exec`, to a conversion, to what decompresses and to
+//! the steps of a build. Each lie ends in one sentence and Docker's code, or is told as what it is; nothing of the host is
 //! touched beside what was asked for, and nothing is left.
 
 use std::fs;
@@ -24,6 +24,7 @@ crate::tests![
     other_processes_are_those_that_were_asked_for,
     a_running_container_lies_to_its_verbs,
     a_conversion_that_is_none_makes_no_layer,
+    what_is_decompressed_is_taken_for_no_more_than_bytes,
     a_build_that_is_none_makes_no_image,
 ];
 
@@ -389,6 +390,33 @@ fn a_conversion_that_is_none_makes_no_layer(_: &World) -> Result<()> {
         vm.run(["busybox", "echo", "next"])?.only_stdout()?,
         "next\n"
     );
+    Ok(())
+}
+
+fn what_is_decompressed_is_taken_for_no_more_than_bytes(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let guest = vm.folder().join("hostile");
+    let images = || -> Result<String> { vm.bulkhead(["images", "-aq"]).output()?.only_stdout() };
+    let before = images()?;
+    let mut packed = vec![b'x'; 4 << 20];
+    packed[..3].copy_from_slice(b"\x1f\x8b\x08");
+    fs::write(vm.work().join("packed"), packed).context("write a file")?;
+    for (lie, words, text) in [
+        ("garbage", &["import", "packed"][..], "is no tar"),
+        ("endless", &["import", "packed"], "is no tar"),
+        ("garbage", &["load", "-i", "packed"], "checksum"),
+        ("nothing", &["load", "-i", "packed"], "so it is no image"),
+        ("failed", &["import", "packed"], "\u{fffd}[2J"),
+        ("hello-again", &["import", "packed"], "broke the protocol"),
+        ("ended", &["import", "packed"], "the VM ended"),
+    ] {
+        let out = lying(&vm, &guest, lie, vm.bulkhead(words))?.output()?;
+        told(&out, 1, text).with_context(|| format!("{lie}, {words:?}"))?;
+        vm.wait_for_no_process()?;
+        ensure!(images()? == before, "{lie}, {words:?}: an image was made");
+        let ingest = vm.root().join("images/ingest");
+        ensure!(fs::read_dir(ingest)?.count() == 0, "{lie}, {words:?}");
+    }
     Ok(())
 }
 

@@ -38,6 +38,7 @@ const TOOLS: &[Package] = &[
 /// What VM tests compare with, pull from, and exchange images with.
 const PEERS: &[Package] = &[
     Package::file("buildah", &["/usr/bin/buildah"]),
+    Package::file("bzip2", &["/bin/bzip2", "/usr/bin/bzip2"]),
     Package::file("crun", &["/usr/bin/crun"]),
     Package::file("docker-registry", &["/usr/bin/docker-registry"]),
     Package::file("docker.io", &["/usr/bin/dockerd", "/usr/sbin/dockerd"]),
@@ -47,6 +48,8 @@ const PEERS: &[Package] = &[
     Package::file("skopeo", &["/usr/bin/skopeo"]),
     Package::file("strace", &["/usr/bin/strace"]),
     Package::file("umoci", &["/usr/bin/umoci"]),
+    Package::file("xz-utils", &["/usr/bin/xz"]),
+    Package::file("zstd", &["/usr/bin/zstd"]),
 ];
 
 /// Run all tests: unit tests, VM tests where KVM works, a short run of each fuzz target

@@ -44,7 +44,7 @@ impl Tree {
             writer.data(data.as_bytes()).unwrap();
         }
         let bytes = writer.finish().unwrap();
-        into(self.root.as_fd(), target, owner, &*bytes).map_err(|failure| failure.message)
+        into(self.root.as_fd(), target, owner, false, &*bytes).map_err(|failure| failure.message)
     }
 
     fn nothing_outside(&self) {
@@ -183,13 +183,13 @@ fn no_path_leads_out() {
 #[test]
 fn damaged_archives_and_whiteouts_are_refused() {
     let tree = Tree::new();
-    let junk = into(tree.root.as_fd(), "/", None, &[7; 700][..]).unwrap_err();
+    let junk = into(tree.root.as_fd(), "/", None, false, &[7; 700][..]).unwrap_err();
     assert!(junk.message.contains("checksum"), "{junk}");
     let mut writer = TarWriter::new(Vec::new());
     writer.entry(&file("f", "content").0).unwrap();
     writer.data(b"content").unwrap();
     let bytes = writer.finish().unwrap();
-    let cut = into(tree.root.as_fd(), "/", None, &bytes[..515]).unwrap_err();
+    let cut = into(tree.root.as_fd(), "/", None, false, &bytes[..515]).unwrap_err();
     assert!(cut.message.contains("truncated"), "{cut}");
     let whiteout = (entry(EntryKind::CharDevice, "gone"), "");
     assert_eq!(
@@ -286,7 +286,7 @@ fn holes_stay_holes() {
         .unwrap();
     // The archive has the map of a sparse file, and not its zeros.
     assert!(tar.status.success() && tar.stdout.len() < 1 << 20);
-    into(tree.root.as_fd(), "/", None, &*tar.stdout).unwrap();
+    into(tree.root.as_fd(), "/", None, false, &*tar.stdout).unwrap();
     let there = tree.path("sparse");
     let bytes = fs::read(&there).unwrap();
     assert_eq!(bytes.len(), LEN);

@@ -378,7 +378,11 @@ impl Agent {
                 self.processes.values_mut().for_each(Process::abandon);
                 self.tell()
             }
-            Request::Hold(_) | Request::Build(_) | Request::Seal | Request::Convert(_) => {
+            Request::Hold(_)
+            | Request::Build(_)
+            | Request::Seal
+            | Request::Convert(_)
+            | Request::Decompress { .. } => {
                 bail!("the supervisor asks a plain container for what a VM does")
             }
         }

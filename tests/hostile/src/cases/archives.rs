@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Case, Content, Expected, prints, reading};
-use crate::image::{Base, CONFIG, Draft, INDEX, MANIFEST, digest, gzip};
+use crate::image::{Base, CONFIG, Draft, INDEX, MANIFEST, digest};
 use crate::tarball::{GNU, Header, Tar};
 
 /// What a `docker save` archive is made of.
@@ -369,19 +369,6 @@ fn members() -> Vec<Case> {
 
 fn forms() -> Vec<Case> {
     vec![
-        archive(
-            21,
-            "compressed-archive",
-            "an archive that would be decompressed on the host",
-            |saved| {
-                gzip(
-                    &saved
-                        .with_list(&saved.list("config.json", &["layer.tar"]))
-                        .end(),
-                )
-            },
-            reading("the archive is compressed with gzip"),
-        ),
         archive(
             21,
             "sparse-member",
