@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         .map(std::ffi::OsString::into_string)
         .collect();
     let args = match args {
-        Ok(args) => args,
+        Ok(args) => cli::globals::help(args),
         Err(arg) => {
             complain(&anyhow::anyhow!(
                 "an argument is not UTF-8: {}",
@@ -47,6 +47,10 @@ fn main() -> ExitCode {
         Ok(matches) => matches,
         Err(error) => return usage(&error, &args),
     };
+    if let Err(error) = cli::before(&matches, &args) {
+        complain(&error);
+        return ExitCode::from(CODE_OURS);
+    }
     let (result, code) = match cli::with_flags_of_run(&matches, began) {
         Some(result) => (result, CODE_OURS),
         None => (cli::other(&matches), CODE_FAILURE),

@@ -173,15 +173,16 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets the steps beyond [`BUILD_STEPS`] and [`BUILD_CACHE_BYTES`] that were of use longest ago.
+    /// Forgets the steps beyond [`BUILD_STEPS`] and [`BUILD_CACHE_BYTES`] that were of use longest ago; whether
+    /// there were any, so that there is something to collect.
     ///
     /// # Errors
     /// As [`Self::forget_steps`].
-    pub fn limit_steps(&self) -> Result<(), StoreError> {
+    pub fn limit_steps(&self) -> Result<bool, StoreError> {
         self.limit_steps_to(BUILD_CACHE_BYTES)
     }
 
-    fn limit_steps_to(&self, bytes: u64) -> Result<(), StoreError> {
+    fn limit_steps_to(&self, bytes: u64) -> Result<bool, StoreError> {
         let records = self.cached_steps()?;
         // What an image has costs nothing.
         let images = self.list()?.images;
@@ -201,7 +202,9 @@ impl Store {
             seen.extend(own.map(|layer| layer.blob));
             (kept, size) = (kept + 1, together);
         }
-        self.forget_steps(surplus)
+        let is_any = !surplus.is_empty();
+        self.forget_steps(surplus)?;
+        Ok(is_any)
     }
 
     /// Removes records that a killed build was writing. Nobody may be writing one.

@@ -280,6 +280,11 @@ impl Store {
         self.image(&index, entry)
     }
 
+    /// The names of all images, also of those that can't be read.
+    pub fn names(&self) -> Result<Vec<Reference>, StoreError> {
+        Ok(self.read_index()?.all_names())
+    }
+
     /// The image with this very name, if there is one.
     pub fn find(&self, name: &Reference) -> Result<Option<Image>, StoreError> {
         let _lease = self.lease()?;

@@ -9,6 +9,7 @@ use crate::sandbox::attach::Ended;
 use crate::sandbox::paths::Root;
 use crate::sandbox::start::{AttachOptions, attach_to};
 use crate::sandbox::state::Status;
+use crate::sandbox::wire::ENDED;
 use crate::sandbox::{client, containers};
 
 /// Flags of `attach`.
@@ -65,6 +66,10 @@ pub fn run(args: &AttachArgs) -> Result<u8> {
     };
     match attach_to(&folder, link, options)? {
         Ended::Detached => Err(detached()),
+        // It was at its end.
+        Ended::Refused(why) if why == ENDED => {
+            bail!("You cannot attach to a stopped container, start it first")
+        }
         ended => exit_code(ended),
     }
 }

@@ -26,7 +26,7 @@ use crate::sandbox::build::{Build, BuildError, Built, StepFailed, StepId, build}
 use crate::sandbox::clock::{now, rfc3339};
 use crate::sandbox::launch::Launch;
 use crate::sandbox::paths::{GuestFiles, Root};
-use crate::sandbox::{events, network};
+use crate::sandbox::{containers, events, network};
 use input::Input;
 pub use progress::PROGRESS_VARIABLE;
 use progress::{Mode, Progress};
@@ -156,15 +156,14 @@ pub fn run(matches: ArgMatches) -> Result<u8> {
     let built = match built {
         Ok(built) => built,
         Err(error) => {
-            // What it has made is kept, within limits.
-            let _ = store.limit_steps();
+            drop(lease);
+            limit_cache(&store, &root);
             return Err(failed(error, &plan, &progress, &input));
         }
     };
     let image = compose(&store, &lease, built, &options)?;
     drop(lease);
-    // What can't be forgotten now is at the next build's end.
-    let _ = store.limit_steps();
+    limit_cache(&store, &root);
     let id = image.id.to_string();
     progress.say(&format!("writing image {id}"));
     for name in &options.names {
@@ -261,7 +260,7 @@ fn show_lines(id: StepId, plan: &Plan, input: &Input) {
 fn options(flags: &Flags) -> Result<Options> {
     let quiet = flags.is_on("quiet");
     let platform = match flags.list("platform").as_slice() {
-        [] => Platform::host(),
+        [] => pull::default_platform(run::variable(pull::PLATFORM_VARIABLE)?)?,
         [text] => Platform::parse(text)?,
         _ => bail!("--platform is given more than once: one image is built for one platform"),
     };
@@ -322,12 +321,33 @@ fn options(flags: &Flags) -> Result<Options> {
         iidfile: flags.text("iidfile"),
         epoch: epoch()?,
         step: step_options(flags)?,
-        environment: format!(
-            "{:?} {:?}",
-            flags.list("add-host"),
-            flags.text("network").filter(|mode| mode == "none")
-        ),
+        environment: environment(flags),
     })
+}
+
+/// What a step that runs something has besides its files and its instruction. What is not given leaves the words
+/// as they are, so that steps that are known stay so.
+fn environment(flags: &Flags) -> String {
+    let mut text = format!(
+        "{:?} {:?}",
+        flags.list("add-host"),
+        flags.text("network").filter(|mode| mode == "none")
+    );
+    let ulimits = flags.list("ulimit");
+    if !ulimits.is_empty() {
+        text.push_str(&format!(" ulimit {ulimits:?}"));
+    }
+    if let Some(size) = flags.text("shm-size") {
+        text.push_str(&format!(" shm-size {size:?}"));
+    }
+    text
+}
+
+/// Keeps what builds have made within limits. What can't be forgotten or removed now is at the next build's end.
+fn limit_cache(store: &Store, root: &Root) {
+    if let Ok(true) = store.limit_steps() {
+        let _ = store.collect(&|| containers::uses(root));
+    }
 }
 
 fn epoch() -> Result<Option<i64>> {
@@ -486,4 +506,42 @@ pub fn code(error: &anyhow::Error) -> u8 {
     error
         .downcast_ref::<WithCode>()
         .map_or(1, |with_code| with_code.code)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn environment_of(given: &[&str]) -> String {
+        let words = [&["build"][..], given, &["."]].concat();
+        let matches = flags::build_command().try_get_matches_from(words).unwrap();
+        environment(&Flags::check_build(matches).unwrap())
+    }
+
+    #[test]
+    fn steps_without_limits_have_the_words_that_they_had() {
+        assert_eq!(environment_of(&[]), "[] None");
+        assert_eq!(environment_of(&["--network=default"]), "[] None");
+        assert_eq!(
+            environment_of(&["--add-host=a:1.2.3.4", "--network=none"]),
+            "[\"a:1.2.3.4\"] Some(\"none\")"
+        );
+    }
+
+    #[test]
+    fn limits_that_a_step_sees_make_it_another() {
+        let given: [&[&str]; 7] = [
+            &[],
+            &["--ulimit=nofile=10"],
+            &["--ulimit=nofile=20"],
+            &["--ulimit=nofile=10", "--ulimit=nproc=20"],
+            &["--shm-size=1m"],
+            &["--shm-size=2m"],
+            &["--ulimit=nofile=10", "--shm-size=1m"],
+        ];
+        let environments: BTreeSet<String> = given.iter().copied().map(environment_of).collect();
+        assert_eq!(environments.len(), given.len());
+    }
 }

@@ -1,12 +1,12 @@
 //! `bulkhead builder prune`: removes what builds keep for the next one.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use images::build::CacheRecord;
-use images::{Digest, Store};
+use images::{Digest, Layer, Store};
 use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
@@ -81,17 +81,9 @@ pub fn remove(root: &Root, filters: &Filters, all: bool, keep: u64) -> Result<Pr
     let mut bytes = space_of_images(root, |store| {
         let records = store.cached_steps()?;
         let in_images = layers_of_images(store)?;
-        let mut left: u64 = records.iter().map(size).sum();
-        for record in &records {
-            let is_free = all || !is_in(record, &in_images);
-            let is_old = until.is_none_or(|until| seconds(record.last_used) < until);
-            // Records without a layer take next to nothing, and go when nothing is to be kept.
-            let is_too_much = keep == 0 || left > keep;
-            if is_free && is_old && is_too_much {
-                store.forget_steps([&record.key])?;
-                left = left.saturating_sub(size(record));
-                lines.push(record.key.hex());
-            }
+        for record in surplus(&records, &in_images, all, until, keep) {
+            store.forget_steps([&record.key])?;
+            lines.push(record.key.hex());
         }
         store.collect(&|| containers::uses(root))?;
         Ok(())
@@ -100,6 +92,43 @@ pub fn remove(root: &Root, filters: &Filters, all: bool, keep: u64) -> Result<Pr
         bytes = bytes.saturating_add(remove_mounts(root)?);
     }
     Ok(Pruned { lines, bytes })
+}
+
+/// Those of the records, of all or of what no image has, that go until no more than `keep` bytes are left.
+fn surplus<'a>(
+    records: &'a [CacheRecord],
+    in_images: &HashSet<Digest>,
+    all: bool,
+    until: Option<i64>,
+    keep: u64,
+) -> Vec<&'a CacheRecord> {
+    // What an image has costs nothing, and what several records have is there once.
+    let mut users: HashMap<Digest, usize> = HashMap::new();
+    let mut left = 0_u64;
+    for record in records {
+        if let Some(layer) = own_layer(record, in_images) {
+            let users = users.entry(layer.blob).or_default();
+            left = left.saturating_add(if *users == 0 { layer.size } else { 0 });
+            *users += 1;
+        }
+    }
+    let mut surplus = Vec::new();
+    for record in records {
+        let is_free = all || !is_in(record, in_images);
+        let is_old = until.is_none_or(|until| seconds(record.last_used) < until);
+        // Records without a layer take next to nothing, and go when nothing is to be kept.
+        let is_too_much = keep == 0 || left > keep;
+        if is_free && is_old && is_too_much {
+            if let Some(layer) = own_layer(record, in_images)
+                && let Some(users) = users.get_mut(&layer.blob)
+            {
+                *users -= 1;
+                left = left.saturating_sub(if *users == 0 { layer.size } else { 0 });
+            }
+            surplus.push(record);
+        }
+    }
+    surplus
 }
 
 /// Layers of images; what a record has of them costs nothing.
@@ -113,6 +142,15 @@ pub fn layers_of_images(store: &Store) -> Result<HashSet<Digest>> {
 pub fn is_in(record: &CacheRecord, layers: &HashSet<Digest>) -> bool {
     let layer = record.step.layer.as_ref();
     layer.is_some_and(|layer| layers.contains(&layer.blob))
+}
+
+/// The layer of a step, unless an image has it.
+fn own_layer<'a>(record: &'a CacheRecord, layers: &HashSet<Digest>) -> Option<&'a Layer> {
+    record
+        .step
+        .layer
+        .as_ref()
+        .filter(|_| !is_in(record, layers))
 }
 
 /// Bytes of a step's layer.
@@ -151,4 +189,87 @@ fn remove_mounts(root: &Root) -> Result<u64> {
         }
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use images::Compression;
+    use images::build::CachedStep;
+
+    use super::*;
+
+    /// A record of use in this second, with a layer of this content and so many bytes.
+    fn record(second: u64, layer: Option<(&str, u64)>) -> CacheRecord {
+        let layer = layer.map(|(content, size)| Layer {
+            diff_id: Digest::of(content.as_bytes()),
+            blob: Digest::of(content.as_bytes()),
+            compression: Compression::None,
+            size,
+        });
+        CacheRecord {
+            key: Digest::of(&second.to_le_bytes()),
+            step: CachedStep {
+                layer,
+                text: "RUN true".to_owned(),
+                created: "2024-01-01T00:00:00Z".to_owned(),
+            },
+            last_used: SystemTime::UNIX_EPOCH + Duration::from_secs(second),
+        }
+    }
+
+    /// Seconds of those that go, where an image has the layer `image`.
+    fn gone(records: &[CacheRecord], all: bool, until: Option<i64>, keep: u64) -> Vec<i64> {
+        let in_images = HashSet::from([Digest::of(b"image")]);
+        let gone = surplus(records, &in_images, all, until, keep);
+        gone.iter()
+            .map(|record| seconds(record.last_used))
+            .collect()
+    }
+
+    #[test]
+    fn what_an_image_has_stays_and_does_not_count() {
+        let records = [
+            record(1, Some(("image", 1000))),
+            record(2, Some(("own", 10))),
+            record(3, None),
+        ];
+        for (all, keep, want) in [
+            (false, 10, vec![]),
+            (false, 9, vec![2]),
+            (false, 0, vec![2, 3]),
+            (true, 10, vec![]),
+            (true, 0, vec![1, 2, 3]),
+        ] {
+            let want: Vec<i64> = want;
+            assert_eq!(gone(&records, all, None, keep), want, "{all} {keep}");
+        }
+    }
+
+    #[test]
+    fn a_layer_of_two_records_counts_once_and_goes_with_the_second() {
+        let records = [
+            record(1, Some(("shared", 100))),
+            record(2, Some(("shared", 100))),
+            record(3, Some(("own", 10))),
+        ];
+        for (keep, want) in [
+            (110, vec![]),
+            (109, vec![1, 2]),
+            (10, vec![1, 2]),
+            (9, vec![1, 2, 3]),
+        ] {
+            let want: Vec<i64> = want;
+            assert_eq!(gone(&records, false, None, keep), want, "{keep}");
+        }
+    }
+
+    #[test]
+    fn what_was_of_use_since_stays() {
+        let records = [record(5, Some(("one", 10))), record(6, Some(("two", 10)))];
+        let want: Vec<i64> = vec![5];
+        assert_eq!(gone(&records, true, Some(6), 0), want);
+        assert_eq!(gone(&records, true, Some(6), 10), want);
+    }
 }

@@ -87,7 +87,9 @@ pub fn run(args: ExecArgs) -> Result<u8> {
         link.send(&request, &[])?;
         return match link.wait()? {
             Some(ToCommand::Failed { message, .. } | ToCommand::Refused(message)) => bail!(message),
-            _ => Ok(0),
+            Some(_) => Ok(0),
+            // It was at its end.
+            None => bail!("container {} is not running", config.id),
         };
     }
     let options = AttachOptions {

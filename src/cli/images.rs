@@ -1,6 +1,6 @@
 //! `bulkhead images`, `bulkhead image ls`: what is in the store.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use images::{Digest, Image, Reference, Store};
 use protocol::pattern::Pattern;
 use serde_json::{Map, Value, json};
@@ -42,6 +42,9 @@ pub struct ImagesArgs {
     /// Show all; there are no intermediate images
     #[arg(short, long)]
     all: bool,
+    /// As a tree of platforms; refused, an image here is for one
+    #[arg(long)]
+    tree: bool,
     /// `json`, a template such as '{{.Repository}}:{{.Tag}}', or `table` and a template
     #[arg(long)]
     format: Option<String>,
@@ -58,6 +61,9 @@ pub struct ImagesArgs {
 /// # Errors
 /// When the store can't be read or a filter is unknown.
 pub fn run(args: &ImagesArgs) -> Result<()> {
+    if args.tree {
+        bail!("--tree is not supported: an image here is for one platform");
+    }
     let store = Store::open(&Root::of_user()?.images())?;
     let filter = Filter::parse(args, &store)?;
     let listing = store.list()?;

@@ -20,6 +20,7 @@ mod export;
 mod filter;
 mod flags;
 mod given;
+pub mod globals;
 mod guide;
 mod history;
 mod images;
@@ -86,6 +87,8 @@ struct Cli {
     /// Print the command's version
     #[arg(short, long, action = ArgAction::Version)]
     version: (),
+    #[command(flatten)]
+    global: globals::GlobalArgs,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -327,6 +330,14 @@ pub fn command() -> clap::Command {
                 .subcommand(flags::update_command())
                 .mut_subcommand("rm", |rm| rm.alias("remove"))
         })
+}
+
+/// What is said before the verb.
+///
+/// # Errors
+/// An engine is chosen.
+pub fn before(matches: &ArgMatches, args: &[String]) -> Result<()> {
+    globals::apply(&globals::GlobalArgs::from_arg_matches(matches)?, args)
 }
 
 /// `run`, `create` and `update`, if that is the verb: an exit code, 125 for what the first two

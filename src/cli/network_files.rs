@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::merge::Host;
 use super::options::{Mode, RunOptions};
 use super::values::network::HOST_GATEWAY;
-use crate::sandbox::network::{CONTAINER_V4, CONTAINER_V6, GATEWAY_V4, is_forbidden};
+use crate::sandbox::network::{CONTAINER_V4, CONTAINER_V6, GATEWAY_V4, is_forbidden, resolver_v4};
 
 /// Servers when the host has none that a container can reach: Docker's own choice.
 const FALLBACK_SERVERS: [&str; 2] = ["nameserver 8.8.8.8", "nameserver 8.8.4.4"];
@@ -39,10 +39,15 @@ pub fn hosts(options: &RunOptions, hostname: &str, host: &Host) -> Result<String
     }
     if options.network.mode == Mode::Bridge {
         let domain = &options.names.domainname;
-        let names = if domain.is_empty() {
+        let whole = if domain.is_empty() {
             hostname.to_owned()
         } else {
-            format!("{hostname}.{domain} {hostname}")
+            format!("{hostname}.{domain}")
+        };
+        // As in Docker, a name with a dot has a short one, whichever flag brought the dot.
+        let names = match whole.split_once('.') {
+            Some((short, _)) => format!("{whole} {short}"),
+            None => whole,
         };
         text += &format!("{CONTAINER_V4}\t{names}\n");
         if host.has_v6 {
@@ -58,15 +63,14 @@ pub fn hosts(options: &RunOptions, hostname: &str, host: &Host) -> Result<String
 #[must_use]
 pub fn resolv_conf(options: &RunOptions, host: &str) -> String {
     let names = &options.names;
+    let first_v4 = resolver_v4(host);
     let host: Vec<&str> = host
         .lines()
         .map(str::trim)
         .filter(|line| !line.is_empty() && !line.starts_with(['#', ';']))
         .collect();
-    let first_v4 = host
-        .iter()
-        .find_map(|line| server(line).filter(IpAddr::is_ipv4));
-    let is_forwarded = options.network.mode == Mode::Bridge && first_v4.is_some_and(is_forbidden);
+    let is_forwarded = options.network.mode == Mode::Bridge
+        && first_v4.is_some_and(|first| is_forbidden(first.into()));
     let host: Vec<&str> = host
         .into_iter()
         .filter(|line| !server(line).is_some_and(is_forbidden))

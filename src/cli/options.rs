@@ -17,6 +17,7 @@ use protocol::spec::{DeviceNode, Rlimit};
 
 use super::flags::Flags;
 use super::mounts::MountOptions;
+use super::pull::{PLATFORM_VARIABLE, default_platform};
 use super::values::security::{SecurityOptions, security_options};
 use super::values::{self, device, lines, number, time};
 use crate::sandbox::health::HealthConfig;
@@ -230,7 +231,7 @@ impl RunOptions {
         let words = flags.words();
         let (image, args) = words.split_first().context("no image given")?;
         Ok(Self {
-            image: image_options(flags, image)?,
+            image: image_options(flags, image, caller)?,
             process: process(flags, args, caller)?,
             limits: Limits::parse(flags, caller)?,
             network: NetworkOptions::parse(flags)?,
@@ -255,7 +256,7 @@ impl RunOptions {
     }
 }
 
-fn image_options(flags: &Flags, name: &str) -> Result<ImageOptions> {
+fn image_options(flags: &Flags, name: &str, caller: &Caller) -> Result<ImageOptions> {
     let pull = match flags.text("pull").as_deref() {
         None | Some("missing") => PullPolicy::Missing,
         Some("always") => PullPolicy::Always,
@@ -267,7 +268,7 @@ fn image_options(flags: &Flags, name: &str) -> Result<ImageOptions> {
     let platform = match flags.text("platform") {
         Some(text) => Platform::parse(&text)
             .with_context(|| format!("error parsing specified platform: \"{text}\""))?,
-        None => Platform::host(),
+        None => default_platform((caller.variable)(PLATFORM_VARIABLE)?)?,
     };
     Ok(ImageOptions {
         name: name.to_owned(),
@@ -388,8 +389,9 @@ fn container(flags: &Flags, caller: &Caller) -> Result<ContainerOptions> {
         .transpose()?;
     let mut labels = BTreeMap::new();
     for path in flags.list("label-file") {
-        let empty = |_: &str| Ok(Some(String::new()));
-        let lines = lines::file(&path, &(caller.read)(&path)?, &empty)?;
+        // As in Docker, a key alone is left out there.
+        let none = |_: &str| Ok(None);
+        let lines = lines::file(&path, &(caller.read)(&path)?, &none)?;
         labels.extend(
             lines
                 .iter()

@@ -3,7 +3,6 @@
 use std::io::{BufRead, Write};
 
 use anyhow::{Result, bail};
-use images::store::Force;
 use images::{Image, Store};
 use jiff::Timestamp;
 
@@ -321,25 +320,23 @@ fn remove_images(root: &Root, filters: &Filters, all: bool) -> Result<Pruned> {
                 damaged.error
             ));
         }
-        let uses = containers::uses(root).map_err(|error| anyhow::anyhow!("{error}"))?;
-        let is_unused = |image: &Image| {
+        let is_meant = |image: &Image| {
             (all || image.tags.is_empty())
                 && until.is_none_or(|until| created_seconds(image) < until)
                 && filters.labels_of_prune(&image.config.labels)
-                && uses.iter().all(|container| container.image != image.id)
         };
-        for image in listing.images.iter().filter(|image| is_unused(image)) {
-            let id = image.id.to_string();
-            match store.remove(&id, Force::Yes, &|| containers::uses(root)) {
-                Ok(removed) => {
-                    rmi::journal(root, &id, &removed);
-                    lines.extend(removed.iter().map(|line| lower(&line.to_string())));
-                }
-                // A container may use it since.
-                Err(error) => output::note(&format!("bulkhead: {error}")),
-            }
+        let unused = store.remove_unused(&is_meant, &|| containers::uses(root))?;
+        for (id, removed) in unused.removed {
+            rmi::journal(root, &id.to_string(), &removed);
+            lines.extend(removed.iter().map(|line| lower(&line.to_string())));
         }
-        store.collect(&|| containers::uses(root))?;
+        if unused.postponed > 0 {
+            output::note(&format!(
+                "bulkhead: {} images with names are kept: a pull, a load, a build or a start is under way, which may \
+                 have chosen them",
+                unused.postponed
+            ));
+        }
         Ok(())
     })?;
     Ok(Pruned { lines, bytes })

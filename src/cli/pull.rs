@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::sync::Mutex;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use images::registry::{LayerProgress, LayerState};
 use images::{Digest, Platform, PullStatus, Pulled, Reference, RegistryOptions, Store};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::policy::Policy;
-use super::{output, variables};
+use super::{output, run, variables};
 use crate::sandbox::events;
 use crate::sandbox::paths::Root;
 
@@ -19,6 +19,20 @@ pub const INSECURE_VARIABLE: &str = "BULKHEAD_INSECURE_REGISTRIES";
 
 /// Further certificate authorities: PEM files separated by colons.
 pub const CA_VARIABLE: &str = "BULKHEAD_CA_FILES";
+
+/// The platform where `--platform` names none.
+pub const PLATFORM_VARIABLE: &str = "DOCKER_DEFAULT_PLATFORM";
+
+/// What [`PLATFORM_VARIABLE`] says, else the host's.
+///
+/// # Errors
+/// It says what is none.
+pub fn default_platform(named: Option<String>) -> Result<Platform> {
+    let named = named.filter(|text| !text.is_empty());
+    named.map_or(Ok(Platform::host()), |text| {
+        Platform::parse(&text).with_context(|| format!("{PLATFORM_VARIABLE}={text}"))
+    })
+}
 
 /// Flags of `pull`.
 #[derive(Debug, clap::Args)]
@@ -33,6 +47,9 @@ pub struct PullArgs {
     /// Platform, where the image is for several: os[/arch[/variant]]
     #[arg(long)]
     platform: Option<String>,
+    /// No image is signed; without effect, as for Docker by default
+    #[arg(long, value_name = "bool", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true")]
+    disable_content_trust: bool,
     #[command(flatten)]
     registry: RegistryArgs,
     /// Image: `NAME`, `NAME:TAG` or `NAME@DIGEST`
@@ -87,9 +104,12 @@ pub fn run(args: PullArgs) -> Result<()> {
     if args.all_tags {
         bail!("--all-tags is not supported: name each tag");
     }
+    if !args.disable_content_trust {
+        bail!("--disable-content-trust=false is not supported: images are not signed");
+    }
     let platform = match &args.platform {
         Some(text) => Platform::parse(text)?,
-        None => Platform::host(),
+        None => default_platform(run::variable(PLATFORM_VARIABLE)?)?,
     };
     let reference = Reference::parse(&args.name)?;
     let store = Store::open(&Root::of_user()?.images())?;
@@ -97,7 +117,8 @@ pub fn run(args: PullArgs) -> Result<()> {
         output::line("Using default tag: latest")?;
     }
     let options = args.registry.options();
-    let pulled = pull_with(&store, &reference, &platform, args.quiet, &options)?;
+    let quiet = args.quiet;
+    let pulled = pull_with(&store, &reference, &platform, quiet, To::Output, &options)?;
     if !args.quiet {
         for line in outcome(&pulled, &reference) {
             output::line(&line)?;
@@ -151,7 +172,7 @@ pub fn pull(
     platform: &Platform,
     quiet: bool,
 ) -> Result<Pulled> {
-    let pulled = pull_with(store, reference, platform, quiet, &options())?;
+    let pulled = pull_with(store, reference, platform, quiet, To::Messages, &options())?;
     if !quiet {
         for line in outcome(&pulled, reference) {
             output::note(&line);
@@ -165,8 +186,10 @@ fn pull_with(
     reference: &Reference,
     platform: &Platform,
     quiet: bool,
+    to: To,
     options: &RegistryOptions,
 ) -> Result<Pulled> {
+    let say = |text: &str| to.say(text);
     let (policy, root) = (Policy::of_user()?, Root::of_user()?);
     policy.check_registry(reference)?;
     policy.check_disk(&root)?;
@@ -175,9 +198,9 @@ fn pull_with(
             (Some(digest), _) => digest.to_string(),
             (None, tag) => tag.unwrap_or("latest").to_owned(),
         };
-        output::note(&format!("{version}: Pulling from {}", reference.path()));
+        say(&format!("{version}: Pulling from {}", reference.path()));
     }
-    let bars = Bars::new(quiet);
+    let bars = Bars::new(quiet, to);
     let pulled = images::pull(store, reference, platform, options, &|layer| {
         bars.show(layer)
     });
@@ -189,22 +212,46 @@ fn pull_with(
     Ok(pulled)
 }
 
+/// Where progress goes, as in Docker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum To {
+    /// Standard output: it is what was asked for.
+    Output,
+    /// Standard error: a pull by `run`.
+    Messages,
+}
+
+impl To {
+    /// That nobody reads it keeps nothing from being pulled.
+    fn say(self, text: &str) {
+        match self {
+            Self::Output => drop(output::line(text)),
+            Self::Messages => output::note(text),
+        }
+    }
+}
+
 /// A bar per layer on a terminal, a line per layer that is done elsewhere.
 struct Bars {
+    to: To,
     all: MultiProgress,
     by_layer: Mutex<HashMap<Digest, (ProgressBar, LayerState)>>,
     lines: bool,
 }
 
 impl Bars {
-    fn new(quiet: bool) -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        let target = if quiet || !terminal {
-            ProgressDrawTarget::hidden()
-        } else {
-            ProgressDrawTarget::stderr()
+    fn new(quiet: bool, to: To) -> Self {
+        let terminal = match to {
+            To::Output => std::io::stdout().is_terminal(),
+            To::Messages => std::io::stderr().is_terminal(),
+        };
+        let target = match to {
+            _ if quiet || !terminal => ProgressDrawTarget::hidden(),
+            To::Output => ProgressDrawTarget::stdout(),
+            To::Messages => ProgressDrawTarget::stderr(),
         };
         Self {
+            to,
             all: MultiProgress::with_draw_target(target),
             by_layer: Mutex::default(),
             lines: !quiet && !terminal,
@@ -238,7 +285,7 @@ impl Bars {
         bar.set_position(layer.current);
         let ended = matches!(layer.state, LayerState::Exists | LayerState::Done);
         if self.lines && ended && *before != layer.state {
-            output::note(&format!("{}: {word}", layer.digest.short()));
+            self.to.say(&format!("{}: {word}", layer.digest.short()));
         }
         *before = layer.state;
     }

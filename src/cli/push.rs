@@ -10,7 +10,7 @@ use images::{Digest, Platform, Reference, Store};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::policy::Policy;
-use super::{output, pull, variables};
+use super::{output, pull, run, variables};
 use crate::sandbox::events;
 use crate::sandbox::paths::Root;
 
@@ -45,7 +45,9 @@ pub fn run(args: &PushArgs) -> Result<()> {
     if !args.disable_content_trust {
         bail!("--disable-content-trust=false is not supported: images are not signed");
     }
-    let platform = args.platform.as_deref().map(Platform::parse).transpose()?;
+    let variable = run::variable(pull::PLATFORM_VARIABLE)?.filter(|text| !text.is_empty());
+    let platform = args.platform.as_deref().or(variable.as_deref());
+    let platform = platform.map(Platform::parse).transpose()?;
     let reference = Reference::parse(&args.name)?;
     let is_name_only = Reference::parse_name(&args.name).is_some();
     if args.all_tags && !is_name_only {
@@ -91,12 +93,8 @@ pub fn run(args: &PushArgs) -> Result<()> {
 
 /// The names to push, in the words in which Docker misses them.
 fn names(store: &Store, reference: &Reference, all: bool) -> Result<Vec<Reference>> {
-    let images = store.list()?.images;
-    let mut names: Vec<Reference> = images
-        .into_iter()
-        .flat_map(|image| image.tags.into_iter().chain(image.repo_digests))
-        .filter(|name| name.repository() == reference.repository())
-        .collect();
+    let mut names = store.names()?;
+    names.retain(|name| name.repository() == reference.repository());
     if names.is_empty() {
         let repository = reference.familiar_repository();
         bail!("An image does not exist locally with the tag: {repository}");

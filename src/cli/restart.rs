@@ -7,7 +7,7 @@ use super::start;
 use super::stop::How;
 use crate::sandbox::clock::monotonic_ns;
 use crate::sandbox::paths::Root;
-use crate::sandbox::wire::ToSupervisor;
+use crate::sandbox::wire::{ENDED, ToCommand, ToSupervisor};
 use crate::sandbox::{client, events};
 
 /// Flags of `restart`.
@@ -30,6 +30,10 @@ pub fn run(args: &RestartArgs) -> Result<()> {
     each_found(&args.containers, "cannot restart", |folder, config| {
         start::prepare(&root, config, None)?;
         match client::ask(folder, &ToSupervisor::Stop(request))? {
+            // Somebody stopped it meanwhile: what is left is the start.
+            Some(ToCommand::Refused(why)) if why == ENDED => {
+                start::start_detached(&root, folder, config, monotonic_ns())?;
+            }
             Some(answer) => done(answer)?,
             None => start::start_detached(&root, folder, config, monotonic_ns())?,
         }

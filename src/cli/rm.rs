@@ -1,6 +1,6 @@
 //! `bulkhead rm`: containers that have ended, or are to.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use images::Store;
 
 use super::output;
@@ -15,6 +15,9 @@ pub struct RmArgs {
     /// Remove a running container, too, by pulling its plug
     #[arg(short, long)]
     force: bool,
+    /// Remove a link; refused, there are none
+    #[arg(short, long)]
+    link: bool,
     /// Remove its anonymous volumes, too
     #[arg(short, long)]
     volumes: bool,
@@ -29,6 +32,9 @@ pub struct RmArgs {
 /// The last thing that could not be removed; those before it are told on the way. With `--force`,
 /// a container that is not there is none.
 pub fn run(args: &RmArgs) -> Result<()> {
+    if args.link {
+        bail!("--link is not supported: containers are not linked");
+    }
     let root = Root::of_user()?;
     let mut failed: Option<anyhow::Error> = None;
     let mut removed = false;

@@ -1,6 +1,6 @@
 //! `bulkhead rmi`: names and images out of the store.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use images::Store;
 use images::store::{Force, Removed};
 
@@ -14,6 +14,12 @@ pub struct RmiArgs {
     /// Remove although it has several names or a stopped container uses it
     #[arg(short, long)]
     force: bool,
+    /// Keep untagged parents; there are none
+    #[arg(long)]
+    no_prune: bool,
+    /// Of an image for several platforms only this one; refused, there is one of each
+    #[arg(long, value_name = "strings")]
+    platform: Vec<String>,
     /// Names or ids
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
@@ -25,6 +31,9 @@ pub struct RmiArgs {
 /// The last thing that could not be removed; those before it are told on the way. With `--force`,
 /// an image that is not there is none.
 pub fn run(args: &RmiArgs) -> Result<()> {
+    if !args.platform.is_empty() {
+        bail!("--platform is not supported: an image here is for one platform");
+    }
     let root = Root::of_user()?;
     let store = Store::open(&root.images())?;
     let force = if args.force { Force::Yes } else { Force::No };

@@ -139,9 +139,7 @@ pub fn exit_code(ended: Ended) -> Result<u8> {
     match ended {
         Ended::Exited { code, trouble } => {
             if let Some(trouble) = trouble {
-                output::note(&format!(
-                    "bulkhead: keep the end of the container: {trouble}"
-                ));
+                output::note(&format!("bulkhead: {trouble}"));
             }
             Ok(code)
         }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use images::Store;
 use images::archive::ArchiveError;
 
@@ -16,6 +16,9 @@ pub struct SaveArgs {
     /// Write to a file instead of standard output
     #[arg(short, long, value_name = "string")]
     output: Option<PathBuf>,
+    /// Of an image for several platforms only this one; refused, there is one of each
+    #[arg(long, value_name = "string")]
+    platform: Option<String>,
     /// Names or ids; a name without a tag means all its tags
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<String>,
@@ -27,6 +30,9 @@ pub struct SaveArgs {
 /// Docker's sentence when it would go to a terminal; there is no such image; nothing is left of a file
 /// that is not whole.
 pub fn run(args: &SaveArgs) -> Result<()> {
+    if args.platform.is_some() {
+        bail!("--platform is not supported: an image here is for one platform");
+    }
     let mut output = Output::open(args.output.as_deref())?;
     let root = Root::of_user()?;
     let store = Store::open(&root.images())?;

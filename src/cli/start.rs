@@ -13,7 +13,7 @@ use crate::sandbox::launch::Isolation;
 use crate::sandbox::paths::Root;
 use crate::sandbox::start::{AttachOptions, attach_to, run_attached, run_detached};
 use crate::sandbox::state::{ContainerConfig, Folder, Lock, Phases, Status};
-use crate::sandbox::wire::{Link, StreamSet, ToCommand, ToSupervisor};
+use crate::sandbox::wire::{ENDED, Link, StreamSet, ToCommand, ToSupervisor};
 use crate::sandbox::{client, containers, disks};
 
 /// Flags of `start`.
@@ -62,12 +62,23 @@ pub fn run(args: StartArgs) -> Result<u8> {
         forward_signals: config.launch.run.process.terminal.is_none(),
         detach_keys: detach_keys(args.detach_keys.as_deref())?,
     };
-    let ended = match take(&folder)? {
-        Taken::Lock(lock) => {
-            prepare(&root, &folder.config()?, Some(&lock))?;
-            run_attached(&root, &folder, lock, phases(began), options)?
+    let ended = loop {
+        match take(&folder)? {
+            Taken::Lock(lock) => {
+                prepare(&root, &folder.config()?, Some(&lock))?;
+                break run_attached(&root, &folder, lock, phases(began), options)?;
+            }
+            Taken::Running(link) => match is_started(link) {
+                // It was at its end.
+                None => {}
+                Some(Err((_, message))) => return Err(failure(message)),
+                Some(Ok(())) => {
+                    if let Some(link) = client::connect(&folder)? {
+                        break attach_to(&folder, link, options)?;
+                    }
+                }
+            },
         }
-        Taken::Running(link) => attach_to(&folder, link, options)?,
     };
     match ended {
         // As for one that nobody is attached to.
@@ -92,21 +103,29 @@ pub fn start_detached(
                 prepare(root, &folder.config()?, Some(&lock))?;
                 break run_detached(root, folder, lock, phases(began))?;
             }
-            Taken::Running(mut link) => {
-                // Another may be at starting it: with the same outcome.
-                let attach = ToSupervisor::Attach(StreamSet::default());
-                match link.send(&attach, &[]).and_then(|()| link.wait()) {
-                    Ok(Some(ToCommand::Failed { code, message })) => break Some((code, message)),
-                    Ok(Some(_)) => break None,
-                    // It was at its end.
-                    Ok(None) | Err(_) => {}
-                }
-            }
+            // Another may be at starting it: with the same outcome.
+            Taken::Running(link) => match is_started(link) {
+                Some(Err(failed)) => break Some(failed),
+                Some(Ok(())) => break None,
+                // It was at its end.
+                None => {}
+            },
         }
     };
     match failed {
         Some((_, message)) => bail!("{message} (container {})", config.name),
         None => Ok(()),
+    }
+}
+
+/// Waits until a container runs that has a supervisor, or fails to; `None` when it was at its end.
+fn is_started(mut link: Link) -> Option<Result<(), (u8, String)>> {
+    let attach = ToSupervisor::Attach(StreamSet::default());
+    match link.send(&attach, &[]).and_then(|()| link.wait()) {
+        Ok(Some(ToCommand::Failed { code, message })) => Some(Err((code, message))),
+        Ok(Some(ToCommand::Refused(why))) if why == ENDED => None,
+        Ok(Some(_)) => Some(Ok(())),
+        Ok(None) | Err(_) => None,
     }
 }
 

@@ -61,14 +61,13 @@ pub fn run(matches: ArgMatches) -> Result<()> {
                     .check_room(root, &wanted, None)
                     .with_context(cannot)?;
             }
-            let request = ToSupervisor::Update(Box::new(NewLimits {
-                resources: wanted.launch.run.resources,
-                blkio_weight: wanted.launch.block_io.weight,
-                vcpu_count: wanted.launch.vcpu_count,
-                host_cpus: wanted.launch.host_cpus.clone(),
-            }));
-            if let Some(answer) = client::ask(&folder, &request)? {
-                done(answer).with_context(cannot)?;
+            let limits = limits_of(&wanted);
+            // Its supervisor looks for another policy when it has use for one.
+            if limits != limits_of(&config) {
+                let request = ToSupervisor::Update(Box::new(limits));
+                if let Some(answer) = client::ask(&folder, &request)? {
+                    done(answer).with_context(cannot)?;
+                }
             }
             containers::update(root, &config.id, |config| {
                 change(config, &flags, caller, policy)
@@ -77,6 +76,17 @@ pub fn run(matches: ArgMatches) -> Result<()> {
             Ok(name.to_owned())
         })
     })
+}
+
+/// What a container that runs is to be told.
+fn limits_of(config: &ContainerConfig) -> NewLimits {
+    let launch = &config.launch;
+    NewLimits {
+        resources: launch.run.resources,
+        blkio_weight: launch.block_io.weight,
+        vcpu_count: launch.vcpu_count,
+        host_cpus: launch.host_cpus.clone(),
+    }
 }
 
 fn policy(flags: &Flags) -> Result<Option<RestartPolicy>> {

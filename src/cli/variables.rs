@@ -3,7 +3,7 @@
 //! Verbs name those they read; the README has the same list.
 
 use super::build::{EPOCH_VARIABLE, PROGRESS_VARIABLE};
-use super::pull::{CA_VARIABLE, INSECURE_VARIABLE};
+use super::pull::{CA_VARIABLE, INSECURE_VARIABLE, PLATFORM_VARIABLE};
 use crate::sandbox::paths::{GUEST_VARIABLE, ROOT_VARIABLE};
 use crate::sandbox::template::TEMPLATES_VARIABLE;
 
@@ -14,7 +14,7 @@ const DOCKER_CONFIG: (&str, &str) = (
 );
 
 /// Name and meaning of each, those of `pull` first.
-const ALL: [(&str, &str); 6] = [
+const ALL: [(&str, &str); 7] = [
     (
         ROOT_VARIABLE,
         "folder of images and containers [default: bulkhead in $XDG_DATA_HOME or ~/.local/share; root's: /var/lib/bulkhead]",
@@ -29,6 +29,10 @@ const ALL: [(&str, &str); 6] = [
     ),
     DOCKER_CONFIG,
     (
+        PLATFORM_VARIABLE,
+        "platform where --platform names none [default: this host's]",
+    ),
+    (
         GUEST_VARIABLE,
         "folder of vmlinux and initramfs.cpio [default: the command's own]",
     ),
@@ -39,7 +43,7 @@ const ALL: [(&str, &str); 6] = [
 ];
 
 /// How many of them `pull` reads.
-const OF_PULL: usize = 4;
+const OF_PULL: usize = 5;
 
 /// The end of `pull --help` and `push --help`.
 #[must_use]
@@ -50,7 +54,13 @@ pub fn of_pull() -> String {
 /// The end of `login --help`.
 #[must_use]
 pub fn of_login() -> String {
-    section(ALL.iter().take(OF_PULL).skip(1))
+    let read = |name| name != PLATFORM_VARIABLE;
+    section(
+        ALL.iter()
+            .take(OF_PULL)
+            .skip(1)
+            .filter(|(name, _)| read(*name)),
+    )
 }
 
 /// The end of `import --help`.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::state::Folder;
+use super::state::{Folder, Holder};
 use super::wire::{Link, ToCommand, ToSupervisor};
 
 /// Name of the socket.
@@ -98,7 +98,7 @@ pub fn remove(folder: &Folder) -> Result<()> {
 /// # Errors
 /// When somebody holds the container's lock and does not listen.
 pub fn connect(folder: &Folder) -> Result<Option<Link>> {
-    let deadline = Instant::now() + HANDOVER_TIME;
+    let mut deadline = Instant::now() + HANDOVER_TIME;
     loop {
         if !folder.path().exists() {
             return Ok(None);
@@ -110,7 +110,10 @@ pub fn connect(folder: &Folder) -> Result<Option<Link>> {
             Err(_) => match folder.is_locked() {
                 // By a command that is at the files of one that is stopped.
                 Ok(true) if folder.is_looked_into().unwrap_or(false) => return Ok(None),
-                // Between a command that starts it and its supervisor, or at its end.
+                // Between a command that starts it and its supervisor: the layers may have to be unpacked, and
+                // the lock of one that dies is free.
+                Ok(true) if is_on_the_way(folder) => deadline = Instant::now() + HANDOVER_TIME,
+                // At its end.
                 Ok(true) => {}
                 Ok(false) => return Ok(None),
                 Err(_) if !folder.path().exists() => return Ok(None),
@@ -122,6 +125,14 @@ pub fn connect(folder: &Folder) -> Result<Option<Link>> {
         }
         std::thread::sleep(RETRY);
     }
+}
+
+/// Whether a command has its lock that has not handed it to a supervisor yet.
+fn is_on_the_way(folder: &Folder) -> bool {
+    matches!(
+        folder.holder(),
+        Ok(Some(Holder::Unsigned | Holder::Admitted))
+    )
 }
 
 /// What becomes of a question.
@@ -160,6 +171,7 @@ pub fn ask_whom(folder: &Folder, message: &ToSupervisor) -> Result<Answer> {
         if is_lost {
             bail!("the container's supervisor did not answer");
         }
+        let asked = link.peer();
         let sent = link.send(message, &[]).is_ok();
         if let Some(answer) = link.wait().unwrap_or(None).filter(|_| sent) {
             return Ok(Answer::Told(answer));
@@ -168,7 +180,13 @@ pub fn ask_whom(folder: &Folder, message: &ToSupervisor) -> Result<Answer> {
         if !folder.path().exists() || !folder.is_locked()? {
             return Ok(Answer::Died);
         }
-        is_lost = sent && *message != ToSupervisor::Wait;
+        // These do nothing that the next life is not to have.
+        let is_repeated = matches!(message, ToSupervisor::Wait | ToSupervisor::Update(_));
+        // Who has the lock now may be a next one.
+        if sent && !is_repeated && folder.holder()? != asked.map(Holder::Supervisor) {
+            return Ok(Answer::Died);
+        }
+        is_lost = sent && !is_repeated;
         if Instant::now() > *deadline.get_or_insert_with(|| Instant::now() + HANDOVER_TIME) {
             bail!("the container's supervisor does not answer");
         }
@@ -236,7 +254,8 @@ mod tests {
     fn only_a_wait_is_repeated_when_its_answer_is_lost() {
         let temp = tempfile::tempdir().unwrap();
         let folder = folder(&temp, "c");
-        let _lock = folder.try_lock().unwrap().unwrap();
+        let lock = folder.try_lock().unwrap().unwrap();
+        lock.sign().unwrap();
         let listener = Listener::bind(&folder).unwrap();
         let next = || loop {
             if let Some(stream) = listener.accept() {

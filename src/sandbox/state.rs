@@ -341,7 +341,9 @@ impl Folder {
             .mode(0o700)
             .create(&new.0)
             .with_context(|| format!("create {}", new.0.display()))?;
-        let made = new.fill(begun).and_then(|()| {
+        // What goes with its process is not to be there after a power cut.
+        let is_durable = !config.launch.auto_remove;
+        let made = new.fill(begun, is_durable).and_then(|()| {
             self.set_config(config)?;
             let lock = Lock::take(self.make_lock()?)?.context("lock a new container")?;
             std::fs::rename(&new.0, &self.0)
@@ -377,12 +379,12 @@ impl Folder {
         let _ = std::fs::remove_dir(kept);
     }
 
-    fn fill(&self, begun: bool) -> Result<()> {
+    fn fill(&self, begun: bool, is_durable: bool) -> Result<()> {
         let state = ContainerState {
             was_begun: begun,
             ..ContainerState::created()
         };
-        self.set_state(&state)?;
+        write(&self.0.join("state.json"), &state, is_durable)?;
         // A container that fills the disk has room left to say so. Not every file system can reserve.
         let _ = fallocate(
             &self.open_log()?,
@@ -540,7 +542,7 @@ impl Folder {
         if let Some(folder) = path.parent() {
             paths::create_private(folder)?;
         }
-        write(&path, config)
+        write(&path, config, !config.launch.auto_remove)
     }
 
     /// Replaces the state.
@@ -548,7 +550,8 @@ impl Folder {
     /// # Errors
     /// When the disk is full; the old state is kept then.
     pub fn set_state(&self, state: &ContainerState) -> Result<()> {
-        write(&self.0.join("state.json"), state)
+        // It takes the place of one that the disk has: after a power cut one of them is there.
+        write(&self.0.join("state.json"), state, false)
     }
 
     /// Removes the folder with everything in it. It loses its name first, so that nobody finds
@@ -589,8 +592,8 @@ impl Folder {
     }
 }
 
-/// Replaces a file whole, by another in its folder.
-fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+/// Replaces a file whole, by another in its folder; where it is to be durable the disk has it then.
+fn write<T: Serialize>(path: &Path, value: &T, is_durable: bool) -> Result<()> {
     let about = || format!("write {}", path.display());
     let text = serde_json::to_vec(value).with_context(about)?;
     if text.len() as u64 > STATE_BYTES_MAX {
@@ -605,6 +608,9 @@ fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
         .tempfile_in(path.parent().with_context(about)?)
         .with_context(about)?;
     file.write_all(&text).with_context(about)?;
+    if is_durable {
+        file.as_file().sync_all().with_context(about)?;
+    }
     file.persist(path).with_context(about)?;
     Ok(())
 }

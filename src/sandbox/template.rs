@@ -12,7 +12,7 @@
 use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -107,7 +107,8 @@ impl Templates {
         let key = key(guest, shape)?;
         let folder = self.0.join(&key);
         // Who is shut in has done so before.
-        if launcher.is_here() && self.0.exists() {
+        if launcher.is_here() {
+            paths::create_private(&self.0)?;
             trust::check_own(&self.0).context("use a folder of templates")?;
         }
         if let Some(found) = open(&folder)? {
@@ -116,11 +117,6 @@ impl Templates {
         if !launcher.is_here() {
             bail!("a supervisor makes no template");
         }
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.0)
-            .with_context(|| format!("create {}", self.0.display()))?;
         // One at a time, so that what is half made is of a process that was killed.
         let _alone = paths::lock(&self.0)?;
         // Another process may have made it meanwhile.

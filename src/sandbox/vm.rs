@@ -275,6 +275,8 @@ impl RunningVm {
 
     /// Ends the VM at once, as pulling its plug. No file of a share is touched after that.
     pub fn kill(&mut self) {
+        // A rate would hold up its end by what is still to be written.
+        self.group.lift_rates();
         self.child.kill();
         self.files = None;
     }
@@ -286,6 +288,7 @@ impl RunningVm {
     /// # Errors
     /// When the process can't be waited for.
     pub fn finish(mut self, deadline: Instant) -> Result<VmReport> {
+        self.group.lift_rates();
         finish(&mut self.child, &mut self.report, deadline)
     }
 

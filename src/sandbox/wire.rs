@@ -14,7 +14,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, getsockopt, recvmsg, sendmsg,
+};
+use nix::unistd::Pid;
 use protocol::frame::{Decoder, encode};
 use protocol::message::WindowSize;
 use protocol::spec::{ProcessSpec, Resources};
@@ -168,6 +172,13 @@ impl Link {
             descriptors_max: DESCRIPTORS_OF_ALL_MAX,
             ..Self::new(stream)
         }
+    }
+
+    /// The process at the other end: of a command's link the supervisor, which listened.
+    #[must_use]
+    pub fn peer(&self) -> Option<Pid> {
+        let peer = getsockopt(&self.stream, PeerCredentials).ok()?;
+        Some(Pid::from_raw(peer.pid()))
     }
 
     /// A second handle that can send.

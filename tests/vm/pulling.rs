@@ -315,11 +315,11 @@ fn progress_is_shown_on_a_terminal_and_elsewhere_in_lines(_: &World) -> Result<(
     assert_eq!(terminal.wait()?.0, 0);
 
     let out = vm.bulkhead(["pull", &name]).output()?.code(0)?;
-    assert!(out.stderr.contains(": Already exists\n"), "{out}");
-    assert!(!out.stderr.contains("Downloading"), "{out}");
+    assert!(out.stdout.contains(": Already exists\n"), "{out}");
+    assert!(!out.stdout.contains("Downloading"), "{out}");
     vm.bulkhead(["rmi", &name]).output()?.code(0)?;
     let out = vm.bulkhead(["pull", &name]).output()?.code(0)?;
-    assert!(out.stderr.contains(": Pull complete\n"), "{out}");
+    assert!(out.stdout.contains(": Pull complete\n"), "{out}");
     Ok(())
 }
 

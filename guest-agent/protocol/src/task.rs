@@ -73,8 +73,8 @@ pub enum Task {
 /// What a `COPY --from` takes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gather {
-    /// Paths from the root on, each a pattern ([`crate::pattern::Pattern::shallow`]). One that matches
-    /// nothing is an error.
+    /// Paths from the root on, each a pattern ([`crate::pattern::Pattern::shallow`]). One without
+    /// wildcards that matches nothing is an error.
     pub sources: Vec<String>,
     /// What to leave out: patterns of names as they would be in the archive
     /// ([`crate::pattern::Pattern::deep`]).

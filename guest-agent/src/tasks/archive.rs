@@ -145,9 +145,12 @@ impl<'a, W: Write> Archive<'a, W> {
         self.finish()
     }
 
-    /// What is on another file system than this is entered only if it is one of files.
+    /// What is on another file system than this is entered only if it is one of files. Two names of one file are
+    /// one only where they came from one beginning: another one's may be put over them.
     pub(super) fn begin_at(&mut self, found: &Found) {
         self.device = found.stat.st_dev;
+        self.links.clear();
+        self.links_bytes = 0;
     }
 
     pub(super) fn finish(self) -> Result<(), Failure> {

@@ -22,20 +22,14 @@ const MATCHES_MAX: usize = 100_000;
 /// Writes what `gather` names below `root` as an archive.
 ///
 /// # Errors
-/// A pattern that is none or matches nothing, or what reading and writing say.
+/// A pattern that is none, a path that leads nowhere, or what reading and writing say.
 pub fn from(root: BorrowedFd<'_>, gather: &Gather, to: impl Write) -> Result<(), Failure> {
     let excludes = patterns(&gather.excludes)?;
     let is_excluded = |path: &[u8]| excludes.iter().any(|pattern| pattern.matches(path));
     let mut archive = Archive::of_files(to);
     archive.is_excluded = (!excludes.is_empty()).then_some(&is_excluded);
     for source in &gather.sources {
-        let found = matches(root, source)?;
-        if found.is_empty() {
-            return Err(Failure::bad_config(format!(
-                "lstat {source}: no such file or directory"
-            )));
-        }
-        for path in found {
+        for path in matches(root, source)? {
             one(root, &path, source, gather, &is_excluded, &mut archive)?;
         }
     }
@@ -127,12 +121,19 @@ fn is_name(name: &str) -> bool {
     !matches!(name, "" | ".")
 }
 
-/// The paths that a pattern matches, without a slash in front, in order.
+/// The paths that a pattern matches, without a slash in front, in order. As in BuildKit it may match nothing, but
+/// what is before its first wildcard has to be there.
 fn matches(root: BorrowedFd<'_>, source: &str) -> Result<Vec<Vec<u8>>, Failure> {
     let about = || format!("look for {source}");
+    let missing = || Failure::bad_config(format!("lstat {source}: no such file or directory"));
     let mut found: Vec<Vec<u8>> = vec![Vec::new()];
+    let mut has_wildcards = false;
     for name in source.split('/').filter(|name| is_name(name)) {
         let is_pattern = Pattern::has_wildcards(name);
+        if is_pattern && !has_wildcards && found.is_empty() {
+            return Err(missing());
+        }
+        has_wildcards |= is_pattern;
         let pattern =
             Pattern::shallow(name).map_err(|error| Failure::bad_config(error.to_string()))?;
         let mut next = Vec::new();
@@ -170,7 +171,10 @@ fn matches(root: BorrowedFd<'_>, source: &str) -> Result<Vec<Vec<u8>>, Failure> 
         }
         found = next;
     }
-    Ok(found)
+    match found.is_empty() && !has_wildcards {
+        true => Err(missing()),
+        false => Ok(found),
+    }
 }
 
 fn unescaped(name: &str) -> String {
@@ -260,11 +264,59 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_an_error() {
-        for source in ["nope", "a/*.nope", "a/1.txt/x", "nope/*"] {
+        for source in ["nope", "a/1.txt/x", "a/\\*.txt", "nope/*"] {
             let failure = gathered(&[source], &[], false).unwrap_err();
             assert!(failure.message.contains("no such file"), "{source}");
         }
         assert!(gathered(&["a/["], &[], false).is_err());
+        assert!(gathered(&["a/*.txt", "nope"], &[], false).is_err());
+    }
+
+    #[test]
+    fn a_pattern_may_match_nothing() {
+        let of = |sources: &[&str]| gathered(sources, &[], false).unwrap();
+        assert_eq!(of(&["a/*.nope", "a/1.txt"]), ["1.txt"]);
+        assert_eq!(of(&["a/*.nope"]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn names_of_one_file_are_links_within_a_source_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for dir in ["one", "two"] {
+            std::fs::create_dir(path(dir)).unwrap();
+        }
+        std::fs::write(path("one/a"), "x").unwrap();
+        for name in ["one/b", "two/a", "two/b"] {
+            std::fs::hard_link(path("one/a"), path(name)).unwrap();
+        }
+        let root = std::fs::File::open(folder.path()).unwrap();
+        let linked = |sources: &[&str]| {
+            let gather = Gather {
+                sources: sources.iter().map(ToString::to_string).collect(),
+                excludes: Vec::new(),
+                parents: false,
+            };
+            let mut bytes = Vec::new();
+            from(root.as_fd(), &gather, &mut bytes).unwrap();
+            let mut tar = TarReader::new(bytes.as_slice());
+            let mut entries = Vec::new();
+            while let Some(entry) = tar.next_entry().unwrap() {
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                match entry.kind {
+                    EntryKind::Directory => {}
+                    EntryKind::HardLink => {
+                        let (name, first) = (text(&entry.path), text(&entry.link));
+                        entries.push(format!("{name} = {first}"));
+                    }
+                    _ => entries.push(text(&entry.path)),
+                }
+            }
+            entries
+        };
+        assert_eq!(linked(&["one", "two"]), ["a", "b = a", "a", "b = a"]);
+        assert_eq!(linked(&["*"]), ["a", "b = a", "a", "b = a"]);
+        assert_eq!(linked(&["one/a", "two/b"]), ["a", "b"]);
     }
 
     #[test]

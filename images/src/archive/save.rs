@@ -111,12 +111,10 @@ fn find(store: &Store, words: &[String]) -> Result<Vec<Wanted>, ArchiveError> {
             Err(error) => return Err(error.into()),
         }
         if let Some(repository) = Reference::parse_name(word) {
-            let names = store
-                .list()?
-                .images
-                .into_iter()
-                .flat_map(|image| image.tags);
-            for name in names.filter(|name| name.repository() == repository.repository()) {
+            let is_tag = |name: &Reference| {
+                name.digest().is_none() && name.repository() == repository.repository()
+            };
+            for name in store.names()?.into_iter().filter(is_tag) {
                 if let Some(image) = store.find(&name)? {
                     add(image, Some(name));
                     found = true;

@@ -150,7 +150,8 @@ fn steps_beyond_the_limit_are_forgotten_the_oldest_first() {
         let file = std::fs::File::open(store.step_path(key)).unwrap();
         file.set_modified(time).unwrap();
     }
-    store.limit_steps().unwrap();
+    assert!(store.limit_steps().unwrap());
+    assert!(!store.limit_steps().unwrap(), "there is nothing more");
     assert_eq!(store.cached_step(&keys[1]).unwrap(), None);
     assert!(store.cached_step(&keys[2]).unwrap().is_some());
 }

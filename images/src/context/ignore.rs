@@ -181,7 +181,7 @@ fn within(folder: &Path, path: &Path) -> Result<Option<PathBuf>, ContextError> {
 
 /// Reads a file of the folder that need not be there.
 fn read_within(tree: &Tree, name: &Path) -> Result<Option<Vec<u8>>, ContextError> {
-    match tree.follow(name.as_os_str().as_bytes())? {
+    match tree.follow(name.as_os_str().as_bytes(), &|_| false)? {
         Place::Nothing => Ok(None),
         Place::Outside => Err(ContextError::Outside {
             instruction: "the reading of patterns".to_owned(),

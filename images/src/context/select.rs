@@ -138,12 +138,13 @@ impl Selector<'_> {
         }
     }
 
-    /// Follows a path.
+    /// Follows a path. A link that is ignored was never sent to who builds.
     fn follow(&self, path: &[u8], source: &str) -> Result<Option<(Vec<u8>, Found)>, ContextError> {
         let Some(tree) = self.tree else {
             return Ok(None);
         };
-        match tree.follow(path)? {
+        let is_gone = |link: &[u8]| is_ignored_with_parents(self.ignore, link).0;
+        match tree.follow(path, &is_gone)? {
             Place::Path(path, found) => Ok(Some((path, found))),
             Place::Nothing => Ok(None),
             Place::Outside => Err(ContextError::Outside {
@@ -164,9 +165,34 @@ impl Selector<'_> {
         }
         let mut all = Vec::new();
         for path in self.matches(&pattern)? {
-            all.extend(self.source(&path, text)?);
+            match self.source(&path, text)? {
+                Some(selected) => all.push(selected),
+                // It matches, and leads to what is not there.
+                None if self.is_link(&path, text)? => return Err(self.not_found(text)),
+                None => {}
+            }
         }
         Ok(all)
+    }
+
+    /// Whether what has this name is a link, and not ignored.
+    fn is_link(&self, path: &[u8], source: &str) -> Result<bool, ContextError> {
+        let (above, name) = match path.iter().rposition(|byte| *byte == b'/') {
+            Some(at) => path.split_at(at),
+            None => (&b""[..], path),
+        };
+        let Some((folder, _)) = self.follow(above, source)? else {
+            return Ok(false);
+        };
+        let name = name.strip_prefix(b"/").unwrap_or(name);
+        let path = below(&folder, name);
+        let found = self
+            .tree
+            .map(|tree| tree.find(&path))
+            .transpose()?
+            .flatten();
+        let is_link = found.is_some_and(|found| matches!(found.kind, Kind::Link(_)));
+        Ok(is_link && !is_ignored_with_parents(self.ignore, &path).0)
     }
 
     /// One source: nothing where it is not there, or ignored.

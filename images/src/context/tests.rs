@@ -10,6 +10,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod links;
+
 /// A folder with these files: `a/` is a directory, `a -> b` a link, anything else a file with its own
 /// name as content.
 fn folder(files: &[&str]) -> TempDir {

@@ -127,8 +127,12 @@ impl Tree {
         }))
     }
 
-    /// Follows a path with all of its links, beneath the folder.
-    pub(super) fn follow(&self, path: &[u8]) -> Result<Place, ContextError> {
+    /// Follows a path with all of its links, beneath the folder. A link that `is_gone` holds of is not there.
+    pub(super) fn follow(
+        &self,
+        path: &[u8],
+        is_gone: &dyn Fn(&[u8]) -> bool,
+    ) -> Result<Place, ContextError> {
         let mut names: VecDeque<Vec<u8>> = split(path).collect();
         let mut at: Vec<Vec<u8>> = Vec::new();
         let mut links = 0;
@@ -140,8 +144,10 @@ impl Tree {
                 continue;
             }
             at.push(name);
-            match self.find(&at.join(&b'/'))?.map(|found| found.kind) {
+            let here = at.join(&b'/');
+            match self.find(&here)?.map(|found| found.kind) {
                 None => return Ok(Place::Nothing),
+                Some(Kind::Link(_)) if is_gone(&here) => return Ok(Place::Nothing),
                 Some(Kind::Link(target)) => {
                     links += 1;
                     if target.first() == Some(&b'/') {

@@ -369,10 +369,11 @@ impl<E: std::error::Error + 'static> Planner<'_, E> {
         if let Some(from) = self.named_before(index, base) {
             self.stage(from)?;
             if let Some(planned) = self.planned.get(&from) {
-                let state = State {
+                let mut state = State {
                     has_cmd: false,
                     ..planned.state.clone()
                 };
+                state.take_environment();
                 return Ok((Base::Stage(from), state));
             }
         }

@@ -34,16 +34,26 @@ pub(super) struct State {
 impl State {
     /// Where a stage is at first.
     pub(super) fn of(config: ImageConfig, platform: Platform) -> Self {
-        let variables = config.env.iter().filter_map(|text| text.split_once('='));
-        Self {
-            variables: variables
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect(),
+        let mut state = Self {
+            variables: Variables::new(),
             args: BTreeSet::new(),
             has_cmd: false,
             platform,
             config: Arc::new(config),
-        }
+        };
+        state.take_environment();
+        state
+    }
+
+    /// At the beginning of a stage the environment counts, whatever an ARG before it made of it.
+    pub(super) fn take_environment(&mut self) {
+        let variables = self
+            .config
+            .env
+            .iter()
+            .filter_map(|text| text.split_once('='));
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        self.variables.extend(variables);
     }
 
     /// The environment's and the ARGs' variables.

@@ -5,7 +5,10 @@
 //! to a later call, as nothing breaks by waiting.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::time::SystemTime;
+
+use nix::fcntl::Flock;
 
 use super::files::{self, FileError};
 use super::index::Entry;
@@ -46,17 +49,30 @@ impl Store {
         containers: &dyn Fn()
             -> Result<Vec<ContainerUse>, Box<dyn std::error::Error + Send + Sync>>,
     ) -> Result<Collected, StoreError> {
-        let path = self.lease_path();
-        let alone = lock::poll(COLLECT_WAIT, || lock::try_acquire(&path))
-            .map_err(FileError::of("lock", &path))?;
-        let Some(_alone) = alone else {
+        let Some(alone) = self.alone()? else {
             return Ok(Collected::Postponed);
         };
         let containers = containers().map_err(StoreError::Containers)?;
-        self.drop_nameless(&containers)?;
+        self.collect_alone(&alone, &containers)
+    }
+
+    /// The exclusive lease, unless a pull, load or start is on its way and takes longer than a moment.
+    pub(super) fn alone(&self) -> Result<Option<Flock<File>>, StoreError> {
+        let path = self.lease_path();
+        Ok(lock::poll(COLLECT_WAIT, || lock::try_acquire(&path))
+            .map_err(FileError::of("lock", &path))?)
+    }
+
+    /// As [`Self::collect`], for who has the exclusive lease.
+    pub(super) fn collect_alone(
+        &self,
+        _alone: &Flock<File>,
+        containers: &[ContainerUse],
+    ) -> Result<Collected, StoreError> {
+        self.drop_nameless(containers)?;
         let mut used = self.used()?;
         for container in containers {
-            used.disks.extend(container.layers);
+            used.disks.extend(&container.layers);
         }
         let (blobs, mut freed) = self.remove_blobs(&used.blobs)?;
         freed = freed.saturating_add(self.layer_disks()?.remove_unused(&used.disks)?);

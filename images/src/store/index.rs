@@ -213,6 +213,14 @@ impl Index {
             .collect()
     }
 
+    /// All names, sorted.
+    pub(super) fn all_names(&self) -> Vec<Reference> {
+        let names = self.entries.iter().filter_map(|entry| entry.name.clone());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
+    }
+
     /// The entry of a name. With a digest in it, a tag doesn't count, as in Docker.
     pub(super) fn named(&self, name: &Reference) -> Option<&Entry> {
         let name = key(name);

@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::index::{Entry, Index, Match};
 use super::{Collected, Store, StoreError};
 use crate::digest::Digest;
-use crate::image::Layer;
+use crate::image::{Image, Layer};
 use crate::layers::LayerKey;
 use crate::reference::Reference;
 
@@ -52,6 +52,15 @@ impl std::fmt::Display for Removed {
             Self::Deleted(digest) => write!(out, "Deleted: {digest}"),
         }
     }
+}
+
+/// What [`Store::remove_unused`] did.
+#[derive(Debug, Default)]
+pub struct Unused {
+    /// The images that went, with what `rmi` would say of each.
+    pub removed: Vec<(Digest, Vec<Removed>)>,
+    /// Images that stay, as somebody may be about to use them.
+    pub postponed: usize,
 }
 
 /// Why an image stays. The messages are Docker's.
@@ -146,6 +155,57 @@ impl Store {
             removed.extend(blobs.into_iter().filter(of_image).map(Removed::Deleted));
         }
         Ok(removed)
+    }
+
+    /// Removes every image that `is_meant` holds of and no container uses, and what nobody needs then, as
+    /// `docker image prune` does. Names and containers are looked at in the moment of the removal: what got a name
+    /// or a container meanwhile stays. While a pull, load or start is on its way, which may have chosen an image,
+    /// images with tags stay, and content is left to a later call.
+    pub fn remove_unused(
+        &self,
+        is_meant: &dyn Fn(&Image) -> bool,
+        containers: &dyn Fn()
+            -> Result<Vec<ContainerUse>, Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Result<Unused, StoreError> {
+        let alone = self.alone()?;
+        let mut unused = Unused::default();
+        let mut layers = Vec::new();
+        let uses = self.change(|index| {
+            let uses = containers().map_err(StoreError::Containers)?;
+            for id in index.ids() {
+                let entry = self.of_id(index, &id);
+                // A damaged one is told of by who lists.
+                let Ok(image) = entry.and_then(|entry| self.image(index, entry)) else {
+                    continue;
+                };
+                if !is_meant(&image) || uses.iter().any(|user| user.image == id) {
+                    continue;
+                }
+                if alone.is_none() && !index.names(&id).is_empty() {
+                    unused.postponed += 1;
+                    continue;
+                }
+                let mut lines = Vec::new();
+                for name in index.names(&id) {
+                    untag(index, &name, &mut lines);
+                }
+                index.drop_image(&id);
+                lines.push(Removed::Deleted(id));
+                layers.push(image.layers);
+                unused.removed.push((id, lines));
+            }
+            Ok(uses)
+        })?;
+        if let Some(alone) = &alone
+            && let Collected::Done { blobs, .. } = self.collect_alone(alone, &uses)?
+        {
+            let mut gone: BTreeSet<Digest> = blobs.into_iter().collect();
+            for ((_, lines), layers) in unused.removed.iter_mut().zip(layers) {
+                let own = layers.iter().filter(|layer| gone.remove(&layer.blob));
+                lines.extend(own.map(|layer| Removed::Deleted(layer.blob)));
+            }
+        }
+        Ok(unused)
     }
 
     /// Whether a container was made of the layers of this manifest: a commit of it needs them.

@@ -333,3 +333,18 @@ fn what_loses_its_last_name_goes_though_others_have_its_id() {
     assert_eq!(manifest(&good.id()), Digest::of(&good.manifest));
     assert_eq!(manifest("evil:1"), Digest::of(&evil.manifest));
 }
+
+#[test]
+fn names_are_listed_also_of_images_that_are_damaged() {
+    let (_dir, store) = store();
+    let bad = Sample::new(&[b"bad"]);
+    load(&store, &Sample::new(&[b"good"]), "b:1");
+    load(&store, &bad, "a:1");
+    store.tag("b:1", &Reference::parse("a:2").unwrap()).unwrap();
+    std::fs::remove_file(store.blob_path(&Digest::of(&bad.config))).unwrap();
+    let listing = store.list().unwrap();
+    assert_eq!((listing.images.len(), listing.damaged.len()), (1, 1));
+    let names = store.names().unwrap();
+    let names: Vec<String> = names.iter().map(Reference::familiar).collect();
+    assert_eq!(names, ["a:1", "a:2", "b:1"]);
+}

@@ -39,7 +39,7 @@ fn absolute(source: &str) -> Result<PathBuf> {
 }
 
 fn is_relative_path(source: &str) -> bool {
-    matches!(source, "." | "..") || source.starts_with("./") || source.starts_with("../")
+    source.starts_with('.')
 }
 
 /// Refuses what only mounts of one kernel can do.

@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 
 use anyhow::{Context, Result, bail};
 use images::Digest;
-use images::context::{Selected, Wanted, clean, sources_text};
+use images::context::{ContextError, Selected, Wanted, clean, sources_text};
 use images::dockerfile::{
     Action, Copy, CopyFrom, Mount, MountKind, Network, Run, Source, Step, Unpack,
 };
@@ -22,7 +22,7 @@ use super::stage::Stage;
 use super::{Shared, StepId, Told, lock};
 
 /// Changes when steps of the same key would not be the same any more.
-const FORMAT: &str = "bulkhead build 3";
+const FORMAT: &str = "bulkhead build 4";
 
 /// Permissions of a file that `ADD` took from the web, as Docker has it.
 const DOWNLOAD_MODE: u16 = 0o600;
@@ -81,16 +81,27 @@ impl<'a> Shared<'a> {
 
     fn inputs_of_copy(&self, step: &Step, copy: &Copy, inputs: &mut Inputs) -> Result<()> {
         let instruction = step.text.split(' ').next().unwrap_or("COPY");
-        let paths = paths(copy);
+        let runs = runs(copy);
+        let paths = runs.concat();
+        let wanted = |patterns| Wanted {
+            instruction,
+            patterns,
+            is_literal: false,
+            parents: copy.parents,
+            exclude: &copy.exclude,
+        };
         if !paths.is_empty() {
-            let wanted = Wanted {
-                instruction,
-                patterns: &paths,
-                is_literal: false,
-                parents: copy.parents,
-                exclude: &copy.exclude,
-            };
-            self.input(&copy.from, &wanted, inputs)?;
+            self.input(&copy.from, &wanted(&paths), inputs)?;
+        }
+        if runs.len() > 1 {
+            // What is between them comes between them.
+            let each = runs
+                .iter()
+                .map(|paths| match self.build.context.resolve(&wanted(paths)) {
+                    Err(ContextError::NoSources(_)) => Ok(Vec::new()),
+                    selected => selected,
+                });
+            inputs.selected = each.collect::<Result<_, _>>()?;
         }
         for source in &copy.sources {
             if let Source::Url { url, .. } = source {
@@ -170,11 +181,25 @@ impl<'a> Shared<'a> {
             unpack,
             replace_links: copy.link,
         };
-        let paths = paths(copy);
-        if !paths.is_empty() {
-            match self.source(&copy.from)? {
-                None => {
-                    let selected = inputs.selected.first().map_or(&[][..], Vec::as_slice);
+        let mut downloads = inputs.downloads.iter();
+        let mut selected = inputs.selected.iter();
+        let mut runs = runs(copy).into_iter();
+        let mut is_in_run = false;
+        // In the order in which they are written, as what is the same of two is the latter's.
+        for source in &copy.sources {
+            match source {
+                Source::Path(_) if is_in_run => {}
+                Source::Path(_) => {
+                    is_in_run = true;
+                    let paths = runs.next().unwrap_or_default();
+                    if let Some(source) = self.source(&copy.from)? {
+                        let gather = gather(copy, &paths)?;
+                        let mut source = lock(&source);
+                        let lender = self.lender(&mut source, id.stage)?;
+                        builder.copy_from(lender, gather, place(false))?;
+                        continue;
+                    }
+                    let selected = selected.next().map_or(&[][..], Vec::as_slice);
                     // What is in a directory is never unpacked, so that each source goes by itself.
                     let parts: Vec<&[Selected]> = match copy.unpack {
                         Unpack::Never => vec![selected],
@@ -187,19 +212,8 @@ impl<'a> Shared<'a> {
                             .place(place, &mut |to| Ok(self.build.context.archive(part, to)?))?;
                     }
                 }
-                Some(source) => {
-                    let gather = gather(copy, &paths)?;
-                    let mut source = lock(&source);
-                    let lender = self.lender(&mut source, id.stage)?;
-                    builder.copy_from(lender, gather, place(false))?;
-                }
-            }
-        }
-        let mut downloads = inputs.downloads.iter();
-        for source in &copy.sources {
-            match source {
-                Source::Path(_) => {}
                 Source::Url { name, .. } => {
+                    is_in_run = false;
                     let download = downloads.next().context("the download is gone")?;
                     let place = place(copy.unpack == Unpack::Always);
                     let modified = download.modified.as_deref().and_then(http_date);
@@ -208,6 +222,12 @@ impl<'a> Shared<'a> {
                         one_file(name, DOWNLOAD_MODE, modified, size, &mut &download.file, to)
                     })?;
                 }
+                Source::Inline { .. } => {}
+            }
+        }
+        for source in &copy.sources {
+            match source {
+                Source::Path(_) | Source::Url { .. } => {}
                 Source::Inline { name, content } => {
                     let size = content.len() as u64;
                     builder.place(place(false), &mut |to| {
@@ -447,13 +467,21 @@ fn owner(text: &str) -> String {
     }
 }
 
-/// The sources of a copy that are paths.
-fn paths(copy: &Copy) -> Vec<&str> {
-    let paths = copy.sources.iter().filter_map(|source| match source {
-        Source::Path(path) => Some(path.as_str()),
-        _ => None,
-    });
-    paths.collect()
+/// The sources of a copy that are paths, in runs: between two of them there is an address. Files in the
+/// Dockerfile come last, wherever they are.
+fn runs(copy: &Copy) -> Vec<Vec<&str>> {
+    let sources = copy.sources.iter();
+    let sources = sources.filter(|source| !matches!(source, Source::Inline { .. }));
+    let paths: Vec<Option<&str>> = sources
+        .map(|source| match source {
+            Source::Path(path) => Some(path.as_str()),
+            _ => None,
+        })
+        .collect();
+    let runs = paths.split(Option::is_none);
+    let runs = runs.filter(|run| !run.is_empty());
+    runs.map(|run| run.iter().copied().flatten().collect())
+        .collect()
 }
 
 /// What a copy takes of a stage or an image. What the agent does not know is refused.
@@ -579,5 +607,55 @@ mod tests {
         assert_eq!(tar.read(&mut content).unwrap(), 5);
         // A file that turns out shorter is no file.
         assert!(one_file("x", 0o600, 7, 6, &mut &b"hello"[..], &mut Vec::new()).is_err());
+    }
+
+    #[test]
+    fn paths_are_divided_where_an_address_is() {
+        let path = |text: &str| Source::Path(text.to_owned());
+        let url = || Source::Url {
+            url: "http://h/u".to_owned(),
+            name: "u".to_owned(),
+        };
+        let inline = || Source::Inline {
+            name: "i".to_owned(),
+            content: String::new(),
+        };
+        for (sources, want) in [
+            (vec![path("a"), path("b")], vec![vec!["a", "b"]]),
+            (
+                vec![path("a"), url(), path("b"), path("c")],
+                vec![vec!["a"], vec!["b", "c"]],
+            ),
+            (
+                vec![url(), path("a"), url(), url(), path("b"), url()],
+                vec![vec!["a"], vec!["b"]],
+            ),
+            (
+                vec![inline(), path("a"), inline(), path("b")],
+                vec![vec!["a", "b"]],
+            ),
+            (
+                vec![path("a"), inline(), url(), inline(), path("b")],
+                vec![vec!["a"], vec!["b"]],
+            ),
+            (vec![url(), inline()], vec![]),
+        ] {
+            let copy = Copy {
+                sources,
+                destination: images::dockerfile::Destination {
+                    path: "/d".to_owned(),
+                    is_directory: true,
+                },
+                from: CopyFrom::Context,
+                owner: None,
+                mode: None,
+                unpack: Unpack::Never,
+                link: false,
+                parents: false,
+                exclude: Vec::new(),
+                checksum: None,
+            };
+            assert_eq!(runs(&copy), want, "{:?}", copy.sources);
+        }
     }
 }

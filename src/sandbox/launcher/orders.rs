@@ -97,8 +97,10 @@ fn carry_out(
             process
         }
         Order::Passt(endpoint, ports) => {
-            let is_asked = |port: &PublishedPort| config.ports.iter().any(|it| it.takes(port));
-            if let Some(port) = ports.iter().find(|port| !is_asked(port)) {
+            // One for each that was asked for, in their order.
+            let mut asked = config.ports.iter();
+            let is_other = |port: &&PublishedPort| !asked.next().is_some_and(|it| it.takes(port));
+            if let Some(port) = ports.iter().find(is_other) {
                 bail!("port {} is not the container's", port.host_port);
             }
             network::program(&endpoint, &ports, next(), next())?.spawn_beside(group)?

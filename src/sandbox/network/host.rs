@@ -25,7 +25,7 @@ impl Routes {
         Self {
             v4: default_v4(&text("/proc/net/route")),
             v6: default_v6(&text("/proc/net/ipv6_route")),
-            has_v4_resolver: has_v4_resolver(&text("/etc/resolv.conf")),
+            has_v4_resolver: resolver_v4(&text("/etc/resolv.conf")).is_some(),
         }
     }
 }
@@ -83,13 +83,14 @@ fn default_v6(text: &str) -> Option<String> {
     })
 }
 
-fn has_v4_resolver(resolv_conf: &str) -> bool {
-    resolv_conf.lines().any(|line| {
-        let mut words = line.split_whitespace();
-        words.next() == Some("nameserver")
-            && words
-                .next()
-                .is_some_and(|word| word.parse::<Ipv4Addr>().is_ok())
+/// The IPv4 address that passt asks for names, of a resolv.conf. It reads a line less freely than the C library:
+/// where the two differ passt has none, and what it is to forward would reach the host's loopback.
+#[must_use]
+pub fn resolver_v4(resolv_conf: &str) -> Option<Ipv4Addr> {
+    resolv_conf.lines().find_map(|line| {
+        let rest = line.strip_prefix("nameserver ")?;
+        let word = rest.rsplit(' ').next()?;
+        word.parse().ok()
     })
 }
 
@@ -118,11 +119,18 @@ mod tests {
 
     #[test]
     fn only_an_ipv4_resolver_can_be_forwarded_to() {
-        assert!(has_v4_resolver(
-            "search a\nnameserver ::1\nnameserver 127.0.0.53\n"
-        ));
-        assert!(!has_v4_resolver(
-            "nameserver fe80::1%eth0\n# nameserver 192.0.2.1\n"
-        ));
+        assert_eq!(
+            resolver_v4("search a\nnameserver ::1\nnameserver 127.0.0.53\n"),
+            Some(Ipv4Addr::new(127, 0, 0, 53))
+        );
+        for none in [
+            "nameserver fe80::1%eth0\n# nameserver 192.0.2.1\n",
+            "nameserver\t127.0.0.53\n",
+            "nameserver 127.0.0.53 \n",
+            "nameserver 127.0.0.53 # the stub\n",
+            " nameserver 127.0.0.53\n",
+        ] {
+            assert_eq!(resolver_v4(none), None, "{none:?}");
+        }
     }
 }

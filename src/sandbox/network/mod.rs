@@ -35,7 +35,7 @@ use super::launcher::Launcher;
 use super::paths::{self, Root};
 
 pub use self::host::Routes;
-pub use self::host::{address as host_address, has_v6};
+pub use self::host::{address as host_address, has_v6, resolver_v4};
 pub(super) use self::passt::program;
 pub use self::passt::{PASST, find as find_passt};
 pub(super) use self::ports::{resolve, wait_until_free};
@@ -110,12 +110,12 @@ impl PortRequest {
     /// Whether this port is one that was asked for.
     #[must_use]
     pub fn takes(&self, port: &PublishedPort) -> bool {
+        let random = || (ports::random_first(), u16::MAX);
+        let (first, last) = self.host_ports.unwrap_or_else(random);
         self.host_ip == port.host_ip
             && self.container_port == port.container_port
             && self.protocol == port.protocol
-            && self
-                .host_ports
-                .is_none_or(|(first, last)| (first..=last).contains(&port.host_port))
+            && (first..=last).contains(&port.host_port)
     }
 }
 

@@ -159,7 +159,8 @@ fn probe(ip: Option<IpAddr>, port: u16, protocol: Protocol, v6: bool) -> io::Res
     })
 }
 
-fn random_first() -> u16 {
+/// The first port of those that any may have.
+pub(super) fn random_first() -> u16 {
     let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     range
         .split_whitespace()

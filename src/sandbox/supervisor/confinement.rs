@@ -66,12 +66,7 @@ impl Supervisor {
     /// What it may do below which folder, or with which file.
     fn rules(&self, guest: &GuestFiles) -> Result<Vec<(File, Rights)>> {
         let mut rules = places(&self.root, &self.folder, &self.config.launch);
-        rules.extend(
-            guest
-                .kernel
-                .parent()
-                .map(|folder| (folder.to_owned(), Rights::Read)),
-        );
+        rules.extend(of_guest(guest).map(|path| (path, Rights::ReadFiles)));
         rules.extend(self.group.iter().flat_map(ControlGroup::files));
         // What is not there can't be opened later, either.
         let there = rules.into_iter().filter(|(path, _)| path.exists());
@@ -79,6 +74,22 @@ impl Supervisor {
             .map(|(path, rights)| Ok((open(&path)?, rights)))
             .collect()
     }
+}
+
+/// What it boots from: the folder, in which an upgrade puts other files for its next life. Where that has folders
+/// it is not the guest's alone, and may be a home: then these files, which an upgrade must not replace.
+fn of_guest(guest: &GuestFiles) -> impl Iterator<Item = PathBuf> {
+    let folder = guest.kernel.parent().filter(|folder| !has_folders(folder));
+    let files = [&guest.kernel, &guest.initramfs, &guest.manifest];
+    let files = files.into_iter().filter(move |_| folder.is_none());
+    folder.into_iter().map(Path::to_owned).chain(files.cloned())
+}
+
+fn has_folders(folder: &Path) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .into_iter()
+        .any(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
 }
 
 /// Where it goes in the state root and in the kernel's folders. A folder that it could list it could

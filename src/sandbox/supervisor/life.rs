@@ -21,6 +21,7 @@ use protocol::message::{Event, ExitStatus, FailureKind, ProcessId, Request};
 use protocol::spec::{RunSpec, Stdio};
 use protocol::task::TaskId;
 
+use super::super::agent::AgentError;
 use super::super::clock::{monotonic_ns, now};
 use super::super::control_group::{ControlGroup, Limits};
 use super::super::disks;
@@ -31,7 +32,7 @@ use super::super::logs::{self, LogWriter};
 use super::super::network::Network;
 use super::super::paths::GuestFiles;
 use super::super::plain::{Prepared, RunningPlain};
-use super::super::state::{EXIT_CODE_KILLED, Status};
+use super::super::state::{EXIT_CODE_KILLED, Folder, Status};
 use super::super::stop::Unkillable;
 use super::super::stream_ports::{MAIN_PORTS, StreamPorts};
 use super::super::streams::{Deliveries, Streams, VmStreams};
@@ -56,8 +57,18 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// As much longer when a volume takes the image's content.
 const FILL_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
-/// From the request to power off to the agent's goodbye: it flushes what the container wrote.
+/// From the request to power off, or the last that was written to the disk, to the agent's goodbye: it flushes
+/// what the container wrote.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// In all: a guest that writes for ever is no reason to wait.
+const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(1800);
+
+/// Time between two looks at the disk meanwhile.
+const SHUTDOWN_LOOK: Duration = Duration::from_secs(1);
+
+/// What is told of a container whose guest did not say goodbye.
+const UNFLUSHED: &str = "its guest did not flush its disk in time: what it wrote last may be lost";
 
 /// What a container runs in, and what runs there.
 pub(super) struct Running {
@@ -68,6 +79,8 @@ pub(super) struct Running {
     pub(super) deliveries: Deliveries,
     /// Requests that wait for the agent's hello.
     held: Option<Vec<Request>>,
+    /// Signals that wait for the container's process: before it executes its program it is the agent's.
+    signals: Vec<Request>,
     execs: BTreeMap<ProcessId, Exec>,
     next_process: ProcessId,
     pub(super) ports: StreamPorts,
@@ -145,7 +158,7 @@ impl Supervisor {
             bail!("the container was stopped while it waited for a volume");
         }
         let served = self.serve();
-        let Some(running) = self.running.take() else {
+        let Some(mut running) = self.running.take() else {
             bail!("the VM is gone");
         };
         self.end_processes(&running);
@@ -167,16 +180,23 @@ impl Supervisor {
                 let (status, oom_killed) = running.end.unwrap_or((ExitStatus::Code(0), false));
                 self.state.phases.exited = monotonic_ns();
                 self.state.oom_killed = oom_killed;
+                let mut trouble = None;
                 if self.auto_remove() && !self.again {
                     self.unplug(running.vm);
                 } else {
-                    if let Some(report) = power_off(running.vm, running.has_left)? {
+                    // What is left to be written is nobody's any more whom they slow down.
+                    self.group.iter().for_each(ControlGroup::lift_rates);
+                    let is_whole = running.has_left || power_off(&mut running.vm, &self.folder);
+                    // A plain container's files are the host's.
+                    let is_lost = !is_whole && matches!(running.vm, Enclosure::Vm(_));
+                    trouble = is_lost.then(|| UNFLUSHED.to_owned());
+                    if let Some(report) = running.vm.finish_soon()? {
                         self.note_times(&report);
                     }
                 }
                 Ok(ToCommand::Exited {
                     code: status.docker_code(),
-                    trouble: None,
+                    trouble,
                 })
             }
         }
@@ -324,6 +344,7 @@ impl Supervisor {
             main,
             deliveries,
             held: Some(vec![Request::Run(Box::new(run))]),
+            signals: Vec::new(),
             execs: BTreeMap::new(),
             next_process: MAIN + 1,
             ports: StreamPorts::default(),
@@ -452,6 +473,12 @@ impl Supervisor {
             // Without a timer it runs with the clock that it has.
             running.clock = GuestClock::new().ok();
         }
+        let running = self.running.as_mut();
+        let signals = running.map(|running| std::mem::take(&mut running.signals));
+        signals
+            .into_iter()
+            .flatten()
+            .for_each(|signal| self.send(signal));
         // On a full disk it runs all the same.
         let _ = self.folder.set_state(&self.state);
         self.journal_volumes("mount");
@@ -568,6 +595,11 @@ impl Supervisor {
             if let Request::Freeze(_) = request {
                 running.freezes += 1;
             }
+            let is_for_main = matches!(request, Request::Signal { process: MAIN, .. });
+            if is_for_main && self.state.phases.started == 0 {
+                running.signals.push(request);
+                return;
+            }
             match &mut running.held {
                 Some(held) => held.push(request),
                 None => drop(running.vm.agent().send(&request)),
@@ -594,18 +626,37 @@ impl Supervisor {
     }
 }
 
-/// Ends a VM in good order, since its disk is kept, unless its agent has done so and left.
-fn power_off(mut vm: Enclosure, has_left: bool) -> Result<Option<VmReport>> {
+/// Ends a VM in good order, since its disk is kept; whether its agent said that the disk is whole.
+fn power_off(vm: &mut Enclosure, folder: &Folder) -> bool {
     // Whatever the guest does now, its process has ended and its output is read.
-    if !has_left && vm.agent().send(&Request::Shutdown).is_ok() {
-        let deadline = Some(Instant::now() + SHUTDOWN_TIMEOUT);
-        while let Ok(event) = vm.agent().next(deadline) {
-            if matches!(event, Event::Bye) {
-                break;
+    if vm.agent().send(&Request::Shutdown).is_err() {
+        return false;
+    }
+    let written = || {
+        folder
+            .upper()
+            .metadata()
+            .and_then(|disk| disk.modified())
+            .ok()
+    };
+    let last = Instant::now() + SHUTDOWN_TIME_MAX;
+    let (mut seen, mut deadline) = (written(), Instant::now() + SHUTDOWN_TIMEOUT);
+    loop {
+        let look = Instant::now() + SHUTDOWN_LOOK;
+        match vm.agent().next(Some(look.min(deadline))) {
+            Ok(Event::Bye) => return true,
+            Ok(_) => {}
+            Err(AgentError::Timeout) if Instant::now() < deadline => {
+                // A slow disk takes what it takes, as long as it takes anything.
+                let now = written();
+                if now != seen {
+                    seen = now;
+                    deadline = last.min(Instant::now() + SHUTDOWN_TIMEOUT);
+                }
             }
+            Err(_) => return false,
         }
     }
-    vm.finish_soon()
 }
 
 /// What a command is told of a process that could not be started.

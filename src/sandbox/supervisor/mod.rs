@@ -238,7 +238,7 @@ impl Supervisor {
             // A disk that is full is no reason to leave a container down.
             let _ = self.folder.set_state(&self.state);
             self.tell_the_end_of_a_life(&message);
-            if !self.pause(delay)? {
+            if !self.pause(delay, &mut backoff)? {
                 break (message, true);
             }
             // Whoever wanted the last life to end has got it.
@@ -266,7 +266,7 @@ impl Supervisor {
             && let ToCommand::Exited { trouble, .. } = &mut message
         {
             // A full disk, say. The process's end is the user's to know all the same.
-            *trouble = Some(format!("{error:#}"));
+            *trouble = Some(format!("keep the end of the container: {error:#}"));
         }
         if !self.auto_remove() {
             let _ = client::remove(&self.folder);
@@ -323,8 +323,8 @@ impl Supervisor {
         clients.answer_those(|role| matches!(role, Role::StartedAgain), &again);
     }
 
-    /// Answers those who wait for the end, and connected before nobody could any more, but were not
-    /// heard yet. Whoever wants another thing finds by the connection's end that it is too late.
+    /// Answers those who connected before nobody could any more, but were not heard yet: what they want is done,
+    /// or too late.
     fn hear_the_late(&mut self, message: &ToCommand) {
         let until = Instant::now() + LATE_TIME;
         self.clients.accept_all();
@@ -336,11 +336,32 @@ impl Supervisor {
             self.clients.turn_away();
             let _ = self.stop.was_terminated();
             for client in ready.into_iter().flatten() {
-                if self.clients.read(client).contains(&ToSupervisor::Wait) {
-                    self.clients.set_role(client, Role::Ended);
+                for message in self.clients.read(client) {
+                    self.answer_late(client, &message);
                 }
             }
             self.tell_the_end(message);
+        }
+    }
+
+    fn answer_late(&mut self, client: ClientId, message: &ToSupervisor) {
+        match message {
+            ToSupervisor::Wait => self.clients.set_role(client, Role::Ended),
+            ToSupervisor::Stop(StopRequest { again: false, .. }) => {
+                self.clients.set_role(client, Role::Stopped);
+            }
+            // Whoever wants it to run starts it.
+            ToSupervisor::Stop(_) | ToSupervisor::Attach(_) => {
+                self.clients.tell(client, &has_ended());
+            }
+            ToSupervisor::Kill(_)
+            | ToSupervisor::Exec { .. }
+            | ToSupervisor::Freeze(_)
+            | ToSupervisor::HoldStill(_) => self.clients.tell(client, &self.not_running()),
+            // What is on record is what counts.
+            ToSupervisor::Update(_) => self.clients.tell(client, &ToCommand::Done),
+            ToSupervisor::Task { .. } => self.clients.tell(client, &has_ended()),
+            ToSupervisor::Detach | ToSupervisor::Signal(_) | ToSupervisor::Resize(_) => {}
         }
     }
 
@@ -348,7 +369,7 @@ impl Supervisor {
     fn note_end(&mut self, message: &ToCommand) {
         let (code, error) = match message {
             ToCommand::Failed { code, message } => (*code, message.clone()),
-            ToCommand::Exited { code, .. } => (*code, String::new()),
+            ToCommand::Exited { code, trouble } => (*code, trouble.clone().unwrap_or_default()),
             _ => (0, String::new()),
         };
         self.journal_end(code);
@@ -358,9 +379,9 @@ impl Supervisor {
     /// How long to wait until the container is started again; `None` when it is not.
     fn delay(&mut self, message: &ToCommand, backoff: &mut Backoff) -> Option<Duration> {
         if std::mem::take(&mut self.again) {
-            // As after a stop and a start.
-            self.state.restart_count = 0;
-            *backoff = Backoff::new();
+            self.begin_anew(backoff);
+            // Who killed it meanwhile cut short how long it took to end.
+            self.by_hand = false;
             return Some(Duration::ZERO);
         }
         let code = match message {
@@ -383,13 +404,23 @@ impl Supervisor {
         Some(backoff.next(Duration::from_nanos(ran_ns)))
     }
 
+    /// A life that somebody asked for, as after a stop and a start.
+    fn begin_anew(&mut self, backoff: &mut Backoff) {
+        self.state.restart_count = 0;
+        *backoff = Backoff::new();
+    }
+
     /// Waits between two lives; `false` when somebody wants no other.
-    fn pause(&mut self, delay: Duration) -> Result<bool> {
+    fn pause(&mut self, delay: Duration, backoff: &mut Backoff) -> Result<bool> {
         let until = Instant::now() + delay;
         while Instant::now() < until && !self.by_hand && !self.again {
             self.turn(Some(until))?;
         }
-        Ok(std::mem::take(&mut self.again) || !self.by_hand)
+        if std::mem::take(&mut self.again) {
+            self.begin_anew(backoff);
+            return Ok(true);
+        }
+        Ok(!self.by_hand)
     }
 
     /// Waits until something happens or `deadline`, and serves it. Returns the agent's next event.
@@ -581,10 +612,16 @@ impl Supervisor {
             }
             return None;
         }
+        let ends = self.is_to_end(signal);
         if self.running.is_none() {
-            return Some(self.not_running());
+            if self.state.status != Status::Restarting || !ends {
+                return Some(self.not_running());
+            }
+            // There is none to signal, and none is to come.
+            self.by_hand = true;
+            return Some(ToCommand::Done);
         }
-        self.by_hand |= self.is_to_end(signal);
+        self.by_hand |= ends;
         self.signal_main(signal);
         Some(ToCommand::Done)
     }

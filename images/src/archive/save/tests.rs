@@ -197,6 +197,23 @@ fn a_damaged_layer_ends_it() {
 }
 
 #[test]
+fn a_damaged_image_of_a_repository_ends_it() {
+    let (good, bad) = (Sample::new(&[b"good"]), Sample::new(&[b"bad"]));
+    let (dir, store) = store_of(&[(&good, "a:1"), (&bad, "a:2")]);
+    let path = dir
+        .path()
+        .join("store/blobs/sha256")
+        .join(Digest::of(&bad.config).hex());
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, b"{}").unwrap();
+    let error = saved(&store, &["a"]).unwrap_err().to_string();
+    assert!(error.ends_with("is damaged"), "{error}");
+    std::fs::remove_file(&path).unwrap();
+    assert!(saved(&store, &["a"]).is_err());
+    assert!(saved(&store, &["a:1"]).is_ok());
+}
+
+#[test]
 fn an_output_that_fails_is_told() {
     struct Full;
     impl Write for Full {

@@ -140,6 +140,22 @@ fn a_name_is_the_last_stage_before_that_has_it() {
     assert_eq!(plan.stages[1].config.user, "1");
 }
 
+#[test]
+fn an_arg_that_hides_a_variable_ends_with_its_stage() {
+    let plan = planned(
+        "FROM x AS a\nENV V=env\nARG V=arg\nARG W=arg\nRUN a\nFROM a\nENV B=$V C=$W\nRUN b",
+    );
+    let env = |stage: usize| match &plan.stages[stage].steps.last().unwrap().action {
+        Action::Run(run) => run.env.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(env(0), ["PATH=/bin", "BASE=b", "V=arg", "W=arg"]);
+    assert_eq!(
+        env(1),
+        ["PATH=/bin", "BASE=b", "V=env", "B=env", "C=arg", "W=arg"]
+    );
+}
+
 fn plan_on(on_build: &[&str], text: &str) -> Result<Plan, PlanError<Refused>> {
     let mut image = base();
     image.config.on_build = on_build.iter().map(ToString::to_string).collect();

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use super::super::{Begin, Force, Removed};
 use super::*;
+use crate::image::Image;
 use crate::layers::{self, LayerDisks};
 use crate::platform::Platform;
 use crate::reference::Reference;
@@ -174,4 +175,78 @@ fn a_partial_download_survives_a_collection() {
     assert!(
         matches!(store.begin(&Digest::of(b"content"), 7), Ok(Begin::Writer(writer)) if writer.offset() == 3)
     );
+}
+
+#[test]
+fn unused_images_go_with_what_no_other_image_has() {
+    let (gone, used) = (
+        Sample::new(&[b"base", b"gone"]),
+        Sample::new(&[b"base", b"used"]),
+    );
+    let (_dir, store) = store_with(&[(&gone, "gone"), (&used, "used")]);
+    let user = ContainerUse {
+        container: "c".to_owned(),
+        image: Digest::parse(&used.id()).unwrap(),
+        layers: Vec::new(),
+        running: false,
+    };
+    let unused = store
+        .remove_unused(&|_| true, &|| Ok(vec![user.clone()]))
+        .unwrap();
+    let id = Digest::parse(&gone.id()).unwrap();
+    let lines = vec![
+        Removed::Untagged(Reference::parse("gone").unwrap()),
+        Removed::Deleted(id),
+        Removed::Deleted(Digest::of(b"gone")),
+    ];
+    assert_eq!(unused.removed, [(id, lines)]);
+    assert_eq!((unused.postponed, blobs(&store)), (0, 4));
+    assert_eq!(store.resolve("used").unwrap().tags.len(), 1);
+    store.remove_unused(&|_| true, &nobody).unwrap();
+    assert_eq!(blobs(&store), 0);
+}
+
+#[test]
+fn a_layer_of_two_unused_images_is_told_once() {
+    let (one, two) = (
+        Sample::new(&[b"base", b"one"]),
+        Sample::new(&[b"base", b"two"]),
+    );
+    let (_dir, store) = store_with(&[(&one, "one"), (&two, "two")]);
+    let unused = store.remove_unused(&|_| true, &nobody).unwrap();
+    let base = Removed::Deleted(Digest::of(b"base"));
+    let lines = unused.removed.iter().flat_map(|(_, lines)| lines);
+    assert_eq!(lines.filter(|line| **line == base).count(), 1);
+    assert_eq!((unused.removed.len(), blobs(&store)), (2, 0));
+}
+
+#[test]
+fn what_got_a_name_meanwhile_is_not_dangling() {
+    let (old, new) = (Sample::new(&[b"old"]), Sample::new(&[b"new"]));
+    let (_dir, store) = store_with(&[(&old, "x"), (&new, "x")]);
+    let is_dangling = |image: &Image| image.tags.is_empty();
+    let seen = store.list().unwrap().images;
+    assert_eq!(seen.iter().filter(|image| is_dangling(image)).count(), 1);
+    let name = Reference::parse("y").unwrap();
+    store.tag(&old.id(), &name).unwrap();
+    let unused = store.remove_unused(&is_dangling, &nobody).unwrap();
+    assert!(unused.removed.is_empty());
+    assert_eq!((unused.postponed, blobs(&store)), (0, 6));
+    assert_eq!(store.resolve("y").unwrap().tags, [name]);
+}
+
+#[test]
+fn images_with_names_stay_while_a_start_may_have_chosen_them() {
+    let (old, new) = (Sample::new(&[b"old"]), Sample::new(&[b"new"]));
+    let (_dir, store) = store_with(&[(&old, "x"), (&new, "x")]);
+    let lease = store.lease().unwrap();
+    let unused = store.remove_unused(&|_| true, &nobody).unwrap();
+    let id = Digest::parse(&old.id()).unwrap();
+    assert_eq!(unused.removed, [(id, vec![Removed::Deleted(id)])]);
+    assert_eq!((unused.postponed, blobs(&store)), (1, 6));
+    assert_eq!(store.list().unwrap().images.len(), 1);
+    drop(lease);
+    let unused = store.remove_unused(&|_| true, &nobody).unwrap();
+    assert_eq!(unused.removed.len(), 1);
+    assert_eq!((unused.postponed, blobs(&store)), (0, 0));
 }
