@@ -1,11 +1,12 @@
 //! `inspect` of an image: JSON of Docker's shape, with Docker's field names and order.
 //!
 //! Called by the command. It shows what the store knows; fields that only Docker's engine could fill
-//! (graph driver, parent) are empty as they are for a pulled image there.
+//! (the graph driver's data, parent, when it was tagged) are empty as they are for a pulled image there.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::config::Healthcheck;
 use crate::digest::Digest;
@@ -33,8 +34,10 @@ struct Inspect<'a> {
     variant: Option<&'a str>,
     os: &'a str,
     size: u64,
+    graph_driver: GraphDriver,
     #[serde(rename = "RootFS")]
     root_fs: RootFs<'a>,
+    metadata: Metadata,
     descriptor: Descriptor,
 }
 
@@ -74,6 +77,24 @@ struct RootFs<'a> {
     r#type: &'static str,
     layers: &'a [Digest],
 }
+
+/// What layers become, as `info` calls it.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct GraphDriver {
+    /// `null`: a map without anything.
+    data: (),
+    name: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Metadata {
+    last_tag_time: &'static str,
+}
+
+/// Go's zero time: the store does not keep when a name was given.
+const NEVER: &str = "0001-01-01T00:00:00Z";
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -134,9 +155,16 @@ pub fn inspect_json(image: &Image) -> impl Serialize + '_ {
         variant: config.platform.variant(),
         os: config.platform.os(),
         size: image.size,
+        graph_driver: GraphDriver {
+            data: (),
+            name: "erofs",
+        },
         root_fs: RootFs {
             r#type: "layers",
             layers: &config.diff_ids,
+        },
+        metadata: Metadata {
+            last_tag_time: NEVER,
         },
         descriptor: Descriptor {
             digest: image.manifest_digest,
@@ -144,10 +172,31 @@ pub fn inspect_json(image: &Image) -> impl Serialize + '_ {
     }
 }
 
+/// Members that Docker leaves out of the JSON where there is nothing to show, with what its templates read
+/// there: the object that they are of, as a JSON pointer, and the name.
+#[must_use]
+pub fn left_out() -> Vec<(&'static str, &'static str, Value)> {
+    let (config, check) = ("/Config", "/Config/Healthcheck");
+    vec![
+        ("", "Variant", json!("")),
+        ("", "OsVersion", json!("")),
+        ("", "Manifests", Value::Null),
+        (config, "ArgsEscaped", json!(false)),
+        (config, "ExposedPorts", Value::Null),
+        (config, "Healthcheck", Value::Null),
+        (config, "Shell", Value::Null),
+        (config, "StopSignal", json!("")),
+        (check, "Test", Value::Null),
+        (check, "Interval", json!(0)),
+        (check, "Timeout", json!(0)),
+        (check, "StartPeriod", json!(0)),
+        (check, "StartInterval", json!(0)),
+        (check, "Retries", json!(0)),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
     use crate::config::ImageConfig;
     use crate::manifest::{Document, parse};
@@ -203,6 +252,38 @@ mod tests {
         assert_eq!(value["RootFS"]["Type"], "layers");
         assert_eq!(value["RootFS"]["Layers"].as_array().unwrap().len(), 2);
         assert_eq!(value["Size"], image.size);
+        assert_eq!(value["GraphDriver"], json!({"Data": null, "Name": "erofs"}));
+        assert_eq!(value["Metadata"], json!({"LastTagTime": NEVER}));
+    }
+
+    #[test]
+    fn what_is_left_out_is_there_where_the_image_has_it() {
+        let bare = image(|_| {});
+        let bare = serde_json::to_value(inspect_json(&bare)).unwrap();
+        let full = image(|config| {
+            config["config"]["ExposedPorts"] = json!({"80/tcp": {}});
+            config["config"]["Shell"] = json!(["/bin/sh"]);
+            config["config"]["StopSignal"] = json!("SIGINT");
+            config["config"]["Healthcheck"] = json!({
+                "Test": ["CMD", "true"], "Interval": 1, "Timeout": 1, "StartPeriod": 1,
+                "StartInterval": 1, "Retries": 1,
+            });
+        });
+        let full = serde_json::to_value(inspect_json(&full)).unwrap();
+        let has = |value: &Value, part: &str, member: &str| {
+            let part = value.pointer(part);
+            part.is_some_and(|part| part.get(member).is_some())
+        };
+        for (part, member, _) in left_out() {
+            assert!(!has(&bare, part, member), "{part} {member}");
+            // Those are of other machines and systems, or of stores of another kind.
+            let never = ["ArgsEscaped", "Manifests", "OsVersion", "Variant"];
+            assert_eq!(
+                has(&full, part, member),
+                !never.contains(&member),
+                "{part} {member}"
+            );
+        }
     }
 
     #[test]

@@ -258,7 +258,7 @@ fn verbose(
     cache: &BuildCache,
     format: Option<&str>,
 ) -> Result<()> {
-    let format = format.filter(|format| *format != "table");
+    let format = format.filter(|format| !matches!(*format, "" | "table"));
     // As in Docker, where only the tables are cut.
     let whole = format.is_some();
     let image_rows = image_rows(images, all, whole);

@@ -8,6 +8,7 @@ use super::output;
 use super::template::Template;
 use super::version;
 use crate::doctor;
+use crate::sandbox::clock;
 use crate::sandbox::containers;
 use crate::sandbox::paths::{GuestFiles, Root};
 use crate::sandbox::state::Status;
@@ -61,7 +62,7 @@ fn gather(root: &Root) -> Result<Value> {
     let host = nix::sys::utsname::uname()?;
     let text = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
     let kvm = doctor::can_run();
-    Ok(json!({
+    let mut info = json!({
         "Name": text(host.nodename()),
         "Containers": running + paused + stopped,
         "ContainersRunning": running,
@@ -86,7 +87,8 @@ fn gather(root: &Root) -> Result<Value> {
         "PidsLimit": true,
         "OomKillDisable": false,
         "KernelVersion": kernel.get("source_version").and_then(Value::as_str).unwrap_or(""),
-        "OperatingSystem": operating_system(),
+        "OperatingSystem": os_release("PRETTY_NAME").unwrap_or_else(|| "Linux".to_owned()),
+        "OSVersion": os_release("VERSION_ID").unwrap_or_default(),
         "OSType": "linux",
         "Architecture": text(host.machine()),
         "NCPU": std::thread::available_parallelism().map_or(1, usize::from),
@@ -103,7 +105,54 @@ fn gather(root: &Root) -> Result<Value> {
             "CanRun": kvm.is_ok(),
             "WhyNot": kvm.map_or_else(|reason| reason.to_string(), |()| String::new()),
         },
-    }))
+    });
+    let of_engine = of_engine(&|name| std::env::var(name).ok());
+    if let (Some(into), Value::Object(from)) = (info.as_object_mut(), of_engine) {
+        into.extend(from);
+    }
+    Ok(info)
+}
+
+/// What Docker says of its engine: what is so without one.
+fn of_engine(variable: &dyn Fn(&str) -> Option<String>) -> Value {
+    // The first that is set, as what asks registries takes it.
+    let first = |names: [&str; 2]| names.into_iter().find_map(variable).unwrap_or_default();
+    json!({
+        // Nothing lasts that could have one.
+        "ID": "",
+        "SystemTime": clock::now(),
+        // Groups of host and guest alike are made by writing into that file system.
+        "CgroupDriver": "cgroupfs",
+        "DriverStatus": [],
+        // Where names lead that have no registry's in them.
+        "IndexServerAddress": "https://index.docker.io/v1/",
+        "HttpProxy": without_login(&first(["HTTP_PROXY", "http_proxy"])),
+        "HttpsProxy": without_login(&first(["HTTPS_PROXY", "https_proxy"])),
+        "NoProxy": first(["NO_PROXY", "no_proxy"]),
+        "Labels": [],
+        "LiveRestoreEnabled": false,
+        "Isolation": "",
+        "Swarm": {
+            "NodeID": "",
+            "NodeAddr": "",
+            "LocalNodeState": "inactive",
+            "ControlAvailable": false,
+            "Error": "",
+            "RemoteManagers": null,
+        },
+    })
+}
+
+/// The address of a proxy without user and password, as Docker hides them.
+fn without_login(address: &str) -> String {
+    let (scheme, rest) = match address.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), address),
+    };
+    match rest.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}xxxxx:xxxxx@{host}"),
+        None => address.to_owned(),
+    }
 }
 
 /// As people read it.
@@ -168,13 +217,12 @@ fn lines(info: &Value) -> Vec<String> {
     lines
 }
 
-/// `PRETTY_NAME` of os-release.
-fn operating_system() -> String {
+/// What os-release says of the host under a name.
+fn os_release(name: &str) -> Option<String> {
     let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let name = text
-        .lines()
-        .find_map(|line| line.strip_prefix("PRETTY_NAME="));
-    name.unwrap_or("Linux").trim_matches('"').to_owned()
+    let mut lines = text.lines().filter_map(|line| line.split_once('='));
+    let (_, value) = lines.find(|(found, _)| *found == name)?;
+    Some(value.trim_matches('"').to_owned())
 }
 
 /// Memory of the host.
@@ -210,5 +258,31 @@ mod tests {
         ] {
             assert!(lines.iter().any(|found| found == line), "{lines:?}");
         }
+        let template = "{{.Swarm.LocalNodeState}} {{.CgroupDriver}} {{.Labels}} {{.Warnings}}";
+        let template = Template::parse(template).unwrap();
+        let text = template.render(&info).unwrap();
+        assert_eq!(text, "inactive cgroupfs [] []");
+        let time = info["SystemTime"].as_str().unwrap();
+        assert!(time.parse::<jiff::Timestamp>().is_ok(), "{time}");
+    }
+
+    #[test]
+    fn proxies_are_those_of_the_environment_without_their_logins() {
+        let variable = |name: &str| match name {
+            "HTTP_PROXY" => Some("http://me:a/b@p.example:3128".to_owned()),
+            "http_proxy" => Some("other".to_owned()),
+            "https_proxy" => Some("me@p.example:3128/".to_owned()),
+            "no_proxy" => Some(".local,10.0.0.0/8".to_owned()),
+            _ => None,
+        };
+        let info = of_engine(&variable);
+        assert_eq!(info["HttpProxy"], "http://xxxxx:xxxxx@p.example:3128");
+        assert_eq!(info["HttpsProxy"], "xxxxx:xxxxx@p.example:3128/");
+        assert_eq!(info["NoProxy"], ".local,10.0.0.0/8");
+        let info = of_engine(&|_| None);
+        for name in ["HttpProxy", "HttpsProxy", "NoProxy", "ID", "Isolation"] {
+            assert_eq!(info[name], "", "{name}");
+        }
+        assert_eq!(without_login("socks5://p:1"), "socks5://p:1");
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use serde_json::ser::PrettyFormatter;
 
 use super::run::with_code;
-use super::template::Template;
+use super::template::{Template, left_out};
 use super::{output, volume};
 use crate::sandbox::paths::Root;
 use crate::sandbox::{containers, inspect};
@@ -56,6 +56,64 @@ impl ObjectKind {
     }
 }
 
+/// How what was found is shown.
+#[derive(Debug)]
+pub enum Form {
+    /// As a list, indented by four.
+    Indented,
+    /// As a list on one line: the word `json`.
+    Compact,
+    /// By a template, one after the other.
+    Template(Template),
+}
+
+impl Form {
+    /// Reads `--format`; an empty one is none.
+    ///
+    /// # Errors
+    /// What is no template.
+    pub fn parse(format: Option<&str>) -> Result<Self> {
+        Ok(match format {
+            None | Some("") => Self::Indented,
+            Some("json") => Self::Compact,
+            Some(text) => {
+                let template = Template::parse(text);
+                Self::Template(
+                    template.map_err(|error| with_code(CODE_TEMPLATE, format!("{error:#}")))?,
+                )
+            }
+        })
+    }
+
+    /// Shows what was found, by lines. `read` makes of an object what templates read.
+    ///
+    /// # Errors
+    /// What a template says of an object, or a line that can't be printed.
+    pub fn show<T: Serialize>(
+        &self,
+        found: &[T],
+        read: impl Fn(&T) -> Result<Value>,
+        mut line: impl FnMut(&str) -> Result<()>,
+    ) -> Result<()> {
+        let template = match self {
+            Self::Indented => return line(&pretty(found)?),
+            Self::Compact => return line(&serde_json::to_string(found)?),
+            Self::Template(template) => template,
+        };
+        for (index, object) in found.iter().enumerate() {
+            let text = template.render(&read(object)?);
+            if text.is_err() && index == 0 {
+                line("")?;
+            }
+            line(&text?)?;
+        }
+        if found.is_empty() {
+            line("")?;
+        }
+        Ok(())
+    }
+}
+
 /// One that was found.
 enum Object {
     Container(Value),
@@ -79,8 +137,7 @@ impl Serialize for Object {
 pub fn run(args: &InspectArgs, only: Option<ObjectKind>) -> Result<()> {
     let asked = args.kind.as_deref().filter(|kind| !kind.is_empty());
     let kind = only.or(asked.map(ObjectKind::of).transpose()?);
-    let template = args.format.as_deref().map(Template::parse).transpose();
-    let template = template.map_err(|error| with_code(CODE_TEMPLATE, format!("{error:#}")))?;
+    let form = Form::parse(args.format.as_deref())?;
     let root = Root::of_user()?;
     let store = Store::open(&root.images())?;
     let (mut found, mut missing) = (Vec::new(), Vec::new());
@@ -90,25 +147,7 @@ pub fn run(args: &InspectArgs, only: Option<ObjectKind>) -> Result<()> {
             None => missing.push(name.as_str()),
         }
     }
-    match template {
-        None => output::line(&pretty(&found)?)?,
-        Some(template) => {
-            for (index, object) in found.iter().enumerate() {
-                let value = match object {
-                    Object::Container(value) => inspect::for_templates(value.clone()),
-                    other => serde_json::to_value(other)?,
-                };
-                let text = template.render(&value);
-                if text.is_err() && index == 0 {
-                    output::line("")?;
-                }
-                output::line(&text?)?;
-            }
-            if found.is_empty() {
-                output::line("")?;
-            }
-        }
-    }
+    form.show(&found, for_templates, output::line)?;
     if !missing.is_empty() {
         let word = match kind {
             Some(ObjectKind::Container) => "container",
@@ -121,11 +160,26 @@ pub fn run(args: &InspectArgs, only: Option<ObjectKind>) -> Result<()> {
     Ok(())
 }
 
+/// An object as templates read it: with the members that its JSON leaves out.
+fn for_templates(object: &Object) -> Result<Value> {
+    let (mut value, members) = match object {
+        Object::Container(value) => (value.clone(), inspect::left_out()),
+        Object::Image(_) => (serde_json::to_value(object)?, images::inspect::left_out()),
+        Object::Volume(value) => (value.clone(), Vec::new()),
+    };
+    for (part, member, nothing) in members {
+        if let Some(part) = value.pointer_mut(part) {
+            left_out::add(part, member, nothing);
+        }
+    }
+    Ok(value)
+}
+
 /// Indented by four, as Docker does.
 ///
 /// # Errors
 /// What can't be written as JSON.
-pub fn pretty(found: &[impl Serialize]) -> Result<String> {
+fn pretty(found: &[impl Serialize]) -> Result<String> {
     let mut bytes = Vec::new();
     let formatter = PrettyFormatter::with_indent(b"    ");
     let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
@@ -178,7 +232,117 @@ fn object(
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use images::{Digest, ImageConfig};
+    use serde_json::json;
+
     use super::*;
+    use crate::sandbox::containers::tests::config;
+    use crate::sandbox::state::ContainerState;
+
+    /// One of which nothing is set.
+    fn image() -> Object {
+        let config = r#"{"architecture":"amd64","os":"linux",
+            "rootfs":{"type":"layers","diff_ids":[]}}"#;
+        let id = Digest::of(config.as_bytes());
+        Object::Image(Box::new(Image {
+            id,
+            manifest_digest: id,
+            config: ImageConfig::parse(config.as_bytes()).unwrap(),
+            layers: Vec::new(),
+            tags: Vec::new(),
+            repo_digests: Vec::new(),
+            size: 0,
+        }))
+    }
+
+    fn container() -> Object {
+        let (config, state) = (config('a', "x", false), ContainerState::created());
+        Object::Container(inspect::container(Path::new("/none"), &config, &state))
+    }
+
+    fn shown(format: &str, found: &[Object]) -> Vec<String> {
+        let mut lines = Vec::new();
+        let form = Form::parse(Some(format)).unwrap();
+        let line = |line: &str| {
+            lines.push(line.to_owned());
+            Ok(())
+        };
+        form.show(found, for_templates, line).unwrap();
+        lines
+    }
+
+    #[test]
+    fn the_word_json_is_a_list_on_one_line() {
+        let volume = |name: &str| Object::Volume(json!({"Name": name}));
+        let both = [volume("a"), volume("b")];
+        assert_eq!(shown("json", &both), [r#"[{"Name":"a"},{"Name":"b"}]"#]);
+        assert_eq!(shown("json", &[]), ["[]"]);
+        // A template that does the same is one for each.
+        let each = [r#"{"Name":"a"}"#, r#"{"Name":"b"}"#];
+        assert_eq!(shown("{{json .}}", &both), each);
+        // In Docker's order.
+        assert!(shown("json", &[image()])[0].starts_with("[{\"Id\":\"sha256:"));
+    }
+
+    #[test]
+    fn an_empty_format_is_none() {
+        let volume = [Object::Volume(json!({"Name": "a"}))];
+        assert_eq!(shown("", &volume), [pretty(&volume).unwrap()]);
+        assert_eq!(shown("", &[]), ["[]"]);
+    }
+
+    #[test]
+    fn members_that_an_image_or_container_has_not_are_printed_as_by_docker() {
+        let of_images = [
+            (
+                "{{json .Config.ExposedPorts}}{{json .Config.Shell}}",
+                "nullnull",
+            ),
+            ("{{.Config.ExposedPorts}}{{.Config.Volumes}}", "map[]map[]"),
+            ("{{.Config.Labels}}{{.Config.Env}}", "map[][]"),
+            ("{{.Config.Cmd}}{{.Config.Entrypoint}}", "[][]"),
+            ("{{.Config.OnBuild}}{{.Config.Shell}}", "[][]"),
+            ("{{.Config.Healthcheck}}", "<nil>"),
+            ("{{json .Config.StopSignal}}{{json .Variant}}", "\"\"\"\""),
+            ("<{{.Author}}{{.Comment}}{{.OsVersion}}>", "<>"),
+            ("{{len .Config.ExposedPorts}}", "0"),
+            ("{{if .Config.Healthcheck}}checked{{end}}", ""),
+            ("{{.GraphDriver.Name}} {{.GraphDriver.Data}}", "erofs map[]"),
+            ("{{.Metadata.LastTagTime}}", "0001-01-01T00:00:00Z"),
+        ];
+        let of_containers = [
+            (
+                "{{.State.Health}}{{json .SizeRw}}{{.SizeRootFs}}",
+                "<nil>null<nil>",
+            ),
+            ("{{json .Config.MacAddress}}{{.Config.Shell}}", "\"\"[]"),
+            ("{{.HostConfig.ConsoleSize}}", "[0 0]"),
+        ];
+        for (object, cases) in [(image(), &of_images[..]), (container(), &of_containers[..])] {
+            let found = [object];
+            for (format, want) in cases {
+                assert_eq!(shown(format, &found), [*want], "{format}");
+            }
+            // And the JSON is as it is without a template.
+            let whole: Value = serde_json::from_str(&shown("{{json .}}", &found)[0]).unwrap();
+            assert_eq!(whole, serde_json::to_value(&found[0]).unwrap());
+        }
+    }
+
+    #[test]
+    fn what_a_health_check_does_not_say_is_zero() {
+        let Object::Image(mut image) = image() else {
+            unreachable!()
+        };
+        image.config.healthcheck = Some(images::config::Healthcheck {
+            retries: 3,
+            ..Default::default()
+        });
+        let format = "{{with .Config.Healthcheck}}{{.Test}} {{.Interval}} {{.Retries}}{{end}}";
+        assert_eq!(shown(format, &[Object::Image(image)]), ["[] 0 3"]);
+    }
 
     #[test]
     fn objects_are_indented_by_four_and_their_texts_are_left_alone() {

@@ -55,7 +55,7 @@ pub struct List<'a> {
     pub columns: &'a [Column],
     /// Those of the table, by name.
     pub table: &'a [&'a str],
-    /// `--format`.
+    /// `--format`; an empty one is none.
     pub format: Option<&'a str>,
     /// Only this column, without header (`-q`).
     pub only: Option<&'a str>,
@@ -82,7 +82,8 @@ impl List<'_> {
     }
 
     fn lines(&self, rows: &[Map<String, Value>]) -> Result<Vec<String>> {
-        let format = match (self.format.unwrap_or("table"), self.only) {
+        let format = self.format.filter(|format| !format.is_empty());
+        let format = match (format.unwrap_or("table"), self.only) {
             ("table", Some(only)) => format!("{{{{.{only}}}}}"),
             ("table", None) => {
                 let cells: Vec<String> =
@@ -103,7 +104,7 @@ impl List<'_> {
             let headers = headers.map(|(name, header)| ((*name).to_owned(), (*header).into()));
             let mut headers: Map<String, Value> = headers.collect();
             headers.insert(LABEL.to_owned(), own_names(rows));
-            lines.push(template.render(&Value::Object(headers))?);
+            lines.push(template.render_header(&Value::Object(headers))?);
         }
         for row in rows {
             let mut row = row.clone();
@@ -355,6 +356,11 @@ mod tests {
                 "z                        86b36f",
             ]
         );
+        assert_eq!(lines(Some(""), None).unwrap(), lines(None, None).unwrap());
+        assert_eq!(
+            lines(Some("table {{lower .ID}} {{json .Tag}}"), None).unwrap()[..2],
+            ["IMAGE ID TAG", "86b36f \"1\""]
+        );
         assert_eq!(
             lines(Some(r"table {{.ID}}\t{{.Name}}"), Some("ID")).unwrap()[..2],
             ["IMAGE ID   REPOSITORY", "86b36f     a.b:5000/x/y"]
@@ -363,7 +369,9 @@ mod tests {
 
     #[test]
     fn lists_are_templates_json_or_one_column() {
-        assert_eq!(lines(None, Some("ID")).unwrap(), ["86b36f", "86b36f"]);
+        for none in [None, Some(""), Some("table")] {
+            assert_eq!(lines(none, Some("ID")).unwrap(), ["86b36f", "86b36f"]);
+        }
         assert_eq!(
             lines(Some(r"{{.Tag}}\t{{.Name}}"), None).unwrap()[0],
             "1\ta.b:5000/x/y"

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::output::{self, Column, List};
 use super::ports;
+use super::template::quoted;
 use crate::sandbox::containers;
 use crate::sandbox::health::Verdict;
 use crate::sandbox::network;
@@ -18,14 +19,18 @@ use crate::sandbox::state::{ContainerConfig, ContainerState, Status};
 use crate::sandbox::volumes::Mount;
 use selection::Selection;
 
-/// Characters of a command that are shown, its quotes included.
+/// Characters of a command that are shown, without its quotes.
 const COMMAND_CHARS: usize = 20;
 
 /// Characters of a mount that are shown.
 const MOUNT_CHARS: usize = 15;
 
+/// What is said where a format has no effect.
+const FORMAT_IGNORED: &str =
+    "WARNING: Ignoring custom format, because both --format and --quiet are set.";
+
 /// Every column.
-pub const COLUMNS: [Column; 14] = [
+pub const COLUMNS: [Column; 15] = [
     ("ID", "CONTAINER ID"),
     ("Image", "IMAGE"),
     ("Command", "COMMAND"),
@@ -40,6 +45,7 @@ pub const COLUMNS: [Column; 14] = [
     ("Networks", "NETWORKS"),
     ("LocalVolumes", "LOCAL VOLUMES"),
     ("Size", "SIZE"),
+    ("Platform", "PLATFORM"),
 ];
 
 /// Columns of the table.
@@ -156,9 +162,13 @@ pub fn run(args: &PsArgs) -> Result<()> {
         _ => None,
     };
     let all = args.all || most.is_some() || selection.is_of_all();
-    let format = args.format.as_deref();
-    let sizes = match args.size || format.is_some_and(|text| text.contains(".Size")) {
-        true => Some(Sizes::new(&root)?),
+    let table = TABLE.iter().copied().chain(args.size.then_some("Size"));
+    let table: Vec<_> = table.collect();
+    let list = list(args, &table)?;
+    let format = list.format.unwrap_or_default();
+    let with_sizes = args.size || asks(format, "Size");
+    let images = match with_sizes || asks_for_platforms(format) {
+        true => Some(Images::new(&root)?),
         false => None,
     };
     let now = jiff::Timestamp::now().as_second();
@@ -171,11 +181,15 @@ pub fn run(args: &PsArgs) -> Result<()> {
             Ok(state) if all || state.status.is_alive() => {
                 let shown = Shown::new(config, state);
                 if selection.takes(&shown) {
-                    let size = match &sizes {
-                        Some(sizes) => sizes.of(folder.writable_bytes(), &shown.config.image_id),
-                        None => output::size(0),
+                    let image = images
+                        .as_ref()
+                        .and_then(|images| images.0.get(&shown.config.image_id));
+                    let size = match with_sizes {
+                        true => size(folder.writable_bytes(), image.map_or(0, |image| image.size)),
+                        false => output::size(0),
                     };
-                    rows.push(row(&shown, size, args.no_trunc, now));
+                    let platform = image.map_or("", |image| image.platform.as_str());
+                    rows.push(row(&shown, size, platform, args.no_trunc, now));
                 }
             }
             Ok(_) => {}
@@ -184,38 +198,74 @@ pub fn run(args: &PsArgs) -> Result<()> {
             Err(error) => output::note(&format!("bulkhead: {error:#}")),
         }
     }
-    let table = TABLE.iter().copied().chain(args.size.then_some("Size"));
-    let list = List {
-        columns: &COLUMNS,
-        table: &table.collect::<Vec<_>>(),
-        format,
-        only: args.quiet.then_some("ID"),
-    };
     list.print(&rows)
 }
 
-/// Sizes of images by id.
-struct Sizes(HashMap<String, u64>);
+/// How the list is shown. Of ids alone, a format changes nothing, and is checked all the same.
+///
+/// # Errors
+/// A format that is none.
+fn list<'a>(args: &'a PsArgs, table: &'a [&'a str]) -> Result<List<'a>> {
+    let list = List {
+        columns: &COLUMNS,
+        table,
+        format: args.format.as_deref().filter(|format| !format.is_empty()),
+        only: None,
+    };
+    if !args.quiet {
+        return Ok(list);
+    }
+    if list.format.is_some() {
+        output::note(FORMAT_IGNORED);
+        list.check()?;
+    }
+    Ok(List {
+        format: None,
+        only: Some("ID"),
+        ..list
+    })
+}
 
-impl Sizes {
+/// Whether a format names a column.
+fn asks(format: &str, column: &str) -> bool {
+    format.contains(&format!(".{column}"))
+}
+
+/// Whether it shows for which platform images are.
+fn asks_for_platforms(format: &str) -> bool {
+    output::is_json(format) || asks(format, "Platform")
+}
+
+/// What is shown of the images of containers, by id. One that was removed by force is none of them.
+struct Images(HashMap<String, OneImage>);
+
+/// See [`Images`].
+struct OneImage {
+    size: u64,
+    platform: String,
+}
+
+impl Images {
     fn new(root: &Root) -> Result<Self> {
-        let images = Store::open(&root.images())?.list()?.images;
-        let sizes = images
-            .iter()
-            .map(|image| (image.id.to_string(), image.size));
-        Ok(Self(sizes.collect()))
+        let images = Store::open(&root.images())?.list()?.images.into_iter();
+        let images = images.map(|image| {
+            let shown = OneImage {
+                size: image.size,
+                platform: image.platform().to_string(),
+            };
+            (image.id.to_string(), shown)
+        });
+        Ok(Self(images.collect()))
     }
+}
 
-    /// `5B (virtual 4.2MB)`.
-    fn of(&self, writable: u64, image: &str) -> String {
-        let image = self.0.get(image).copied().unwrap_or(0);
-        let whole = writable.saturating_add(image);
-        format!(
-            "{} (virtual {})",
-            output::size(writable),
-            output::size(whole)
-        )
-    }
+/// `5B (virtual 4.2MB)`.
+fn size(writable: u64, image: u64) -> String {
+    format!(
+        "{} (virtual {})",
+        output::size(writable),
+        output::size(writable.saturating_add(image))
+    )
 }
 
 /// A row of another list.
@@ -226,10 +276,23 @@ pub fn plain_row(
     whole: bool,
 ) -> Map<String, Value> {
     let shown = Shown::new(config.clone(), state.clone());
-    row(&shown, size, whole, jiff::Timestamp::now().as_second())
+    // No table has that column.
+    let platform = match whole {
+        true => platform_of(&config.image_id).unwrap_or_default(),
+        false => String::new(),
+    };
+    let now = jiff::Timestamp::now().as_second();
+    row(&shown, size, &platform, whole, now)
 }
 
-fn row(shown: &Shown, size: String, whole: bool, now: i64) -> Map<String, Value> {
+/// The platform of an image, unless it was removed by force.
+fn platform_of(image: &str) -> Option<String> {
+    let store = Store::open(&Root::of_user().ok()?.images()).ok()?;
+    let image = store.resolve(image).ok()?;
+    Some(image.platform().to_string())
+}
+
+fn row(shown: &Shown, size: String, platform: &str, whole: bool, now: i64) -> Map<String, Value> {
     let (config, state) = (&shown.config, &shown.state);
     let since = |time: &str| match time.parse::<jiff::Timestamp>() {
         Ok(then) => output::duration(now - then.as_second()),
@@ -258,6 +321,7 @@ fn row(shown: &Shown, size: String, whole: bool, now: i64) -> Map<String, Value>
         shown.networks.join(","),
         shown.volumes().to_string(),
         size,
+        platform.to_owned(),
     ];
     let names = COLUMNS.iter().map(|(name, _)| (*name).to_owned());
     let mut row: Map<_, _> = names.zip(values.map(|value| json!(value))).collect();
@@ -300,27 +364,30 @@ fn mounts(mounts: &[Mount], whole: bool) -> String {
     mounts.iter().map(shown).collect::<Vec<_>>().join(",")
 }
 
-/// In quotes, with quotes around arguments that have blanks, cut to what a column bears, on one line.
+/// As a text of Go's, with quotes around arguments that have blanks, cut to what a column bears: what is
+/// escaped in it does not count.
 fn command(args: &[String], whole: bool) -> String {
-    let quoted = args
+    let words = args
         .iter()
         .enumerate()
         .map(|(at, arg)| match at > 0 && arg.contains(' ') {
             true => format!("'{arg}'"),
             false => arg.clone(),
         });
-    let text = quoted.collect::<Vec<_>>().join(" ");
-    let text = output::harmless(&text).replace(['\n', '\t'], "\u{fffd}");
+    let text = words.collect::<Vec<_>>().join(" ");
     if whole || text.chars().count() <= COMMAND_CHARS {
-        return format!("\"{text}\"");
+        return quoted(&text);
     }
     let cut: String = text.chars().take(COMMAND_CHARS - 1).collect();
-    format!("\"{cut}…\"")
+    quoted(&(cut + "…"))
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::{Args, FromArgMatches};
+
     use super::*;
+    use crate::sandbox::containers::tests::config;
 
     #[test]
     fn commands_are_quoted_and_cut() {
@@ -331,6 +398,52 @@ mod tests {
         assert_eq!(command(&long, true), "\"sleep 1000 and then some more\"");
         let blank = ["sh", "-c", "exit 3"].map(str::to_owned);
         assert_eq!(command(&blank, false), "\"sh -c 'exit 3'\"");
-        assert_eq!(command(&args("a\x1bb\nc"), true), "\"a\u{fffd}b\u{fffd}c\"");
+        assert_eq!(command(&args("a\x1bb\n\"c\\"), true), r#""a\x1bb\n\"c\\""#);
+        // What is cut is what was given.
+        let lines = args(&"\n".repeat(21));
+        let cut = format!("\"{}…\"", "\\n".repeat(19));
+        assert_eq!(command(&lines, false), cut);
+        let lines = args(&"\n".repeat(20));
+        assert_eq!(command(&lines, false), format!("\"{}\"", "\\n".repeat(20)));
+    }
+
+    fn args(words: &[&str]) -> PsArgs {
+        let command = PsArgs::augment_args(clap::Command::new("ps"));
+        let words = std::iter::once(&"ps").chain(words);
+        PsArgs::from_arg_matches(&command.try_get_matches_from(words).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn ids_alone_have_no_format() {
+        let names = Some("{{.Names}}");
+        for (words, format, only) in [
+            (&[][..], None, None),
+            (&["--format", ""], None, None),
+            (&["--format", "{{.Names}}"], names, None),
+            (&["-q"], None, Some("ID")),
+            (&["-q", "--format", ""], None, Some("ID")),
+            (&["-q", "--format", "{{.Names}}"], None, Some("ID")),
+        ] {
+            let args = args(words);
+            let list = list(&args, &TABLE).unwrap();
+            assert_eq!((list.format, list.only), (format, only), "{words:?}");
+        }
+        assert!(list(&args(&["-q", "--format", "{{.Names"]), &TABLE).is_err());
+    }
+
+    #[test]
+    fn platforms_are_shown_where_they_are_asked_for() {
+        for (format, is_asked) in [
+            ("", false),
+            ("{{.Names}}", false),
+            ("json", true),
+            ("table {{.Names}}\t{{.Platform}}", true),
+        ] {
+            assert_eq!(asks_for_platforms(format), is_asked, "{format}");
+        }
+        let state = ContainerState::created();
+        let shown = Shown::new(config('a', "x", false), state);
+        let row = row(&shown, output::size(0), "linux/amd64", false, 0);
+        assert_eq!(row["Platform"], "linux/amd64");
     }
 }

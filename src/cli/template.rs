@@ -6,17 +6,20 @@
 //! Go. Not supported and refused by name: `define`, `template`, `block`, and Go's escaping functions.
 //!
 //! ```text
-//! text ─ lexer ─► tokens ─ parser ─► nodes ─ eval (functions, print) ─► text
+//! text ─ lexer ─► tokens ─ parser ─► nodes ─ eval (functions, print, left_out) ─► text
 //! ```
 
 mod eval;
 mod functions;
+pub mod left_out;
 mod lexer;
 mod parser;
 mod print;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
+
+pub use print::quoted;
 
 /// A format that has been understood.
 #[derive(Debug)]
@@ -48,7 +51,17 @@ impl Template {
     /// # Errors
     /// A name that is not there, or a value that a function can't take.
     pub fn render(&self, value: &Value) -> Result<String> {
-        eval::render(&self.0, value).context("template parsing error")
+        eval::render(&self.0, value, functions::call).context("template parsing error")
+    }
+
+    /// Fills it from the headers of a table's columns. Functions that change words leave these as they are;
+    /// where a template can't be filled that way, since it takes a list where they leave a word, they do what
+    /// they do in rows.
+    ///
+    /// # Errors
+    /// As [`Self::render`].
+    pub fn render_header(&self, headers: &Value) -> Result<String> {
+        eval::render(&self.0, headers, functions::call_in_header).or_else(|_| self.render(headers))
     }
 }
 

@@ -36,7 +36,7 @@ pub fn run(args: &VersionArgs) -> Result<()> {
         Err(_) => json!({}),
     };
     let version = env!("CARGO_PKG_VERSION");
-    if let Some(format) = &args.format {
+    if let Some(format) = args.format.as_deref().filter(|format| !format.is_empty()) {
         // Here the two are one; scripts ask for either.
         let side = json!({
             "Version": version,

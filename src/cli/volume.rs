@@ -7,9 +7,9 @@ use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
 use super::filter::Filters;
+use super::inspect::Form;
 use super::output::{self, Column, List};
 use super::prune;
-use super::template::Template;
 use super::values::{lines, mount};
 use crate::sandbox::paths::Root;
 use crate::sandbox::volumes::{Volume, Volumes};
@@ -157,7 +157,7 @@ pub fn find(root: &Root, name: &str) -> Result<Option<Value>> {
 }
 
 fn inspect(args: &InspectArgs) -> Result<()> {
-    let template = args.format.as_deref().map(Template::parse).transpose()?;
+    let form = Form::parse(args.format.as_deref())?;
     let volumes = lock()?;
     let (mut found, mut missing) = (Vec::new(), None);
     for name in &args.names {
@@ -166,14 +166,7 @@ fn inspect(args: &InspectArgs) -> Result<()> {
             Err(error) => missing = missing.or(Some(error)),
         }
     }
-    match template {
-        None => output::line(&super::inspect::pretty(&found)?)?,
-        Some(template) => {
-            for value in &found {
-                output::line(&template.render(value)?)?;
-            }
-        }
-    }
+    form.show(&found, |value| Ok(value.clone()), output::line)?;
     missing.map_or(Ok(()), Err)
 }
 

@@ -10,6 +10,7 @@ use super::health::Health;
 use super::launch::{DEFAULT_STOP_TIMEOUT_S, Isolation};
 use super::logs::{self, Driver};
 use super::network;
+use super::plain::{MASKED, READ_ONLY};
 use super::state::{ContainerConfig, ContainerState, Phases, Status};
 use super::volumes::{Mount, MountKind, Origin};
 
@@ -99,6 +100,11 @@ pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState
     if launch.stop_timeout_s != DEFAULT_STOP_TIMEOUT_S {
         object["Config"]["StopTimeout"] = json!(launch.stop_timeout_s);
     }
+    let mac = launch.network.as_ref().and_then(|network| network.mac);
+    if let Some(mac) = mac {
+        let bytes = mac.map(|byte| format!("{byte:02x}"));
+        object["Config"]["MacAddress"] = json!(bytes.join(":"));
+    }
     object["NetworkSettings"] = network::settings(
         launch.network.as_ref(),
         state.network.as_ref(),
@@ -121,23 +127,24 @@ pub fn container(folder: &Path, config: &ContainerConfig, state: &ContainerState
     object
 }
 
-/// Members that Docker leaves out of the JSON where there is nothing to show. Its templates read the
-/// object that they are of, where they are nil: `{{if .State.Health}}` is false and no mistake.
-const LEFT_OUT: [(&str, &str); 3] = [
-    ("State", "Health"),
-    ("Config", "Healthcheck"),
-    ("Config", "StopTimeout"),
-];
-
-/// A container as templates read it.
+/// Members that Docker leaves out of the JSON where there is nothing to show, with what its templates read
+/// there, so that `{{if .State.Health}}` is false and no mistake: the object that they are of, as a JSON
+/// pointer, and the name.
 #[must_use]
-pub fn for_templates(mut container: Value) -> Value {
-    for (part, member) in LEFT_OUT {
-        if let Some(part) = container.get_mut(part).and_then(Value::as_object_mut) {
-            part.entry(member).or_insert(Value::Null);
-        }
-    }
-    container
+pub fn left_out() -> Vec<(&'static str, &'static str, Value)> {
+    let (state, config) = ("/State", "/Config");
+    vec![
+        ("", "ImageManifestDescriptor", Value::Null),
+        ("", "SizeRootFs", Value::Null),
+        ("", "SizeRw", Value::Null),
+        (state, "Health", Value::Null),
+        (config, "ArgsEscaped", json!(false)),
+        (config, "Healthcheck", Value::Null),
+        (config, "MacAddress", json!("")),
+        (config, "NetworkDisabled", json!(false)),
+        (config, "Shell", Value::Null),
+        (config, "StopTimeout", Value::Null),
+    ]
 }
 
 fn health_of(health: &Health) -> Value {
@@ -253,6 +260,7 @@ fn host_config(config: &ContainerConfig) -> Value {
 
 fn of_life(config: &ContainerConfig) -> Value {
     let launch = &config.launch;
+    let terminal = launch.run.process.terminal;
     json!({
         "AutoRemove": launch.auto_remove,
         "ContainerIDFile": config.given.cidfile,
@@ -268,6 +276,7 @@ fn of_life(config: &ContainerConfig) -> Value {
             Isolation::Container => "container",
         },
         "Annotations": config.annotations,
+        "ConsoleSize": terminal.map_or([0, 0], |size| [size.rows, size.columns]),
     })
 }
 
@@ -304,6 +313,8 @@ fn of_limits(config: &ContainerConfig) -> Value {
         "CpusetMems": "",
         "CpuCount": 0,
         "CpuPercent": 0,
+        "IOMaximumIOps": 0,
+        "IOMaximumBandwidth": 0,
         "PidsLimit": resources.pids_max,
         "BlkioWeight": block_io.weight.unwrap_or(0),
         "BlkioWeightDevice": of_devices(&block_io.weights, "Weight"),
@@ -330,8 +341,16 @@ fn of_isolation(config: &ContainerConfig) -> Value {
     });
     let storage = given.list("storage-opt").iter();
     let storage = storage.filter_map(|text| text.split_once('='));
+    // Docker has null for one that is privileged, and nothing in the lists of another.
+    let paths = |paths: &[&str]| match (run.privileged, run.system_paths_unconfined) {
+        (true, _) => Value::Null,
+        (false, true) => json!([]),
+        (false, false) => json!(paths),
+    };
     json!({
         "ReadonlyRootfs": run.read_only_root,
+        "MaskedPaths": paths(&MASKED),
+        "ReadonlyPaths": paths(&READ_ONLY),
         "Privileged": run.privileged,
         "Init": run.init,
         "ShmSize": run.shm_bytes,
@@ -344,6 +363,7 @@ fn of_isolation(config: &ContainerConfig) -> Value {
         "PortBindings": network::port_bindings(config.launch.network.as_ref()),
         "PublishAllPorts": given.publish_all,
         "Links": null,
+        "VolumeDriver": "",
         "VolumesFrom": null_if_empty(given.list("volumes-from")),
         "CapAdd": null_if_empty(given.list("cap-add")),
         "CapDrop": null_if_empty(given.list("cap-drop")),
@@ -399,26 +419,28 @@ fn phases_ms(phases: &Phases) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use protocol::message::WindowSize;
+
     use super::*;
     use crate::sandbox::containers::tests::config;
 
     #[test]
-    fn templates_find_what_docker_leaves_out() {
+    fn what_is_left_out_is_there_where_the_container_has_it() {
         let mut config = config('a', "x", false);
         config.given.publish_all = true;
         let shown = container(Path::new("/none"), &config, &ContainerState::created());
-        for (part, member) in LEFT_OUT {
-            assert_eq!(shown[part].get(member), None, "{member}");
-            let read = for_templates(shown.clone());
-            assert_eq!(read[part].get(member), Some(&Value::Null), "{member}");
+        for (part, member, _) in left_out() {
+            let part = shown.pointer(part).unwrap();
+            assert_eq!(part.get(member), None, "{member}");
         }
-        // What is there stays.
-        let mut checked = shown.clone();
-        checked["State"]["Health"] = json!({"Status": "healthy"});
-        assert_eq!(
-            for_templates(checked)["State"]["Health"]["Status"],
-            "healthy"
-        );
+        config.launch.stop_timeout_s = 3;
+        config.launch.network = Some(network::NetworkConfig {
+            mac: Some([2, 0x42, 0xac, 0x11, 0, 5]),
+            ports: Vec::new(),
+        });
+        let given = container(Path::new("/none"), &config, &ContainerState::created());
+        assert_eq!(given["Config"]["StopTimeout"], 3);
+        assert_eq!(given["Config"]["MacAddress"], "02:42:ac:11:00:05");
         assert_eq!(shown["GraphDriver"]["Name"], "erofs");
         assert_eq!(shown["HostConfig"]["PublishAllPorts"], true);
         assert_eq!(shown["HostConfig"]["VolumesFrom"], Value::Null);
@@ -467,6 +489,38 @@ mod tests {
         ] {
             assert_eq!(shown.pointer(pointer), Some(&want), "{pointer}");
         }
+    }
+
+    #[test]
+    fn paths_of_the_system_are_shown_as_they_are_kept() {
+        let shown = |privileged: bool, unconfined: bool| {
+            let mut config = config('a', "x", false);
+            config.launch.run.privileged = privileged;
+            config.launch.run.system_paths_unconfined = unconfined;
+            let shown = container(Path::new("/none"), &config, &ContainerState::created());
+            let host = &shown["HostConfig"];
+            (host["MaskedPaths"].clone(), host["ReadonlyPaths"].clone())
+        };
+        assert_eq!(shown(false, false), (json!(MASKED), json!(READ_ONLY)));
+        assert_eq!(shown(false, true), (json!([]), json!([])));
+        // As it is merged, where one has the other with it.
+        assert_eq!(shown(true, true), (Value::Null, Value::Null));
+    }
+
+    #[test]
+    fn the_console_is_as_large_as_the_terminal() {
+        let mut config = config('a', "x", false);
+        let size = |config: &ContainerConfig| {
+            let shown = container(Path::new("/none"), config, &ContainerState::created());
+            assert_eq!(shown["HostConfig"]["VolumeDriver"], "");
+            shown["HostConfig"]["ConsoleSize"].clone()
+        };
+        assert_eq!(size(&config), json!([0, 0]));
+        config.launch.run.process.terminal = Some(WindowSize {
+            rows: 24,
+            columns: 80,
+        });
+        assert_eq!(size(&config), json!([24, 80]));
     }
 
     #[test]

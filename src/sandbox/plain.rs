@@ -25,6 +25,7 @@ use super::launch::Launch;
 use super::paths::{self, GuestFiles, Root};
 
 pub use agent::{AGENT_VERB, Fixed, main as agent_main};
+pub use bundle::{MASKED, READ_ONLY};
 pub use jail::{PREPARE_VERB, main as prepare_main};
 pub use rootfs::space;
 pub use running::{Ends, Prepared, RunningPlain, program};

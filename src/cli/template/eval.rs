@@ -3,18 +3,19 @@
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::functions;
+use super::functions::{self, Call};
 use super::parser::{Base, Block, Node, Operand, Pipeline};
 use super::print::{action, holds, nothing, sorted};
 
-/// Fills the nodes from `value`.
+/// Fills the nodes from `value`; `call` calls the functions.
 ///
 /// # Errors
 /// A name that is not there, or a value that a function can't take.
-pub fn render(nodes: &[Node], value: &Value) -> Result<String> {
+pub fn render(nodes: &[Node], value: &Value, call: Call) -> Result<String> {
     let mut scope = Scope {
         variables: vec![(String::new(), value.clone())],
         out: String::new(),
+        call,
     };
     scope.list(nodes, value)?;
     Ok(scope.out)
@@ -32,6 +33,7 @@ struct Scope {
     /// The newest last; the first is `$`.
     variables: Vec<(String, Value)>,
     out: String,
+    call: Call,
 }
 
 impl Scope {
@@ -190,7 +192,7 @@ impl Scope {
             args.push(self.operand(operand, dot)?);
         }
         args.extend(piped);
-        functions::call(name, &args).with_context(|| format!("error calling {name}"))
+        (self.call)(name, &args).with_context(|| format!("error calling {name}"))
     }
 
     fn operand(&mut self, operand: &Operand, dot: &Value) -> Result<Value> {
@@ -198,7 +200,7 @@ impl Scope {
             Base::Dot => dot.clone(),
             Base::Variable(name) => self.variable(name)?.clone(),
             Base::Literal(value) => value.clone(),
-            Base::Function(name) => functions::call(name, &[])?,
+            Base::Function(name) => (self.call)(name, &[])?,
             Base::Nested(pipeline) => {
                 let outer = self.variables.len();
                 let value = self.pipeline(pipeline, dot)?;

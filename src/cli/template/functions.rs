@@ -5,7 +5,8 @@ use std::cmp::Ordering;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::print::{holds, plain};
+use super::left_out;
+use super::print::{holds, plain, quoted, sorted};
 
 /// All of them; `and` and `or` evaluate only what they need, and are not called.
 pub const NAMES: [&str; 26] = [
@@ -14,13 +15,16 @@ pub const NAMES: [&str; 26] = [
     "upper", "urlquery",
 ];
 
+/// Calls a function by its name.
+pub type Call = fn(&str, &[Value]) -> Result<Value>;
+
 /// Calls a function.
 ///
 /// # Errors
 /// A name that is none, or arguments it can't take.
 pub fn call(name: &str, args: &[Value]) -> Result<Value> {
     Ok(match (name, args) {
-        ("json", [value]) => value.to_string().into(),
+        ("json", [value]) => left_out::without(value).to_string().into(),
         ("lower", [value]) => text(value)?.to_lowercase().into(),
         ("upper", [value]) => text(value)?.to_uppercase().into(),
         ("title", [value]) => title(text(value)?).into(),
@@ -32,6 +36,8 @@ pub fn call(name: &str, args: &[Value]) -> Result<Value> {
                 value.split(separator).map(str::to_owned).collect()
             }
         }
+        // A list that is not there.
+        ("join", [Value::Null, _]) => "".into(),
         ("join", [list, separator]) => {
             let list = list.as_array().context("wrong type: not a list")?;
             let list: Vec<&str> = list.iter().map(text).collect::<Result<_>>()?;
@@ -80,6 +86,19 @@ pub fn call(name: &str, args: &[Value]) -> Result<Value> {
         ) => bail!("wrong number of args for {name}: got {}", args.len()),
         _ => bail!("function \"{name}\" not defined"),
     })
+}
+
+/// Calls a function where a table's headers are made: those that change words leave them as they are, as
+/// Docker's do there. `pad` is none of them, so that headers stay above their columns.
+///
+/// # Errors
+/// As [`call`].
+pub fn call_in_header(name: &str, args: &[Value]) -> Result<Value> {
+    match (name, args) {
+        ("json" | "lower" | "title" | "upper", [header])
+        | ("join" | "split" | "truncate", [header, _]) => Ok(header.clone()),
+        _ => call(name, args),
+    }
 }
 
 /// As Go's HTMLEscaper does.
@@ -151,7 +170,9 @@ fn length(value: &Value) -> Result<usize> {
     match value {
         Value::String(text) => Ok(text.len()),
         Value::Array(list) => Ok(list.len()),
-        Value::Object(map) => Ok(map.len()),
+        Value::Object(_) => Ok(sorted(value).len()),
+        // A list or a map that is not there.
+        Value::Null => Ok(0),
         other => bail!("len of type {}", plain(other)),
     }
 }
@@ -262,7 +283,7 @@ fn printf(format: &str, args: &[Value]) -> Result<String> {
             .with_context(|| format!("printf: %{verb} has no argument"))?;
         let shown = match verb {
             "s" | "d" | "v" | "t" => plain(value),
-            "q" => format!("{:?}", plain(value)),
+            "q" => quoted(&plain(value)),
             _ => bail!("printf: %{verb} is not supported"),
         };
         let width: usize = match flags.trim_start_matches('-') {

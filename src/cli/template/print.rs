@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use super::left_out;
+
 /// What an action prints.
 pub fn action(value: &Value) -> String {
     match value {
@@ -12,23 +14,42 @@ pub fn action(value: &Value) -> String {
 
 /// A value without a value, under this name: Docker's structures know what it would be.
 pub fn nothing(name: &str) -> &'static str {
-    const LISTS: [&str; 14] = [
+    const LISTS: [&str; 26] = [
+        "Aliases",
         "Binds",
         "CapAdd",
         "CapDrop",
         "Cmd",
+        "DNSNames",
         "DeviceCgroupRules",
         "DeviceRequests",
         "Entrypoint",
+        "Env",
         "ExecIDs",
         "ExtraHosts",
         "GroupAdd",
         "Links",
+        "Manifests",
+        "MaskedPaths",
         "OnBuild",
+        "ReadonlyPaths",
+        "RemoteManagers",
+        "SecondaryIPAddresses",
+        "SecondaryIPv6Addresses",
         "SecurityOpt",
+        "Shell",
+        "Test",
         "VolumesFrom",
+        "Warnings",
     ];
-    const MAPS: [&str; 4] = ["Data", "Labels", "Options", "Volumes"];
+    const MAPS: [&str; 6] = [
+        "Data",
+        "DriverOpts",
+        "ExposedPorts",
+        "Labels",
+        "Options",
+        "Volumes",
+    ];
     if LISTS.contains(&name) {
         "[]"
     } else if MAPS.contains(&name) {
@@ -62,9 +83,45 @@ pub fn plain(value: &Value) -> String {
     }
 }
 
+/// A text as Go's `strconv.Quote` writes it.
+pub fn quoted(text: &str) -> String {
+    let mut out = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\t' => out.push_str("\\t"),
+            '\n' => out.push_str("\\n"),
+            '\u{b}' => out.push_str("\\v"),
+            '\u{c}' => out.push_str("\\f"),
+            '\r' => out.push_str("\\r"),
+            _ if is_printable(c) => out.push(c),
+            _ if c.is_ascii() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            '\u{80}'..='\u{ffff}' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            _ => out.push_str(&format!("\\U{:08x}", u32::from(c))),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// Whether it is to be seen, as Go has it: no control, no format, no blank but the one, and assigned. Rust
+/// escapes the same behind another character.
+fn is_printable(c: char) -> bool {
+    if c.is_ascii() {
+        return c == ' ' || c.is_ascii_graphic();
+    }
+    let text = String::from_iter(['x', c]);
+    text.escape_debug().eq(text.chars())
+}
+
 /// Members of an object by name, as Go walks maps; none of what is no object.
 pub fn sorted(value: &Value) -> Vec<(&String, &Value)> {
-    let mut all: Vec<_> = value.as_object().into_iter().flatten().collect();
+    let all = value.as_object().into_iter().flatten();
+    let mut all: Vec<_> = all
+        .filter(|(name, value)| !left_out::is_list(name, value))
+        .collect();
     all.sort_by_key(|(key, _)| *key);
     all
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::Template;
+use super::{Template, left_out, quoted};
 
 fn object() -> Value {
     json!({
@@ -165,10 +165,77 @@ fn loops_and_variables() {
             "{{printf \"%-4s|%4d|%q|%v|%%\" \"ab\" 7 \"x\" .Args}}",
             "ab  |   7|\"x\"|[-c x y]|%",
         ),
+        // A list that is not there is an empty one.
+        ("{{len .Nothing}}<{{join .Nothing \",\"}}>", "0<>"),
         // What has no labels has a map that is not there.
         ("<{{index .Nothing \"key\"}}>", "<>"),
         ("{{\"a\\tb\\\"\"}}{{`raw\\t`}}{{-5}}", "a\tb\"raw\\t-5"),
     ]);
+}
+
+#[test]
+fn members_that_json_leaves_out_are_read_all_the_same() {
+    let mut value = json!({"Config": {"Tty": true, "Labels": null}});
+    let config = &mut value["Config"];
+    left_out::add(config, "Shell", Value::Null);
+    left_out::add(config, "StopSignal", "".into());
+    // What is there stays.
+    left_out::add(config, "Tty", false.into());
+    for (text, want) in [
+        ("{{json .Config.Shell}} {{.Config.Shell}}", "null []"),
+        ("{{json .Config.StopSignal}}{{.Config.StopSignal}}", "\"\""),
+        ("{{.Config.Tty}}", "true"),
+        ("{{json .Config}}", r#"{"Labels":null,"Tty":true}"#),
+        ("{{json .}}", r#"{"Config":{"Labels":null,"Tty":true}}"#),
+        (
+            "{{range $name, $_ := .Config}}{{$name}} {{end}}{{len .Config}}",
+            "Labels Shell StopSignal Tty 4",
+        ),
+    ] {
+        let template = Template::parse(text).unwrap();
+        assert_eq!(template.render(&value).unwrap(), want, "{text}");
+    }
+}
+
+#[test]
+fn functions_leave_headers_as_they_are() {
+    let headers = json!({"ID": "CONTAINER ID", "Names": "NAMES"});
+    let render =
+        |text: &str| -> anyhow::Result<String> { Template::parse(text)?.render_header(&headers) };
+    for (text, want) in [
+        ("{{json .ID}} {{lower .Names}}", "CONTAINER ID NAMES"),
+        ("{{.ID | title}} {{upper .Names}}", "CONTAINER ID NAMES"),
+        ("{{truncate .ID 4}}", "CONTAINER ID"),
+        ("{{join (split .ID \" \") \"+\"}}", "CONTAINER ID"),
+        ("{{pad .Names 1 2}}|", " NAMES  |"),
+        // These take lists.
+        (
+            "{{range split .Names \",\"}}{{.}};{{end}}{{lower .ID}}",
+            "NAMES;container id",
+        ),
+        ("{{index (split .Names \",\") 0}}", "NAMES"),
+    ] {
+        assert_eq!(render(text).unwrap(), want, "{text}");
+    }
+    assert!(render("{{lower .Nope}}").is_err());
+}
+
+#[test]
+fn texts_are_quoted_as_go_does() {
+    for (text, want) in [
+        ("it's \u{fc}", "\"it's \u{fc}\""),
+        ("\"\\", r#""\"\\""#),
+        ("\n\t\r\u{7}\u{8}\u{b}\u{c}", r#""\n\t\r\a\b\v\f""#),
+        ("\0\u{1b}\u{7f}", r#""\x00\x1b\x7f""#),
+        (
+            "\u{9b}\u{a0}\u{202e}\u{feff}",
+            r#""\u009b\u00a0\u202e\ufeff""#,
+        ),
+        // A mark is to be seen, a tag is not.
+        ("e\u{301}\u{e0001}", "\"e\u{301}\\U000e0001\""),
+    ] {
+        assert_eq!(quoted(text), want);
+    }
 }
 
 #[test]

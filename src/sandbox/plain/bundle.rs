@@ -32,7 +32,7 @@ use super::agent::AgentConfig;
 use super::group;
 
 /// What a container may not look into, as on Docker.
-const MASKED: [&str; 12] = [
+pub const MASKED: [&str; 12] = [
     "/proc/asound",
     "/proc/acpi",
     "/proc/interrupts",
@@ -48,7 +48,7 @@ const MASKED: [&str; 12] = [
 ];
 
 /// What it may look at and not change.
-const READ_ONLY: [&str; 5] = [
+pub const READ_ONLY: [&str; 5] = [
     "/proc/bus",
     "/proc/fs",
     "/proc/irq",
