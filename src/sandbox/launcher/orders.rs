@@ -182,11 +182,23 @@ mod tests {
             container_port,
             protocol,
         };
-        assert!(request.takes(&port(8001, 80, Protocol::Tcp)));
+        let asked = port(8001, 80, Protocol::Tcp);
+        assert!(request.takes(&asked));
+        let random = PortRequest {
+            host_ports: None,
+            ..request.clone()
+        };
+        assert!(random.takes(&port(u16::MAX, 80, Protocol::Tcp)));
+        assert!(!random.takes(&port(22, 80, Protocol::Tcp)));
         let config = LauncherConfig {
             ports: vec![request],
             ..LauncherConfig::default()
         };
+        // Each that was asked for is published once.
+        let twice = vec![asked, port(8000, 80, Protocol::Tcp)];
+        let order = Order::Passt(template_endpoint(), twice);
+        let error = carry_out(&config, order, some(2)).unwrap_err().to_string();
+        assert_eq!(error, "port 8000 is not the container's");
         for other in [
             port(8002, 80, Protocol::Tcp),
             port(8000, 81, Protocol::Tcp),

@@ -144,6 +144,22 @@ mod tests {
     use super::super::super::volumes::{MountKind, Volumes, Wanted};
     use super::*;
 
+    #[test]
+    fn a_home_is_not_read_for_the_guests_files_in_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = |name| temp.path().join(name);
+        let guest = GuestFiles {
+            kernel: file("vmlinux"),
+            initramfs: file("initramfs.cpio"),
+            manifest: file("kernel.json"),
+        };
+        fs::write(&guest.kernel, "").unwrap();
+        assert_eq!(of_guest(&guest).collect::<Vec<_>>(), [temp.path()]);
+        fs::create_dir(file(".ssh")).unwrap();
+        let files = [&guest.kernel, &guest.initramfs, &guest.manifest];
+        assert!(of_guest(&guest).eq(files.into_iter().cloned()));
+    }
+
     /// What a thread that is shut in as a supervisor finds when it does all of these.
     fn shut_in(
         places: &[(PathBuf, Rights)],
