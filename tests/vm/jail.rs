@@ -676,7 +676,7 @@ fn a_vm_of_a_user_has_a_control_group_where_there_is_one_to_divide(world: &World
 }
 
 /// The disk that holds a folder, by its number.
-fn disk_of(folder: &std::path::Path) -> Result<(PathBuf, String)> {
+pub(crate) fn disk_of(folder: &std::path::Path) -> Result<(PathBuf, String)> {
     let device = fs::metadata(folder)?.dev();
     let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
     let number = format!("{major}:{minor}");

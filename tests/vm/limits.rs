@@ -1,11 +1,14 @@
 //! Memory, CPUs, processes, open files: what a limit makes of the VM and of the process.
 
 use std::fs;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 
+use crate::jail::disk_of;
+use crate::tenant;
 use crate::world::World;
 
 crate::tests![
@@ -17,6 +20,7 @@ crate::tests![
     resource_limits_are_set,
     the_writable_layer_is_limited,
     memory_that_is_freed_goes_back_to_the_host,
+    what_is_written_slowly_is_whole,
 ];
 
 fn memory_is_the_vms_and_the_groups(world: &World) -> Result<()> {
@@ -186,5 +190,36 @@ fn memory_that_is_freed_goes_back_to_the_host(world: &World) -> Result<()> {
     }
     running.signal(Signal::TERM)?;
     running.wait()?.code(143)?;
+    Ok(())
+}
+
+/// What is left to be written when the process has ended, which would take longer than a guest that is hung is
+/// waited for.
+fn what_is_written_slowly_is_whole(world: &World) -> Result<()> {
+    const BYTES: usize = 32 << 20;
+    tenant::needs_root()?;
+    let vm = world.own()?;
+    let (disk, _) = disk_of(Path::new("/scratch"))?;
+    let rate = format!("--device-write-bps={}:400kb", disk.display());
+    let script = format!("head -c {BYTES} /dev/zero | tr '\\0' x >/large");
+    let run = [
+        "run",
+        "--name=cc",
+        "-m",
+        "256m",
+        &rate,
+        "busybox",
+        "sh",
+        "-c",
+    ];
+    let out = vm.bulkhead(run).arg(&script).output()?.code(0)?;
+    assert_eq!(out.stderr, "", "{out}");
+    let error = vm.bulkhead(["inspect", "-f", "{{.State.Error}}", "cc"]);
+    assert_eq!(error.output()?.only_stdout()?, "\n");
+    let read = "bulkhead cp cc:/large - | tar -xOf - | tr -cd x | wc -c";
+    assert_eq!(
+        vm.shell(read).output()?.only_stdout()?.trim(),
+        BYTES.to_string()
+    );
     Ok(())
 }
