@@ -1,52 +1,21 @@
-//! What archives are compressed with, and reading them: gzip, bzip2, xz and zstd, as Docker does.
+//! Reading what archives are compressed with: gzip, bzip2, xz and zstd, any number of streams after each other,
+//! as Docker does.
 //!
 //! Called by [`crate::tasks`] for what `ADD` and `cp` unpack, and by [`crate::decompress`]. Layers, which know
 //! two of these and have a digest, are [`crate::unpack`]'s. It must not know what is in an archive.
 
 use std::io::{ErrorKind, Read};
 
+pub use tarball::{MAGIC_LEN, Packing};
+
 use crate::failure::{Context, Failure};
 
-/// Bytes that tell the formats apart.
-pub const MAGIC_LEN: u64 = 10;
-
-/// Largest zstd window as a power of two, as for layers.
-const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+/// Largest zstd window as a power of two: 128 MiB, what `zstd --long` makes and `zstd -d` takes
+/// without being asked twice.
+pub const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// Memory that the xz decoder may take in KiB: xz's largest preset takes 65 MiB.
 const XZ_MEMORY_KIB: u32 = 128 << 10;
-
-/// How an archive is packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Packing {
-    /// It is not.
-    None,
-    /// gzip (RFC 1952), any number of members.
-    Gzip,
-    /// bzip2, any number of streams.
-    Bzip2,
-    /// xz, any number of streams.
-    Xz,
-    /// Zstandard (RFC 8878), any number of frames.
-    Zstd,
-}
-
-impl Packing {
-    /// What the first [`MAGIC_LEN`] bytes say.
-    #[must_use]
-    pub fn of(head: &[u8]) -> Self {
-        match head {
-            [0x1f, 0x8b, 8, ..] => Self::Gzip,
-            // The level, then the digits of pi that begin a block or those that end an empty stream: a tar may
-            // begin with a file named BZh…
-            [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, ..]
-            | [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72, 0x45, ..] => Self::Bzip2,
-            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
-            _ => Self::None,
-        }
-    }
-}
 
 /// Reads what is packed.
 ///

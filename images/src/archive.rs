@@ -30,6 +30,7 @@ use std::fs::File;
 use std::io::{Chain, Cursor, Read};
 use std::path::Path;
 
+use tarball::Packing;
 use thiserror::Error;
 
 use crate::config::ConfigError;
@@ -46,6 +47,7 @@ pub use import::import;
 pub use save::save;
 pub use stream::{Member, MemberKind, TarError, read as read_members};
 pub use table::{Table, TableError};
+pub use tarball::MAGIC_LEN;
 
 /// A failed load, save or import.
 #[derive(Debug, Error)]
@@ -334,23 +336,11 @@ fn refuse_compressed<R: Read>(mut source: R) -> Result<Chain<Cursor<Vec<u8>>, R>
     }
 }
 
-/// Bytes that tell what a file is compressed with.
-pub const MAGIC_LEN: u64 = 10;
-
 /// What a file that begins so is compressed with, if anything that is known: the program that decompresses
 /// it.
 #[must_use]
 pub fn compression_of(head: &[u8]) -> Option<&'static str> {
-    match head {
-        [0x1f, 0x8b, ..] => Some("gzip"),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("zstd"),
-        // The level, then the digits of pi that begin a block or those that end an empty stream: a tar may
-        // begin with a file named BZh…
-        [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, ..]
-        | [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72, 0x45, ..] => Some("bzip2"),
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some("xz"),
-        _ => None,
-    }
+    Packing::of(head).program()
 }
 
 #[cfg(test)]

@@ -340,6 +340,27 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_that_others_may_replace_has_none_from_the_first_on() {
+        let temp = tempfile::tempdir().unwrap();
+        let guest = guest(temp.path());
+        let shared = temp.path().join("shared");
+        fs::create_dir(&shared).unwrap();
+        fs::set_permissions(&shared, fs::Permissions::from_mode(0o777)).unwrap();
+        let shape = Shape {
+            vcpu_count: 1,
+            memory_mib: 256,
+            network: false,
+            shares: false,
+        };
+        let templates = Templates(shared.join("templates"));
+        for _ in 0..2 {
+            let error = templates.find_or_make(&Launcher::Here, &guest, shape);
+            let error = format!("{:#}", error.unwrap_err());
+            assert!(error.starts_with("use a folder of templates: "), "{error}");
+        }
+    }
+
+    #[test]
     fn unfinished_and_old_ones_go() {
         let folder = tempfile::tempdir().unwrap();
         let templates = Templates(folder.path().to_owned());

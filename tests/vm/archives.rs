@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use anyhow::{Context, Result, bail, ensure};
-use harness::{Invocation, Sandbox};
+use harness::{Invocation, Sandbox, web};
 
 use crate::world::World;
 
@@ -379,6 +379,14 @@ fn compressed_archives_are_decompressed_in_a_vm(world: &World) -> Result<()> {
         let words = ["inspect", "-f", "{{.RootFS.Layers}}", &name];
         ids.insert(vm.bulkhead(words).output()?.only_stdout()?);
     }
+    assert_eq!(ids.len(), 1, "{ids:?}");
+    let port = web::serve(vm.work())?;
+    let address = format!("http://127.0.0.1:{port}/files.tar.gz");
+    vm.bulkhead(["import", &address, "fetched"])
+        .output()?
+        .code(0)?;
+    let words = ["inspect", "-f", "{{.RootFS.Layers}}", "fetched"];
+    ids.insert(vm.bulkhead(words).output()?.only_stdout()?);
     assert_eq!(ids.len(), 1, "{ids:?}");
     vm.shell("bulkhead build -q -t built - <files.tar.gz")
         .output()?

@@ -18,6 +18,7 @@ use protocol::spec::{Compression, ConvertSpec};
 use sha2::{Digest as _, Sha256};
 
 use super::UnpackError;
+use crate::packing::{MAGIC_LEN, Packing, ZSTD_WINDOW_LOG_MAX};
 
 /// Bytes handed over at once: they stay in a CPU's cache from decoder to digest to copy.
 const PIECE: usize = 256 << 10;
@@ -28,15 +29,8 @@ const PIECES: usize = 8;
 /// Bytes of the blob read at once.
 const READ_LEN: usize = 256 << 10;
 
-/// Largest zstd window as a power of two: 128 MiB, what `zstd --long` makes and `zstd -d` takes
-/// without being asked twice.
-const ZSTD_WINDOW_LOG_MAX: u32 = 27;
-
 /// What libzstd says of a larger one (`ZSTD_error_frameParameter_windowTooLarge`).
 const ZSTD_WINDOW_MESSAGE: &str = "Frame requires too much memory for decoding";
-
-/// Bytes that tell the formats apart.
-const MAGIC_LEN: u64 = 10;
 
 /// What the tar as a whole is.
 #[derive(Debug)]
@@ -287,16 +281,15 @@ fn sniff(magic: &[u8]) -> Result<Compression, UnpackError> {
             "the layer is compressed with {name}, which images do not use"
         ))
     };
-    match magic {
-        [0x1f, 0x8b, ..] => Ok(Compression::Gzip),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Compression::Zstd),
-        _ if skippable => Ok(Compression::Zstd),
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Err(unsupported("xz")),
-        // The level, then the digits of pi that begin a block or those that end an empty stream:
-        // a tar may begin with a file named BZh…
-        [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, ..]
-        | [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72, 0x45, ..] => Err(unsupported("bzip2")),
-        _ => Ok(Compression::None),
+    match Packing::of(magic) {
+        Packing::Gzip => Ok(Compression::Gzip),
+        Packing::Zstd => Ok(Compression::Zstd),
+        Packing::Xz => Err(unsupported("xz")),
+        Packing::Bzip2 => Err(unsupported("bzip2")),
+        Packing::None if skippable => Ok(Compression::Zstd),
+        // What is wrong with its method is the decoder's to say.
+        Packing::None if magic.starts_with(&[0x1f, 0x8b]) => Ok(Compression::Gzip),
+        Packing::None => Ok(Compression::None),
     }
 }
 

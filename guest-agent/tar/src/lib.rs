@@ -6,12 +6,14 @@
 
 mod error;
 mod header;
+mod packing;
 mod pax;
 mod reader;
 mod sparse;
 mod writer;
 
 pub use error::{TarError, shown};
+pub use packing::{MAGIC_LEN, Packing};
 pub use pax::XATTRS_MAX;
 pub use reader::{Entry, EntryKind, Piece, TarReader, Xattr};
 pub use writer::TarWriter;
