@@ -1,5 +1,5 @@
-//! Runs one device on the event loop: takes its queues at DRIVER_OK, hands kicks and descriptor
-//! events to it, and stops it when it fails.
+//! Runs one device on an event loop, the main thread's or a disk's own: takes its queues at DRIVER_OK,
+//! hands kicks and descriptor events to it, and stops it when it fails.
 //!
 //! Created by the builder; the transport talks to it through a [`DeviceLink`]. It knows no
 //! registers.
@@ -346,7 +346,7 @@ impl Worker {
 
     /// Lets go of a device that has ended when the host has taken all.
     fn let_go(&mut self, ops: &mut EventOps) {
-        if self.delivering.is_some() && (!self.active || self.device.is_delivered()) {
+        if self.delivering.is_some() && self.device.is_delivered() {
             self.detach(ops);
             self.delivering = None;
         }
@@ -457,7 +457,8 @@ impl MutEventSubscriber for Worker {
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         match events.data() {
             TOKEN_CONTROL => self.control(ops),
-            _ if !self.active => {}
+            // A device that was reset may have something for the host yet, and no queue.
+            token if !self.active && (token & TOKEN_QUEUE != 0 || self.device.is_delivered()) => {}
             token if token & TOKEN_QUEUE != 0 => {
                 let Ok(index) = usize::try_from(token & !TOKEN_QUEUE) else {
                     return;

@@ -11,6 +11,7 @@ use event_manager::EventSet;
 
 use super::buffers::{self, Direction, Slices};
 use super::connection::{Connection, Fate};
+use super::credit::BUFFER_BYTES;
 use super::host_end::HostEnd;
 use super::offers::Offers;
 use super::packet::{HOST_CID, Header, Operation, Ports, TYPE_STREAM};
@@ -41,6 +42,9 @@ const PACKETS_PER_TURN: usize = 128;
 
 /// Payload bytes after which such a turn ends: about a millisecond of copying.
 const BYTES_PER_TURN: usize = 4 << 20;
+
+/// Turns that take all that may lie in the TX queue: what 64 connections may send without being answered.
+const TURNS_AT_END: usize = (MAX_CONNECTIONS * BUFFER_BYTES as usize).div_ceil(BYTES_PER_TURN);
 
 /// Tokens of the event loop: the offers socket, then one per connection ever made.
 const TOKEN_OFFERS: u32 = 0;
@@ -328,6 +332,16 @@ impl VsockDevice {
         }
     }
 
+    /// The same for all of them.
+    fn drain_all(&mut self, watch: &mut Watch) {
+        for (_, connection) in std::mem::take(&mut self.connections) {
+            if let Some(host) = connection.into_host() {
+                self.drain(host, watch);
+            }
+        }
+        self.settle(watch);
+    }
+
     fn draining_ready(&mut self, token: u32, events: EventSet, watch: &mut Watch) {
         let Some(index) = self.draining.iter().position(|host| host.token() == token) else {
             return;
@@ -423,21 +437,15 @@ impl Device for VsockDevice {
         Ok(())
     }
 
-    /// Connections end for the host too; ports that are still offered stay so.
+    /// Connections end for the host too, when it has read what the guest sent: Linux resets its devices
+    /// when it ends. Ports that are still offered stay so.
     fn reset(&mut self, watch: &mut Watch) {
         if std::mem::take(&mut self.offers_watched)
             && let Some(fd) = self.offers.fd()
         {
             watch.changes.push(WatchChange::Remove { fd });
         }
-        for (_, connection) in std::mem::take(&mut self.connections) {
-            if let Some(host) = connection.into_host() {
-                host.close(watch);
-            }
-        }
-        for host in self.draining.drain(..) {
-            host.close(watch);
-        }
+        self.drain_all(watch);
         self.resets.clear();
         self.tx_stalled = false;
     }
@@ -445,15 +453,12 @@ impl Device for VsockDevice {
     /// What the guest sent is the host's to read, whether or not a connection came to its end: a
     /// guest ends when its sockets have taken its last bytes, which a host that reads slowly has not.
     fn end(&mut self, io: &mut Io) -> Result<(), DeviceError> {
-        self.serve_tx(io)?;
+        for _ in 0..TURNS_AT_END {
+            self.serve_tx(io)?;
+        }
         let offers = self.offers.end();
         self.close_offers(offers, io.watch);
-        for (_, connection) in std::mem::take(&mut self.connections) {
-            if let Some(host) = connection.into_host() {
-                self.drain(host, io.watch);
-            }
-        }
-        self.settle(io.watch);
+        self.drain_all(io.watch);
         Ok(())
     }
 

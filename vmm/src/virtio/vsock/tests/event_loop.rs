@@ -130,6 +130,31 @@ fn what_the_guest_sent_outlives_its_vm() {
     assert!(is_over(&delivered));
 }
 
+/// Linux resets its devices before it ends, and the host is told of the end after that.
+#[test]
+fn what_the_guest_sent_outlives_a_reset_of_its_device() {
+    let (mut driver, mut host) = start();
+    send(&mut driver, Operation::Request, 0, b"");
+    let data = pattern(50_000);
+    for _ in 0..9 {
+        send(&mut driver, Operation::ReadWrite, 0, &data);
+    }
+    driver.reset();
+    let delivered = driver.end();
+    assert!(!is_over(&delivered));
+    let mut read = Vec::new();
+    loop {
+        let (part, state) = drain(&mut host);
+        read.extend(part);
+        if state == HostState::Ended {
+            break;
+        }
+        driver.run();
+    }
+    assert!(read == data.repeat(9), "{} bytes", read.len());
+    assert!(is_over(&delivered));
+}
+
 #[test]
 fn a_vm_whose_host_has_all_or_goes_away_is_over() {
     let (mut driver, mut host) = start();
