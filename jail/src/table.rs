@@ -10,10 +10,12 @@ use libc::c_long;
 pub enum Thread {
     /// Runs one vCPU.
     Vcpu,
-    /// A VMM's main thread: serves the devices.
+    /// A VMM's main thread: serves the devices that never wait for the host.
     EventLoop,
     /// The same of a VM of which a template is made: at the end it also reads the VM's state.
     TemplateMaker,
+    /// Serves one disk of a VM.
+    Disk,
     /// Any thread of a file server.
     Files,
     /// The process that started a file server and waits for its end.
@@ -37,7 +39,7 @@ pub const TABLES: [(&str, &[Call], &[Thread]); 4] = [
 impl Thread {
     fn table(self) -> &'static [Call] {
         match self {
-            Self::Vcpu | Self::EventLoop | Self::TemplateMaker => VMM,
+            Self::Vcpu | Self::EventLoop | Self::TemplateMaker | Self::Disk => VMM,
             Self::Files | Self::Waiter => FILES,
             Self::Supervisor => SUPERVISOR,
         }
@@ -56,6 +58,7 @@ impl Thread {
             Self::Vcpu => "vcpu",
             Self::EventLoop => "loop",
             Self::TemplateMaker => "template",
+            Self::Disk => "disk",
             Self::Files => "files",
             Self::Waiter => "waiter",
             Self::Supervisor => "supervisor",
@@ -95,19 +98,21 @@ impl Call {
     }
 }
 
-use Thread::{EventLoop, Files, Supervisor, TemplateMaker, Vcpu, Waiter};
+use Thread::{Disk, EventLoop, Files, Supervisor, TemplateMaker, Vcpu, Waiter};
 
 /// Every thread of a VMM.
-const EVERY: &[Thread] = &[Vcpu, EventLoop, TemplateMaker];
+const EVERY: &[Thread] = &[Vcpu, EventLoop, TemplateMaker, Disk];
 /// The main thread, whatever becomes of the VM.
 const MAIN: &[Thread] = &[EventLoop, TemplateMaker];
+/// Those that serve devices.
+const LOOPS: &[Thread] = &[EventLoop, TemplateMaker, Disk];
 
 /// Every thread of a file server's two processes.
 const SERVERS: &[Thread] = &[Files, Waiter];
 /// Those of a supervisor, which are all alike.
 const SUPERVISORS: &[Thread] = &[Supervisor];
 /// All threads of processes that a guest's bytes reach first.
-const EVERYONE: &[Thread] = &[Vcpu, EventLoop, TemplateMaker, Files, Waiter];
+const EVERYONE: &[Thread] = &[Vcpu, EventLoop, TemplateMaker, Disk, Files, Waiter];
 
 /// `_IO(KVMIO, 0x80)` and others of `linux/kvm.h`.
 const OF_A_VCPU: &[(&str, u32)] = &[
@@ -151,27 +156,27 @@ macro_rules! calls {
 pub const VMM: &[Call] = calls! {
     SYS_ioctl, &[Vcpu], [Check::OneOf(1, OF_A_VCPU)], "run the guest, and tell whether it waits";
     SYS_ioctl, &[TemplateMaker], [Check::OneOf(1, READS_STATE)], "read the state of a VM whose vCPUs have ended";
-    SYS_read, MAIN, [], "eventfds and timers";
+    SYS_read, LOOPS, [], "eventfds and timers";
     SYS_write, EVERY, [], "eventfds, the VM's log, the report at the end";
     SYS_readv, MAIN, [], "frames of the network";
-    SYS_preadv, MAIN, [], "blocks of disks";
-    SYS_pwritev, MAIN, [], "blocks of disks";
-    SYS_fallocate, MAIN, [Check::OneOf( 1, &[ ("PUNCH_HOLE + KEEP_SIZE", 3), ("ZERO_RANGE + KEEP_SIZE", 0x11), ], )], "discarded blocks";
-    SYS_fdatasync, MAIN, [], "flushed disks";
+    SYS_preadv, &[Disk], [], "blocks of disks";
+    SYS_pwritev, &[Disk], [], "blocks of disks";
+    SYS_fallocate, &[Disk], [Check::OneOf( 1, &[ ("PUNCH_HOLE + KEEP_SIZE", 3), ("ZERO_RANGE + KEEP_SIZE", 0x11), ], )], "discarded blocks";
+    SYS_fdatasync, &[Disk], [], "flushed disks";
     SYS_recvmsg, MAIN, [], "streams, offers of ports, replies of the file server";
     SYS_recvfrom, MAIN, [], "streams, replies of the file server";
     SYS_sendmsg, MAIN, [Check::Bits(2, 0x4000, 0x4000, "`MSG_NOSIGNAL`")], "streams, frames of the network";
     SYS_sendto, MAIN, [Check::OneOf(5, &[("addrlen 0", 0)])], "requests to the file server";
     SYS_shutdown, MAIN, [], "ends of streams";
-    SYS_close, EVERY, [], "streams that ended; a vCPU's end";
+    SYS_close, EVERY, [], "streams that ended; the end of a vCPU's or a disk's thread";
     SYS_fcntl, EVERY, [Check::OneOf(1, &[("F_GETFD", 1)])], "an unoptimized build looks before it closes";
-    SYS_epoll_wait, MAIN, [], "the event loop";
-    SYS_epoll_ctl, MAIN, [], "the event loop";
+    SYS_epoll_wait, LOOPS, [], "wait for events";
+    SYS_epoll_ctl, LOOPS, [], "the same";
     SYS_tgkill, MAIN, [Check::OneOf(2, &[("SIGRTMIN", 34)])], "kick a vCPU out of the guest";
     SYS_getpid, MAIN, [], "name its process there";
     SYS_getrandom, MAIN, [], "the entropy device; keys of hash tables";
     SYS_clock_gettime, EVERY, [], "where the vDSO has no clock";
-    SYS_rt_sigreturn, EVERY, [], "return from the handler of a kick";
+    SYS_rt_sigreturn, &[Vcpu, EventLoop, TemplateMaker], [], "return from the handler of a kick";
 };
 
 /// The processes of a file server. What names a file names it below its shares: there is nothing else
@@ -232,7 +237,7 @@ pub const EVERYONES: &[Call] = calls! {
     SYS_rt_sigprocmask, EVERYONE, [], "a thread's end";
     SYS_restart_syscall, EVERYONE, [], "go on waiting after a stop";
     SYS_sigaltstack, EVERYONE, [], "a thread's end";
-    SYS_exit, &[Vcpu, Files], [], "a thread's end";
+    SYS_exit, &[Vcpu, Disk, Files], [], "a thread's end";
     SYS_exit_group, EVERYONE, [], "the process's end";
 };
 

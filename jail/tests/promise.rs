@@ -33,7 +33,12 @@ fn names(threads: &[Thread]) -> BTreeSet<&'static str> {
 }
 
 /// The threads of a VMM.
-const VMM: [Thread; 3] = [Thread::Vcpu, Thread::EventLoop, Thread::TemplateMaker];
+const VMM: [Thread; 4] = [
+    Thread::Vcpu,
+    Thread::EventLoop,
+    Thread::TemplateMaker,
+    Thread::Disk,
+];
 
 #[test]
 fn they_are_as_few_as_promised() {

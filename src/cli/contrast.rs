@@ -132,7 +132,7 @@ fn create(path: &Path) -> Result<(NamedTempFile, &Path)> {
 
 /// How many of the host's system calls the filters of a VMM's threads let through, together.
 fn vmm_syscalls() -> usize {
-    let threads = [Thread::Vcpu, Thread::EventLoop];
+    let threads = [Thread::Vcpu, Thread::EventLoop, Thread::Disk];
     let calls = threads.iter().flat_map(|thread| thread.calls());
     calls.map(|call| call.number).collect::<BTreeSet<_>>().len()
 }

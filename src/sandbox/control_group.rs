@@ -69,11 +69,11 @@ const WEIGHT: u64 = 100;
 /// for the file server.
 const DEVICES_MILLIS: u64 = 250;
 
-/// What one without has, for a thread that does nothing else; again so.
+/// What one without has, for threads that do nothing else, and mostly wait; again so.
 const DEVICE_THREAD_MILLIS: u64 = 1000;
 
-/// Tasks beside the vCPUs: the event loop, the starter and what a shutdown takes.
-const OTHER_TASKS: u64 = 7;
+/// Tasks beside the vCPUs: the event loop, two disks, the starter and what a shutdown takes.
+const OTHER_TASKS: u64 = 9;
 
 /// passt, and what it may make while it starts.
 const PASST_TASKS: u64 = 4;
@@ -456,7 +456,7 @@ mod tests {
             limits.files(),
             [
                 ("memory.max", "536870912".to_owned()),
-                ("pids.max", "9".to_owned()),
+                ("pids.max", "11".to_owned()),
                 ("cpu.max", "300000 100000".to_owned()),
                 ("cpu.weight", "100".to_owned()),
             ]
@@ -494,15 +494,15 @@ mod tests {
         let mib = |mib: u64| (mib << 20).to_string();
         assert_eq!(
             of(limits(true, false, None)),
-            [&mib(768), "13", "400000 100000"]
+            [&mib(768), "15", "400000 100000"]
         );
         assert_eq!(
             of(limits(false, true, Some(500))),
-            [&mib(2560), "17", "100000 100000"]
+            [&mib(2560), "19", "100000 100000"]
         );
         assert_eq!(
             of(limits(true, true, Some(500))),
-            [&mib(2816), "21", "125000 100000"]
+            [&mib(2816), "23", "125000 100000"]
         );
     }
 

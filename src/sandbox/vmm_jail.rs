@@ -221,9 +221,12 @@ pub fn confinement(config: &VmmConfig) -> Result<vmm::Confine> {
     };
     let of_loop = Filter::new(main)?;
     let of_vcpu = Filter::new(table::Thread::Vcpu)?;
-    let threads = u64::from(config.vcpu_count) + THREADS_BESIDE;
+    let of_disk = Filter::new(table::Thread::Disk)?;
+    let disks = u64::try_from(config.disks.len())?;
+    let threads = u64::from(config.vcpu_count) + disks + THREADS_BESIDE;
     Ok(Arc::new(move |thread| match thread {
         vmm::Thread::Vcpu => of_vcpu.install().map_err(std::io::Error::other),
+        vmm::Thread::Disk => of_disk.install().map_err(std::io::Error::other),
         vmm::Thread::EventLoop => {
             limit_to_what_is_there(threads).map_err(std::io::Error::other)?;
             of_loop.install().map_err(std::io::Error::other)
@@ -237,9 +240,9 @@ const STREAMS_MAX: u64 = {
     ports + vmm::virtio::vsock::MAX_CONNECTIONS as u64
 };
 
-/// Threads beside those of vCPUs: the event loop, and one that KVM makes in the VMM's process when a
-/// vCPU first runs (it recovers huge pages, Linux 6.14 and later). Without room for that one, KVM_RUN
-/// says EAGAIN for ever. The filters let neither thread make another.
+/// Threads beside those of vCPUs and disks: the event loop, and one that KVM makes in the VMM's process
+/// when a vCPU first runs (it recovers huge pages, Linux 6.14 and later). Without room for that one,
+/// KVM_RUN says EAGAIN for ever. The filters let no thread make another.
 const THREADS_BESIDE: u64 = 2;
 
 /// Numbers of descriptors that are looked at: layers, devices and vCPUs are some hundred.

@@ -21,6 +21,7 @@ crate::tests![
     the_writable_layer_is_limited,
     memory_that_is_freed_goes_back_to_the_host,
     what_is_written_slowly_is_whole,
+    a_disk_that_is_slow_holds_up_nothing_else,
 ];
 
 fn memory_is_the_vms_and_the_groups(world: &World) -> Result<()> {
@@ -221,5 +222,31 @@ fn what_is_written_slowly_is_whole(world: &World) -> Result<()> {
         vm.shell(read).output()?.only_stdout()?.trim(),
         BYTES.to_string()
     );
+    Ok(())
+}
+
+/// A flush that takes minutes, and commands meanwhile. `/dev/shm` is memory: that it is done is told
+/// though the disk is slow.
+fn a_disk_that_is_slow_holds_up_nothing_else(world: &World) -> Result<()> {
+    const COMMANDS: usize = 5;
+    tenant::needs_root()?;
+    let vm = world.own()?;
+    let (disk, _) = disk_of(Path::new("/scratch"))?;
+    let rate = format!("--device-write-bps={}:32kb", disk.display());
+    let script = "head -c 8388608 /dev/zero | tr '\\0' x >/large; touch /dev/shm/begun; sync; \
+        touch /dev/shm/flushed; sleep 1000";
+    let run = ["run", "-d", "--name=cc", "-m", "256m", &rate, "busybox"];
+    vm.bulkhead(run)
+        .args(["sh", "-c", script])
+        .output()?
+        .code(0)?;
+    let begun = "until [ -e /dev/shm/begun ]; do sleep 0.1; done";
+    let exec = ["exec", "cc", "sh", "-c"];
+    vm.bulkhead(exec).arg(begun).output()?.code(0)?;
+    for _ in 0..COMMANDS {
+        let out = vm.bulkhead(exec).arg("ls /dev/shm").output()?;
+        assert_eq!(out.only_stdout()?, "begun\n");
+    }
+    vm.bulkhead(["rm", "-f", "cc"]).output()?.code(0)?;
     Ok(())
 }

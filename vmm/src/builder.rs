@@ -218,10 +218,16 @@ impl Vm {
         let mut events: EventManager<Box<dyn MutEventSubscriber>> =
             EventManager::new().map_err(BuildError::EventLoop)?;
         events.add_subscriber(Box::new(EndListener(end.clone())));
-        let mut transports = Vec::new();
+        let (mut transports, mut waiting) = (Vec::new(), Vec::new());
         for (transport, worker) in devices {
             transports.push(transport);
-            events.add_subscriber(Box::new(worker));
+            if worker.device().waits_for_host() {
+                let mut alone = EventManager::new().map_err(BuildError::EventLoop)?;
+                alone.add_subscriber(worker);
+                waiting.push(alone);
+            } else {
+                events.add_subscriber(Box::new(worker));
+            }
         }
         let bus = Arc::new(Bus::new(transports, config.console));
         let exits = Arc::new(ExitCounters::default());
@@ -243,6 +249,7 @@ impl Vm {
             vcpus,
             threads: Arc::default(),
             events,
+            waiting,
             end,
             exits,
             notes,

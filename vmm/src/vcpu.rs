@@ -31,6 +31,8 @@ pub enum VmEnd {
     Saved,
     /// KVM could not go on with the guest's state.
     KvmFailure(String),
+    /// The thread of a device could not go on.
+    DeviceFailure(String),
 }
 
 impl std::fmt::Display for VmEnd {
@@ -41,11 +43,14 @@ impl std::fmt::Display for VmEnd {
             Self::Halted => f.write_str("the guest halted for ever"),
             Self::Saved => f.write_str("the guest's state was saved"),
             Self::KvmFailure(reason) => write!(f, "KVM can't run the guest: {reason}"),
+            Self::DeviceFailure(reason) => {
+                write!(f, "the guest's devices can't be served: {reason}")
+            }
         }
     }
 }
 
-/// Where vCPUs report the end; the first one wins, the event loop listens.
+/// Where threads report the end; the first one wins, the event loop listens.
 #[derive(Debug)]
 pub(crate) struct EndSignal {
     end: Mutex<Option<VmEnd>>,

@@ -1,6 +1,7 @@
 //! A VM that was built: runs it to its end, or to where a snapshot of it is taken.
 //!
-//! The builder makes it. It serves the devices on the caller's thread and knows none of them.
+//! The builder makes it. It serves the devices and knows none of them: on the caller's thread those
+//! that never wait for the host, each other one on a thread of its own.
 
 use std::sync::mpsc::TryRecvError;
 use std::sync::{Arc, Barrier, Mutex, PoisonError};
@@ -14,8 +15,8 @@ use crate::builder::{BuildError, BuildTimes, host_error, kvm_error};
 use crate::bus::Bus;
 use crate::snapshot::{self, MachineState, Snapshot, VcpuState};
 use crate::vcpu::{EndSignal, ExitCounters, ExitCounts, Vcpu, VcpuEnd, VmEnd};
-use crate::virtio::TransportState;
 use crate::virtio::mmio::Transport;
+use crate::virtio::{TransportState, Worker};
 use crate::watch::{self, HaltWatch, Notes};
 
 /// So long every vCPU must have waited for a snapshot to be taken: rounds, and milliseconds of
@@ -23,19 +24,24 @@ use crate::watch::{self, HaltWatch, Notes};
 const IDLE_ROUNDS: u32 = 8;
 const IDLE_ROUND_MS: i32 = 10;
 
-/// Milliseconds between two looks whether the vCPU threads have paused.
+/// Milliseconds between two looks whether another thread has paused or answered.
 const PAUSE_POLL_MS: i32 = 1;
 
 /// A vCPU thread serves exits some calls deep; 256 KiB is far more than that needs.
 const VCPU_STACK_BYTES: usize = 256 << 10;
+
+/// The thread of a device has the vectors of one request on its stack at most.
+const DEVICE_STACK_BYTES: usize = 256 << 10;
 
 /// A thread of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Thread {
     /// Runs one vCPU.
     Vcpu,
-    /// Serves the devices: the thread that called.
+    /// Serves the devices that never wait for the host: the thread that called.
     EventLoop,
+    /// Serves one disk.
+    Disk,
 }
 
 /// Shuts the calling thread in, before the guest's first instruction.
@@ -47,6 +53,8 @@ pub struct Vm {
     /// Those that [`Vm::run`] started.
     pub(crate) threads: Arc<Vec<JoinHandle<VcpuEnd>>>,
     pub(crate) events: EventManager<Box<dyn MutEventSubscriber>>,
+    /// Of each device that waits for the host, its own.
+    pub(crate) waiting: Vec<EventManager<Worker>>,
     pub(crate) end: Arc<EndSignal>,
     pub(crate) exits: Arc<ExitCounters>,
     pub(crate) notes: Arc<Notes>,
@@ -59,7 +67,7 @@ pub struct Vm {
     pub(crate) confine: Confine,
 }
 
-/// Wakes the event loop when a vCPU reports the end.
+/// Wakes the event loop when a thread reports the end.
 pub(crate) struct EndListener(pub(crate) Arc<EndSignal>);
 
 impl MutEventSubscriber for EndListener {
@@ -139,15 +147,15 @@ impl Vm {
         self.events.add_subscriber(subscriber);
     }
 
-    /// Starts the vCPUs and serves the devices on this thread until the VM ends.
+    /// Starts the other threads and serves devices on this one until the VM ends.
     ///
-    /// vCPU threads that still run are not joined: the process that ran a VM ends with it. What the
-    /// host has not taken of the guest's bytes then is for [`Self::deliver`].
+    /// Threads that still run are not joined: the process that ran a VM ends with it. What the host
+    /// has not taken of the guest's bytes then is for [`Self::deliver`].
     ///
     /// # Errors
     /// When a thread can't be started or the event loop fails.
     pub fn run(&mut self) -> Result<(VmEnd, ExitCounts), BuildError> {
-        let (threads, gate) = self.start_vcpus()?;
+        let (threads, gate) = self.start_threads()?;
         self.threads = Arc::new(threads);
         let (notes, end) = (self.notes.clone(), self.end.clone());
         let watch = HaltWatch::new(self.threads.clone(), notes, end)
@@ -169,7 +177,8 @@ impl Vm {
     /// When the event loop fails.
     pub fn deliver(&mut self) -> Result<(), BuildError> {
         let transports = self.bus.transports().iter();
-        let mut waiting: Vec<_> = transports.map(Transport::deliver).collect();
+        let on_this_thread = transports.filter(|transport| !transport.waits_for_host());
+        let mut waiting: Vec<_> = on_this_thread.map(Transport::deliver).collect();
         self.notes.pause();
         loop {
             waiting.retain(|done| done.try_recv() == Err(TryRecvError::Empty));
@@ -195,7 +204,7 @@ impl Vm {
         mut self,
         ready: &EventFd,
     ) -> Result<Result<Snapshot, VmEnd>, BuildError> {
-        let (threads, gate) = self.start_vcpus()?;
+        let (threads, gate) = self.start_threads()?;
         gate.open(&self.confine)?;
         let mut rounds = None;
         while rounds.is_none_or(|rounds| rounds < IDLE_ROUNDS) {
@@ -249,10 +258,23 @@ impl Vm {
         }))
     }
 
-    /// The threads wait at the gate.
-    fn start_vcpus(&mut self) -> Result<(Vec<JoinHandle<VcpuEnd>>, Arc<Gate>), BuildError> {
+    /// All wait at the gate; those of vCPUs are returned.
+    fn start_threads(&mut self) -> Result<(Vec<JoinHandle<VcpuEnd>>, Arc<Gate>), BuildError> {
         watch::take_kick_signal().map_err(host_error("take a signal for vCPU threads"))?;
-        let gate = Arc::new(Gate::new(self.vcpus.len() + 1));
+        let gate = Arc::new(Gate::new(self.vcpus.len() + self.waiting.len() + 1));
+        for (index, events) in self.waiting.drain(..).enumerate() {
+            let (gate, confine) = (gate.clone(), self.confine.clone());
+            let end = self.end.clone();
+            std::thread::Builder::new()
+                .name(format!("disk{index}"))
+                .stack_size(DEVICE_STACK_BYTES)
+                .spawn(move || {
+                    if gate.pass(Thread::Disk, &confine).is_ok() {
+                        serve_alone(events, &end);
+                    }
+                })
+                .map_err(host_error("start the thread of a disk"))?;
+        }
         let mut threads = Vec::new();
         for vcpu in self.vcpus.drain(..) {
             let (gate, confine) = (gate.clone(), self.confine.clone());
@@ -276,14 +298,14 @@ impl Vm {
         served.map(drop).map_err(BuildError::EventLoop)
     }
 
-    /// Asks each device's worker, which answers on the event loop, that is here.
+    /// Asks each device's worker, which answers on its thread when it is at no request: mostly here.
     fn save_devices(&mut self) -> Result<Vec<TransportState>, BuildError> {
         let bus = self.bus.clone();
         let mut states = Vec::new();
         for transport in bus.transports() {
             let answer = transport.ask_for_state();
             let worker = loop {
-                self.serve(IDLE_ROUND_MS)?;
+                self.serve(PAUSE_POLL_MS)?;
                 match answer.try_recv() {
                     Ok(state) => break state,
                     Err(TryRecvError::Empty) => {}
@@ -298,6 +320,16 @@ impl Vm {
     }
 }
 
+/// Serves one device until the process ends.
+fn serve_alone(mut events: EventManager<Worker>, end: &EndSignal) {
+    loop {
+        if let Err(error) = events.run() {
+            end.set(VmEnd::DeviceFailure(format!("event loop: {error}")));
+            return;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -307,7 +339,7 @@ mod tests {
         let gate = Arc::new(Gate::new(3));
         let confine: Confine = Arc::new(|thread| match thread {
             Thread::Vcpu => Err(std::io::Error::other("denied")),
-            Thread::EventLoop => Ok(()),
+            Thread::EventLoop | Thread::Disk => Ok(()),
         });
         let threads: Vec<_> = (0..2)
             .map(|_| {

@@ -1,5 +1,5 @@
 //! A device's configuration space (virtio 1.2 section 2.5): bytes that the driver reads on a vCPU
-//! thread and the device changes on the event loop. It is no part of the data path, so a lock is
+//! thread and the device changes on the thread that serves it. It is no part of the data path, so a lock is
 //! good enough.
 
 use std::ops::Range;

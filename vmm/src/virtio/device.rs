@@ -1,7 +1,8 @@
 //! What every virtio device is to its transport and its worker.
 //!
-//! Implemented by net, block, console, rng, balloon, vsock and fs. A device knows its queues and guest
-//! memory; it knows neither registers, nor KVM, nor the other devices.
+//! Implemented by net, block, console, rng, balloon, vsock and fs, and by [`super::StandIn`] in the place of
+//! one of them. A device knows its queues and guest memory; it knows neither registers, nor KVM, nor the
+//! other devices.
 
 use std::num::Wrapping;
 use std::os::fd::RawFd;
@@ -418,6 +419,12 @@ pub trait Device: Send {
     /// Its configuration space.
     fn config(&self) -> ConfigSpace;
 
+    /// Whether its calls may wait for the host, as for a slow disk: it is served by a thread of its own
+    /// then. Such a device keeps nothing for the host when the VM ends.
+    fn waits_for_host(&self) -> bool {
+        false
+    }
+
     /// The driver set DRIVER_OK with these features, a subset of those offered. Queues that it
     /// did not set up are not ready; a device that needs one of those returns an error.
     ///
@@ -437,7 +444,8 @@ pub trait Device: Send {
     /// As [`Self::queue_ready`].
     fn fd_ready(&mut self, token: u32, events: EventSet, io: &mut Io) -> Result<(), DeviceError>;
 
-    /// The driver reset the device: forget the driver, stop watching, keep the backend.
+    /// The driver reset the device: forget the driver, stop watching, keep the backend. What the host has
+    /// not taken yet may be given to it by `fd_ready` as before, until [`Self::is_delivered`].
     fn reset(&mut self, watch: &mut Watch);
 
     /// The VM has ended: take what the driver sent before, and from now on only give the host what it

@@ -76,6 +76,8 @@ pub enum RestoreError {
 pub struct Transport {
     kind: DeviceKind,
     features: u64,
+    /// Its worker has a thread of its own.
+    waits_for_host: bool,
     queue_sizes: Vec<u16>,
     link: DeviceLink,
     negotiation: Mutex<Negotiation>,
@@ -100,6 +102,7 @@ impl Transport {
         Self {
             kind: device.kind(),
             features: device.features() | 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX,
+            waits_for_host: device.waits_for_host(),
             negotiation: Mutex::new(Negotiation {
                 device_features_select: 0,
                 driver_features_select: 0,
@@ -123,7 +126,12 @@ impl Transport {
         }
     }
 
-    /// Has the worker send its state from the event loop.
+    /// As [`Device::waits_for_host`].
+    pub(crate) fn waits_for_host(&self) -> bool {
+        self.waits_for_host
+    }
+
+    /// Has the worker send its state from its thread.
     pub(crate) fn ask_for_state(&self) -> std::sync::mpsc::Receiver<WorkerState> {
         self.link.ask_for_state()
     }
@@ -133,8 +141,8 @@ impl Transport {
         self.link.deliver()
     }
 
-    /// Goes on from a saved state, before any vCPU runs. The worker takes up its queues when the
-    /// event loop starts.
+    /// Goes on from a saved state, before any vCPU runs. The worker takes up its queues when its
+    /// thread starts.
     pub(crate) fn restore(
         &self,
         state: &TransportState,

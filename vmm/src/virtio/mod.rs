@@ -1,8 +1,8 @@
 //! virtio 1.2 devices over MMIO.
 //!
 //! ```text
-//! vCPU thread                                event-loop thread
-//! ───────────                                ─────────────────
+//! vCPU thread                                event loop: the main thread's, or a disk's own
+//! ───────────                                ───────────────────────────────────────────
 //! MMIO exit -> transport (registers,         worker (one per device): owns the device,
 //!   negotiation, queue set-up)                 its queues and descriptors
 //!        │ DRIVER_OK: queues move ─────────────► Activate
@@ -11,8 +11,8 @@
 //!  guest interrupt ◄──── irqfd ───────────────── Interrupt
 //! ```
 //!
-//! Queues belong to the event loop alone from DRIVER_OK on: no lock lies on the data path, and a
-//! register write that comes later finds nothing left to change (design decision 4).
+//! Queues belong to one event loop alone from DRIVER_OK on: no lock lies on the data path, and a
+//! register write that comes later finds nothing left to change.
 
 pub mod balloon;
 pub mod block;

@@ -23,7 +23,7 @@ const QUEUE: usize = 0;
 /// Entries of the queue: a chain of the greatest length fits even without an indirect table.
 const QUEUE_SIZE: u16 = 256;
 
-/// Bytes moved before the other devices have their turn: about a millisecond.
+/// Bytes moved before a reset is looked for: about a millisecond.
 const TURN_BYTES: u64 = 4 << 20;
 
 /// Errors of the host that one disk reports, so that a dying disk does not fill the log.
@@ -245,6 +245,10 @@ impl Device for BlockDevice {
         bytes.extend(RANGES_MAX.to_le_bytes());
         bytes.extend([1, 0, 0, 0]); // which may give space back
         ConfigSpace::new(bytes, 0..0)
+    }
+
+    fn waits_for_host(&self) -> bool {
+        true
     }
 
     fn activate(&mut self, features: u64, _: &mut Io) -> Result<(), DeviceError> {
