@@ -2,29 +2,29 @@
 //!
 //! [`crate::server`] calls [`Files::answer`] from several threads. A name is resolved below its
 //! directory's descriptor and nowhere else (`RESOLVE_BENEATH`), links are the guest's to follow, and
-//! only regular files and directories are ever opened for more than their place.
+//! only regular files and directories are ever opened for more than their place (`open`).
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 use rustix::fs::{
     AtFlags, CWD, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, SeekFrom,
     StatxFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid, XattrFlags, chmodat, chownat,
     copy_file_range, fallocate, fdatasync, fstatvfs, fsync, ftruncate, getxattr, linkat, listxattr,
-    mkdirat, mknodat, openat, openat2, readlinkat, removexattr, renameat_with, seek, setxattr,
-    statx, symlinkat, syncfs, unlinkat, utimensat,
+    mkdirat, mknodat, openat2, readlinkat, removexattr, renameat_with, seek, setxattr, statx,
+    symlinkat, syncfs, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
 use crate::area::Slot;
 use crate::identity::{Maker, without_setid};
-use crate::nodes::{Handle, Handles, Key, Limits, Node, Nodes};
+use crate::nodes::{Handle, Handles, Key, Limits, Node, Nodes, ROOT};
 use crate::reply::{Attributes, Writer};
 use crate::wire::{
-    self, ATTR_SUBMOUNT, Header, Name, OPEN_KILL_SUIDGID, OUT_HEADER_BYTES, Operation,
-    SetAttributes, Time, WRITE_CACHE, WRITE_DATA_OFFSET, WRITE_KILL_SUIDGID, XATTR_BYTES_MAX,
-    XattrName, init, valid,
+    self, ATTR_SUBMOUNT, Header, Name, OUT_HEADER_BYTES, Operation, SetAttributes, Time,
+    WRITE_CACHE, WRITE_DATA_OFFSET, WRITE_KILL_SUIDGID, XATTR_BYTES_MAX, XattrName, init, valid,
 };
 
 /// Pages of data in one request: 512 KiB.
@@ -65,6 +65,11 @@ const OPEN_FLAGS: OFlags = OFlags::WRONLY
     .union(OFlags::TRUNC)
     .union(OFlags::DSYNC)
     .union(OFlags::SYNC);
+
+/// How a name is resolved: below its directory, over nothing.
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS);
 
 /// What a request comes to.
 #[derive(Debug)]
@@ -228,6 +233,7 @@ impl Files {
                 mode,
                 open_flags,
             } => self.create(&*node()?, header, name, (flags, open_flags), mode),
+            O::MakeTemporary { flags, mode } => self.make_temporary(&*node()?, header, flags, mode),
             O::Read {
                 handle,
                 offset,
@@ -313,9 +319,9 @@ impl Files {
                 let file = self.reopen(&node, OFlags::RDONLY | OFlags::DIRECTORY)?;
                 let id = self.handles.add(Handle {
                     file,
-                    directory: Some(Mutex::new(())),
+                    directory: Some(Mutex::default()),
                 })?;
-                Ok(open_out(Writer::new(), id).into())
+                Ok(open::open_out(Writer::new(), id).into())
             }
             O::ReadDirectory {
                 handle,
@@ -341,7 +347,9 @@ impl Files {
                 let mode = FallocateFlags::from_bits(mode)
                     .filter(|mode| known.contains(*mode))
                     .ok_or(Errno::OPNOTSUPP)?;
-                fallocate(self.handles.file(handle)?, mode, offset, length)?;
+                let file = self.handles.file(handle)?;
+                // The guest does not say whether set-user-id bits are to go. They are, with a content.
+                without_setid(|| fallocate(&file, mode, offset, length))?;
                 done
             }
             O::Seek {
@@ -369,12 +377,15 @@ impl Files {
                 let (from, to) = (self.handles.file(from)?, self.handles.file(to)?);
                 let len = usize::try_from(length.min(COPY_BYTES_MAX)).map_err(|_| Errno::INVAL)?;
                 let (mut at, mut into) = (from_offset, to_offset);
-                let count = copy_file_range(from, Some(&mut at), to, Some(&mut into), len)?;
+                let copy = || copy_file_range(&from, Some(&mut at), &to, Some(&mut into), len);
+                let count = without_setid(copy)?;
                 Ok(written(count))
             }
             O::SyncFs => {
                 let node = node()?;
-                if node.kind == FileType::Directory {
+                if id == ROOT {
+                    self.sync_files_of_root(&node)?;
+                } else if node.kind == FileType::Directory {
                     syncfs(self.reopen(&node, OFlags::RDONLY | OFlags::DIRECTORY)?)?;
                 }
                 done
@@ -413,42 +424,27 @@ impl Files {
         Ok(writer.into())
     }
 
+    /// Shared files lie in the root's file system for the guest, and each in one of its own here.
+    fn sync_files_of_root(&self, root: &Node) -> Result<(), Errno> {
+        let directory = self.reopen(root, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        for name in crate::directory::names(&directory)? {
+            let found = self.find(root, Name::check(&name)?)?;
+            if found.node.kind == FileType::RegularFile {
+                syncfs(self.reopen(&found.node, OFlags::RDONLY)?)?;
+            }
+        }
+        Ok(())
+    }
+
     /// A name of one descriptor of this process.
     fn path(&self, fd: BorrowedFd<'_>) -> String {
         format!("{}/{}", self.descriptors, fd.as_raw_fd())
     }
 
-    /// Opens a node for more than its place. What is no regular file or directory would do
-    /// something else when it is opened: devices, pipes, sockets.
-    fn reopen(&self, node: &Node, flags: OFlags) -> Result<OwnedFd, Errno> {
-        match node.kind {
-            FileType::RegularFile | FileType::Directory => {}
-            FileType::Symlink => return Err(Errno::LOOP),
-            _ => return Err(Errno::NXIO),
-        }
-        let path = self.path(node.place.as_fd());
-        openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty())
-    }
-
-    fn open_file(&self, node: &Node, flags: u32, open_flags: u32) -> Result<OwnedFd, Errno> {
-        if node.kind == FileType::Directory {
-            return Err(Errno::ISDIR);
-        }
-        let flags = OFlags::from_bits_retain(flags) & OPEN_FLAGS;
-        let open = || self.reopen(node, flags);
-        if open_flags & OPEN_KILL_SUIDGID == 0 {
-            open()
-        } else {
-            without_setid(open)
-        }
-    }
-
     /// Finds a name of a directory, without remembering it.
     pub(crate) fn find(&self, parent: &Node, name: Name<'_>) -> Result<Found, Errno> {
-        let resolve =
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         let (flags, mode) = (place_flags(), Mode::empty());
-        let place = openat2(&parent.place, name.bytes(), flags, mode, resolve)?;
+        let place = openat2(&parent.place, name.bytes(), flags, mode, BENEATH)?;
         look(place, Some(parent))
     }
 
@@ -490,49 +486,6 @@ impl Files {
         mknodat(&parent.place, name.bytes(), kind, permissions(mode), 0)?;
         drop(maker);
         self.lookup(parent, name)
-    }
-
-    fn create(
-        &self,
-        parent: &Node,
-        header: &Header,
-        name: Name<'_>,
-        (flags, open_flags): (u32, u32),
-        mode: u32,
-    ) -> Result<Reply, Errno> {
-        let resolve =
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let wanted = OFlags::from_bits_retain(flags);
-        let new = (wanted & OPEN_FLAGS) | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let maker = Maker::new(header.uid, header.gid);
-        let made = openat2(&parent.place, name.bytes(), new, permissions(mode), resolve);
-        drop(maker);
-        let (file, found) = match made {
-            Ok(file) => {
-                // The very file, whatever has its name by now.
-                let path = self.path(file.as_fd());
-                let place = openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-                (file, look(place, Some(parent))?)
-            }
-            Err(Errno::EXIST) if !wanted.contains(OFlags::EXCL) => {
-                let found = self.find(parent, name)?;
-                (self.open_file(&found.node, flags, open_flags)?, found)
-            }
-            Err(errno) => return Err(errno),
-        };
-        let (id, attributes) = self.remember(found)?;
-        let mut writer = Writer::new();
-        writer.entry(id, VALID_S, &attributes);
-        self.opened(writer, file)
-            .inspect_err(|_| self.nodes.forget(id, 1))
-    }
-
-    fn opened(&self, writer: Writer, file: OwnedFd) -> Result<Reply, Errno> {
-        let id = self.handles.add(Handle {
-            file,
-            directory: None,
-        })?;
-        Ok(open_out(writer, id).into())
     }
 
     fn set_attributes(&self, node: &Node, change: &SetAttributes) -> Result<Reply, Errno> {
@@ -602,11 +555,6 @@ fn permissions(mode: u32) -> Mode {
     Mode::from_raw_mode(mode & 0o7777)
 }
 
-fn open_out(mut writer: Writer, handle: u64) -> Writer {
-    writer.u64(handle).u32(0).u32(0);
-    writer
-}
-
 fn written(count: usize) -> Reply {
     let mut writer = Writer::new();
     writer.u32(u32::try_from(count).unwrap_or(u32::MAX)).u32(0);
@@ -669,7 +617,12 @@ fn look(place: OwnedFd, parent: Option<&Node>) -> Result<Found, Errno> {
         attributes.flags |= ATTR_SUBMOUNT;
     }
     Ok(Found {
-        node: Node { place, kind, key },
+        node: Node {
+            place,
+            kind,
+            key,
+            told_nameless: AtomicBool::new(false),
+        },
         attributes,
     })
 }
@@ -702,5 +655,6 @@ fn attributes(place: BorrowedFd<'_>) -> Result<(Attributes, Key), Errno> {
     Ok((attributes, key))
 }
 
+mod open;
 #[cfg(test)]
 mod tests;

@@ -5,10 +5,13 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
+
+use crate::directory::Reading;
 
 /// Nodes of one guest. Each is an open descriptor of the host; a guest with 1 GiB of memory keeps
 /// some 500,000 before it forgets. The process's own limit of descriptors may be lower, see [`Limits`].
@@ -68,6 +71,8 @@ pub struct Node {
     pub kind: FileType,
     /// Which file it is.
     pub key: Key,
+    /// The guest was told that it has no name any more, and may not know yet.
+    pub told_nameless: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -195,8 +200,8 @@ impl Nodes {
 pub struct Handle {
     /// Open for what the guest wants.
     pub file: OwnedFd,
-    /// Whether it is a directory, which is read by one request at a time.
-    pub directory: Option<Mutex<()>>,
+    /// A directory's: how far it is read, by one request at a time.
+    pub directory: Option<Mutex<Reading>>,
 }
 
 impl AsFd for Handle {

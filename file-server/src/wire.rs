@@ -260,6 +260,10 @@ pub enum Operation<'a> {
         mode: u32,
         open_flags: u32,
     },
+    MakeTemporary {
+        flags: u32,
+        mode: u32,
+    },
     Read {
         handle: u64,
         offset: u64,
@@ -546,6 +550,12 @@ fn operation<'a>(
         },
         47 => copy_range(reader).ok_or(short)?,
         50 => O::SyncFs,
+        // As CREATE, with a name that means nothing.
+        51 => {
+            let flags = reader.u32().ok_or(short)?;
+            let mode = reader.u32().ok_or(short)?;
+            O::MakeTemporary { flags, mode }
+        }
         _ => return Err(Errno::NOSYS),
     };
     Ok(parsed)

@@ -171,8 +171,8 @@ fn counts_that_are_lies_are_refused() {
 
 #[test]
 fn unknown_requests_are_told_so() {
-    // GETLK, SETLK, IOCTL, POLL, SETUPMAPPING, TMPFILE, CUSE_INIT and what there is not.
-    for opcode in [0, 7, 31, 32, 39, 40, 48, 51, 4096, u32::MAX] {
+    // GETLK, SETLK, IOCTL, POLL, SETUPMAPPING, STATX, CUSE_INIT and what there is not.
+    for opcode in [0, 7, 31, 32, 39, 40, 48, 52, 4096, u32::MAX] {
         assert_eq!(refusal(&request(opcode, &[0; 64])).errno, Errno::NOSYS);
     }
 }
