@@ -486,10 +486,11 @@ impl<'a> Container<'a> {
         }
     }
 
-    /// Ends every process and waits until none is left.
+    /// Ends every process and waits until none is left. The container's first comes last: it ends when all
+    /// others of its namespace were waited for.
     fn kill_all(&mut self) {
         let _ = self.cgroup.kill();
-        for process in self.processes.values_mut() {
+        for process in self.processes.values_mut().rev() {
             process.abandon_streams();
             while !process.has_ended() {
                 let mut fds = [PollFd::from_borrowed_fd(process.pidfd(), PollFlags::IN)];

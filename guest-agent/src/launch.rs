@@ -10,7 +10,7 @@
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use protocol::message::FailureKind;
 use protocol::spec::{ProcessSpec, Seccomp};
@@ -58,7 +58,7 @@ pub struct Launch<'a> {
     pub proc: Option<BorrowedFd<'a>>,
     /// Its standard streams.
     pub io: &'a ChildIo,
-    /// Every capability and no filter, whatever the specification says.
+    /// Every capability, whatever the specification says.
     pub privileged: bool,
     /// Whether something stays in front of the program.
     pub first: FirstProcess,
@@ -72,9 +72,14 @@ pub fn become_process(launch: &Launch<'_>, reporter: Reporter) -> ! {
     }
 }
 
+/// The agent's own program, which no path of the container leads to.
+const OWN_PROGRAM: &str = "/proc/self/exe";
+
 /// All that is left to do without looking at the container's files.
 struct Ready {
     program: Program,
+    /// What stays in front of it, if anything does.
+    init: Program,
     capabilities: CapabilitySet,
     filter: Option<seccomp::Program>,
     no_new_privileges: bool,
@@ -112,13 +117,15 @@ fn prepare(launch: &Launch<'_>) -> Result<Ready, Failure> {
     let path = variable(&spec.env, "PATH");
     let name = spec.args.first().map_or("", String::as_str);
     let program = match spec.probe {
-        // The agent's own program, which no path of the container leads to.
-        Some(_) => PathBuf::from("/proc/self/exe"),
+        Some(_) => PathBuf::from(OWN_PROGRAM),
         None => program::find(name, path)?,
     };
+    let init = reaper::ARGUMENTS.map(str::to_owned);
+    let init = [init.as_slice(), spec.args.as_slice()].concat();
     Ok(Ready {
+        init: Program::new(Path::new(OWN_PROGRAM), &init, env.clone())?,
         program: Program::new(&program, &spec.args, env)?,
-        // Executing takes them from other users than root, and PID 1 may never execute.
+        // Executing takes them from other users than root; PID 1 may not come to it.
         capabilities: if identity.uid == 0 {
             capabilities
         } else {
@@ -142,7 +149,7 @@ impl Ready {
         match launch.first {
             FirstProcess::Reaper => {
                 let terminal = matches!(launch.io, ChildIo::Terminal(_));
-                reaper::run(&self.program, reporter, terminal)
+                reaper::run(&self.program, &self.init, reporter, terminal)
             }
             FirstProcess::Program => {
                 reporter.started();
@@ -280,7 +287,6 @@ fn filter(
     capabilities: CapabilitySet,
 ) -> Result<Option<seccomp::Program>, Failure> {
     let policy = match &launch.spec.seccomp {
-        _ if launch.privileged => return Ok(None),
         Seccomp::Unconfined => return Ok(None),
         Seccomp::Default => seccomp::Policy::docker_default(capabilities),
         Seccomp::Profile(json) => {

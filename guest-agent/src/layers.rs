@@ -24,7 +24,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use crate::failure::{Context, Failure};
-use crate::init_layer::{self, Attributes, InitLayer, Places};
+use crate::init_layer::{self, InitLayer, Places};
 use crate::mount::{self, Detached, Setup};
 use crate::paths::{self, Want};
 use crate::shares::Share;
@@ -123,12 +123,11 @@ pub fn stack(spec: &RunSpec, places: Places) -> Result<Stack, Failure> {
     }
     let lower = lower(spec, stage, disk.as_ref(), places)?;
     let (overlay, stage) = (&lower.overlay, lower.stage.as_fd());
-    let layers: Vec<BorrowedFd<'_>> = lower.layers.iter().map(AsFd::as_fd).collect();
     let (place, path) = match &disk {
         Some(disk) => (disk.as_fd(), DISK),
         None => (stage, STAGE),
     };
-    let changes = make_upper(place, &layers)?;
+    let changes = make_upper(place)?;
     overlay.value("upperdir", &format!("{path}/{UPPER}"))?;
     overlay.value("workdir", &format!("{path}/{WORK}"))?;
     let root = overlay.create(MountAttrFlags::empty())?;
@@ -298,22 +297,15 @@ fn step_mounts(
     Ok(shares)
 }
 
-/// The two directories that an overlay wants. A new upper directory is the container's `/`, so it
-/// starts as the image's. It is returned.
-fn make_upper(disk: BorrowedFd<'_>, layers: &[BorrowedFd<'_>]) -> Result<OwnedFd, Failure> {
+/// The two directories that an overlay wants. The upper one is the container's `/`, which is root's and
+/// entered by all, whatever a layer says of its own, as with Docker. It is returned.
+fn make_upper(disk: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
     match mkdirat(disk, WORK, Mode::from_raw_mode(0o700)) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno).context(|| "make the work directory".into()),
     }
     match mkdirat(disk, UPPER, Mode::from_raw_mode(0o755)) {
-        Ok(()) => {
-            if let Some(image) = init_layer::directory(layers, "") {
-                Attributes::of(image.as_fd())
-                    .and_then(|attributes| attributes.apply(disk, UPPER))
-                    .context(|| "copy the attributes of the image's root".into())?;
-            }
-        }
-        Err(Errno::EXIST) => {}
+        Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno).context(|| "make the upper directory".into()),
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

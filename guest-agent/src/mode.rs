@@ -11,7 +11,7 @@ use std::path::Path;
 use protocol::plain::PLAIN_NAME;
 use protocol::probe::PROBE_NAME;
 
-use crate::{init, plain, probe};
+use crate::{init, plain, probe, reaper};
 
 /// Exit code of the agent as a container's process: found, and not to be executed.
 const NO_PROGRAM: i32 = 126;
@@ -27,6 +27,9 @@ pub fn run() -> ! {
     }
     if name == OsStr::new(PLAIN_NAME) {
         plain::run();
+    }
+    if name == OsStr::new(reaper::NAME) {
+        reaper::go_on();
     }
     // The kernel starts it where there is nothing but itself; a container's process has `/proc`.
     if Path::new("/proc/self").exists() {

@@ -20,7 +20,7 @@ use rustix::net::{
 use crate::failure::{Context, Failure};
 
 /// What Linux calls the first network card.
-const INTERFACE: &str = "eth0";
+pub const INTERFACE: &str = "eth0";
 
 /// Request types and flags (linux/rtnetlink.h, linux/netlink.h).
 const RTM_NEWLINK: u16 = 16;

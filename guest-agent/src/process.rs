@@ -48,6 +48,9 @@ pub enum End {
     Killed(u8),
 }
 
+/// Time between two questions for the end of a process whose tracer has not waited for it.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
 /// A process that the host asked for.
 #[derive(Debug)]
 pub struct Process {
@@ -56,6 +59,8 @@ pub struct Process {
     report: Option<Report>,
     outcome: Outcome,
     status: Option<ExitStatus>,
+    /// It has ended, and is its tracer's to wait for before it is ours: when to ask again.
+    ask_again: Option<Instant>,
     /// How long those that it leaves behind may add to its output after its end.
     patience: Duration,
     /// When that is over, until it is.
@@ -79,6 +84,7 @@ impl Process {
             report: Some(spawned.report),
             outcome: Outcome::Vanished,
             status: None,
+            ask_again: None,
             patience,
             open_until: None,
             input: streams.input,
@@ -95,7 +101,7 @@ impl Process {
     pub fn interests(&self) -> impl Iterator<Item = (Part, BorrowedFd<'_>, PollFlags)> {
         let report = self.report.iter();
         let report = report.map(|report| (Part::Report, report.as_fd(), PollFlags::IN));
-        let exit = self.status.is_none();
+        let exit = self.status.is_none() && self.ask_again.is_none_or(|at| at <= Instant::now());
         let exit = exit.then(|| (Part::Exit, self.pidfd.as_fd(), PollFlags::IN));
         let input = self.input.iter().map(|pump| {
             let (fd, flags) = pump.interest();
@@ -125,6 +131,7 @@ impl Process {
                     }
                     return self.read_report();
                 }
+                self.ask_again = Some(Instant::now() + ASK_AGAIN);
             }
             Part::Input => {
                 if self.input.as_mut().map(Pump::run) == Some(Flow::Ended) {
@@ -165,10 +172,11 @@ impl Process {
         self.status.is_some()
     }
 
-    /// When [`Self::conclude`] has something to do, whatever is polled for.
+    /// When [`Self::conclude`] or [`Self::interests`] has something else to say, whatever is polled for.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.open_until
+        let ask_again = self.ask_again.filter(|_| self.status.is_none());
+        [self.open_until, ask_again].into_iter().flatten().min()
     }
 
     /// Waits no longer for output that others have held open for too long: what there is by now is all.
@@ -314,6 +322,7 @@ mod tests {
             report: None,
             outcome: Outcome::Started { boottime_ns: 1 },
             status: None,
+            ask_again: None,
             patience,
             open_until: None,
             input: None,

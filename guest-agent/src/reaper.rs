@@ -1,9 +1,10 @@
 //! `--init`: PID 1 of the container in front of its process.
 //!
 //! Called by [`crate::launch`] in the child, after it has given up everything that the container
-//! may not have. It starts the program, reaps what is orphaned, forwards signals, and ends as the
-//! program ends. It stays this program's image rather than executing a file, because no file of the
-//! agent's may be visible in the container.
+//! may not have. It starts the program and executes this program's file under another name, which
+//! [`crate::mode`] knows: so that its streams, environment and arguments can be looked at in `/proc/1` as
+//! those of any process, and none of the agent's memory. There it reaps what is orphaned, forwards
+//! signals, and ends as the program ends. No path of the container leads to that file.
 // Signal sets and fork have no safe wrappers.
 #![allow(unsafe_code)]
 
@@ -14,6 +15,12 @@ use rustix::io::Errno;
 use crate::failure::{Context, Failure};
 use crate::program::Program;
 use crate::spawn::{self, Reporter};
+
+/// Its name in `/proc/1`, as Docker's has it.
+pub const NAME: &str = "docker-init";
+
+/// The words in front of the program's own in `/proc/1/cmdline`.
+pub const ARGUMENTS: [&str; 2] = ["/sbin/docker-init", "--"];
 
 /// Signals that tell this process of its own faults or belong to terminal handling: never forwarded.
 const OWN: [libc::c_int; 9] = [
@@ -31,10 +38,13 @@ const OWN: [libc::c_int; 9] = [
 /// Descriptors from here on are closed in PID 1.
 const FIRST_PRIVATE: libc::c_uint = 3;
 
-/// Starts the program in a child and becomes its PID 1.
+/// Where it is told, when it has executed, which child the program is.
+const CHILD: libc::c_int = 3;
+
+/// Starts the program in a child and becomes its PID 1, which is `own`.
 ///
 /// `terminal` says whether standard input is a terminal, which the program's process group then gets.
-pub fn run(program: &Program, reporter: Reporter, terminal: bool) -> ! {
+pub fn run(program: &Program, own: &Program, reporter: Reporter, terminal: bool) -> ! {
     let blocked = all_signals();
     let mut before = MaybeUninit::uninit();
     // SAFETY: both pointers are to whole signal sets, the second for the kernel to fill.
@@ -64,8 +74,13 @@ pub fn run(program: &Program, reporter: Reporter, terminal: bool) -> ! {
             drop(reporter);
             // SAFETY: closes descriptors that nothing in this function uses from here on.
             unsafe { libc::syscall(libc::SYS_close_range, FIRST_PRIVATE, libc::c_uint::MAX, 0) };
-            let _ = rustix::thread::set_name(c"init");
-            supervise(child, &blocked)
+            if tell(child) {
+                // What is left where a filter of the user's denies it: what it is already.
+                let _ = own.exec();
+                // SAFETY: as above.
+                unsafe { libc::close(CHILD) };
+            }
+            begin(child)
         }
         _ => {
             let errno = Errno::from_io_error(&std::io::Error::last_os_error());
@@ -74,6 +89,50 @@ pub fn run(program: &Program, reporter: Reporter, terminal: bool) -> ! {
             reporter.give_up(&failure.err().unwrap_or_else(|| Failure::other("fork")))
         }
     }
+}
+
+/// Leaves the child's number where [`go_on`] finds it.
+fn tell(child: libc::pid_t) -> bool {
+    let mut ends = [0; 2];
+    // SAFETY: the array is for two descriptors, which nothing in this process owns; a pipe takes four
+    // bytes at once.
+    unsafe {
+        if libc::pipe(ends.as_mut_ptr()) != 0 {
+            return false;
+        }
+        let [read, write] = ends;
+        let bytes = child.to_ne_bytes();
+        let written = libc::write(write, bytes.as_ptr().cast(), bytes.len());
+        libc::close(write);
+        // Everything from here on was closed.
+        read == CHILD && usize::try_from(written) == Ok(bytes.len())
+    }
+}
+
+/// PID 1 once it has executed. Whoever else starts the agent's file by this name has a process that does
+/// no more than its caller may.
+pub fn go_on() -> ! {
+    let mut bytes = [0; size_of::<libc::pid_t>()];
+    // SAFETY: the buffer is as long as it says; the descriptor is used by nothing else.
+    let read = unsafe {
+        let read = libc::read(CHILD, bytes.as_mut_ptr().cast(), bytes.len());
+        libc::close(CHILD);
+        read
+    };
+    let child = libc::pid_t::from_ne_bytes(bytes);
+    // Never a group, nor everybody.
+    if usize::try_from(read) != Ok(bytes.len()) || child < 1 {
+        spawn::exit(1);
+    }
+    begin(child)
+}
+
+fn begin(child: libc::pid_t) -> ! {
+    let _ = rustix::thread::set_name(c"docker-init");
+    let signals = all_signals();
+    // SAFETY: the set is a whole one. They have been blocked since before the child was made.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const signals, std::ptr::null_mut()) };
+    supervise(child, &signals)
 }
 
 /// Waits for signals until `child` has ended, and ends like it.

@@ -109,8 +109,8 @@ fn read(proc: BorrowedFd<'_>, path: &str, max: usize) -> Result<Vec<u8>, Errno> 
     Ok(bytes)
 }
 
-/// Reads the three files of a process. Only one that is in a PID namespace below the agent's has
-/// more than one number.
+/// Reads the three files of a process. Only one that is in a PID namespace below the agent's has more
+/// than one number: the second is the container's, more are of namespaces that it made itself.
 fn parse(status: &str, stat: &str, arguments: &[u8], now_ms: u64) -> Option<Raw> {
     let line = |key: &str| {
         let value = status.lines().find_map(|line| line.strip_prefix(key))?;
@@ -120,10 +120,10 @@ fn parse(status: &str, stat: &str, arguments: &[u8], now_ms: u64) -> Option<Raw>
         .map_while(|word| word.parse().ok())
         .collect();
     let (own, pid) = match numbers.as_slice() {
-        [own, .., pid] => (*own, *pid),
+        [own, pid, ..] => (*own, *pid),
         _ => return None,
     };
-    let inner = |key: &str| line(key)?.next_back()?.parse().ok();
+    let inner = |key: &str| line(key)?.nth(1)?.parse().ok();
     let uid: u32 = line("Uid:")?.nth(1)?.parse().ok()?;
     // The name is in brackets and may hold any character.
     let (front, rest) = stat.rsplit_once(')')?;
@@ -191,8 +191,8 @@ fn users(passwd: &[u8]) -> HashMap<u32, String> {
 mod tests {
     use super::*;
 
-    const STATUS: &str = "Name:\tsh\nUid:\t1000\t1001\t1000\t1000\nNSpid:\t200\t7\n\
-         NSpgid:\t200\t6\nNSsid:\t200\t5\n";
+    const STATUS: &str = "Name:\tsh\nUid:\t1000\t1001\t1000\t1000\nNSpid:\t200\t7\t1\n\
+         NSpgid:\t200\t6\t1\nNSsid:\t200\t5\t0\n";
     const STAT: &str = "200 (a) (b) S 100 6 5 34817 7 4194560 1 2 3 4 150 50 0 0 20 0 3 0 1000 \
          2000000 500 18446744073709551615 1";
 
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn processes_of_the_agents_own_are_left_out() {
-        let own = STATUS.replace("200\t7", "200");
+        let own = STATUS.replace("200\t7\t1", "200");
         assert!(parse(&own, STAT, b"", 0).is_none());
         assert!(parse(STATUS, "200 sh S", b"", 0).is_none());
         assert!(parse("", "", b"", 0).is_none());

@@ -17,6 +17,9 @@ use crate::spawn::boottime_ns;
 /// Bytes of `/proc/net/dev` that are read: more interfaces than a container has.
 const NET_DEV_MAX: usize = 16 << 10;
 
+/// The container's card, as [`crate::network`] names it.
+const CARD: &str = crate::network::INTERFACE;
+
 /// Reads them.
 ///
 /// # Errors
@@ -69,12 +72,13 @@ fn net_dev() -> Result<String, Failure> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Bytes received and sent on all interfaces but the loopback.
+/// Bytes received and sent on the container's card. What it made itself, such as bridges, would count them
+/// again.
 fn traffic(net_dev: &str) -> (u64, u64) {
     let mut total = (0_u64, 0_u64);
     for line in net_dev.lines() {
         if let Some((name, counters)) = line.split_once(':')
-            && name.trim() != "lo"
+            && name.trim() == CARD
         {
             let counters: Vec<u64> = counters.split_ascii_whitespace().map(number).collect();
             let at = |index: usize| counters.get(index).copied().unwrap_or(0);
@@ -95,8 +99,8 @@ mod tests {
         assert_eq!((sum(io, "rbytes="), sum(io, "wbytes=")), (42, 5));
         assert_eq!(sum("", "rbytes="), 0);
         let net = "Inter-|   Receive\n face |bytes    packets\n    lo: 9 1 0 0 0 0 0 0 9 1\n  \
-                   eth0: 100 1 0 0 0 0 0 0 200 2 0\n  eth1:1 1 0 0 0 0 0 0 2 2 0\n";
-        assert_eq!(traffic(net), (101, 202));
+                   eth0: 100 1 0 0 0 0 0 0 200 2 0\n  docker0:1 1 0 0 0 0 0 0 2 2 0\n";
+        assert_eq!(traffic(net), (100, 200));
         assert_eq!((number("max\n"), number("17\n")), (0, 17));
     }
 }

@@ -8,7 +8,7 @@
 //! | a whiteout behind an entry of the same name | fails | the entry stays, what it hides is gone | as umoci |
 //! | a whiteout before a directory of the same name | lower layers shine through | they are gone | as umoci |
 //! | metadata in a hard link's entry | applied | ignored | ignored |
-//! | metadata of the root directory | ignored | applied | applied |
+//! | metadata of the root directory | ignored | applied | kept, and no container's `/` takes it |
 //! | a symbolic link on the way that leads nowhere | fails | its target is made | as umoci |
 //! | old GNU sparse files | refused | refused | unpacked |
 //! | `/..` at the front of a path | taken for `/` | taken for `/` | refused |
