@@ -1,6 +1,6 @@
 //! Whether this host can run VMs, and why not: findings, each with a hint. `cli/doctor` prints all of
-//! them; `run` asks [`can_run`] before it does anything, so that it ends at once on a host that
-//! can't.
+//! them; the verbs that start VMs (`run`, `start`, `build` …) ask [`can_run`] before they do anything, so
+//! that they end at once on a host that can't, and `info` shows what it says.
 //!
 //! Probes read files below a root folder and judge what they find, so that tests fake a host by a
 //! folder. It knows no container and prints nothing.
@@ -154,7 +154,7 @@ pub fn report() -> Vec<Finding> {
     all
 }
 
-/// Whether `run` may go on. Reads a few small files and asks KVM for its version.
+/// Whether a verb that starts VMs may go on. Reads a few small files and asks KVM for its version.
 ///
 /// # Errors
 /// The first thing that keeps VMs from running.

@@ -13,6 +13,7 @@ use crate::sandbox::launch::Isolation;
 use crate::sandbox::paths::Root;
 use crate::sandbox::start::{AttachOptions, attach_to, run_attached, run_detached};
 use crate::sandbox::state::{ContainerConfig, Folder, Lock, Phases, Status};
+use crate::sandbox::volumes::Mount;
 use crate::sandbox::wire::{ENDED, Link, StreamSet, ToCommand, ToSupervisor};
 use crate::sandbox::{client, containers, disks};
 
@@ -136,6 +137,9 @@ fn is_started(mut link: Link) -> Option<Result<(), (u8, String)>> {
 /// It is not allowed, or a layer that is there no more can't be unpacked again.
 pub fn prepare(root: &Root, config: &ContainerConfig, lock: Option<&Lock>) -> Result<()> {
     check_policy(root, config, lock)?;
+    // A supervisor that runs reaches none of them any more.
+    let mut mounts = config.launch.mounts.iter();
+    mounts.try_for_each(Mount::check_source)?;
     match config.launch.isolation {
         Isolation::Vm => disks::ensure(root, &config.launch.layers),
         // Its supervisor sees to the image's files.

@@ -1,4 +1,5 @@
-//! What a VM is made of besides KVM: kernel, agent, a blank disk, a place for state.
+//! What a VM is made of besides KVM: kernel, agent, a blank disk, a place for state. Called by
+//! [`super`].
 
 use std::fs::{self, File};
 use std::path::Path;

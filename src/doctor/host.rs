@@ -1,5 +1,5 @@
 //! What a host's settings mean for VMs of users that distrust each other: side channels, merged and
-//! swapped memory, control groups. None of it keeps a VM from running.
+//! swapped memory, control groups. None of it keeps a VM from running. Called by [`super`].
 
 use std::fs::OpenOptions;
 

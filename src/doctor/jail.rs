@@ -1,5 +1,5 @@
 //! Whether a VMM can be shut in: user namespaces, without which there is no VM, and Landlock, which is
-//! taken as the kernel has it (docs/security.md).
+//! taken as the kernel has it (docs/security.md). Called by [`super`].
 
 use std::os::unix::fs::MetadataExt;
 

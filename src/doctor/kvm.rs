@@ -1,4 +1,4 @@
-//! The CPU, /dev/kvm, and what KVM can do.
+//! The CPU, /dev/kvm, and what KVM can do. Called by [`super`]; it makes no VM.
 
 use std::ffi::CString;
 use std::fs::OpenOptions;

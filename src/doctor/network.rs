@@ -1,4 +1,4 @@
-//! What containers have their network by.
+//! What containers have their network by. Called by [`super`].
 
 use super::Finding;
 use crate::sandbox::network::{PASST, find_passt};
@@ -9,7 +9,7 @@ pub fn passt() -> Finding {
         Some(path) => Finding::ok(format!("{PASST}: {}", path.display())),
         None => Finding::warn(
             format!("{PASST} is not installed: containers run with --network none only"),
-            "install it: `apt-get install passt`",
+            "install it: `sudo apt-get install passt`",
         ),
     }
 }

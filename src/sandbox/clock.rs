@@ -1,5 +1,6 @@
 //! The clocks: monotonic for the phases of a start, comparable between processes of one host; wall
 //! clock as RFC 3339 for what users read.
+//! Called by the verbs, the supervisor and the VMM's process.
 
 use nix::time::{ClockId, clock_gettime};
 

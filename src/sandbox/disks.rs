@@ -3,6 +3,8 @@
 //!
 //! The host never looks into a layer or into what a converter VM made of it: it hands a blob in
 //! as one disk, takes another disk back, and keeps it under the name of what it came from.
+//! Called by `run`, `start` and `system share`, and by those who start a VM: the supervisor, builds,
+//! [`super::access`] and [`super::decompress`].
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -12,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use images::layers::Begin;
 use images::store::StoreError;
 use images::{Layer, LayerDisk, LayerDisks, LayerKey, Store};
@@ -504,7 +506,10 @@ fn make_blank(folder: &Path, path: &Path, bytes: u64) -> Result<File> {
         .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
         .stdin(Stdio::null())
         .output()
-        .context("run mke2fs (install the package e2fsprogs)")?;
+        .map_err(|error| {
+            let hint = "install it (sudo apt-get install e2fsprogs)";
+            anyhow!("run mke2fs: {error}\nhint: {hint}")
+        })?;
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
         bail!("mke2fs for a disk of {bytes} bytes: {}", text.trim());

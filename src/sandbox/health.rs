@@ -5,6 +5,7 @@
 //! starting ── a success ──► healthy ◄─── a success ─── unhealthy
 //!     └── retries failures in a row (outside of the start period) ──────► ▲
 //! ```
+//! `cli/merge` says which there are, `inspect` and `ps` show what came of them.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
 //! What a supervisor is told to start: the guest's part, the machine's size, the disks; or a plain
 //! container. `cli/merge.rs` makes it from the user's flags and the image's configuration; it is kept in
-//! the container's folder so that it can be started again.
+//! `configs/<id>` so that it can be started again. The supervisor goes by it, and `inspect` shows it.
 
 use protocol::spec::{CopyUp, MountSpec, RunSpec};
 use serde::{Deserialize, Serialize};

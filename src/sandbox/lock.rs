@@ -1,4 +1,4 @@
-//! The lock of a container's folder: who has it says so in the file.
+//! The lock of a container, `configs/<id>/lock`: who has it says so in the file.
 //!
 //! ```text
 //! (nothing)          a command that is about to hand it to a supervisor, or has just taken it
@@ -31,7 +31,7 @@ const ADMITTED: &str = "+";
 /// The word behind a command's number.
 const FILES: &str = "files";
 
-/// The lock of a container's folder, held until it is dropped by everyone it was handed to.
+/// The lock of a container, in `configs/<id>`, held until it is dropped by everyone it was handed to.
 #[derive(Debug)]
 pub struct Lock(File);
 

@@ -6,7 +6,8 @@
 //!                                 template ◄── vm ──► vmm_process (the VM)
 //!                                              └────► files (folders of the host, if it has any)
 //! ```
-//! Called by `cli`; uses vmm, images and protocol. It knows no clap and prints nothing.
+//! Called by `cli` and `doctor`; uses vmm, file-server, jail, images, protocol and tar. It knows no clap and
+//! prints nothing.
 
 pub mod access;
 pub mod accounts;

@@ -17,6 +17,7 @@
 //!   volumes/<name>/             what containers share and leave, see volumes.rs
 //!   ports.lock                  empty: whoever binds ports has its lock, see network/mod.rs
 //! ```
+//! Called by the verbs, by `doctor` and by all of this folder. It does not know what is in the files.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;

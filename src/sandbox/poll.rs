@@ -1,4 +1,5 @@
-//! Waiting for descriptors with a deadline.
+//! Waiting for descriptors with a deadline. Called wherever this folder waits for a VM, its agent, another
+//! process or a log; it does not know which.
 
 use std::os::fd::BorrowedFd;
 use std::time::Instant;

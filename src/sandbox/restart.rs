@@ -1,6 +1,6 @@
 //! Restart policies: whether a container that ended is started again, and when. Docker's rules.
 //!
-//! Set by `--restart`, kept in the container's folder, asked by [`super::supervisor`]. There is no
+//! Set by `--restart`, kept in `configs/<id>`, asked by [`super::supervisor`]. There is no
 //! daemon that starts anything after a reboot of the host.
 
 use std::fmt::{Display, Formatter};

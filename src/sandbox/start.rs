@@ -1,5 +1,6 @@
 //! Starts a container that exists: its supervisor, and the command's attachment to it; attaches to
 //! one that runs, or to another process in it.
+//! Called by `run`, `start`, `restart`, `attach` and `exec`. It knows neither flags nor images.
 
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};

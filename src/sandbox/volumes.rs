@@ -517,11 +517,12 @@ pub enum Fill {
 }
 
 impl Fill {
-    /// Says what is to be done with the volume of `mount`.
+    /// Says what is to be done with the volume of `mount`. In the first life of its container
+    /// (`is_first`) an empty one is filled; what is emptied later stays so, as with Docker.
     ///
     /// # Errors
     /// When the volume can't be read or the marker be made.
-    pub fn begin(mount: &Mount) -> Result<Self> {
+    pub fn begin(mount: &Mount, is_first: bool) -> Result<Self> {
         if mount.kind != MountKind::Volume {
             return Ok(Self::No);
         }
@@ -533,22 +534,21 @@ impl Fill {
             .next()
             .is_none();
         let wants_content = mount.wants_content();
-        let is_to_be_filled = is_empty && wants_content;
+        let is_to_be_filled = is_empty && wants_content && is_first;
         if !is_left && !is_to_be_filled {
             return Ok(Self::No);
         }
         let mut options = OpenOptions::new();
-        let opened = options
-            .create_new(!is_left)
-            .write(true)
-            .mode(0o600)
-            .open(&marker);
+        // One that is there is locked only, for which a supervisor whose container may not write to the
+        // volume has the right, too.
+        options.read(is_left).write(!is_left).create_new(!is_left);
+        let opened = options.mode(0o600).open(&marker);
         let file = match opened {
             // Another container made it, or came to its end and removed it, since it was looked for.
             Err(error)
                 if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound) =>
             {
-                return Self::begin(mount);
+                return Self::begin(mount, is_first);
             }
             opened => opened.with_context(about)?,
         };
@@ -560,7 +560,7 @@ impl Fill {
         let same = fs::metadata(&marker)
             .is_ok_and(|now| lock.metadata().is_ok_and(|ours| ours.ino() == now.ino()));
         if !same {
-            return Self::begin(mount);
+            return Self::begin(mount, is_first);
         }
         let mut filling = Filling {
             marker,
@@ -571,6 +571,10 @@ impl Fill {
             .with_context(about)?
             .next()
             .is_none();
+        // Nobody writes to it here, so that what the marker says stays true.
+        if is_empty && mount.read_only {
+            return Ok(Self::No);
+        }
         // Or another filled it between the first look and our marker.
         if (is_empty && !wants_content) || (!is_empty && !is_left) {
             filling.done()?;

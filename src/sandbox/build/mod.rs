@@ -1,5 +1,5 @@
 //! Building an image: the stages of a plan, each in a builder VM of its own, as many at once as the host
-//! has CPUs for.
+//! has CPUs for, four at most.
 //!
 //! Called by `cli/build` with a plan that is checked and final. The host sees archives go by and never
 //! looks into one: what a step copies out of another stage passes through as it is, and a layer is

@@ -1,5 +1,6 @@
 //! What the host's own network is like: whether it leads anywhere, and who answers its questions of
 //! names. Read from /proc and /etc; it starts nothing.
+//! Called for passt's arguments, and by `cli` for a container's `/etc/hosts` and `/etc/resolv.conf`.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};

@@ -3,6 +3,7 @@
 //! passt drops its privileges and everything else by itself, namespaces and a seccomp filter
 //! included; as root it becomes nobody. It ends when the other end of its socket is closed: with the
 //! VM and the supervisor, whoever kills them.
+//! Called by [`super`], by the launcher, which executes it, and by `doctor`, which looks for it.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -49,7 +50,7 @@ const WORDS_BYTES_MAX: u64 = 16 << 10;
 pub(super) enum StartError {
     #[error(
         "passt is not installed, and containers have their network by it\n\
-         hint: install the package passt (apt-get install passt), or use --network none"
+         hint: install it (sudo apt-get install passt), or use --network none"
     )]
     Missing,
     #[error("{0}")]

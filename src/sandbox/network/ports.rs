@@ -1,5 +1,7 @@
 //! Which ports of the host are published: those that were asked for, if they are free, and free ones
 //! where any will do. It binds to find out, and lets go again.
+//! Called by [`super`] and by the launcher, for the supervisor of a container that has some. It does not know
+//! passt.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -126,6 +126,8 @@ pub(super) struct AgentConfig {
 /// When the namespaces can't be made; everything later goes to the supervisor.
 pub fn main(config: &str) -> Result<u8> {
     let number = config.parse().context("read the configuration")?;
+    // The container's `/` and the files that are mounted in it are the same for whoever starts it.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // The container's process is not ours.
     end_by_long_files();
     // One that died before this is found by the connection's end.

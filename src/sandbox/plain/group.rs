@@ -1,5 +1,6 @@
 //! The control group of a plain container that root runs (cgroup v2): the runtime makes it, this reads and
 //! changes it. An ordinary user's container has none.
+//! Called by [`super`], by `bundle` and by the container's agent.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -8,6 +8,7 @@
 //! ```
 //! In its user namespace the child is root over the ids of the container and nothing else; root's own
 //! child has the same numbers as outside, and no right over anything that it can't name from there.
+//! Called by `rootfs`, which has images unpacked, and by [`super`] for what is removed.
 #![allow(unsafe_code)] // clone
 
 use std::fs::File;

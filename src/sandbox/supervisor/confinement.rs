@@ -112,8 +112,15 @@ fn places(root: &Root, folder: &Folder, launch: &Launch) -> Vec<(PathBuf, Rights
     ];
     // One that its VM could not go on from is removed.
     places.extend(Templates::of(root).map(|it| (it.folder().to_owned(), Rights::Removal)));
-    let volumes = volumes_of(launch).filter_map(|mount| mount.source.parent());
-    places.extend(volumes.map(|folder| (folder.to_owned(), Rights::Own)));
+    places.extend(volumes_of(launch).filter_map(|mount| {
+        let folder = mount.source.parent()?.to_owned();
+        // What marks it as one that is being filled lies beside its data.
+        let rights = match mount.read_only {
+            true => Rights::Read,
+            false => Rights::Own,
+        };
+        Some((folder, rights))
+    }));
     places
 }
 

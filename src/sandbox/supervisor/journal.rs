@@ -1,4 +1,5 @@
-//! What a supervisor notes in the journal of events; what the verbs do, they note themselves.
+//! What a supervisor notes in the journal of events; what the verbs do, they note themselves. Called by
+//! [`super`] and the files beside this one; where the journal is, `sandbox/events` knows.
 
 use super::super::clock::monotonic_ns;
 use super::super::events;

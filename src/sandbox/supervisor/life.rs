@@ -7,6 +7,7 @@
 //!                  └──────────┴ no word in time, VM gone: 125 with the console's last lines
 //! with --rm:                                        Exited ─► kill
 //! ```
+//! Called by [`super`], once for each life. It does not know whether there will be another.
 
 mod processes;
 

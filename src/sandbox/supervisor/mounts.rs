@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use protocol::spec::{CopyUp, MountSpec, RunSpec};
 
+use super::super::clock::ZERO_TIME;
 use super::super::files::Share;
 use super::super::volumes::{Fill, Filling, Mount, MountKind};
 use super::Supervisor;
@@ -32,7 +33,8 @@ impl Supervisor {
     ) -> Result<Option<Prepared>> {
         mounts.iter().try_for_each(Mount::check_source)?;
         loop {
-            if let Some(prepared) = prepare(mounts, &mut run.mounts)? {
+            let is_first = self.state.started_at == ZERO_TIME;
+            if let Some(prepared) = prepare(mounts, &mut run.mounts, is_first)? {
                 return Ok(Some(prepared));
             }
             self.turn(Some(Instant::now() + FILL_POLL))?;
@@ -44,13 +46,13 @@ impl Supervisor {
 }
 
 /// `None` when another container fills one of the volumes: none is taken then.
-fn prepare(mounts: &[Mount], specs: &mut [MountSpec]) -> Result<Option<Prepared>> {
+fn prepare(mounts: &[Mount], specs: &mut [MountSpec], is_first: bool) -> Result<Option<Prepared>> {
     let mut fillings = Vec::new();
     for (_, index) in fillers(mounts) {
         let (Some(mount), Some(spec)) = (mounts.get(index), specs.get_mut(index)) else {
             continue;
         };
-        let (copy_up, filling) = match Fill::begin(mount)? {
+        let (copy_up, filling) = match Fill::begin(mount, is_first)? {
             Fill::No => (CopyUp::No, None),
             Fill::Empty(filling) => (CopyUp::IfEmpty, Some(filling)),
             Fill::Again(filling) => (CopyUp::Again, Some(filling)),
@@ -75,16 +77,19 @@ fn prepare(mounts: &[Mount], specs: &mut [MountSpec]) -> Result<Option<Prepared>
     Ok(Some(Prepared { shares, fillings }))
 }
 
-/// Which mount fills each volume: the first that may. A volume is taken once, however often it is
-/// mounted, and volumes in the order of their names, so that two containers don't wait for each
+/// Which mount fills each volume: the first that may, or writes to it, or is of it. A volume is taken once,
+/// however often it is mounted, and volumes in the order of their names, so that two containers don't wait for each
 /// other.
 fn fillers(mounts: &[Mount]) -> BTreeMap<&str, usize> {
     let mut fillers = BTreeMap::new();
     let volumes = mounts.iter().enumerate();
     for (index, mount) in volumes.filter(|(_, mount)| mount.kind == MountKind::Volume) {
         let chosen = fillers.entry(mount.name.as_str()).or_insert(index);
-        let may = |index: usize| mounts.get(index).is_some_and(Mount::wants_content);
-        if !may(*chosen) && may(index) {
+        let rank = |index: usize| {
+            let mount = mounts.get(index);
+            mount.map(|mount| (mount.wants_content(), !mount.read_only))
+        };
+        if rank(index) > rank(*chosen) {
             *chosen = index;
         }
     }
@@ -136,16 +141,16 @@ mod tests {
                 owned: None,
             })
             .collect();
-        let Fill::Empty(other) = Fill::begin(&mounts[1]).unwrap() else {
+        let Fill::Empty(other) = Fill::begin(&mounts[1], true).unwrap() else {
             panic!("it is empty");
         };
-        assert!(prepare(&mounts, &mut specs).unwrap().is_none());
+        assert!(prepare(&mounts, &mut specs, true).unwrap().is_none());
         assert!(!marker("aa").exists());
         assert!(marker("zz").exists());
         // What somebody puts there meanwhile is not the image's, and is kept.
         std::fs::write(mounts[0].source.join("mine"), "").unwrap();
         drop(other);
-        let prepared = prepare(&mounts, &mut specs).unwrap().unwrap();
+        let prepared = prepare(&mounts, &mut specs, true).unwrap().unwrap();
         let copies: Vec<_> = specs.iter().map(|spec| spec.copy_up).collect();
         assert_eq!(copies, [CopyUp::No, CopyUp::IfEmpty]);
         assert_eq!(prepared.fillings.len(), 1);

@@ -1,5 +1,5 @@
 //! Other limits for a container that runs: what its VM can take is sent to the agent, the rest is
-//! refused.
+//! refused. Called by [`super`] for a command, and for the agent's answer.
 
 use std::collections::VecDeque;
 

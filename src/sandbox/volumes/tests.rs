@@ -238,24 +238,24 @@ fn an_empty_volume_is_filled_once() {
         .resolve(&[wanted(MountKind::Volume, "data")], None)
         .unwrap()
         .remove(0);
-    let Fill::Empty(mut filling) = Fill::begin(&mount).unwrap() else {
+    let Fill::Empty(mut filling) = Fill::begin(&mount, true).unwrap() else {
         panic!("it is empty");
     };
     filling.begun();
     // Half of it is there when its container is killed.
     fs::write(mount.source.join("half"), "").unwrap();
     drop(filling);
-    let Fill::Again(filling) = Fill::begin(&mount).unwrap() else {
+    let Fill::Again(filling) = Fill::begin(&mount, true).unwrap() else {
         panic!("it is not whole");
     };
-    assert!(matches!(Fill::begin(&mount).unwrap(), Fill::Busy));
+    assert!(matches!(Fill::begin(&mount, true).unwrap(), Fill::Busy));
     // One that does not come to fill it leaves it half.
     drop(filling);
-    let Fill::Again(filling) = Fill::begin(&mount).unwrap() else {
+    let Fill::Again(filling) = Fill::begin(&mount, true).unwrap() else {
         panic!("it is not whole");
     };
     filling.done().unwrap();
-    assert!(matches!(Fill::begin(&mount).unwrap(), Fill::No));
+    assert!(matches!(Fill::begin(&mount, true).unwrap(), Fill::No));
 }
 
 #[test]
@@ -272,7 +272,7 @@ fn who_does_not_come_to_fill_a_volume_leaves_it_as_it_was() {
         if left {
             fs::write(&marker, "").unwrap();
         }
-        let Fill::Empty(filling) = Fill::begin(&mount).unwrap() else {
+        let Fill::Empty(filling) = Fill::begin(&mount, true).unwrap() else {
             panic!("it is empty");
         };
         assert!(marker.exists());
@@ -281,7 +281,43 @@ fn who_does_not_come_to_fill_a_volume_leaves_it_as_it_was() {
     }
     // What somebody puts there now stays.
     fs::write(mount.source.join("mine"), "").unwrap();
-    assert!(matches!(Fill::begin(&mount).unwrap(), Fill::No));
+    assert!(matches!(Fill::begin(&mount, true).unwrap(), Fill::No));
+}
+
+#[test]
+fn what_was_emptied_stays_empty_in_later_lives() {
+    let (_temp, root) = root();
+    let volumes = Volumes::lock(&root).unwrap();
+    let mount = volumes
+        .resolve(&[wanted(MountKind::Volume, "data")], None)
+        .unwrap()
+        .remove(0);
+    assert!(matches!(Fill::begin(&mount, false).unwrap(), Fill::No));
+    // Unless the first one did not come to its end.
+    fs::write(mount.source.with_file_name("copying"), "").unwrap();
+    fs::write(mount.source.join("half"), "").unwrap();
+    assert!(matches!(
+        Fill::begin(&mount, false).unwrap(),
+        Fill::Again(_)
+    ));
+}
+
+#[test]
+fn who_may_not_write_to_a_volume_leaves_its_marker() {
+    let (_temp, root) = root();
+    let volumes = Volumes::lock(&root).unwrap();
+    let read_only = Wanted {
+        read_only: true,
+        ..wanted(MountKind::Volume, "data")
+    };
+    let mount = volumes.resolve(&[read_only], None).unwrap().remove(0);
+    let marker = mount.source.with_file_name("copying");
+    fs::write(&marker, "").unwrap();
+    assert!(matches!(Fill::begin(&mount, true).unwrap(), Fill::No));
+    assert!(marker.exists());
+    fs::write(mount.source.join("half"), "").unwrap();
+    let error = Fill::begin(&mount, true).unwrap_err().to_string();
+    assert!(error.contains("was not filled to its end"), "{error}");
 }
 
 #[test]
@@ -298,7 +334,7 @@ fn who_wants_no_content_fills_nothing() {
     };
     for wanted in [plain, read_only] {
         let mount = volumes.resolve(&[wanted], None).unwrap().remove(0);
-        assert!(matches!(Fill::begin(&mount).unwrap(), Fill::No));
+        assert!(matches!(Fill::begin(&mount, true).unwrap(), Fill::No));
         assert!(!mount.source.with_file_name("copying").exists());
     }
 }

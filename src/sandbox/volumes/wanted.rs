@@ -1,4 +1,5 @@
 //! What a user asked for, made into mounts: volumes are found or made, paths of the host checked.
+//! `cli/mounts` calls it; before each start the paths are checked again. It knows no flags.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,5 +1,6 @@
 //! Descriptors that come in messages over a local socket: streams that the supervisor offers, and the
 //! terminal that a runtime has made.
+//! Called by `serve` and `process`. It does not know what the bytes beside them say.
 #![allow(unsafe_code)] // takes ownership of descriptors out of control messages
 
 use std::io::IoSliceMut;

@@ -1,5 +1,6 @@
 //! The container's own process and those beside it, as commands see them: attached to, started, told
 //! of their end. [`super`] hears of them from the agent.
+//! Called by [`super`], and by the supervisor for its commands and health checks.
 
 use std::os::fd::OwnedFd;
 
