@@ -208,11 +208,21 @@ impl ImageConfig {
     /// Parses and checks a config of OCI's or Docker's form.
     pub fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
         let document: Document = json::parse(bytes, CONFIG_BYTES).map_err(ConfigError::Json)?;
+        if document.rootfs.is_none() && document.os.is_none() && document.architecture.is_none() {
+            let reason = "it has neither a platform nor layers".to_owned();
+            return Err(ConfigError::Json(JsonError::Invalid(reason)));
+        }
+        // Some builders leave them out, and then Docker takes its host's.
+        let host = Platform::host();
+        let or_hosts = |text: Option<String>, hosts: &str| match text {
+            Some(text) if !text.is_empty() => text,
+            _ => hosts.to_owned(),
+        };
         let config = document.config.unwrap_or_default();
         let checked = Self {
             platform: Platform::new(
-                &document.os,
-                &document.architecture,
+                &or_hosts(document.os, host.os()),
+                &or_hosts(document.architecture, host.architecture()),
                 document.variant.as_deref(),
             ),
             created: document.created.as_deref().and_then(Timestamp::parse),

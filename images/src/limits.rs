@@ -103,6 +103,10 @@ pub const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// A download that brings fewer than [`STALL_BYTES`] in this time has stalled: the connection is
 /// dropped and tried again.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// An upload of which nothing more is taken for this time has stalled. It is taken in lumps: the client has
+/// half a megabyte of it to send, and the kernel up to four (tcp_wmem), which on a line of 128 kbit/s are
+/// this long on their way.
+pub const UPLOAD_STALL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// See [`STALL_TIMEOUT`]; a slow modem brings this in two seconds.
 pub const STALL_BYTES: u64 = 8 * KIB;
 /// Tries of one request, the first included.

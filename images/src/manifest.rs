@@ -31,6 +31,14 @@ pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.
 /// An OCI image config.
 pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+/// What registries and builders of 2016 called a config by mistake (distribution issue 1621), and Docker
+/// takes for one. Artifacts call theirs so, too.
+const VAGUE_CONFIGS: [&str; 4] = [
+    "application/octet-stream",
+    "application/json",
+    "text/html",
+    "",
+];
 const SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1";
 
 /// What a registry is asked for, in order of preference.
@@ -248,8 +256,16 @@ struct Shape {
 /// An image manifest. Go writes `null` for a list that is empty.
 #[derive(Deserialize)]
 struct ManifestDocument {
-    config: oci::Descriptor,
+    config: ConfigDescriptor,
     layers: Option<Vec<oci::Descriptor>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ConfigDescriptor {
+    media_type: Option<String>,
+    digest: String,
+    size: u64,
 }
 
 /// Parses a manifest or an index. A document that could be taken for both is refused, whatever its
@@ -297,11 +313,17 @@ fn check_manifest(
     manifest: ManifestDocument,
     media_type: &'static str,
 ) -> Result<Manifest, ManifestError> {
-    let config_type = manifest.config.media_type().as_ref();
-    if !matches!(config_type, OCI_CONFIG | DOCKER_CONFIG) {
-        return Err(ManifestError::NotAnImage(config_type.to_owned()));
+    let ConfigDescriptor {
+        media_type: config_type,
+        digest,
+        size,
+    } = manifest.config;
+    let config_type = config_type.unwrap_or_default();
+    let is_vague = VAGUE_CONFIGS.contains(&config_type.as_str());
+    if !is_vague && !matches!(config_type.as_str(), OCI_CONFIG | DOCKER_CONFIG) {
+        return Err(ManifestError::NotAnImage(config_type));
     }
-    let config = blob("the image config", &manifest.config, CONFIG_BYTES)?;
+    let config = blob("the image config", &digest, size, CONFIG_BYTES)?;
     let descriptors = manifest.layers.unwrap_or_default();
     if descriptors.len() > LAYERS {
         return Err(ManifestError::TooManyLayers(descriptors.len()));
@@ -310,8 +332,15 @@ fn check_manifest(
     let mut total = 0_u64;
     let mut layers = Vec::with_capacity(descriptors.len());
     for (index, descriptor) in (1..).zip(&descriptors) {
-        let compression = compression(index, descriptor.media_type().as_ref())?;
-        let blob = blob(&format!("layer {index}"), descriptor, LAYER_BYTES)?;
+        let compression = match compression(index, descriptor.media_type().as_ref()) {
+            // Then its layers tell what it is.
+            Err(ManifestError::LayerType { .. }) if is_vague => {
+                return Err(ManifestError::NotAnImage(config_type));
+            }
+            compression => compression?,
+        };
+        let (digest, size) = (descriptor.digest().as_ref(), descriptor.size());
+        let blob = blob(&format!("layer {index}"), digest, size, LAYER_BYTES)?;
         match sizes.insert(blob.digest, blob.size) {
             Some(size) if size != blob.size => return Err(ManifestError::Sizes(blob.digest)),
             Some(_) => {}
@@ -362,7 +391,13 @@ fn check_index(index: &oci::ImageIndex) -> Result<Index, ManifestError> {
                 platform.variant().as_deref(),
             )
         });
-        let blob = blob(&format!("index entry {number}"), descriptor, MANIFEST_BYTES)?;
+        let (digest, size) = (descriptor.digest().as_ref(), descriptor.size());
+        let blob = blob(
+            &format!("index entry {number}"),
+            digest,
+            size,
+            MANIFEST_BYTES,
+        )?;
         entries.push(IndexEntry {
             blob,
             kind,
@@ -373,13 +408,11 @@ fn check_index(index: &oci::ImageIndex) -> Result<Index, ManifestError> {
     Ok(Index { entries })
 }
 
-fn blob(what: &str, descriptor: &oci::Descriptor, limit: u64) -> Result<BlobRef, ManifestError> {
-    let digest =
-        Digest::parse(descriptor.digest().as_ref()).map_err(|source| ManifestError::Digest {
-            what: what.to_owned(),
-            source,
-        })?;
-    let size = descriptor.size();
+fn blob(what: &str, digest: &str, size: u64, limit: u64) -> Result<BlobRef, ManifestError> {
+    let digest = Digest::parse(digest).map_err(|source| ManifestError::Digest {
+        what: what.to_owned(),
+        source,
+    })?;
     if size > limit {
         return Err(ManifestError::TooLarge {
             what: what.to_owned(),

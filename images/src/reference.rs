@@ -32,8 +32,8 @@ pub enum ReferenceError {
     #[error("invalid reference format")]
     Format,
     /// It would, in lower case.
-    #[error("invalid reference format: repository name must be lowercase")]
-    Uppercase,
+    #[error("invalid reference format: repository name ({0}) must be lowercase")]
+    Uppercase(String),
     /// A bare 64-digit hex name, which would look like an id.
     #[error("invalid repository name ({0}), cannot specify 64-byte hexadecimal strings")]
     HexName(String),
@@ -76,8 +76,15 @@ impl Reference {
             Some((path, tag)) => (path, Some(tag)),
             None => (named, None),
         };
-        if path.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            return Err(ReferenceError::Uppercase);
+        // Docker names what is before a tag, with a digest in it.
+        let before_tag = rest.split(':').next().unwrap_or_default();
+        if before_tag.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            let official = match domain == DEFAULT_DOMAIN && !before_tag.contains('/') {
+                true => OFFICIAL,
+                false => "",
+            };
+            let named = crate::escape::printable(before_tag);
+            return Err(ReferenceError::Uppercase(format!("{official}{named}")));
         }
         if !is_domain(domain) || !path.split('/').all(is_path_component) || !tag.is_none_or(is_tag)
         {
@@ -473,10 +480,17 @@ mod tests {
             let error = Reference::parse(text).expect_err(text);
             assert_eq!(error.to_string(), "invalid reference format", "{text:?}");
         }
-        for text in ["Busybox", "a/B:t", "h:5000/A"] {
+        for (text, named) in [
+            ("Busybox", "library/Busybox"),
+            ("docker.io/Busybox:t", "library/Busybox"),
+            ("a/B:t", "a/B"),
+            ("h:5000/A", "A"),
+            ("h:5000/A\u{1b}:T", "A\\u{1b}"),
+            (&format!("A@sha256:{HEX}"), "library/A@sha256"),
+        ] {
             assert_eq!(
                 Reference::parse(text).unwrap_err().to_string(),
-                "invalid reference format: repository name must be lowercase"
+                format!("invalid reference format: repository name ({named}) must be lowercase")
             );
         }
         assert_eq!(

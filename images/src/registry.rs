@@ -56,11 +56,11 @@ use crate::reference::Reference;
 use crate::store::Store;
 
 pub use credentials::{CredentialsError, Keychain, Login, Place, Secret, key_of};
-pub use error::{Cause, RegistryError};
+pub use error::{Astray, Cause, RegistryError};
 pub use fetch::{Download, download, fetch};
 pub use login::{Registry, log_in};
 pub use push::{LayerPush, PushProgress, PushState, Pushed, push};
-pub use settings::{Settings, settings};
+pub use settings::{Formats, Settings, settings};
 
 use session::{Intent, Session, Wanted};
 
@@ -74,6 +74,8 @@ pub struct Patience {
     pub document: Duration,
     /// Without enough bytes of a layer.
     pub stall: Duration,
+    /// Without a byte of an upload being taken.
+    pub upload: Duration,
     /// Before the second try; doubles each time.
     pub backoff: Duration,
     /// Tries in all.
@@ -86,6 +88,7 @@ impl Default for Patience {
             reply: limits::REPLY_TIMEOUT,
             document: limits::DOCUMENT_TIMEOUT,
             stall: limits::STALL_TIMEOUT,
+            upload: limits::UPLOAD_STALL_TIMEOUT,
             backoff: limits::BACKOFF_BASE,
             attempts: limits::ATTEMPTS,
         }

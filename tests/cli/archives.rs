@@ -148,7 +148,7 @@ fn imports_that_cant_be_are_refused() {
         ),
         (
             &["files.tar", "Upper"],
-            "invalid reference format: repository name must be lowercase",
+            "invalid reference format: repository name (library/Upper) must be lowercase",
         ),
         (
             &["files.tar", &format!("a@{digest}")],

@@ -156,7 +156,7 @@ fn values_that_are_none_are_told() {
         (
             &["-t", "UPPER"][..],
             "invalid argument \"UPPER\" for \"-t, --tag\" flag: invalid reference format: \
-             repository name must be lowercase",
+             repository name (library/UPPER) must be lowercase",
         ),
         (
             &[

@@ -193,7 +193,7 @@ fn pushes_that_cant_be_are_refused_in_dockers_words() {
     );
     refused(
         &["push", "Upper"],
-        "invalid reference format: repository name must be lowercase",
+        "invalid reference format: repository name (library/Upper) must be lowercase",
     );
     refused(
         &["push", "--disable-content-trust=false", "127.0.0.1:1/a:1"],

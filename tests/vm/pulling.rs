@@ -159,7 +159,7 @@ fn an_unknown_image_is_refused(_: &World) -> Result<()> {
     let out = vm.run(["-q", &name, "true"])?;
     out.refusal("no/such/image")?;
     vm.run(["-q", "Not-A-Name", "true"])?
-        .refusal("repository name must be lowercase")?;
+        .refusal("repository name (library/Not-A-Name) must be lowercase")?;
     Ok(())
 }
 
@@ -183,7 +183,7 @@ fn a_registry_that_fails_in_the_middle_is_told(_: &World) -> Result<()> {
         (Fault::LayerStatus(404), "is not on"),
         (Fault::WrongByte, "digest"),
         (Fault::ExtraBytes, "bytes"),
-        (Fault::HalfLayers, ""),
+        (Fault::HalfLayers, "broke while layer "),
     ] {
         registry.set_fault(fault);
         let sentence = vm.run(["-q", &name, "true"])?.refusal("")?;

@@ -138,8 +138,8 @@ fn put(
         };
         if renamed {
             return Err(Failure::bad_config(
-                "when using COPY with more than one source file, the destination must be a \
-                 directory and end with a /",
+                "when copying more than one source file, the destination must be a directory that \
+                 is there, or end with a /",
             ));
         }
         entry = next;

@@ -2,7 +2,8 @@
 //!
 //! Called by the command. The tar is opaque: what is looked at is whether its beginning is one, since a
 //! converter VM, which unpacks it when the image first runs, would tell that late. A compressed one is
-//! refused: an image's config names its layers' content, which only decompressing tells.
+//! refused, as an image's config names its layers' content, which only decompressing tells: the command has
+//! a VM decompress it before.
 
 use std::io::Read;
 

@@ -64,7 +64,7 @@ pub(super) fn import(
         return Err(ArchiveError::TooManyImages(index.entries.len()));
     }
     let mut images = Vec::new();
-    let mut other_platform = None;
+    let (mut other_platform, mut artifact) = (None, None);
     for entry in &index.entries {
         match check(entry, find, platform) {
             Ok(image) => images.push(image),
@@ -73,11 +73,14 @@ pub(super) fn import(
                 | ArchiveError::Manifest(ManifestError::NoPlatform { .. })
                 | ArchiveError::NoPlatform(_)),
             ) => other_platform = Some(error),
+            Err(error) if is_artifact(entry, &error) => artifact = Some(error),
             Err(error) => return Err(error),
         }
     }
     if images.is_empty() {
-        return Err(other_platform.unwrap_or(ArchiveError::NotAnImage));
+        return Err(other_platform
+            .or(artifact)
+            .unwrap_or(ArchiveError::NotAnImage));
     }
     let mut loaded: Vec<Loaded> = Vec::new();
     for image in images {
@@ -97,6 +100,16 @@ pub(super) fn import(
     Ok(loaded)
 }
 
+/// Whether an entry leads to something other than an image: signatures and what `oras` keeps lie beside
+/// images, some with an image's config.
+fn is_artifact(entry: &IndexEntry, error: &ArchiveError) -> bool {
+    match error {
+        ArchiveError::Manifest(ManifestError::NotAnImage(_)) => true,
+        ArchiveError::Manifest(ManifestError::LayerType { .. }) => entry.platform.is_none(),
+        _ => false,
+    }
+}
+
 fn check(
     entry: &IndexEntry,
     find: &mut Find<'_>,
@@ -110,8 +123,8 @@ fn check(
     {
         return Err(ArchiveError::NoPlatform(platform.clone()));
     }
-    let references = name(entry)?.into_iter().collect();
     let (manifest, manifest_blob) = descend(&entry.blob, find, platform)?;
+    let references = name(entry)?.into_iter().collect();
     let config_blob = blob(&manifest.config, find)?;
     let config = ImageConfig::parse(&config_blob.read(CONFIG_BYTES)?)?;
     config.check_layers(manifest.layers.len())?;

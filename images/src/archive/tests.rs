@@ -308,6 +308,59 @@ fn another_platform_alone_is_an_error() {
 }
 
 #[test]
+fn what_lies_beside_images_and_is_none_is_passed_by() {
+    let changed = |sample: &Sample, change: &dyn Fn(&mut Value)| {
+        let mut manifest: Value = serde_json::from_slice(&sample.manifest).unwrap();
+        change(&mut manifest);
+        serde_json::to_vec(&manifest).unwrap()
+    };
+    let image = Sample::new(&[b"one"]);
+    let signature = changed(&Sample::new(&[b"signature"]), &|manifest| {
+        manifest["layers"][0]["mediaType"] =
+            json!("application/vnd.dev.cosign.simplesigning.v1+json");
+    });
+    let chart = changed(&Sample::new(&[b"chart"]), &|manifest| {
+        manifest["config"]["mediaType"] = json!("application/vnd.oci.empty.v1+json");
+    });
+    let named = |manifest: &[u8], name: &str| {
+        let mut entry = descriptor(MANIFEST, manifest);
+        entry["annotations"] = json!({"org.opencontainers.image.ref.name": name});
+        entry
+    };
+    let layout = |entries: Vec<Value>| {
+        let mut blobs = image.blobs();
+        // What they list need not be there.
+        blobs.extend([signature.clone(), chart.clone()]);
+        layout_of(&json!({"schemaVersion": 2, "manifests": entries}), &blobs)
+    };
+    let (signed, charted) = (named(&signature, "Sig:/1"), named(&chart, "h.io/chart:1"));
+    let (_dir, store) = store();
+    let entries = vec![
+        signed.clone(),
+        named(&image.manifest, "h.io/x:1"),
+        charted.clone(),
+    ];
+    let loaded = load_bytes(&store, &layout(entries)).unwrap();
+    assert_eq!(lines(&loaded), ["Loaded image: h.io/x:1"]);
+    // With nothing else there it is told what it is.
+    assert!(matches!(
+        refused(&layout(vec![charted])),
+        ArchiveError::Manifest(ManifestError::NotAnImage(_))
+    ));
+    assert!(matches!(
+        refused(&layout(vec![signed.clone()])),
+        ArchiveError::Manifest(ManifestError::LayerType { .. })
+    ));
+    // What says that it is for a platform is an image.
+    let mut odd = signed;
+    odd["platform"] = json!({"os": "linux", "architecture": "amd64"});
+    assert!(matches!(
+        refused(&layout(vec![named(&image.manifest, "h.io/x:1"), odd])),
+        ArchiveError::Manifest(ManifestError::LayerType { .. })
+    ));
+}
+
+#[test]
 fn compressed_archives_are_refused_with_the_command_to_use() {
     for (magic, kind, command) in [
         (&b"\x1f\x8b\x08\0\0\0\0"[..], "gzip", "gunzip -c"),

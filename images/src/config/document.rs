@@ -15,8 +15,8 @@ use crate::limits::{CONFIG_ENTRIES, EXPOSED_PORTS, HISTORY, LAYERS};
 
 #[derive(Deserialize)]
 pub(super) struct Document {
-    pub(super) architecture: String,
-    pub(super) os: String,
+    pub(super) architecture: Option<String>,
+    pub(super) os: Option<String>,
     pub(super) variant: Option<String>,
     pub(super) created: Option<String>,
     pub(super) author: Option<String>,

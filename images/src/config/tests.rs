@@ -103,6 +103,27 @@ fn go_writes_null_for_what_is_empty() {
 }
 
 #[test]
+fn a_platform_that_is_not_told_is_the_hosts() {
+    for absent in [None, Some(""), Some("null")] {
+        let config = config_with(|value| {
+            for field in ["os", "architecture"] {
+                match absent {
+                    None => drop(value.as_object_mut().unwrap().remove(field)),
+                    Some("null") => value[field] = json!(null),
+                    Some(text) => value[field] = json!(text),
+                }
+            }
+        });
+        assert_eq!(config.unwrap().platform, Platform::host(), "{absent:?}");
+    }
+    let config = config_with(|value| {
+        value["architecture"] = json!("riscv64");
+        value["os"] = json!("");
+    });
+    assert_eq!(config.unwrap().platform.to_string(), "linux/riscv64");
+}
+
+#[test]
 fn a_made_up_time_is_no_time() {
     let config = config_with(|value| value["created"] = json!("\x1b[2Jyesterday")).unwrap();
     assert_eq!(config.created, None);

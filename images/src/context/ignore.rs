@@ -38,10 +38,15 @@ impl Ignore {
     /// A pattern with an error in it, or too many.
     pub fn parse(bytes: &[u8]) -> Result<Self, ContextError> {
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        let text = std::str::from_utf8(bytes)
+        // A comment begins its line, and may be in any encoding.
+        let lines = bytes.split(|byte| *byte == b'\n');
+        let texts = lines
+            .filter(|line| !line.starts_with(b"#"))
+            .map(std::str::from_utf8);
+        let texts: Vec<&str> = texts
+            .collect::<Result<_, _>>()
             .map_err(|_| ContextError::Ignore(".dockerignore is not UTF-8".to_owned()))?;
-        // A comment begins its line.
-        Self::of_patterns(text.lines().filter(|line| !line.starts_with('#')))
+        Self::of_patterns(texts.into_iter())
     }
 
     /// Patterns one by one.

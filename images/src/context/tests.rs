@@ -148,6 +148,10 @@ fn what_is_ignored() {
         Ignore::parse(b"\xff").unwrap_err().to_string(),
         ".dockerignore is not UTF-8"
     );
+    // In a comment it means nothing.
+    let ignore = Ignore::parse(b"\xef\xbb\xbf# caf\xe9\r\na\r\n#\xff").unwrap();
+    assert!(ignore.is_ignored(b"a", &Vec::new()).0);
+    assert!(Ignore::parse(b"a\n #\xff").is_err());
     let many = "x\n".repeat(crate::limits::IGNORE_PATTERNS + 1);
     assert_eq!(
         Ignore::parse(many.as_bytes()).unwrap_err().to_string(),

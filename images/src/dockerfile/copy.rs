@@ -78,13 +78,6 @@ impl<E: std::error::Error + 'static> Planner<'_, E> {
         }
         let text = self.word(state, &copy.destination)?;
         let destination = destination(state, &text);
-        if sources.len() > 1 && !destination.is_directory {
-            return Err(Fault::new(format!(
-                "When using {name} with more than one source file, the destination must be a directory and end with a /"
-            ))
-            .word(&copy.destination)
-            .into());
-        }
         let shell = state.shell().join(" ");
         self.spend(bytes.saturating_add(shell.len() as u64))?;
         let words: Vec<String> = paths

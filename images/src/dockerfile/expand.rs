@@ -1,7 +1,7 @@
 //! Words of a Dockerfile: quotes taken away, escapes resolved, variables replaced.
 //!
-//! Used by `steps` for every word that an instruction replaces variables in, and by `lines` to find
-//! here-documents. It follows BuildKit's lexer (frontend/dockerfile/shell), which is near to what
+//! Used by `state` and `arguments` for every word that an instruction replaces variables in, and by `lines`
+//! to find here-documents. It follows BuildKit's lexer (frontend/dockerfile/shell), which is near to what
 //! a shell does. What it makes is bounded, and so is what it compares for patterns; that
 //! `${a:-${b:-c}}` may be nested is bounded, too.
 

@@ -1,6 +1,6 @@
 //! Text of the history as Go's `fmt` writes it, since that is what the classic builder did.
 //!
-//! Used by `steps` and `state`.
+//! Used by `steps`.
 
 use crate::config::Healthcheck;
 

@@ -5,6 +5,8 @@
 //! line stay, an empty one is passed over with a warning, and directives come first or not at all.
 //! It knows of instructions only which of them have here-documents.
 
+use std::borrow::Cow;
+
 use super::error::{Detail, DockerfileError, Warning, shown};
 use super::expand::{self, Lexer};
 use crate::escape::printable;
@@ -99,8 +101,7 @@ impl Lines {
         if self.directives.check.is_some() {
             self.warnings.push(Warning {
                 line: line("check"),
-                text: "the check directive has no effect: there are no checks to be chosen from"
-                    .to_owned(),
+                text: "the check directive has no effect: checks can't be chosen".to_owned(),
             });
         }
         let Some(syntax) = &self.directives.syntax else {
@@ -142,7 +143,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Lines, DockerfileError> {
     if bytes.is_empty() {
         return Err(DockerfileError::of_file("the Dockerfile cannot be empty"));
     }
-    let text = text(bytes)?;
+    let (text, damaged) = text(bytes)?;
     let physical: Vec<&str> = text.split_inclusive('\n').collect();
     let mut reader = Reader {
         source: physical
@@ -150,6 +151,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Lines, DockerfileError> {
             .map(|line| trim_newline(line).to_owned())
             .collect(),
         physical,
+        damaged,
         next: 0,
         directives: Directives {
             escape: '\\',
@@ -181,11 +183,13 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Lines, DockerfileError> {
     })
 }
 
-/// The text of a file, or which line has a byte that no text has.
-fn text(bytes: &[u8]) -> Result<&str, DockerfileError> {
-    let error = |at: usize, what: &str| {
-        let before = bytes.get(..at).unwrap_or_default();
-        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+/// What is said of a line whose text is needed and is none.
+const NOT_UTF8: &str = "the text is not UTF-8";
+
+/// The text of a file, or which line has a byte that no text has. In what may be comments such a byte is
+/// replaced, as it means nothing there; the second are the numbers of those lines.
+fn text(bytes: &[u8]) -> Result<(Cow<'_, str>, Vec<usize>), DockerfileError> {
+    let error = |line: usize, what: &str| {
         DockerfileError::from(Detail {
             message: what.to_owned(),
             is_syntax: true,
@@ -193,14 +197,32 @@ fn text(bytes: &[u8]) -> Result<&str, DockerfileError> {
             ..Detail::default()
         })
     };
-    if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
-        return Err(error(at, "there is a NUL byte"));
+    let lines = || (1..).zip(bytes.split_inclusive(|byte| *byte == b'\n'));
+    if let Some((line, _)) = lines().find(|(_, text)| text.contains(&0)) {
+        return Err(error(line, "there is a NUL byte"));
     }
-    std::str::from_utf8(bytes).map_err(|wrong| error(wrong.valid_up_to(), "the text is not UTF-8"))
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return Ok((Cow::Borrowed(text), Vec::new()));
+    }
+    let mut whole = String::with_capacity(bytes.len());
+    let mut damaged = Vec::new();
+    for (line, bytes) in lines() {
+        let text = String::from_utf8_lossy(bytes);
+        if matches!(text, Cow::Owned(_)) {
+            if !bytes.trim_ascii_start().starts_with(b"#") {
+                return Err(error(line, NOT_UTF8));
+            }
+            damaged.push(line);
+        }
+        whole.push_str(&text);
+    }
+    Ok((Cow::Owned(whole), damaged))
 }
 
 struct Reader<'a> {
     physical: Vec<&'a str>,
+    /// Numbers of lines that are not as they stand in the file, in order.
+    damaged: Vec<usize>,
     source: Vec<String>,
     /// Index of the line that is read next, so the number of the one before.
     next: usize,
@@ -226,6 +248,14 @@ impl<'a> Reader<'a> {
         let line = self.physical.get(self.next).copied()?;
         self.next += 1;
         Some(line)
+    }
+
+    /// Checks that the line that was taken last is as it stands in the file.
+    fn check_text(&self) -> Result<(), DockerfileError> {
+        match self.damaged.binary_search(&self.next) {
+            Ok(_) => Err(self.error((self.next, self.next), NOT_UTF8)),
+            Err(_) => Ok(()),
+        }
     }
 
     /// The next instruction.
@@ -309,6 +339,7 @@ impl<'a> Reader<'a> {
             self.directives_end = true;
             return Ok(());
         }
+        self.check_text()?;
         if self.directives_seen.contains(&name) {
             let message = format!("only one {name} parser directive can be used");
             return Err(self.error(span, &message));
@@ -342,6 +373,8 @@ impl<'a> Reader<'a> {
                 let Some(raw) = self.take() else {
                     return Err(self.error((line.span.0, self.next), "unterminated heredoc"));
                 };
+                // What looks like a comment is content here.
+                self.check_text()?;
                 let text = trim_newline(raw);
                 let text = match heredoc.chomps {
                     true => text.trim_start_matches('\t'),

@@ -1,6 +1,6 @@
 //! `RUN --mount`: fields of one flag, checked for the kind of mount that they make.
 //!
-//! Used by `instruction`, and by `steps` with variables replaced. The words are BuildKit's.
+//! Used by `instruction`, and by `run` with variables replaced. The words are BuildKit's.
 
 use super::error::Fault;
 use crate::escape::printable;

@@ -85,6 +85,43 @@ fn dockers_types_are_read_too() {
 }
 
 #[test]
+fn a_config_of_no_certain_type_is_an_images_where_the_layers_are() {
+    let artifact = "application/vnd.dev.cosign.simplesigning.v1+json";
+    for config in [
+        "application/octet-stream",
+        "application/json",
+        "text/html",
+        "",
+    ] {
+        for manifest in [OCI_MANIFEST, DOCKER_MANIFEST] {
+            let of_layer = |layer: &str| {
+                manifest_with(|value| {
+                    value["mediaType"] = json!(manifest);
+                    value["config"]["mediaType"] = json!(config);
+                    value["layers"][1]["mediaType"] = json!(layer);
+                })
+            };
+            assert_eq!(of_layer(LAYER).unwrap().layers.len(), 2, "{config}");
+            let error = of_layer(artifact).unwrap_err();
+            assert!(
+                matches!(&error, ManifestError::NotAnImage(found) if found == config),
+                "{config}: {error}"
+            );
+        }
+    }
+    manifest_with(|value| {
+        value["config"].as_object_mut().unwrap().remove("mediaType");
+    })
+    .unwrap();
+    // One of a certain type whose layers are none says which of them.
+    let odd = manifest_with(|value| value["layers"][1]["mediaType"] = json!(artifact));
+    assert!(matches!(
+        odd,
+        Err(ManifestError::LayerType { index: 2, .. })
+    ));
+}
+
+#[test]
 fn an_image_of_no_layers_may_have_gos_null_for_them() {
     let manifest = manifest_with(|value| value["layers"] = json!(null)).unwrap();
     assert!(manifest.layers.is_empty());

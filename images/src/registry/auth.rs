@@ -185,7 +185,9 @@ fn token(
     // What isn't visible ASCII can't stand in a header.
     let usable =
         |token: &String| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
-    let token = parsed.token.or(parsed.access_token).filter(usable);
+    // One of them may be there and empty.
+    let tokens = [parsed.token, parsed.access_token];
+    let token = tokens.into_iter().flatten().find(usable);
     Ok(Answer {
         authorization: token
             .map(Authorization::Bearer)

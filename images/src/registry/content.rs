@@ -1,7 +1,8 @@
 //! What a request carries: nothing, a form, a document, or a part of a file that is streamed.
 //!
 //! Used by `http` for uploads and logins. A part of a file is read while it is sent, a piece at a time,
-//! so that an upload of any size needs the memory of one piece; how much was sent is counted here.
+//! so that an upload of any size needs little memory; how much was sent, which is what the client took to send,
+//! is counted here.
 
 use std::fs::File;
 use std::io;
@@ -14,8 +15,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-/// Bytes of a file that are in memory at once.
-const PIECE_BYTES: u64 = 256 << 10;
+/// Bytes of a file that are read at once. What was taken is counted in these: on a slow line a large piece
+/// looks as if nothing went.
+const PIECE_BYTES: u64 = 16 << 10;
 
 /// Told how many bytes of a part were sent; `false` ends the request.
 pub(super) type Watch<'a> = dyn Fn(u64) -> bool + Sync + 'a;
@@ -101,5 +103,37 @@ impl Body for PartBody {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.to.saturating_sub(self.at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn a_part_is_counted_in_pieces_that_a_slow_line_takes_in_seconds() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 100_000]).unwrap();
+        let part = Part {
+            file: Arc::new(file),
+            from: 1_000,
+            to: 99_000,
+            watch: &|_| true,
+        };
+        let (mut body, sent) = part.stream();
+        let mut whole = Vec::new();
+        let mut context = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(frame)) = Pin::new(&mut body).poll_frame(&mut context) {
+            let piece = frame.unwrap().into_data().unwrap();
+            // Two seconds at 64 kbit/s.
+            assert!(piece.len() <= 16 << 10, "{}", piece.len());
+            whole.extend_from_slice(&piece);
+            assert_eq!(sent.load(Ordering::Relaxed), whole.len() as u64);
+        }
+        assert!(body.is_end_stream());
+        assert_eq!(whole, [7; 98_000]);
     }
 }

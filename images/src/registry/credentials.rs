@@ -9,6 +9,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use docker_credential::{CredentialRetrievalError, DockerCredential};
+use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use crate::limits::DOCKER_CONFIG_BYTES;
@@ -113,12 +114,13 @@ pub(super) fn default_config() -> Option<PathBuf> {
     Some(dir.join("config.json"))
 }
 
-/// What is in config.json, if there is one.
+/// What is in config.json, if there is one. An empty one, as `touch` makes it, is none to Docker.
 pub(super) fn read(config: &Path) -> Result<Option<Vec<u8>>, CredentialsError> {
     let mut bytes = Vec::new();
     let read = std::fs::File::open(config)
         .and_then(|file| file.take(DOCKER_CONFIG_BYTES).read_to_end(&mut bytes));
     match read {
+        Ok(_) if bytes.trim_ascii().is_empty() => Ok(None),
         Ok(_) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(CredentialsError::Read {
@@ -128,6 +130,57 @@ pub(super) fn read(config: &Path) -> Result<Option<Vec<u8>>, CredentialsError> {
     }
 }
 
+/// The helper that has the login for `key`, where one is named: then nothing of the file counts, and what is
+/// left there is of the time before.
+fn helper_of<'a>(config: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
+    let own = config
+        .get("credHelpers")
+        .and_then(|helpers| helpers.get(key));
+    let helper = own.or_else(|| config.get("credsStore"))?.as_str();
+    helper.filter(|name| !name.is_empty())
+}
+
+/// The entry for `key` in the file: under that key, or under an address of the registry's, as Docker wrote it
+/// long ago and people write it still.
+fn entry_of<'a>(auths: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    let host = hostname(key);
+    let mut entries = auths.iter();
+    auths.get(key).or_else(|| {
+        entries
+            .find(|(other, _)| hostname(other) == host)
+            .map(|(_, entry)| entry)
+    })
+}
+
+/// The registry of a key in the file; those of Docker Hub are one.
+fn hostname(key: &str) -> &str {
+    let bare = key
+        .strip_prefix("https://")
+        .or_else(|| key.strip_prefix("http://"));
+    match bare.unwrap_or(key).split('/').next().unwrap_or_default() {
+        "docker.io" | "registry-1.docker.io" => "index.docker.io",
+        host => host,
+    }
+}
+
+/// What of config.json counts for `key`, in the same form, with what is empty left out; `None` where that is
+/// nothing.
+fn of_registry(config: &Map<String, Value>, key: &str) -> Result<Option<Value>, ()> {
+    if let Some(helper) = helper_of(config, key) {
+        return Ok(Some(json!({"credHelpers": {key: helper}})));
+    }
+    let auths = match config.get("auths") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(auths) => auths.as_object().ok_or(())?,
+    };
+    let Some(entry) = entry_of(auths, key) else {
+        return Ok(None);
+    };
+    let mut entry = entry.as_object().ok_or(())?.clone();
+    entry.retain(|_, value| value.as_str() != Some(""));
+    Ok(Some(json!({"auths": {key: entry}})))
+}
+
 /// The login for the registry named `domain`, if there is one.
 pub(super) fn find(config: &Path, domain: &str) -> Result<Option<Credentials>, CredentialsError> {
     let Some(bytes) = read(config)? else {
@@ -135,7 +188,16 @@ pub(super) fn find(config: &Path, domain: &str) -> Result<Option<Credentials>, C
     };
     let key = key_of(domain);
     let path = || config.to_owned();
-    match docker_credential::get_credential_from_reader(bytes.as_slice(), key) {
+    let whole: Map<String, Value> =
+        serde_json::from_slice(&bytes).map_err(|_| CredentialsError::Config(path()))?;
+    // A name with a slash would be a path to any program.
+    if helper_of(&whole, key).is_some_and(|name| name.contains('/')) {
+        return Err(CredentialsError::HelperMissing(path()));
+    }
+    let Some(own) = of_registry(&whole, key).map_err(|()| CredentialsError::Config(path()))? else {
+        return Ok(None);
+    };
+    match docker_credential::get_credential_from_reader(own.to_string().as_bytes(), key) {
         // An empty login is what `docker logout` and some helpers leave.
         Ok(DockerCredential::UsernamePassword(user, password))
             if user.is_empty() && password.is_empty() =>

@@ -30,6 +30,38 @@ impl Cause {
     }
 }
 
+/// Why an address that somebody else named isn't asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Astray {
+    /// It can't be read.
+    #[error("the redirect has no valid address")]
+    NoAddress,
+    /// A redirect from HTTPS to HTTP.
+    #[error("the redirect would leave HTTPS")]
+    LeavesHttps,
+    /// One more than are followed.
+    #[error("there were too many redirects")]
+    TooManyRedirects,
+    /// Another protocol.
+    #[error("it is neither HTTP nor HTTPS")]
+    Scheme,
+    /// An address that is less safe than the registry's.
+    #[error("it is not HTTPS, but the registry is")]
+    Plain,
+    /// User info, which would be a login.
+    #[error("it has a user name in it")]
+    UserName,
+    /// An address that is more private than the one that named it.
+    #[error("the address is not on the registry's network")]
+    Reach,
+    /// The proxy of the user's environment.
+    #[error("it is the user's proxy")]
+    Proxy,
+    /// What was named as a registry.
+    #[error("it is no valid host name")]
+    HostName,
+}
+
 /// A failed pull, push or login.
 #[derive(Debug, Error)]
 pub enum RegistryError {
@@ -158,6 +190,16 @@ pub enum RegistryError {
         /// The server's words, escaped.
         message: String,
     },
+    /// A proxy of the environment that can't be asked.
+    #[error(
+        "the proxy in {variable} is of the kind {scheme}, which is not supported: http and https are"
+    )]
+    Proxy {
+        /// What named it.
+        variable: &'static str,
+        /// Its address's, escaped.
+        scheme: String,
+    },
     /// An address that is none, or of another protocol.
     #[error("{} is no address of HTTP", .0)]
     Address(String),
@@ -253,7 +295,17 @@ pub enum RegistryError {
         /// Where to, escaped.
         target: String,
         /// Why not.
-        reason: &'static str,
+        reason: Astray,
+    },
+    /// An address of a Dockerfile's whose server sends on to one that isn't followed.
+    #[error("{address} leads to {target}, which is not followed: {reason}")]
+    LedAstray {
+        /// As typed, escaped.
+        address: String,
+        /// Where to, escaped.
+        target: String,
+        /// Why not.
+        reason: Astray,
     },
     /// A login request that can't be read, or a method of login that isn't known.
     #[error("{host} asks for a login in a way that is not supported: {challenge}")]
@@ -426,7 +478,11 @@ impl RegistryError {
             Self::TooManyRequests { retry_after, .. } => {
                 retry_after.is_some_and(|pause| pause <= RETRY_AFTER_MAX)
             }
-            Self::Status { status, .. } => matches!(status, 408 | 500 | 502 | 503 | 504),
+            // Those above 511 are of networks of caches, whose registry is away or slow just now; 507 is of
+            // storage that is full, which somebody empties.
+            Self::Status { status, .. } => {
+                matches!(status, 408 | 500 | 502..=504 | 507 | 520..=526 | 530)
+            }
             _ => false,
         }
     }

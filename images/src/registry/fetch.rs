@@ -13,7 +13,7 @@ use reqwest::Url;
 use reqwest::header::LAST_MODIFIED;
 
 use super::RegistryOptions;
-use super::error::RegistryError;
+use super::error::{Astray, RegistryError};
 use super::http::{Http, Reply, Request};
 use super::tls::{self, Authorities};
 use crate::digest::Digest;
@@ -70,10 +70,24 @@ pub fn download(
     http.check_target(&url)
         .and_then(|()| get(&http, url, address))
         .and_then(|reply| keep(store, reply, address))
-        .map_err(|error| match error {
-            RegistryError::Forbidden { target, .. } => RegistryError::OutOfReach(target),
-            error => error,
-        })
+        .map_err(|error| of_stranger(error, address))
+}
+
+/// What is said of an address that leads astray: there is no registry that did.
+fn of_stranger(error: RegistryError, address: &str) -> RegistryError {
+    match error {
+        RegistryError::Forbidden {
+            target,
+            reason: Astray::Reach,
+            ..
+        } => RegistryError::OutOfReach(target),
+        RegistryError::Forbidden { target, reason, .. } => RegistryError::LedAstray {
+            address: printable(address),
+            target,
+            reason,
+        },
+        error => error,
+    }
 }
 
 fn keep(store: &Store, reply: Reply<'_>, address: &str) -> Result<Download, RegistryError> {
@@ -173,6 +187,7 @@ mod tests {
     use std::io::Write;
     use std::net::TcpListener;
 
+    use super::super::Patience;
     use super::*;
 
     /// What a server's reply becomes, from a server that `download` itself would not ask.
@@ -226,6 +241,33 @@ mod tests {
         let error = cut.unwrap_err();
         assert!(matches!(error, RegistryError::Download { .. }), "{error}");
         assert_eq!(ingest(), 0);
+    }
+
+    #[test]
+    fn only_what_is_out_of_reach_is_said_to_be() {
+        let address = "https://example.org/x";
+        let told = |target: &str| {
+            let tls = tls::config(&Authorities::default(), "example.org").unwrap();
+            let http = Http::of_strangers("https", tls, Patience::default()).unwrap();
+            let error = http.check_target(&Url::parse(target).unwrap()).unwrap_err();
+            of_stranger(error, address).to_string()
+        };
+        for (target, sentence) in [
+            (
+                "https://127.0.0.1/",
+                "https://127.0.0.1/ is out of a build's reach: this host's loopback and link-local addresses are",
+            ),
+            (
+                "ftp://example.org/",
+                "https://example.org/x leads to ftp://example.org/, which is not followed: it is neither HTTP nor HTTPS",
+            ),
+            (
+                "https://me@example.org/",
+                "https://example.org/x leads to https://me@example.org/, which is not followed: it has a user name in it",
+            ),
+        ] {
+            assert_eq!(told(target), sentence);
+        }
     }
 
     #[test]

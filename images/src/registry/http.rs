@@ -7,7 +7,7 @@
 //! from HTTPS to HTTP, never with user info in the address, never to somewhere more private than the
 //! registry (see `reach`), and without `Authorization` from the first step away from the registry.
 //! What is sent goes along with a redirect only where that asks for the same again (307, 308); a part of a
-//! file is sent as long as the server takes a piece of it in the stall time.
+//! file is sent as long as some of it is taken in the time of a stalled upload.
 //! Where the user's environment names a proxy, the proxy looks names up, so that only literal addresses
 //! can be checked, and where the registry is stays unknown; a registry on this machine is never asked through
 //! a proxy.
@@ -23,7 +23,7 @@ use tokio::time::timeout;
 
 use super::Patience;
 use super::content::{Content, Part};
-use super::error::{Cause, RegistryError};
+use super::error::{Astray, Cause, RegistryError};
 use super::proxy::Proxies;
 use super::reach::{GuardedResolver, Origin, Reach, Resolver};
 use super::runtime::Runtime;
@@ -112,11 +112,20 @@ impl Http {
         tls: tls::Settings,
         patience: Patience,
     ) -> Result<Self, RegistryError> {
-        let origin = Origin::default();
         let proxies = match is_loopback(&base) {
             true => Proxies::none(),
             false => Proxies::of_environment(),
         };
+        Self::behind(base, tls, patience, proxies)
+    }
+
+    fn behind(
+        base: Url,
+        tls: tls::Settings,
+        patience: Patience,
+        proxies: Proxies,
+    ) -> Result<Self, RegistryError> {
+        let origin = Origin::default();
         let builder = |tls: rustls::ClientConfig| {
             let builder = Client::builder()
                 .tls_backend_preconfigured(tls)
@@ -124,11 +133,7 @@ impl Http {
                 .redirect(redirect::Policy::none())
                 .referer(false)
                 .connect_timeout(CONNECT_TIMEOUT);
-            if is_loopback(&base) {
-                builder.no_proxy()
-            } else {
-                builder
-            }
+            proxies.of_client(builder)
         };
         let build = |builder: reqwest::ClientBuilder| {
             builder
@@ -200,6 +205,7 @@ impl Http {
             if !is_own {
                 self.check_target(&url)?;
             }
+            self.proxies.check(&url)?;
             let client = if is_own { &self.own } else { &self.other };
             let mut builder = client.request(method.clone(), url.clone());
             if let Some(accept) = accept {
@@ -244,7 +250,7 @@ impl Http {
                 _ => return Ok(Reply::new(self, what, url, is_own, response)),
             }
         }
-        Err(self.forbidden(&url, "there were too many redirects"))
+        Err(self.forbidden(&url, Astray::TooManyRedirects))
     }
 
     /// Takes the address that answered for `url` for the registry's, where it is not a proxy's.
@@ -311,8 +317,9 @@ impl Http {
                 };
                 before = now;
                 let limit = match now == part.len() {
-                    true => patience,
-                    false => self.patience.stall,
+                    // The last of it is on its way for as long as any other.
+                    true => patience.saturating_add(self.patience.upload),
+                    false => self.patience.upload,
                 };
                 if quiet >= limit {
                     return Err(stalled());
@@ -332,11 +339,11 @@ impl Http {
             .ok()
             .and_then(|location| from.join(location).ok());
         let Some(mut target) = target else {
-            return Err(self.forbidden(from, "the redirect has no valid address"));
+            return Err(self.forbidden(from, Astray::NoAddress));
         };
         target.set_fragment(None);
         if from.scheme() == "https" && target.scheme() != "https" {
-            return Err(self.forbidden(&target, "the redirect would leave HTTPS"));
+            return Err(self.forbidden(&target, Astray::LeavesHttps));
         }
         Ok(target)
     }
@@ -344,18 +351,18 @@ impl Http {
     /// Checks an address that the registry chose: a redirect's or a token server's.
     pub(super) fn check_target(&self, url: &Url) -> Result<(), RegistryError> {
         if !matches!(url.scheme(), "http" | "https") {
-            return Err(self.forbidden(url, "it is neither HTTP nor HTTPS"));
+            return Err(self.forbidden(url, Astray::Scheme));
         }
         if url.scheme() == "http" && self.base.scheme() == "https" {
-            return Err(self.forbidden(url, "it is not HTTPS, but the registry is"));
+            return Err(self.forbidden(url, Astray::Plain));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(self.forbidden(url, "it has a user name in it"));
+            return Err(self.forbidden(url, Astray::UserName));
         }
         if let Some(address) = literal_address(url)
             && !self.origin.reach().may_lead_to(Reach::of(address))
         {
-            return Err(self.forbidden(url, "the address is not on the registry's network"));
+            return Err(self.forbidden(url, Astray::Reach));
         }
         // Its name is looked up unguarded, for the user's sake alone.
         if !self.proxies.stand_before(url)
@@ -363,12 +370,12 @@ impl Http {
                 .host_str()
                 .is_some_and(|host| self.proxies.have_name(host))
         {
-            return Err(self.forbidden(url, "it is the user's proxy"));
+            return Err(self.forbidden(url, Astray::Proxy));
         }
         Ok(())
     }
 
-    fn forbidden(&self, url: &Url, reason: &'static str) -> RegistryError {
+    fn forbidden(&self, url: &Url, reason: Astray) -> RegistryError {
         let mut shown = url.clone();
         let _ = shown.set_password(None);
         shown.set_query(None);
@@ -585,7 +592,7 @@ pub(super) fn host_of(url: &Url) -> String {
     )
 }
 
-fn literal_address(url: &Url) -> Option<IpAddr> {
+pub(super) fn literal_address(url: &Url) -> Option<IpAddr> {
     url.host_str()?
         .trim_start_matches('[')
         .trim_end_matches(']')
@@ -601,36 +608,84 @@ pub(super) fn is_loopback(url: &Url) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use hyper_util::client::proxy::matcher::Matcher;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
 
     use super::super::tls::Authorities;
     use super::*;
 
-    fn http_behind(proxy: Matcher) -> (Http, Url) {
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn http_behind(proxy: &str, no: &str) -> (Http, Url) {
         let url = Url::parse("https://registry.example/v2/").unwrap();
         let tls = tls::config(&Authorities::default(), "registry.example").unwrap();
-        let http = Http::new(url.clone(), tls, Patience::default()).unwrap();
-        let proxies = Proxies::new(proxy);
-        (Http { proxies, ..http }, url)
+        let proxies = Proxies::new(("HTTP_PROXY", proxy), ("HTTPS_PROXY", proxy), no);
+        let http = Http::behind(url.clone(), tls, Patience::default(), proxies);
+        (http.unwrap(), url)
+    }
+
+    #[test]
+    fn the_client_asks_the_proxies_that_are_meant() {
+        let listeners = ["proxy", "server"].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [proxy, server] = listeners.map(|listener| {
+            let place = listener.local_addr().unwrap();
+            let heard = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    stream.read_exact(&mut byte).unwrap();
+                    head.push(byte[0]);
+                }
+                let reply = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
+                stream.write_all(reply).unwrap();
+                String::from_utf8(head).unwrap()
+            });
+            (place, heard)
+        });
+        let (http, _) = http_behind(&format!("http://me:secret@{}", proxy.0), "");
+        let get = |url: &str| {
+            let request = Request::get("x", Url::parse(url).unwrap());
+            http.head(
+                request.what,
+                &request.url,
+                http.own.get(request.url.clone()),
+                SOON,
+            )
+            .unwrap()
+            .status()
+            .as_u16()
+        };
+        assert_eq!(get("http://registry.invalid/v2/"), 204);
+        assert_eq!(get(&format!("http://{}/v2/", server.0)), 204);
+        let heard = proxy.1.join().unwrap();
+        assert!(
+            heard.starts_with("GET http://registry.invalid/v2/ "),
+            "{heard}"
+        );
+        // me:secret
+        assert!(heard.contains("Basic bWU6c2VjcmV0"), "{heard}");
+        let heard = server.1.join().unwrap();
+        assert!(
+            heard.starts_with("GET /v2/ ") && !heard.contains("Basic"),
+            "{heard}"
+        );
     }
 
     #[test]
     fn the_address_of_a_proxy_is_not_the_registrys() {
-        let behind = |matcher: Matcher| {
-            let (http, url) = http_behind(matcher);
+        let behind = |no: &str| {
+            let (http, url) = http_behind("http://127.0.0.1:3128", no);
             http.learn(&url, IpAddr::from([127, 0, 0, 1]));
             http.check_target(&Url::parse("https://10.0.0.1/x").unwrap())
         };
-        let proxy = Matcher::builder().https("http://127.0.0.1:3128");
-        assert!(behind(proxy.build()).is_err());
-        let proxy = Matcher::builder().https("http://127.0.0.1:3128");
-        behind(proxy.no("registry.example").build()).unwrap();
+        assert!(behind("").is_err());
+        behind("registry.example").unwrap();
     }
 
     #[test]
     fn nobody_leads_to_the_users_proxy() {
-        let proxy = Matcher::builder().https("http://localhost:3128");
-        let (http, _) = http_behind(proxy.no("localhost").build());
+        let (http, _) = http_behind("http://localhost:3128", "");
         let target = Url::parse("https://localhost/x").unwrap();
         let error = http.check_target(&target).unwrap_err();
         assert!(matches!(error, RegistryError::Forbidden { .. }), "{error}");

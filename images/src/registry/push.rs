@@ -333,6 +333,9 @@ impl Pushing<'_> {
         }
         let mut open: Option<Url> = None;
         for from in &layer.mounts {
+            if !self.session.may_read_sources() {
+                break;
+            }
             let begun = match upload.begin(Some(from)) {
                 Ok(begun) => begun,
                 Err(RegistryError::Stopped) => return Err(RegistryError::Stopped),

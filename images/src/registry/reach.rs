@@ -148,8 +148,6 @@ impl Resolve for GuardedResolver {
 
 #[cfg(test)]
 mod tests {
-    use hyper_util::client::proxy::matcher::Matcher;
-
     use super::*;
 
     fn reach(address: &str) -> Reach {
@@ -218,8 +216,8 @@ mod tests {
                 .map(Iterator::count)
         };
         assert!(look_up(&resolver).is_err());
-        let proxy = Matcher::builder().https("http://localhost:3128").build();
-        let proxied = GuardedResolver(origin.clone(), Proxies::new(proxy));
+        let proxies = Proxies::new(("", ""), ("HTTPS_PROXY", "http://localhost:3128"), "");
+        let proxied = GuardedResolver(origin.clone(), proxies);
         assert!(look_up(&proxied).unwrap() > 0);
         origin.learn("127.0.0.1".parse().unwrap());
         assert!(look_up(&resolver).unwrap() > 0);

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::auth::{self, Challenge, Purpose};
 use super::credentials;
-use super::error::RegistryError;
+use super::error::{Astray, RegistryError};
 use super::http::{Authorization, Http, Reply, Request, host_of, is_loopback, same_server};
 use super::tls::{self, Authorities};
 use super::{Patience, RegistryOptions};
@@ -46,7 +46,7 @@ pub(super) enum Intent {
 }
 
 impl Intent {
-    /// The scopes of tokens (distribution's token specification).
+    /// The scopes of tokens (distribution's token specification), the repository's own first.
     fn scopes(&self, repository: &str) -> Vec<String> {
         match self {
             Self::Pull => vec![format!("repository:{repository}:pull")],
@@ -63,6 +63,8 @@ struct Login {
     generation: u64,
     authorization: Option<Authorization>,
     with_credentials: bool,
+    /// Whether there was no token for the other repositories as well.
+    is_without_sources: bool,
 }
 
 /// See the module's doc.
@@ -202,6 +204,12 @@ impl<'a> Session<'a> {
         })
     }
 
+    /// Whether the other repositories that a push named may be read.
+    pub(super) fn may_read_sources(&self) -> bool {
+        let login = self.login.lock().unwrap_or_else(PoisonError::into_inner);
+        !login.is_without_sources
+    }
+
     fn login(&self) -> (u64, Option<Authorization>) {
         let login = self.login.lock().unwrap_or_else(PoisonError::into_inner);
         (login.generation, login.authorization.clone())
@@ -235,8 +243,23 @@ impl<'a> Session<'a> {
             .flatten();
         login.with_credentials = found.is_some();
         let scopes = self.intent.scopes(self.reference.path());
-        let purpose = Purpose::Scopes(&scopes);
-        let answer = auth::answer(&self.http, challenge, purpose, found.as_ref())?;
+        let ask = |scopes: &[String]| {
+            let purpose = Purpose::Scopes(scopes);
+            auth::answer(&self.http, challenge, purpose, found.as_ref())
+        };
+        let own = scopes.get(..1).unwrap_or_default();
+        let answer = match login.is_without_sources {
+            true => ask(own)?,
+            false => match ask(&scopes) {
+                // Some refuse all of it where the user may not read one of them.
+                Err(RegistryError::Unauthorized { .. }) if scopes.len() > 1 => {
+                    let answer = ask(own)?;
+                    login.is_without_sources = true;
+                    answer
+                }
+                answer => answer?,
+            },
+        };
         let authorization = answer.authorization;
         login.generation = login.generation.saturating_add(1);
         login.authorization = Some(authorization.clone());
@@ -326,7 +349,7 @@ pub(super) fn connect(host: &str, options: &RegistryOptions) -> Result<Http, Reg
         Url::parse(&format!("{scheme}://{host}/")).map_err(|_| RegistryError::Forbidden {
             host: host.to_owned(),
             target: printable(host),
-            reason: "it is no valid host name",
+            reason: Astray::HostName,
         })
     };
     let https = base("https")?;
@@ -358,7 +381,9 @@ fn speaks_tls(http: &Http, base: &Url) -> Result<bool, RegistryError> {
     url.set_path("v2/");
     match http.send(Request::get("its version", url)) {
         Ok(_) => Ok(true),
-        Err(error @ RegistryError::Certificate { .. }) => Err(error),
+        Err(error @ (RegistryError::Certificate { .. } | RegistryError::Proxy { .. })) => {
+            Err(error)
+        }
         Err(_) => Ok(false),
     }
 }

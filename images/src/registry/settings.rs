@@ -1,5 +1,5 @@
-//! What Docker's config.json says beside logins: the proxies of containers and builds, and the keys that
-//! detach from a terminal.
+//! What Docker's config.json says beside logins: the proxies of containers and builds, the keys that
+//! detach from a terminal, and how lists are shown.
 //!
 //! Called by the command. The proxies are for what runs in a container, and not for what this host asks
 //! a registry. The file is the user's own.
@@ -19,6 +19,8 @@ struct Config {
     proxies: BTreeMap<String, Proxies>,
     #[serde(default, rename = "detachKeys")]
     detach_keys: String,
+    #[serde(flatten)]
+    formats: Formats,
 }
 
 /// What the user's config.json says, or nothing when there is no such file.
@@ -29,6 +31,26 @@ pub struct Settings {
     pub proxies: Vec<(String, String)>,
     /// `detachKeys` as it stands there, for `--detach-keys`; empty when it does not.
     pub detach_keys: String,
+    /// For lists without `--format`.
+    pub formats: Formats,
+}
+
+/// How lists are shown, as for `--format`; empty where nothing is said.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Formats {
+    /// `psFormat`
+    #[serde(rename = "psFormat")]
+    pub ps: String,
+    /// `imagesFormat`
+    #[serde(rename = "imagesFormat")]
+    pub images: String,
+    /// `volumesFormat`
+    #[serde(rename = "volumesFormat")]
+    pub volumes: String,
+    /// `statsFormat`
+    #[serde(rename = "statsFormat")]
+    pub stats: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -59,6 +81,7 @@ fn settings_of(path: &Path) -> Result<Settings, CredentialsError> {
     Ok(Settings {
         proxies: named.map_or(Vec::new(), variables),
         detach_keys: config.detach_keys,
+        formats: config.formats,
     })
 }
 
@@ -111,6 +134,17 @@ mod tests {
     }
 
     #[test]
+    fn lists_have_their_formats() {
+        let settings = of(r#"{"psFormat": "{{.ID}}", "statsFormat": "table {{.Name}}"}"#).unwrap();
+        let formats = settings.formats;
+        assert_eq!((&*formats.ps, &*formats.images), ("{{.ID}}", ""));
+        assert_eq!(
+            (&*formats.stats, &*formats.volumes),
+            ("table {{.Name}}", "")
+        );
+    }
+
+    #[test]
     fn keys_that_detach_are_handed_on_as_they_stand() {
         let settings = of(r#"{"detachKeys": "ctrl-e,e"}"#).unwrap();
         assert_eq!(settings.detach_keys, "ctrl-e,e");
@@ -120,7 +154,6 @@ mod tests {
     #[test]
     fn a_file_that_is_none_is_told_and_a_missing_one_says_nothing() {
         for text in [
-            "",
             "1",
             r#"{"detachKeys": 1}"#,
             r#"{"proxies": {"default": {"httpProxy": 1}}}"#,
@@ -134,5 +167,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let settings = settings_of(&dir.path().join("config.json")).unwrap();
         assert_eq!(settings, Settings::default());
+        assert_eq!(of("").unwrap(), Settings::default());
     }
 }

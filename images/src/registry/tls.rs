@@ -58,7 +58,10 @@ pub(super) fn config(authorities: &Authorities<'_>, host: &str) -> Result<Settin
             source,
         };
         for file in files(&directory, "crt").map_err(ca)? {
-            given.extend(read(&file)?);
+            match read(&file) {
+                Err(RegistryError::Ca { source, .. }) if is_for_others(&source) => {}
+                read => given.extend(read?),
+            }
         }
         for path in files(&directory, "cert").map_err(ca)? {
             let read = match identity {
@@ -67,6 +70,7 @@ pub(super) fn config(authorities: &Authorities<'_>, host: &str) -> Result<Settin
             };
             match read {
                 Ok(found) => identity = Some(found),
+                Err(source) if is_for_others(&source) => {}
                 Err(source) => return Err(RegistryError::ClientCertificate { path, source }),
             }
         }
@@ -184,14 +188,17 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Files of a registry's directory with this extension, in alphabetical order.
+/// Files of a registry's directory with this extension, in alphabetical order; none where the user may not
+/// look. Docker's daemon, for which root puts them there, reads them as root: they are none of this user's.
 fn files(directory: &Path, extension: &str) -> io::Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error)
             if matches!(
                 error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::NotADirectory
+                    | io::ErrorKind::PermissionDenied
             ) =>
         {
             return Ok(Vec::new());
@@ -207,6 +214,11 @@ fn files(directory: &Path, extension: &str) -> io::Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+/// Whether a file is not for this user to read, see [`files`].
+fn is_for_others(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
 }
 
 fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, RegistryError> {
@@ -252,4 +264,75 @@ fn certificates(pem: &[u8]) -> io::Result<Vec<CertificateDer<'static>>> {
 
 fn invalid(reason: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// Does what is bound by permissions also where this is root.
+    fn as_user<T: Send>(action: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let user = scope.spawn(|| {
+                if nix::unistd::geteuid().is_root() {
+                    // Of this thread alone.
+                    nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65534));
+                }
+                action()
+            });
+            user.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn what_the_user_may_not_read_is_passed_by() {
+        let dir = tempfile::tempdir().unwrap();
+        let docker = dir.path().join("docker");
+        let certs = docker.join("certs.d");
+        let folder = certs.join("h.io:5000");
+        std::fs::create_dir_all(&folder).unwrap();
+        let [ca, cert, key] = ["ca.crt", "me.cert", "me.key"].map(|name| folder.join(name));
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["me".to_owned()]).unwrap();
+        std::fs::write(&ca, "no certificate").unwrap();
+        std::fs::write(&cert, params.self_signed(&pair).unwrap().pem()).unwrap();
+        std::fs::write(&key, "no key").unwrap();
+        let set = |path: &Path, mode| {
+            std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        };
+        set(dir.path(), 0o755);
+        let config = || {
+            let authorities = Authorities {
+                files: &[],
+                directories: std::slice::from_ref(&certs),
+            };
+            as_user(|| config(&authorities, "h.io:5000").map(drop))
+        };
+        for closed in [
+            &[&docker][..],
+            &[&certs],
+            &[&folder],
+            &[&ca, &cert],
+            &[&ca, &key],
+        ] {
+            for path in closed {
+                set(path, 0o000);
+            }
+            config().unwrap_or_else(|error| panic!("{closed:?}: {error}"));
+            for path in closed {
+                set(path, 0o755);
+            }
+        }
+        // What can be read, and is nothing of the kind, is an error all the same.
+        assert!(matches!(config(), Err(RegistryError::Ca { .. })));
+        std::fs::remove_file(&ca).unwrap();
+        let error = config().unwrap_err();
+        assert!(
+            matches!(error, RegistryError::ClientCertificate { .. }),
+            "{error}"
+        );
+    }
 }

@@ -223,7 +223,8 @@ impl Upload<'_> {
         })?;
         let anew = |reply: &Reply<'_>, answer| Ok(Step::Anew(self.bad_reply(reply, answer)));
         match reply.status() {
-            202 | 204 => {
+            // The spec has 202; Amazon's registry says 201, and docker takes each of these.
+            200..=202 | 204 => {
                 if let Some(next) = self.location(&reply)? {
                     progress.location = Some(next);
                 }
@@ -288,7 +289,7 @@ impl Upload<'_> {
             ..Request::new(self.what, Method::PUT, location)
         })?;
         match reply.status() {
-            201 | 204 => {
+            200..=202 | 204 => {
                 self.check_stored(&reply)?;
                 Ok(Step::Done)
             }

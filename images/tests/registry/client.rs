@@ -26,6 +26,7 @@ impl Client {
             reply: Duration::from_secs(10),
             document: Duration::from_secs(10),
             stall: Duration::from_secs(10),
+            upload: Duration::from_secs(10),
             backoff: Duration::from_millis(1),
             attempts: 4,
         };

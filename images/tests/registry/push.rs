@@ -331,6 +331,43 @@ fn a_token_is_asked_for_few_repositories_and_layers_come_from_those() {
 }
 
 #[test]
+fn a_repository_that_may_not_be_read_is_not_mounted_from_and_the_push_goes_on() {
+    for status in [401, 403] {
+        let inbox = Inbox::default();
+        let taken = inbox.clone();
+        let server = Server::start(move |request| {
+            if request.path.starts_with("/token") {
+                let is_refused =
+                    request.path.contains("all%2Fx") && request.path.contains("secret");
+                return match is_refused {
+                    true => Reply::error(status, "DENIED"),
+                    false => Reply::ok("{\"token\":\"t\"}"),
+                };
+            }
+            if request.header("authorization").is_some() {
+                return taken.reply(request);
+            }
+            let host = request.header("host").unwrap();
+            let realm = format!("Bearer realm=\"http://{host}/token\"");
+            Reply::error(401, "UNAUTHORIZED").with("WWW-Authenticate", &realm)
+        });
+        let client = Client::new();
+        let others = [server.name("secret/x:1")];
+        let asked = pushed_after(&client, &server, &others, &server.name("all/x:1"));
+        let tokens: Vec<&str> = asked
+            .iter()
+            .filter(|request| request.path.starts_with("/token"))
+            .map(|request| request.path.as_str())
+            .collect();
+        assert_eq!(tokens.len(), 2, "{tokens:?}");
+        assert_eq!(tokens[1], "/token?scope=repository%3Aall%2Fx%3Apull%2Cpush");
+        assert_eq!(count(&asked, "POST", "?mount="), 0);
+        assert_eq!(inbox.count("all/x"), 3);
+        assert_eq!((inbox.open_uploads(), client.partials()), (0, 0));
+    }
+}
+
+#[test]
 fn states_are_told_in_order_and_the_topmost_layer_first() {
     let (server, _) = taking();
     let client = Client::new();

@@ -11,7 +11,7 @@ use crate::client::{Client, big};
 use crate::inbox::Inbox;
 use crate::push::packed;
 use crate::sample::{Sample, sha};
-use crate::server::{Body, Reading, Reply, Request, Server};
+use crate::server::{Body, PAUSE, Reading, Reply, Request, Server};
 
 /// Bytes of a layer that is sent in more than one request.
 const LARGE: usize = 3 << 20;
@@ -166,12 +166,65 @@ fn an_upload_that_nobody_reads_is_tried_again() {
     };
     let (server, inbox) = reading_at_first(Reading::Stalled(1_000_000));
     let mut client = Client::new();
-    client.options.patience.stall = Duration::from_millis(300);
+    client.options.patience.upload = Duration::from_millis(300);
     let name = server.name("x:1");
     client.load(&image, &name);
     client.push(&name).unwrap();
     assert_eq!(inbox.blob("x", &sha(&layer)).unwrap(), layer);
     assert_eq!(chunks(&server).len(), 2);
+}
+
+#[test]
+fn an_upload_that_is_slow_goes_on() {
+    // More than the system's buffers take, so that the rest waits for the server.
+    let layer = big(24 << 20);
+    let (server, inbox) = reading_at_first(Reading::Paused(1_000_000));
+    let mut client = Client::new();
+    // Longer than a download may be silent.
+    client.options.patience.stall = PAUSE / 10;
+    let name = server.name("x:1");
+    client.load(&packed(&[&layer]), &name);
+    client.push(&name).unwrap();
+    assert_eq!(inbox.blob("x", &sha(&layer)).unwrap(), layer);
+    assert_eq!(chunks(&server).len(), 1);
+}
+
+#[test]
+fn the_last_of_an_upload_may_be_on_its_way_longer_than_a_reply() {
+    let (server, inbox) = reading_at_first(Reading::Paused(LARGE - 1));
+    let (image, _) = large();
+    let mut client = Client::new();
+    client.options.patience.reply = PAUSE / 3;
+    let name = server.name("x:1");
+    client.load(&image, &name);
+    client.push(&name).unwrap();
+    assert_eq!(inbox.manifest("x", "1").unwrap(), image.manifest);
+    assert_eq!(chunks(&server).len(), 1);
+}
+
+#[test]
+fn an_upload_is_taken_with_any_of_the_statuses_that_docker_takes() {
+    // Amazon's registry says 201 of a part.
+    for (method, status) in [
+        ("PATCH", 200),
+        ("PATCH", 201),
+        ("PATCH", 204),
+        ("PUT", 200),
+        ("PUT", 202),
+        ("PUT", 204),
+    ] {
+        let inbox = Inbox::default();
+        let taken = inbox.clone();
+        let server = Server::start(move |request| {
+            let reply = taken.reply(request);
+            match request.method == method && request.path.contains("/uploads/") {
+                true => reply.with_status(status),
+                false => reply,
+            }
+        });
+        arrives(&server, &inbox);
+        assert_eq!(chunks(&server), [range(0)], "{method} {status}");
+    }
 }
 
 #[test]
@@ -183,7 +236,7 @@ fn passing_failures_are_put_up_with() {
         ("PUT", "/uploads/"),
         ("PUT", "/manifests/"),
     ] {
-        for status in [500, 503] {
+        for status in [500, 503, 520, 530] {
             let (server, inbox) = at_first(2, method, part, move || Reply::error(status, "BUSY"));
             arrives(&server, &inbox);
         }

@@ -76,6 +76,11 @@ impl Reply {
         Self::new(status, Body::Whole(body.into_bytes()))
     }
 
+    pub(crate) fn with_status(mut self, status: u16) -> Self {
+        self.status = status;
+        self
+    }
+
     pub(crate) fn redirect(location: &str) -> Self {
         Self::new(307, Body::Whole(Vec::new())).with("Location", location)
     }
@@ -103,7 +108,12 @@ pub(crate) enum Reading {
     Cut(usize),
     /// So many bytes, and then nothing until the client has had enough.
     Stalled(usize),
+    /// So many bytes, nothing for a while, and then the rest.
+    Paused(usize),
 }
+
+/// How long a server that pauses does.
+pub(crate) const PAUSE: Duration = Duration::from_millis(1500);
 
 type Reader = dyn Fn(&Request) -> Reading + Send + Sync;
 
@@ -300,8 +310,10 @@ fn read_request(stream: &mut impl Read, reader: &Reader) -> Option<Request> {
     let length: usize = request
         .header("content-length")
         .map_or(0, |length| length.parse().unwrap());
-    let len = match reader(&request) {
+    let reading = reader(&request);
+    let len = match reading {
         Reading::Whole => length,
+        Reading::Paused(len) => len.min(length),
         Reading::Cut(len) | Reading::Stalled(len) => {
             request.is_cut = true;
             len.min(length)
@@ -309,6 +321,11 @@ fn read_request(stream: &mut impl Read, reader: &Reader) -> Option<Request> {
     };
     let mut body = vec![0; len];
     stream.read_exact(&mut body).ok()?;
+    if matches!(reading, Reading::Paused(_)) {
+        std::thread::sleep(PAUSE);
+        body.resize(length, 0);
+        stream.read_exact(body.get_mut(len..)?).ok()?;
+    }
     request.body = body;
     Some(request)
 }

@@ -17,7 +17,7 @@ use protocol::task::{Gather, Outcome, Place, PlaceTarget, Task};
 use tarball::{Entry, EntryKind, TarWriter};
 
 use super::super::clock::http_date;
-use super::builder::Refused;
+use super::builder::{Builder, Refused};
 use super::stage::Stage;
 use super::{Shared, StepId, Told, lock};
 
@@ -29,6 +29,9 @@ const DOWNLOAD_MODE: u16 = 0o600;
 
 /// Bytes of a step's arguments and variables: with its secrets they are one message.
 const WORDS_BYTES: usize = 256 << 10;
+
+/// What is said of several files for a place that is no directory.
+const SEVERAL: &str = "when copying more than one source file, the destination must be a directory that is there, or end with a /";
 
 /// A `RUN` whose process ended with another code than 0.
 #[derive(Debug, thiserror::Error)]
@@ -115,13 +118,6 @@ impl<'a> Shared<'a> {
                 inputs.downloads.push(download);
             }
         }
-        let found: usize = inputs.selected.iter().map(Vec::len).sum();
-        let others = copy.sources.len() - paths.len();
-        if copy.from == CopyFrom::Context && found + others > 1 && !copy.destination.is_directory {
-            bail!(
-                "when using {instruction} with more than one source file, the destination must be a directory and end with a /"
-            );
-        }
         Ok(())
     }
 
@@ -171,15 +167,29 @@ impl<'a> Shared<'a> {
         let builder = stage.builder.as_mut().context("the builder is gone")?;
         let mut selected = inputs.selected.iter().flatten();
         let has_directory = selected.any(|selected| selected.is_directory);
-        let place = |unpack: bool| Place {
-            target: PlaceTarget::Root {
-                path: copy.destination.path.clone(),
-                is_directory: copy.destination.is_directory || copy.parents || has_directory,
-            },
-            owner: copy.owner.as_deref().map(owner),
-            mode: copy.mode.clone(),
-            unpack,
-            replace_links: copy.link,
+        let path = &copy.destination.path;
+        let mut is_directory = copy.destination.is_directory || copy.parents || has_directory;
+        let mut is_first = true;
+        // Several files go into a directory. One that is there by what came before is meant as well, as
+        // in BuildKit; where there is none, the last of them would be the only one that is left.
+        let mut place = |builder: &mut Builder, unpack: bool| -> Result<Place> {
+            if !is_directory && !is_first {
+                is_directory = is_directory_there(builder, path)?;
+                if !is_directory {
+                    bail!(SEVERAL);
+                }
+            }
+            is_first = false;
+            Ok(Place {
+                target: PlaceTarget::Root {
+                    path: path.clone(),
+                    is_directory,
+                },
+                owner: copy.owner.as_deref().map(owner),
+                mode: copy.mode.clone(),
+                unpack,
+                replace_links: copy.link,
+            })
         };
         let mut downloads = inputs.downloads.iter();
         let mut selected = inputs.selected.iter();
@@ -196,7 +206,8 @@ impl<'a> Shared<'a> {
                         let gather = gather(copy, &paths)?;
                         let mut source = lock(&source);
                         let lender = self.lender(&mut source, id.stage)?;
-                        builder.copy_from(lender, gather, place(false))?;
+                        let place = place(builder, false)?;
+                        builder.copy_from(lender, gather, place)?;
                         continue;
                     }
                     let selected = selected.next().map_or(&[][..], Vec::as_slice);
@@ -207,7 +218,7 @@ impl<'a> Shared<'a> {
                     };
                     for part in parts {
                         let is_file = !part.iter().any(|selected| selected.is_directory);
-                        let place = place(is_file && copy.unpack != Unpack::Never);
+                        let place = place(builder, is_file && copy.unpack != Unpack::Never)?;
                         builder
                             .place(place, &mut |to| Ok(self.build.context.archive(part, to)?))?;
                     }
@@ -215,7 +226,7 @@ impl<'a> Shared<'a> {
                 Source::Url { name, .. } => {
                     is_in_run = false;
                     let download = downloads.next().context("the download is gone")?;
-                    let place = place(copy.unpack == Unpack::Always);
+                    let place = place(builder, copy.unpack == Unpack::Always)?;
                     let modified = download.modified.as_deref().and_then(http_date);
                     builder.place(place, &mut |to| {
                         let (modified, size) = (modified.unwrap_or(0), download.size);
@@ -230,7 +241,8 @@ impl<'a> Shared<'a> {
                 Source::Path(_) | Source::Url { .. } => {}
                 Source::Inline { name, content } => {
                     let size = content.len() as u64;
-                    builder.place(place(false), &mut |to| {
+                    let place = place(builder, false)?;
+                    builder.place(place, &mut |to| {
                         one_file(name, 0o644, 0, size, &mut content.as_bytes(), to)
                     })?;
                 }
@@ -457,6 +469,15 @@ pub(super) fn key(
         add(epoch.to_string().as_bytes());
     }
     Digest::of(&text)
+}
+
+/// Whether a path in the stage's root leads to a directory.
+fn is_directory_there(builder: &mut Builder, path: &str) -> Result<bool> {
+    let stat = builder.ask(Task::Stat {
+        path: path.to_owned(),
+        follow: true,
+    })?;
+    Ok(matches!(stat, Outcome::Stat(stat) if stat.is_dir()))
 }
 
 /// Whom files are given to: a number without a group is the group's, too.

@@ -166,7 +166,7 @@ fn words_mean_what_they_do_in_docker() {
         ("a:2", "No such image: a:2"),
         (
             "Upper",
-            "invalid reference format: repository name must be lowercase",
+            "invalid reference format: repository name (library/Upper) must be lowercase",
         ),
         (
             "a@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",

@@ -79,6 +79,19 @@ fn sources_are_of_three_kinds() {
 }
 
 #[test]
+fn several_sources_may_go_where_only_the_root_tells_that_it_is_a_directory() {
+    for text in [
+        "COPY a b /etc",
+        "COPY --from=x a b /etc",
+        "ADD <<E a /etc\nE",
+    ] {
+        let copy = copy(text);
+        assert_eq!(copy.sources.len(), 2, "{text}");
+        assert!(!copy.destination.is_directory, "{text}");
+    }
+}
+
+#[test]
 fn destinations_are_absolute() {
     for (text, want, is_directory) in [
         ("COPY a /b", "/b", false),

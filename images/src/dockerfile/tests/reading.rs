@@ -229,6 +229,15 @@ fn files_that_are_none() {
             b"FROM a\nRUN \xff",
             "dockerfile parse error on line 2: the text is not UTF-8",
         ),
+        // What begins as a comment does, and is none.
+        (
+            b"# syntax=docker/dockerfile:1 \xe9\nFROM a",
+            "dockerfile parse error on line 1: the text is not UTF-8",
+        ),
+        (
+            b"FROM a\nRUN <<E\n# \xe9\nE",
+            "dockerfile parse error on line 3: the text is not UTF-8",
+        ),
         (
             b"RUN a\nFROM a",
             "dockerfile parse error on line 1: no build stage in current context",
@@ -236,6 +245,15 @@ fn files_that_are_none() {
     ] {
         assert_eq!(parse(bytes).unwrap_err().to_string(), want);
     }
+}
+
+#[test]
+fn a_comment_may_be_in_any_encoding() {
+    let bytes = b"# caf\xe9\nFROM a\n \t#\xff = \xe9\nRUN b \\\n  # \xe9t\xe9\n  c\n";
+    let lines = read(bytes).unwrap().lines;
+    let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
+    assert_eq!(texts, ["FROM a", "RUN b   c"]);
+    assert_eq!(lines[1].span, (4, 6));
 }
 
 #[test]
@@ -297,7 +315,7 @@ FROM a AS scratch
         [
             (
                 1,
-                "the check directive has no effect: there are no checks to be chosen from"
+                "the check directive has no effect: checks can't be chosen"
             ),
             (2, "stage name 'Up' should be lowercase"),
             (

@@ -13,7 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-use super::{Credentials, CredentialsError, DOCKER_HUB_KEY, find};
+use super::{Credentials, CredentialsError, DOCKER_HUB_KEY, find, helper_of};
 use crate::escape::printable;
 use crate::json;
 use crate::limits::DOCKER_CONFIG_BYTES;
@@ -169,13 +169,9 @@ impl Keychain {
     }
 
     fn place_in(&self, config: &Map<String, Value>, key: &str) -> Place {
-        let helper = config
-            .get("credHelpers")
-            .and_then(|helpers| helpers.get(key))
-            .or_else(|| config.get("credsStore"));
-        match helper.and_then(Value::as_str) {
-            Some(name) if !name.is_empty() => Place::Helper(name.to_owned()),
-            _ => Place::File(self.path.clone()),
+        match helper_of(config, key) {
+            Some(name) => Place::Helper(name.to_owned()),
+            None => Place::File(self.path.clone()),
         }
     }
 
@@ -186,7 +182,7 @@ impl Keychain {
                 .read_to_end(&mut bytes)
         });
         match read {
-            Ok(_) if bytes.is_empty() => Ok(Map::new()),
+            Ok(_) if bytes.trim_ascii().is_empty() => Ok(Map::new()),
             Ok(_) => json::parse(&bytes, DOCKER_CONFIG_BYTES)
                 .map_err(|_| CredentialsError::Config(self.path.clone())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Map::new()),

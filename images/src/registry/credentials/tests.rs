@@ -54,6 +54,65 @@ fn no_file_is_no_login_and_a_bad_file_is_an_error() {
 }
 
 #[test]
+fn an_empty_file_is_none() {
+    for content in ["", " \n"] {
+        let (_dir, path) = config(content);
+        assert_eq!(find(&path, "h.io").unwrap(), None);
+    }
+}
+
+#[test]
+fn a_key_may_be_an_address_of_the_registry() {
+    for (key, registry, is_it) in [
+        ("https://h.io/v1/", "h.io", true),
+        ("http://h.io:5000", "h.io:5000", true),
+        ("h.io/team/x", "h.io", true),
+        ("https://h.io:5000/v2/", "h.io", false),
+        ("ftp://h.io", "h.io", false),
+        ("docker.io", "docker.io", true),
+        ("https://index.docker.io/v2/", "docker.io", true),
+    ] {
+        let text = json!({"auths": {key: {"auth": "bWU6c2VjcmV0"}}}).to_string();
+        let (_dir, path) = config(&text);
+        let want = password("me", "secret").filter(|_| is_it);
+        assert_eq!(find(&path, registry).unwrap(), want, "{key}");
+    }
+    // The registry's own key goes first.
+    let (_dir, path) = config(
+        r#"{"auths": {"a.io/x": {"auth": "aHViOnBhc3M="}, "a.io": {"auth": "bWU6c2VjcmV0"}}}"#,
+    );
+    assert_eq!(find(&path, "a.io").unwrap(), password("me", "secret"));
+}
+
+#[test]
+fn a_helper_that_is_named_goes_before_the_file_and_an_empty_name_is_none() {
+    let auths = json!({"h.io": {"auth": "bWU6c2VjcmV0", "identitytoken": ""}});
+    for named in [
+        json!({"auths": auths, "credsStore": ""}),
+        json!({"auths": auths, "credsStore": "no-such-helper", "credHelpers": {"h.io": ""}}),
+        json!({"auths": auths, "credHelpers": {"other.io": "no-such-helper"}}),
+    ] {
+        let (_dir, path) = config(&named.to_string());
+        let found = find(&path, "h.io").unwrap();
+        assert_eq!(found, password("me", "secret"), "{named}");
+    }
+    for named in [
+        json!({"auths": auths, "credsStore": "no-such-helper"}),
+        json!({"auths": auths, "credHelpers": {"h.io": "no-such-helper"}}),
+        json!({"credsStore": "../bin/true"}),
+    ] {
+        let (_dir, path) = config(&named.to_string());
+        let error = find(&path, "h.io").unwrap_err();
+        assert!(
+            matches!(error, CredentialsError::HelperMissing(_)),
+            "{named}: {error}"
+        );
+    }
+    let (_dir, path) = config(r#"{"auths": {"h.io": {"auth": ""}}, "credsStore": ""}"#);
+    assert_eq!(find(&path, "h.io").unwrap(), None);
+}
+
+#[test]
 fn a_missing_helper_is_named_with_a_hint() {
     let (_dir, path) = config(r#"{"credHelpers": {"h.io": "no-such-helper"}}"#);
     let error = find(&path, "h.io").unwrap_err();

@@ -258,7 +258,7 @@ fn said() -> Vec<Case> {
             "config-digest-with-a-path",
             "a configuration's digest that is a path",
             |base| of_config(base, "digest", json!("sha256:../config")),
-            reading("cannot read the image manifest"),
+            reading("cannot use the descriptor of the image config: invalid digest"),
         ),
     ]
 }
