@@ -1,5 +1,6 @@
 //! `bulkhead commit`: a container's changes as a layer on top of its image.
 
+use std::collections::BTreeSet;
 use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, Result};
@@ -13,6 +14,7 @@ use super::policy::Policy;
 use super::{output, values};
 use crate::sandbox::access::{Access, Limited, with_files};
 use crate::sandbox::clock::now;
+use crate::sandbox::given::Given;
 use crate::sandbox::inspect::signal_name;
 use crate::sandbox::paths::Root;
 use crate::sandbox::state::{ContainerConfig, Folder, Lock, Status};
@@ -197,8 +199,34 @@ fn of_container(config: &ContainerConfig, image: &ImageConfig) -> ImageConfig {
             }),
             (None, None) => None,
         },
+        volumes: volumes(given, image),
         // Those were for images built on the container's.
         on_build: Vec::new(),
         ..image.clone()
+    }
+}
+
+/// Folders that the image or the container has as volumes; of a container made by an older version, nothing
+/// is known.
+fn volumes(given: &Given, image: &ImageConfig) -> Vec<String> {
+    let all: BTreeSet<&String> = image.volumes.iter().chain(&given.volumes).collect();
+    all.into_iter().cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use images::Platform;
+
+    use super::*;
+    use crate::sandbox::containers::tests::config;
+
+    #[test]
+    fn an_image_has_the_volumes_of_its_container() {
+        let mut config = config('a', "x", false);
+        let mut image = ImageConfig::empty(Platform::host());
+        image.volumes = vec!["/data".to_owned()];
+        assert_eq!(of_container(&config, &image).volumes, ["/data"]);
+        config.given.volumes = vec!["/data".to_owned(), "/more".to_owned()];
+        assert_eq!(of_container(&config, &image).volumes, ["/data", "/more"]);
     }
 }

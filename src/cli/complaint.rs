@@ -3,7 +3,7 @@
 //! `main` calls it. An error is `bulkhead: cause` and a `hint:` line where there is something to do;
 //! what the parser refuses is said as Docker's parser says it.
 
-use std::io::ErrorKind as IoErrorKind;
+use std::io::{ErrorKind as IoErrorKind, Write};
 use std::process::ExitCode;
 
 use clap::Command;
@@ -74,14 +74,24 @@ pub fn usage(error: &clap::Error, args: &[String]) -> ExitCode {
             | ErrorKind::DisplayVersion
             | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
     ) {
-        // A closed output is no failure.
-        let _ = error.print();
-        return ExitCode::SUCCESS;
+        let printed = error.print().and_then(|()| std::io::stdout().flush());
+        return after_help(printed);
     }
     let (verb, path) = verb(args);
     let (message, code) = refusal(error, &verb, &path);
     output::note(&format!("bulkhead: {message}\nSee '{path} --help'."));
     ExitCode::from(code)
+}
+
+/// Whether help was given. A reader that goes away is no failure.
+fn after_help(printed: std::io::Result<()>) -> ExitCode {
+    match printed {
+        Err(error) if error.kind() != IoErrorKind::BrokenPipe => {
+            complain(&error.into());
+            ExitCode::from(CODE_FAILURE)
+        }
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 /// The verb that the words name, and how it is called: `bulkhead image ls`.
@@ -177,6 +187,14 @@ mod tests {
         let error = command().try_get_matches_from(&args).unwrap_err();
         let (verb, path) = verb(&args);
         refusal(&error, &verb, &path)
+    }
+
+    #[test]
+    fn help_that_can_not_be_written_is_a_failure() {
+        let code = |kind: IoErrorKind| after_help(Err(kind.into()));
+        assert_eq!(after_help(Ok(())), ExitCode::SUCCESS);
+        assert_eq!(code(IoErrorKind::BrokenPipe), ExitCode::SUCCESS);
+        assert_eq!(code(IoErrorKind::StorageFull), ExitCode::from(CODE_FAILURE));
     }
 
     #[test]

@@ -158,10 +158,11 @@ fn cleaned(path: &str, as_written: &str) -> String {
             name => names.push(name),
         }
     }
-    let end = match as_written {
-        "." => "/.",
-        text if text.ends_with("/.") => "/.",
-        text if text.ends_with('/') && !names.is_empty() => "/",
+    // Slashes behind a `.` change nothing: `./` is the content, too.
+    let last = as_written.trim_end_matches('/').rsplit('/').next();
+    let end = match last {
+        Some(".") => "/.",
+        _ if as_written.ends_with('/') && !names.is_empty() => "/",
         _ => "",
     };
     match names.is_empty() && end.is_empty() {

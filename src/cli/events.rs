@@ -1,5 +1,5 @@
-//! `bulkhead events`, `bulkhead system events`: what happened to containers and images, and what
-//! happens.
+//! `bulkhead events`, `bulkhead system events`: what happened to containers, images and volumes, and
+//! what happens.
 
 use std::time::Duration;
 

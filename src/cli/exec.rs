@@ -8,7 +8,7 @@ use protocol::spec::{ProcessSpec, Seccomp, Stdio};
 
 use super::options::check_workdir;
 use super::run::{DEFAULT_WINDOW, detach_keys, detached, exit_code, failure, read_file, variable};
-use super::values::{self, lines};
+use super::values::{self, given, lines};
 use crate::sandbox::attach::{self, Ended, SupervisorDied};
 use crate::sandbox::paths::Root;
 use crate::sandbox::start::{AttachOptions, exec_attached};
@@ -48,7 +48,7 @@ pub struct ExecArgs {
     workdir: Option<String>,
     /// Container, command and its arguments
     #[arg(required = true, num_args = 2.., trailing_var_arg = true, value_name = "CONTAINER COMMAND [ARG...]")]
-    words: Vec<String>,
+    pub(super) words: Vec<String>,
 }
 
 /// Code of a process that the container can't start, unless its program is missing.
@@ -121,11 +121,6 @@ fn cannot_start(code: u8, message: String) -> Ended {
     }
 }
 
-/// What a flag says. As in Docker, nothing is as good as no flag.
-fn given(flag: &Option<String>) -> Option<&str> {
-    flag.as_deref().filter(|text| !text.is_empty())
-}
-
 /// The container's own process with what the flags change.
 fn process(args: &ExecArgs, command: &[String], config: &ContainerConfig) -> Result<ProcessSpec> {
     let main = &config.launch.run.process;
@@ -137,9 +132,17 @@ fn process(args: &ExecArgs, command: &[String], config: &ContainerConfig) -> Res
         env.push(lines::variable(text, &variable)?);
     }
     let privileged = args.privileged || config.launch.run.privileged;
+    let is_term = |text: &String| text.starts_with("TERM=");
+    // That of the main process's terminal, which nobody named, is not this one's.
+    let of_terminal = main.terminal.is_some() && !config.env.iter().any(is_term);
+    let main_env = main.env.iter();
+    let main_env: Vec<String> = main_env
+        .filter(|text| !(of_terminal && is_term(text)))
+        .cloned()
+        .collect();
     Ok(ProcessSpec {
         args: command.to_vec(),
-        env: environment(&main.env, &env, args.tty),
+        env: environment(&main_env, &env, args.tty),
         user: given(&args.user).unwrap_or(&main.user).to_owned(),
         group_add: main.group_add.clone(),
         cwd: given(&args.workdir).unwrap_or(&main.cwd).to_owned(),
@@ -156,7 +159,8 @@ fn process(args: &ExecArgs, command: &[String], config: &ContainerConfig) -> Res
             false => main.capabilities.clone(),
         },
         no_new_privileges: main.no_new_privileges,
-        seccomp: match privileged {
+        // A privileged container has no filter, unless it was given one.
+        seccomp: match args.privileged {
             true => Seccomp::Unconfined,
             false => main.seccomp.clone(),
         },
@@ -191,7 +195,10 @@ fn environment(container: &[String], user: &[String], tty: bool) -> Vec<String> 
 
 #[cfg(test)]
 mod tests {
+    use clap::{Args, FromArgMatches};
+
     use super::*;
+    use crate::sandbox::containers::tests::config;
 
     #[test]
     fn the_users_variables_win_over_the_containers() {
@@ -200,5 +207,39 @@ mod tests {
         assert_eq!(got, list(&["TERM=xterm", "B=3", "C="]));
         let got = environment(&list(&["TERM=vt100"]), &[], true);
         assert_eq!(got, list(&["TERM=vt100"]));
+    }
+
+    /// What `exec` starts with these flags beside the main process.
+    fn started(flags: &[&str], config: &ContainerConfig) -> ProcessSpec {
+        let command = ExecArgs::augment_args(clap::Command::new("exec"));
+        let words = std::iter::once(&"exec").chain(flags).chain(&["x", "sh"]);
+        let matches = command.try_get_matches_from(words).unwrap();
+        let args = ExecArgs::from_arg_matches(&matches).unwrap();
+        process(&args, &args.words[1..], config).unwrap()
+    }
+
+    #[test]
+    fn the_terminal_of_the_main_process_is_not_told_to_another() {
+        let mut config = config('a', "x", false);
+        let main = &mut config.launch.run.process;
+        main.terminal = Some(DEFAULT_WINDOW);
+        main.env = vec!["A=1".to_owned(), "TERM=xterm".to_owned()];
+        assert_eq!(started(&[], &config).env, ["A=1"]);
+        assert_eq!(started(&["-t"], &config).env, ["A=1", "TERM=xterm"]);
+        // It was named.
+        config.env = vec!["TERM=xterm".to_owned()];
+        assert_eq!(started(&[], &config).env, ["A=1", "TERM=xterm"]);
+    }
+
+    #[test]
+    fn a_filter_of_a_privileged_container_holds_for_what_is_run_in_it() {
+        let mut config = config('a', "x", false);
+        config.launch.run.privileged = true;
+        for given in [Seccomp::Default, Seccomp::Unconfined] {
+            config.launch.run.process.seccomp = given.clone();
+            assert_eq!(started(&[], &config).seccomp, given);
+            let own = started(&["--privileged"], &config).seccomp;
+            assert_eq!(own, Seccomp::Unconfined);
+        }
     }
 }

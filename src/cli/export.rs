@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use protocol::task::Task;
 
 use super::policy::Policy;
+use super::values::given;
 use crate::sandbox::access::with_files;
 use crate::sandbox::containers;
 use crate::sandbox::paths::Root;
@@ -18,7 +19,7 @@ use crate::sandbox::state::Lock;
 pub struct ExportArgs {
     /// Write to a file instead of standard output
     #[arg(short, long, value_name = "string")]
-    output: Option<PathBuf>,
+    output: Option<String>,
     /// Name or id
     #[arg(value_name = "CONTAINER")]
     container: String,
@@ -29,7 +30,7 @@ pub struct ExportArgs {
 /// # Errors
 /// Docker's sentence when it would go to a terminal; nothing is left of a file that is not whole.
 pub fn run(args: &ExportArgs) -> Result<()> {
-    let mut output = Output::open(args.output.as_deref())?;
+    let mut output = Output::open(given(&args.output))?;
     let root = Root::of_user()?;
     let (folder, config) = containers::find(&root, &args.container)?;
     let admit = |lock: &Lock| Policy::admit_files(&root, &config, lock);
@@ -56,8 +57,8 @@ impl Output {
     ///
     /// # Errors
     /// A terminal, or a place where no file can be made.
-    pub fn open(path: Option<&Path>) -> Result<Self> {
-        let Some(path) = path else {
+    pub fn open(path: Option<&str>) -> Result<Self> {
+        let Some(path) = path.map(Path::new) else {
             let stdout = std::io::stdout();
             if stdout.is_terminal() {
                 bail!("cowardly refusing to save to a terminal. Use the -o flag or redirect");
@@ -125,12 +126,13 @@ mod tests {
     fn a_file_is_there_when_it_is_whole() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("archive.tar");
-        let mut output = Output::open(Some(&path)).unwrap();
+        let name = path.to_str();
+        let mut output = Output::open(name).unwrap();
         output.write_all(b"bytes").unwrap();
         assert!(!path.exists());
         output.finish().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"bytes");
-        drop(Output::open(Some(&path)).unwrap());
+        drop(Output::open(name).unwrap());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
@@ -144,7 +146,7 @@ mod tests {
             ("/dev/null", "must be a regular file"),
             ("/", "must be a regular file"),
         ] {
-            let error = Output::open(Some(Path::new(path))).unwrap_err().to_string();
+            let error = Output::open(Some(path)).unwrap_err().to_string();
             assert!(error.contains(want), "{error}");
         }
     }

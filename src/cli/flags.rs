@@ -31,7 +31,7 @@ pub fn create_command() -> Command {
 }
 
 /// Flags of `update`.
-pub const OF_UPDATE: [&str; 14] = [
+pub const OF_UPDATE: [&str; 15] = [
     "blkio-weight",
     "cpu-period",
     "cpu-quota",
@@ -41,6 +41,7 @@ pub const OF_UPDATE: [&str; 14] = [
     "cpus",
     "cpuset-cpus",
     "cpuset-mems",
+    "kernel-memory",
     "memory",
     "memory-reservation",
     "memory-swap",
@@ -94,11 +95,11 @@ fn command(name: &'static str, about: &'static str, without: &[&str]) -> Command
     command
 }
 
-/// Derived parsers as Docker's own reads flags: the last of one that is repeated counts, and a switch may
-/// have a value.
+/// Derived parsers as Docker's own reads flags: the last of one that is repeated counts, a switch may have a
+/// value, and what stands behind an option that has one is that, whatever it begins with.
 #[must_use]
 pub fn as_dockers(command: Command) -> Command {
-    let switch = |arg: Arg| match arg.get_action() {
+    let as_read = |arg: Arg| match arg.get_action() {
         // Those with a default have a value as well.
         ArgAction::SetTrue if arg.get_default_values().is_empty() => arg
             .action(ArgAction::Set)
@@ -112,11 +113,17 @@ pub fn as_dockers(command: Command) -> Command {
             .value_parser(|text: &str| {
                 values::security::switch(text).ok_or("it is neither true nor false")
             }),
+        ArgAction::Set | ArgAction::Append if !arg.is_positional() => {
+            let needs_value = arg
+                .get_num_args()
+                .is_none_or(|range| range.min_values() > 0);
+            arg.allow_hyphen_values(needs_value)
+        }
         _ => arg,
     };
     command
         .args_override_self(true)
-        .mut_args(switch)
+        .mut_args(as_read)
         .mut_subcommands(as_dockers)
 }
 

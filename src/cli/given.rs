@@ -1,5 +1,7 @@
 //! What `run` and `create` were given, for `inspect`: the flags' texts beside what was made of them.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use images::ImageConfig;
 
@@ -7,6 +9,7 @@ use super::flags::Flags;
 use super::options::RunOptions;
 use super::values::number;
 use crate::sandbox::given::Given;
+use crate::sandbox::volumes::{MountKind, Origin};
 
 /// Flags whose texts are kept.
 const LISTS: [&str; 10] = [
@@ -60,7 +63,7 @@ pub fn given(flags: &Flags, options: &RunOptions, image: &ImageConfig) -> Result
         userns: text("userns"),
         cidfile: text("cidfile"),
         publish_all: options.network.publish_all,
-        volumes: image.volumes.clone(),
+        volumes: volumes(options, image),
         on_build: image.on_build.clone(),
         ..Given::default()
     };
@@ -73,6 +76,22 @@ pub fn given(flags: &Flags, options: &RunOptions, image: &ImageConfig) -> Result
     }
     limits(flags, &mut given)?;
     Ok(given)
+}
+
+/// Folders that the image calls volumes, and those of `-v` without a source.
+fn volumes(options: &RunOptions, image: &ImageConfig) -> Vec<String> {
+    let wanted = options.storage.mounts.wanted.iter();
+    let asked = wanted.filter(|wanted| {
+        wanted.kind == MountKind::Volume
+            && wanted.source.is_empty()
+            && wanted.origin == Origin::Other
+    });
+    let all = image
+        .volumes
+        .iter()
+        .chain(asked.map(|wanted| &wanted.target));
+    let all: BTreeSet<&String> = all.collect();
+    all.into_iter().cloned().collect()
 }
 
 /// As Docker shows it: `CAP_NET_ADMIN`.
@@ -138,6 +157,18 @@ mod tests {
             assert_eq!((given.entrypoint, given.cmd), (entrypoint, cmd), "{args:?}");
         }
         assert_eq!(of(&["i"]).volumes, ["/data"]);
+    }
+
+    #[test]
+    fn a_volume_without_a_source_is_one_of_the_containers() {
+        for (args, want) in [
+            (&["-v", "/more", "i"][..], &["/data", "/more"][..]),
+            (&["-v", "/data", "i"], &["/data"]),
+            (&["-v", "named:/more", "-v", "/etc:/x", "i"], &["/data"]),
+            (&["--mount", "type=volume,target=/more", "i"], &["/data"]),
+        ] {
+            assert_eq!(of(args).volumes, want, "{args:?}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::output::{self, Column, List};
+use super::values::given;
 use crate::sandbox::paths::Root;
 
 /// Characters of a step that are shown.
@@ -54,7 +55,7 @@ pub struct HistoryArgs {
 pub fn run(args: &HistoryArgs) -> Result<()> {
     let store = Store::open(&Root::of_user()?.images())?;
     let image = store.resolve(&args.image)?;
-    if let Some(text) = &args.platform {
+    if let Some(text) = given(&args.platform) {
         let platform = Platform::parse(text)?;
         if platform.fit(image.platform()).is_none() {
             bail!(

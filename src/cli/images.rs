@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::filter::Filters;
 use super::output::{self, Column, List};
+use super::run::format_of;
 use crate::sandbox::paths::Root;
 
 /// What Docker shows where there is nothing.
@@ -28,7 +29,7 @@ pub const COLUMNS: [Column; 11] = [
 ];
 
 /// Flags of `images`.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct ImagesArgs {
     /// Show ids only
     #[arg(short, long)]
@@ -61,6 +62,10 @@ pub struct ImagesArgs {
 /// # Errors
 /// When the store can't be read or a filter is unknown.
 pub fn run(args: &ImagesArgs) -> Result<()> {
+    let args = &ImagesArgs {
+        format: format_of(args.format.as_deref(), args.quiet, |formats| formats.images),
+        ..args.clone()
+    };
     if args.tree {
         bail!("--tree is not supported: an image here is for one platform");
     }

@@ -12,6 +12,7 @@ use images::timestamp::Timestamp;
 use images::{Image, ImageConfig, Platform, Reference, Store, registry};
 
 use super::policy::Policy;
+use super::values::given;
 use super::{output, pull, variables};
 use crate::sandbox::clock::now;
 use crate::sandbox::paths::Root;
@@ -53,7 +54,7 @@ pub fn run(args: &ImportArgs) -> Result<()> {
     if names.iter().any(|name| name.digest().is_some()) {
         bail!("cannot import digest reference");
     }
-    let platform = match &args.platform {
+    let platform = match given(&args.platform) {
         Some(text) => Platform::parse(text)?,
         None => Platform::host(),
     };

@@ -1,6 +1,6 @@
 //! `bulkhead inspect`: containers, images and volumes as JSON, in Docker's shape.
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, anyhow, bail};
 use images::{Image, Store};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -85,33 +85,49 @@ impl Form {
         })
     }
 
-    /// Shows what was found, by lines. `read` makes of an object what templates read.
+    /// Shows what was found, by lines, and returns what a template says of those that it can't be filled
+    /// from. `read` makes of an object what templates read.
     ///
     /// # Errors
-    /// What a template says of an object, or a line that can't be printed.
+    /// A line that can't be printed.
     pub fn show<T: Serialize>(
         &self,
         found: &[T],
         read: impl Fn(&T) -> Result<Value>,
         mut line: impl FnMut(&str) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<Vec<Error>> {
         let template = match self {
-            Self::Indented => return line(&pretty(found)?),
-            Self::Compact => return line(&serde_json::to_string(found)?),
+            Self::Indented => return line(&pretty(found)?).map(|()| Vec::new()),
+            Self::Compact => {
+                return line(&serde_json::to_string(found)?).map(|()| Vec::new());
+            }
             Self::Template(template) => template,
         };
-        for (index, object) in found.iter().enumerate() {
-            let text = template.render(&read(object)?);
-            if text.is_err() && index == 0 {
-                line("")?;
+        let mut failed = Vec::new();
+        for object in found {
+            match read(object).and_then(|value| template.render(&value)) {
+                Ok(text) => line(&text)?,
+                Err(error) => failed.push(error),
             }
-            line(&text?)?;
         }
-        if found.is_empty() {
+        // Docker ends what it has with a line, also where it has nothing.
+        if failed.len() == found.len() {
             line("")?;
         }
-        Ok(())
+        Ok(failed)
     }
+}
+
+/// Fails when something did: with the last, those before it are told here.
+///
+/// # Errors
+/// The last one.
+pub fn fail_with(mut failed: Vec<Error>) -> Result<()> {
+    let last = failed.pop();
+    for error in failed {
+        output::note(&format!("bulkhead: {error:#}"));
+    }
+    last.map_or(Ok(()), Err)
 }
 
 /// One that was found.
@@ -130,7 +146,7 @@ impl Serialize for Object {
     }
 }
 
-/// Prints each object, and fails at the end when one is missing.
+/// Prints each object, and fails at the end when one is missing or can't be shown.
 ///
 /// # Errors
 /// `No such object`, with Docker's `[]` on stdout when there is none at all.
@@ -140,39 +156,87 @@ pub fn run(args: &InspectArgs, only: Option<ObjectKind>) -> Result<()> {
     let form = Form::parse(args.format.as_deref())?;
     let root = Root::of_user()?;
     let store = Store::open(&root.images())?;
-    let (mut found, mut missing) = (Vec::new(), Vec::new());
+    let word = match kind {
+        Some(ObjectKind::Container) => "container",
+        Some(ObjectKind::Image) => "image",
+        Some(ObjectKind::Volume) => "volume",
+        None => "object",
+    };
+    let (mut found, mut failed) = (Vec::new(), Vec::new());
     for name in &args.names {
-        match object(&root, &store, name, kind, args.size)? {
-            Some(value) => found.push(value),
-            None => missing.push(name.as_str()),
+        match object(&root, &store, name, kind, args.size) {
+            Ok(Some(value)) => found.push(value),
+            Ok(None) => failed.push(anyhow!("No such {word}: {name}")),
+            Err(error) => failed.push(error),
         }
     }
-    form.show(&found, for_templates, output::line)?;
-    if !missing.is_empty() {
-        let word = match kind {
-            Some(ObjectKind::Container) => "container",
-            Some(ObjectKind::Image) => "image",
-            Some(ObjectKind::Volume) => "volume",
-            None => "object",
-        };
-        bail!("No such {word}: {}", missing.join(", "));
-    }
-    Ok(())
+    failed.extend(form.show(&found, for_templates, output::line)?);
+    fail_with(failed)
 }
+
+/// Members that templates know by the name of Go's field as well, where that is not the name in the JSON:
+/// the object that they are of, as a JSON pointer, and both names.
+const ALSO_CALLED: [(&str, &str, &str); 12] = [
+    ("", "Id", "ID"),
+    ("/HostConfig", "CpuCount", "CPUCount"),
+    ("/HostConfig", "CpuPercent", "CPUPercent"),
+    ("/HostConfig", "CpuPeriod", "CPUPeriod"),
+    ("/HostConfig", "CpuQuota", "CPUQuota"),
+    ("/HostConfig", "CpuRealtimePeriod", "CPURealtimePeriod"),
+    ("/HostConfig", "CpuRealtimeRuntime", "CPURealtimeRuntime"),
+    ("/HostConfig", "CpuShares", "CPUShares"),
+    ("/HostConfig", "Dns", "DNS"),
+    ("/HostConfig", "DnsOptions", "DNSOptions"),
+    ("/HostConfig", "DnsSearch", "DNSSearch"),
+    ("/HostConfig", "NanoCpus", "NanoCPUs"),
+];
+
+/// Where a container has lists of bindings, by port.
+const BINDINGS: [&str; 2] = ["/HostConfig/PortBindings", "/NetworkSettings/Ports"];
 
 /// An object as templates read it: with the members that its JSON leaves out.
 fn for_templates(object: &Object) -> Result<Value> {
     let (mut value, members) = match object {
         Object::Container(value) => (value.clone(), inspect::left_out()),
         Object::Image(_) => (serde_json::to_value(object)?, images::inspect::left_out()),
-        Object::Volume(value) => (value.clone(), Vec::new()),
+        Object::Volume(value) => return Ok(value.clone()),
     };
     for (part, member, nothing) in members {
         if let Some(part) = value.pointer_mut(part) {
             left_out::add(part, member, nothing);
         }
     }
+    for mount in elements(value.get_mut("Mounts")) {
+        for (member, nothing) in inspect::left_out_of_mounts() {
+            left_out::add(mount, member, nothing);
+        }
+    }
+    for (part, name, other) in ALSO_CALLED {
+        also_call(value.pointer_mut(part), name, other);
+    }
+    for part in BINDINGS {
+        let ports = value.pointer_mut(part).and_then(Value::as_object_mut);
+        for bindings in ports.into_iter().flatten().map(|(_, bindings)| bindings) {
+            for binding in elements(Some(bindings)) {
+                also_call(Some(binding), "HostIp", "HostIP");
+            }
+        }
+    }
     Ok(value)
+}
+
+/// The elements of a list; none of what is no list.
+fn elements(list: Option<&mut Value>) -> impl Iterator<Item = &mut Value> {
+    list.and_then(Value::as_array_mut).into_iter().flatten()
+}
+
+/// Gives a member, where there is one, another name in templates.
+fn also_call(object: Option<&mut Value>, name: &str, other: &str) {
+    if let Some(object) = object
+        && let Some(member) = object.get(name).cloned()
+    {
+        left_out::add(object, other, member);
+    }
 }
 
 /// Indented by four, as Docker does.
@@ -269,8 +333,80 @@ mod tests {
             lines.push(line.to_owned());
             Ok(())
         };
-        form.show(found, for_templates, line).unwrap();
+        assert!(form.show(found, for_templates, line).unwrap().is_empty());
         lines
+    }
+
+    #[test]
+    fn what_a_template_can_not_be_filled_from_keeps_no_other_from_being_shown() {
+        let all = [
+            Object::Volume(json!({"Name": "a"})),
+            Object::Volume(json!({"Name": "b", "Size": 5})),
+            Object::Volume(json!({"Name": "c"})),
+        ];
+        let show = |found: &[Object]| {
+            let mut lines = Vec::new();
+            let form = Form::parse(Some("{{.Size}}")).unwrap();
+            let failed = form.show(found, for_templates, |line| {
+                lines.push(line.to_owned());
+                Ok(())
+            });
+            (lines, failed.unwrap().len())
+        };
+        assert_eq!(show(&all), (vec!["5".to_owned()], 2));
+        assert_eq!(show(&all[..1]), (vec![String::new()], 1));
+        assert_eq!(show(&[]), (vec![String::new()], 0));
+        assert!(fail_with(Vec::new()).is_ok());
+        let failed = vec![anyhow!("first"), anyhow!("last")];
+        assert_eq!(fail_with(failed).unwrap_err().to_string(), "last");
+    }
+
+    #[test]
+    fn members_have_the_names_of_go_as_well() {
+        let mut config = config('a', "x", false);
+        config.given.nano_cpus = 1_500_000_000;
+        let state = ContainerState::created();
+        let mut value = inspect::container(Path::new("/none"), &config, &state);
+        value["HostConfig"]["PortBindings"] =
+            json!({"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}], "90/tcp": null});
+        let id = value["Id"].as_str().unwrap().to_owned();
+        let found = [Object::Container(value)];
+        for (format, want) in [
+            ("{{.ID}}", id.as_str()),
+            ("{{.HostConfig.NanoCPUs}}", "1500000000"),
+            ("{{.HostConfig.CPUShares}} {{.HostConfig.CPUQuota}}", "0 0"),
+            ("{{.HostConfig.DNS}}{{len .HostConfig.DNSSearch}}", "[]0"),
+            (
+                r#"{{range (index .HostConfig.PortBindings "80/tcp")}}{{.HostIP}} {{json .}}{{end}}"#,
+                r#"127.0.0.1 {"HostIp":"127.0.0.1","HostPort":"8080"}"#,
+            ),
+        ] {
+            assert_eq!(shown(format, &found), [want], "{format}");
+        }
+        let whole: Value = serde_json::from_str(&shown("{{json .}}", &found)[0]).unwrap();
+        assert_eq!(whole, serde_json::to_value(&found[0]).unwrap());
+        let image = image();
+        let Object::Image(of) = &image else {
+            unreachable!()
+        };
+        let id = of.id.to_string();
+        assert_eq!(shown("{{.ID}}", &[image]), [id]);
+    }
+
+    #[test]
+    fn a_bind_has_no_name_and_no_driver() {
+        let Object::Container(mut value) = container() else {
+            unreachable!()
+        };
+        value["Mounts"] = json!([
+            {"Type": "bind", "Source": "/a"},
+            {"Type": "volume", "Name": "data", "Driver": "local"},
+        ]);
+        let found = [Object::Container(value)];
+        let format = "{{range .Mounts}}<{{.Name}} {{.Driver}}>{{end}}";
+        assert_eq!(shown(format, &found), ["< ><data local>"]);
+        let first = "{{json (index .Mounts 0)}}";
+        assert_eq!(shown(first, &found), [r#"{"Source":"/a","Type":"bind"}"#]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `bulkhead load`: images from an archive or an OCI layout.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Result, bail};
 use images::archive::Source;
@@ -9,6 +9,7 @@ use images::{Platform, Store};
 
 use super::output;
 use super::policy::Policy;
+use super::values::given;
 use crate::sandbox::paths::Root;
 use crate::sandbox::{decompress, events};
 
@@ -17,7 +18,7 @@ use crate::sandbox::{decompress, events};
 pub struct LoadArgs {
     /// Archive file, also a compressed one, or OCI layout folder; without it stdin
     #[arg(short, long, value_name = "FILE")]
-    input: Option<PathBuf>,
+    input: Option<String>,
     /// No progress; there is none anyway
     #[arg(short, long)]
     quiet: bool,
@@ -31,17 +32,18 @@ pub struct LoadArgs {
 /// # Errors
 /// When the archive is no image or the store can't take it.
 pub fn run(args: &LoadArgs) -> Result<()> {
-    let platform = match &args.platform {
+    let platform = match given(&args.platform) {
         Some(text) => Platform::parse(text)?,
         None => Platform::host(),
     };
-    if args.input.is_none() && std::io::stdin().is_terminal() {
+    let input = given(&args.input).map(Path::new);
+    if input.is_none() && std::io::stdin().is_terminal() {
         bail!("requested load from stdin, but stdin is empty");
     }
     let root = Root::of_user()?;
     Policy::of_user()?.check_disk(&root)?;
     let store = Store::open(&root.images())?;
-    let loaded = match &args.input {
+    let loaded = match input {
         Some(path) => match images::archive::open(path)? {
             Source::Layout(folder) => images::load_layout(&store, folder, &platform)?,
             Source::Archive(file) => {

@@ -124,7 +124,7 @@ enum Verb {
     Ps(ps::PsArgs),
     /// Show the steps that made an image
     History(history::HistoryArgs),
-    /// Show what happens to containers and images
+    /// Show what happens to containers, images and volumes
     Events(events::EventsArgs),
     /// Show this host, this command, and what it has
     Info(info::InfoArgs),
@@ -201,7 +201,7 @@ enum ImageVerb {
 enum SystemVerb {
     /// Show what takes space
     Df(df::DfArgs),
-    /// Show what happens to containers and images
+    /// Show what happens to containers, images and volumes
     Events(events::EventsArgs),
     /// Show this host, this command, and what it has
     Info(info::InfoArgs),
@@ -466,5 +466,65 @@ mod tests {
         }
         let error = parse("ps --all=maybe").unwrap_err().to_string();
         assert!(error.contains("neither true nor false"), "{error}");
+    }
+
+    fn verb(words: &[&str]) -> Verb {
+        let words = std::iter::once(&"bulkhead").chain(words);
+        let matches = command().try_get_matches_from(words).unwrap();
+        Cli::from_arg_matches(&matches).unwrap().verb
+    }
+
+    #[test]
+    fn a_value_is_what_stands_behind_its_flag_whatever_it_begins_with() {
+        for (words, flag, want) in [
+            (
+                &["ps", "--format", "- {{.Names}}"][..],
+                "format",
+                "- {{.Names}}",
+            ),
+            (&["ps", "--format", "--", "-a"], "format", "--"),
+            (
+                &["login", "-u", "u", "-p", "-token", "h.io"],
+                "password",
+                "-token",
+            ),
+            (&["commit", "-m", "- fix", "web"], "message", "- fix"),
+            (
+                &["commit", "-a", "-x", "--pause=false", "web"],
+                "author",
+                "-x",
+            ),
+            (&["logs", "--tail", "-1", "web"], "tail", "-1"),
+            (&["images", "-f", "--quiet"], "filter", "--quiet"),
+        ] {
+            let words = std::iter::once(&"bulkhead").chain(words);
+            let matches = command().try_get_matches_from(words).unwrap();
+            let (verb, matches) = matches.subcommand().unwrap();
+            let value = matches.get_raw(flag).unwrap().next_back().unwrap();
+            assert_eq!(value, want, "{verb}");
+        }
+        // Behind the flags, words are the process's.
+        let words = [
+            "exec", "-e", "-A=1", "-w", "-d", "web", "sh", "-x", "--", "-e",
+        ];
+        let Verb::Life(LifeVerb::Exec(args)) = verb(&words) else {
+            panic!("it is exec");
+        };
+        assert_eq!(args.words, ["web", "sh", "-x", "--", "-e"]);
+        let Verb::Life(LifeVerb::Rm(_)) = verb(&["rm", "-f", "--", "-web"]) else {
+            panic!("it is rm");
+        };
+    }
+
+    #[test]
+    fn nothing_is_a_value_of_flags_that_name_files_and_platforms() {
+        for words in [
+            &["save", "-o", "", "--platform", "", "x"][..],
+            &["export", "-o", "", "x"],
+            &["load", "-i", "", "--platform", ""],
+            &["stop", "-s", "", "x"],
+        ] {
+            verb(words);
+        }
     }
 }

@@ -1,4 +1,5 @@
 //! Ids and names of containers: 64 random hex digits, and an adjective with somebody's name.
+//! Called by `run`, `create` and `build`.
 
 use std::fs::File;
 use std::io::Read;

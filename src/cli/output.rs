@@ -1,13 +1,14 @@
 //! What the verbs print: lines, tables, and numbers and times in Docker's words.
 //!
 //! Standard output that is closed early (`| head`) is an error here, which `main` takes for success.
+//! Called by the verbs and by `complaint`. It does not know what it prints.
 
 use std::io::{IsTerminal, Write};
 
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
 
-use super::template::Template;
+use super::template::{Template, left_out};
 
 /// Narrowest column of a table, its gap included, and the gap: Docker's.
 const COLUMN_MIN: usize = 10;
@@ -103,31 +104,26 @@ impl List<'_> {
             let headers = self.columns.iter();
             let headers = headers.map(|(name, header)| ((*name).to_owned(), (*header).into()));
             let mut headers: Map<String, Value> = headers.collect();
-            headers.insert(LABEL.to_owned(), own_names(rows));
+            headers.insert(LABEL.to_owned(), json!({}));
             lines.push(template.render_header(&Value::Object(headers))?);
         }
         for row in rows {
             let mut row = row.clone();
-            // Docker has it by its name alone.
-            if is_json(format) {
-                row.remove(LABEL);
+            // It is asked for by name, and no column.
+            let labels = row.remove(LABEL);
+            let mut row = Value::Object(row);
+            if let Some(labels) = labels {
+                left_out::add(&mut row, LABEL, labels);
             }
-            lines.push(template.render(&Value::Object(row))?);
+            lines.push(template.render(&row)?);
         }
         Ok(if is_table { aligned(&lines) } else { lines })
     }
 }
 
-/// What rows have their labels under one by one, for `{{.Label "key"}}`. It is no column.
+/// What rows have their labels under one by one, for `{{.Label "key"}}`. It is no column, and an empty map
+/// where headers are made.
 pub const LABEL: &str = "Label";
-
-/// The headers of single labels: their names.
-fn own_names(rows: &[Map<String, Value>]) -> Value {
-    let labels = rows.iter().filter_map(|row| row.get(LABEL)?.as_object());
-    labels
-        .flat_map(|labels| labels.keys().map(|name| (name.clone(), json!(name))))
-        .collect()
-}
 
 /// Whether a format shows all of an object as JSON.
 #[must_use]
@@ -398,7 +394,11 @@ mod tests {
         assert_eq!(lines(r#"{{.Name}} {{.Label "tier"}}"#), ["x web"]);
         assert_eq!(lines(r#"{{.Label "none"}}"#), [""]);
         assert_eq!(lines(r#"table {{.Label "tier"}}"#), ["tier", "web"]);
-        assert_eq!(lines("json"), [r#"{"Name":"x"}"#]);
+        let long = r#"table {{.Label "com.x.cpu-count_of"}} {{.Name}}"#;
+        assert_eq!(lines(long), ["cpu count of NAMES", " x"]);
+        for json in ["json", "{{json .}}", "{{json . }}", "{{ . | json }}"] {
+            assert_eq!(lines(json), [r#"{"Name":"x"}"#], "{json}");
+        }
     }
 
     #[test]

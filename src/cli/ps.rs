@@ -5,17 +5,18 @@ mod selection;
 use std::collections::HashMap;
 
 use anyhow::Result;
-use images::Store;
+use images::{Reference, Store};
 use serde_json::{Map, Value, json};
 
 use super::output::{self, Column, List};
 use super::ports;
+use super::run::format_of;
 use super::template::quoted;
 use crate::sandbox::containers;
 use crate::sandbox::health::Verdict;
 use crate::sandbox::network;
 use crate::sandbox::paths::Root;
-use crate::sandbox::state::{ContainerConfig, ContainerState, Status};
+use crate::sandbox::state::{ContainerConfig, ContainerState, SHORT_ID_LEN, Status};
 use crate::sandbox::volumes::Mount;
 use selection::Selection;
 
@@ -60,7 +61,7 @@ const TABLE: [&str; 7] = [
 ];
 
 /// Flags of `ps`.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct PsArgs {
     /// Show all, not only running ones
     #[arg(short, long)]
@@ -154,6 +155,10 @@ impl Shown {
 /// # Errors
 /// When the folder of containers can't be read, or a filter is wrong.
 pub fn run(args: &PsArgs) -> Result<()> {
+    let args = &PsArgs {
+        format: format_of(args.format.as_deref(), args.quiet, |formats| formats.ps),
+        ..args.clone()
+    };
     let root = Root::of_user()?;
     let selection = Selection::parse(&args.filter, &root)?;
     let most = match (args.latest, usize::try_from(args.last)) {
@@ -172,6 +177,7 @@ pub fn run(args: &PsArgs) -> Result<()> {
         false => None,
     };
     let now = jiff::Timestamp::now().as_second();
+    let mut names = Names::new(&root);
     let mut rows = Vec::new();
     for (folder, config) in containers::list(&root)? {
         if most.is_some_and(|most| rows.len() >= most) {
@@ -189,7 +195,11 @@ pub fn run(args: &PsArgs) -> Result<()> {
                         false => output::size(0),
                     };
                     let platform = image.map_or("", |image| image.platform.as_str());
-                    rows.push(row(&shown, size, platform, args.no_trunc, now));
+                    let name = match list.only {
+                        Some(_) => String::new(),
+                        None => names.of(&shown.config, args.no_trunc),
+                    };
+                    rows.push(row(&shown, name, size, platform, args.no_trunc, now));
                 }
             }
             Ok(_) => {}
@@ -259,6 +269,78 @@ impl Images {
     }
 }
 
+/// What the names that containers were made by mean now.
+struct Names<'a> {
+    root: &'a Root,
+    /// Opened when the first one is asked for; `None` in it where that can't be.
+    store: Option<Option<Store>>,
+    meanings: HashMap<String, Meaning>,
+}
+
+/// See [`Names`].
+enum Meaning {
+    /// An image's id.
+    Image(String),
+    /// There is no such image any more.
+    Nothing,
+    /// It can't be read.
+    Unknown,
+}
+
+impl<'a> Names<'a> {
+    fn new(root: &'a Root) -> Self {
+        Self {
+            root,
+            store: None,
+            meanings: HashMap::new(),
+        }
+    }
+
+    /// The name of a container's image, as lists show it. As in Docker, the image's id where the name is
+    /// another one's by now, or nobody's.
+    fn of(&mut self, config: &ContainerConfig, whole: bool) -> String {
+        let (name, id) = (config.image.as_str(), config.image_id.as_str());
+        let open = || Store::open(&self.root.images()).ok();
+        let store = self.store.get_or_insert_with(open).as_ref();
+        let mean = || match store.map(|store| store.resolve(name)) {
+            Some(Ok(image)) => Meaning::Image(image.id.to_string()),
+            Some(Err(error)) if error.is_no_such_image() => Meaning::Nothing,
+            Some(Err(_)) | None => Meaning::Unknown,
+        };
+        let meaning = self.meanings.entry(name.to_owned()).or_insert_with(mean);
+        let is_its_own = match meaning {
+            Meaning::Image(other) => other == id,
+            Meaning::Nothing => false,
+            Meaning::Unknown => true,
+        };
+        let name = if is_its_own { name } else { id };
+        match whole {
+            true => name.to_owned(),
+            false => image_name(name, id),
+        }
+    }
+}
+
+/// A name without what a column has no room for: of an id twelve digits, and neither a digest nor what a
+/// familiar name does without. A tag is there if it was given.
+fn image_name(name: &str, id: &str) -> String {
+    let short = |id: &str| {
+        let digits = id.split_once(':').map_or(id, |(_, digits)| digits);
+        digits.chars().take(SHORT_ID_LEN).collect::<String>()
+    };
+    if short(name) == short(id) {
+        return short(id);
+    }
+    let Ok(reference) = Reference::parse(name) else {
+        return name.to_owned();
+    };
+    let repository = reference.familiar_repository();
+    match reference.tag() {
+        Some(tag) if Reference::parse_name(name).is_none() => format!("{repository}:{tag}"),
+        _ => repository,
+    }
+}
+
 /// `5B (virtual 4.2MB)`.
 fn size(writable: u64, image: u64) -> String {
     format!(
@@ -281,8 +363,12 @@ pub fn plain_row(
         true => platform_of(&config.image_id).unwrap_or_default(),
         false => String::new(),
     };
+    let name = match Root::of_user() {
+        Ok(root) => Names::new(&root).of(config, whole),
+        Err(_) => config.image.clone(),
+    };
     let now = jiff::Timestamp::now().as_second();
-    row(&shown, size, &platform, whole, now)
+    row(&shown, name, size, &platform, whole, now)
 }
 
 /// The platform of an image, unless it was removed by force.
@@ -292,7 +378,14 @@ fn platform_of(image: &str) -> Option<String> {
     Some(image.platform().to_string())
 }
 
-fn row(shown: &Shown, size: String, platform: &str, whole: bool, now: i64) -> Map<String, Value> {
+fn row(
+    shown: &Shown,
+    image: String,
+    size: String,
+    platform: &str,
+    whole: bool,
+    now: i64,
+) -> Map<String, Value> {
     let (config, state) = (&shown.config, &shown.state);
     let since = |time: &str| match time.parse::<jiff::Timestamp>() {
         Ok(then) => output::duration(now - then.as_second()),
@@ -305,7 +398,7 @@ fn row(shown: &Shown, size: String, platform: &str, whole: bool, now: i64) -> Ma
         .collect();
     let values = [
         if whole { &config.id } else { config.short_id() }.to_owned(),
-        config.image.clone(),
+        image,
         command(&config.launch.run.process.args, whole),
         output::local_time(&config.created),
         since(&config.created) + " ago",
@@ -385,6 +478,7 @@ fn command(args: &[String], whole: bool) -> String {
 #[cfg(test)]
 mod tests {
     use clap::{Args, FromArgMatches};
+    use images::{Digest, ImageConfig};
 
     use super::*;
     use crate::sandbox::containers::tests::config;
@@ -443,7 +537,72 @@ mod tests {
         }
         let state = ContainerState::created();
         let shown = Shown::new(config('a', "x", false), state);
-        let row = row(&shown, output::size(0), "linux/amd64", false, 0);
+        let name = "busybox".to_owned();
+        let row = row(&shown, name, output::size(0), "linux/amd64", false, 0);
         assert_eq!(row["Platform"], "linux/amd64");
+        assert_eq!(row["Image"], "busybox");
+    }
+
+    #[test]
+    fn names_of_images_are_cut_as_by_docker() {
+        let digits = "0123456789abcdef".repeat(4);
+        let id = format!("sha256:{digits}");
+        let at = |name: &str| format!("{name}@sha256:{}", "f".repeat(64));
+        for (name, want) in [
+            (id.clone(), "0123456789ab"),
+            (digits.clone(), "0123456789ab"),
+            (digits[..12].to_owned(), "0123456789ab"),
+            ("012345".to_owned(), "012345"),
+            (at("busybox"), "busybox"),
+            (at("busybox:1"), "busybox:1"),
+            (at("h.io:5000/x/y"), "h.io:5000/x/y"),
+            ("docker.io/library/busybox".to_owned(), "busybox"),
+            ("docker.io/library/busybox:1".to_owned(), "busybox:1"),
+            ("busybox:latest".to_owned(), "busybox:latest"),
+            ("busybox".to_owned(), "busybox"),
+            ("No name".to_owned(), "No name"),
+        ] {
+            assert_eq!(image_name(&name, &id), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_image_that_has_its_name_no_more_is_shown_by_its_id() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::at(folder.path().to_owned());
+        let store = Store::open(&root.images()).unwrap();
+        let make = |comment: &str, names: &[&str]| {
+            let config = json!({
+                "architecture": "amd64", "os": "linux", "config": {}, "comment": comment,
+                "rootfs": {"type": "layers", "diff_ids": []},
+            });
+            let config = ImageConfig::parse(config.to_string().as_bytes()).unwrap();
+            let names = names.iter().map(|name| Reference::parse(name).unwrap());
+            let names: Vec<_> = names.collect();
+            let lease = store.lease().unwrap();
+            store.compose(&lease, &[], config, &names).unwrap().id
+        };
+        let of = |name: &str, id: &Digest, whole: bool| {
+            let config = ContainerConfig {
+                image: name.to_owned(),
+                image_id: id.to_string(),
+                ..config('a', "x", false)
+            };
+            Names::new(&root).of(&config, whole)
+        };
+        let old = make("old", &["moves:1", "stays:1"]);
+        for (name, whole) in [("moves:1", false), ("stays:1", true)] {
+            assert_eq!(of(name, &old, whole), name);
+        }
+        let new = make("new", &["moves:1"]);
+        assert_eq!(of("moves:1", &old, false), old.short());
+        assert_eq!(of("moves:1", &old, true), old.to_string());
+        assert_eq!(of("moves:1", &new, false), "moves:1");
+        assert_eq!(of("stays:1", &old, false), "stays:1");
+        assert_eq!(of("gone", &old, false), old.short());
+        // Where there is no store that could be asked.
+        std::fs::remove_dir_all(root.images()).unwrap();
+        std::fs::write(root.images(), "").unwrap();
+        assert_eq!(of("moves:1", &old, false), "moves:1");
     }
 }

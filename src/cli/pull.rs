@@ -10,6 +10,7 @@ use images::{Digest, Platform, PullStatus, Pulled, Reference, RegistryOptions, S
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::policy::Policy;
+use super::values::given;
 use super::{output, run, variables};
 use crate::sandbox::events;
 use crate::sandbox::paths::Root;
@@ -107,7 +108,7 @@ pub fn run(args: PullArgs) -> Result<()> {
     if !args.disable_content_trust {
         bail!("--disable-content-trust=false is not supported: images are not signed");
     }
-    let platform = match &args.platform {
+    let platform = match given(&args.platform) {
         Some(text) => Platform::parse(text)?,
         None => default_platform(run::variable(PLATFORM_VARIABLE)?)?,
     };

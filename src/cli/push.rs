@@ -10,6 +10,7 @@ use images::{Digest, Platform, Reference, Store};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::policy::Policy;
+use super::values::given;
 use super::{output, pull, run, variables};
 use crate::sandbox::events;
 use crate::sandbox::paths::Root;
@@ -46,7 +47,7 @@ pub fn run(args: &PushArgs) -> Result<()> {
         bail!("--disable-content-trust=false is not supported: images are not signed");
     }
     let variable = run::variable(pull::PLATFORM_VARIABLE)?.filter(|text| !text.is_empty());
-    let platform = args.platform.as_deref().or(variable.as_deref());
+    let platform = given(&args.platform).or(variable.as_deref());
     let platform = platform.map(Platform::parse).transpose()?;
     let reference = Reference::parse(&args.name)?;
     let is_name_only = Reference::parse_name(&args.name).is_some();

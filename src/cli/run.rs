@@ -1,6 +1,8 @@
 //! `bulkhead run`, `bulkhead create`: flags and an image to a container, to a VM, and back to an exit
 //! code.
 
+mod typing;
+
 use std::env::VarError;
 use std::fs::OpenOptions;
 use std::io::{IsTerminal, Read, Write};
@@ -10,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::ArgMatches;
 use images::platform::LAST_RESORT;
-use images::registry::Settings;
+use images::registry::{Formats, Settings};
 use images::{Image, Reference, Store};
 use nix::unistd::{AccessFlags, access};
 use protocol::message::WindowSize;
@@ -122,6 +124,11 @@ fn run_parsed(flags: &Flags, options: RunOptions, began: u64) -> Result<u8> {
         forward_signals: container.forward_signals,
         detach_keys: container.detach_keys,
     };
+    if typing::is_all(&attach_options) {
+        let told = output::line(&made.config.id);
+        typing::run(&made.root, &made.folder, made.lock, phases, &attach_options)?;
+        return told.map(|()| 0);
+    }
     exit_code(run_attached(
         &made.root,
         &made.folder,
@@ -331,6 +338,20 @@ pub fn settings() -> Settings {
         ));
         Settings::default()
     })
+}
+
+/// How a list is shown: as `--format` says; without it, unless ids alone are asked for, as Docker's
+/// config.json says.
+pub fn format_of(
+    flag: Option<&str>,
+    quiet: bool,
+    configured: impl FnOnce(Formats) -> String,
+) -> Option<String> {
+    match flag.filter(|format| !format.is_empty()) {
+        Some(format) => Some(format.to_owned()),
+        None if quiet => None,
+        None => Some(configured(settings().formats)).filter(|format| !format.is_empty()),
+    }
 }
 
 /// What `--detach-keys` says; without it Docker's config.json.

@@ -1,12 +1,11 @@
 //! `bulkhead save`: images as an archive, on standard output or in a file.
 
-use std::path::PathBuf;
-
 use anyhow::{Result, bail};
 use images::Store;
 use images::archive::ArchiveError;
 
 use super::export::Output;
+use super::values::given;
 use crate::sandbox::events;
 use crate::sandbox::paths::Root;
 
@@ -15,7 +14,7 @@ use crate::sandbox::paths::Root;
 pub struct SaveArgs {
     /// Write to a file instead of standard output
     #[arg(short, long, value_name = "string")]
-    output: Option<PathBuf>,
+    output: Option<String>,
     /// Of an image for several platforms only this one; refused, there is one of each
     #[arg(long, value_name = "string")]
     platform: Option<String>,
@@ -30,10 +29,10 @@ pub struct SaveArgs {
 /// Docker's sentence when it would go to a terminal; there is no such image; nothing is left of a file
 /// that is not whole.
 pub fn run(args: &SaveArgs) -> Result<()> {
-    if args.platform.is_some() {
+    if given(&args.platform).is_some() {
         bail!("--platform is not supported: an image here is for one platform");
     }
-    let mut output = Output::open(args.output.as_deref())?;
+    let mut output = Output::open(given(&args.output))?;
     let root = Root::of_user()?;
     let store = Store::open(&root.images())?;
     let saved = images::save(&store, &args.images, &mut output);

@@ -8,6 +8,7 @@ use protocol::task::{Outcome, Task, Usage};
 use serde_json::{Map, Value, json};
 
 use super::output::{self, Column, List};
+use super::run::format_of;
 use crate::sandbox::access::Access;
 use crate::sandbox::agent::AgentError;
 use crate::sandbox::containers;
@@ -43,7 +44,7 @@ const TABLE: [&str; 8] = [
 ];
 
 /// Flags of `stats`.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct StatsArgs {
     /// Show all containers, not only running ones
     #[arg(short, long)]
@@ -67,6 +68,10 @@ pub struct StatsArgs {
 /// # Errors
 /// A container that there is not, a format that is none, or standard output is closed.
 pub fn run(args: &StatsArgs) -> Result<()> {
+    let args = &StatsArgs {
+        format: format_of(args.format.as_deref(), false, |formats| formats.stats),
+        ..args.clone()
+    };
     let root = Root::of_user()?;
     // So that a name that is none is told at once, and a format, too.
     let mut watched = Vec::new();

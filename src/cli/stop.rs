@@ -35,7 +35,9 @@ impl How {
     /// A signal that is none.
     pub fn request(&self, again: bool) -> Result<StopRequest> {
         Ok(StopRequest {
-            signal: self.signal.as_deref().map(values::signal).transpose()?,
+            signal: values::given(&self.signal)
+                .map(values::signal)
+                .transpose()?,
             timeout_s: self.timeout,
             again,
         })
@@ -55,4 +57,23 @@ pub fn run(args: &StopArgs) -> Result<()> {
         }
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_signal_is_the_containers_own() {
+        let signal = |text: &str| {
+            let how = How {
+                signal: Some(text.to_owned()),
+                timeout: None,
+            };
+            how.request(false).map(|request| request.signal)
+        };
+        assert_eq!(signal("").unwrap(), None);
+        assert_eq!(signal("HUP").unwrap(), Some(libc::SIGHUP));
+        assert!(signal("x").is_err());
+    }
 }

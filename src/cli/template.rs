@@ -3,10 +3,10 @@
 //!
 //! Called by the verbs that print objects. It knows JSON values and nothing of containers or images.
 //! Written here because the one crate for it has not been kept up and prints values otherwise than
-//! Go. Not supported and refused by name: `define`, `template`, `block`, and Go's escaping functions.
+//! Go. Not supported and refused by name: `define`, `template`, `block`.
 //!
 //! ```text
-//! text ─ lexer ─► tokens ─ parser ─► nodes ─ eval (functions, print, left_out) ─► text
+//! text ─ lexer ─► tokens ─ parser ─► nodes ─ eval (functions, verb, print, left_out) ─► text
 //! ```
 
 mod eval;
@@ -15,6 +15,7 @@ pub mod left_out;
 mod lexer;
 mod parser;
 mod print;
+mod verb;
 
 use anyhow::{Context, Result};
 use serde_json::Value;

@@ -13,7 +13,7 @@ use super::flags::{Flags, OF_UPDATE, WORDS_OF_UPDATE};
 use super::options::{Caller, Limits};
 use super::policy::Policy;
 use super::values::number;
-use super::{given, run};
+use super::{given, output, run};
 use crate::sandbox::given::Given;
 use crate::sandbox::launch::{Isolation, memory_mib};
 use crate::sandbox::paths;
@@ -37,6 +37,9 @@ pub fn run(matches: ArgMatches) -> Result<()> {
     let given = |name: &&&str| !flags.list(name).is_empty();
     if OF_UPDATE.iter().filter(given).count() == 0 {
         bail!("you must provide one or more flags when using this command");
+    }
+    for warning in flags.warnings() {
+        output::note(&format!("WARNING: {warning}"));
     }
     run::with_caller(|caller| {
         // What is wrong whatever the container is, is told once; --memory-swap alone is measured by the
@@ -246,6 +249,22 @@ mod tests {
         );
         assert_eq!(next.launch.run.resources.pids_max, None);
         assert_eq!(next.launch.memory_mib, 1088);
+    }
+
+    #[test]
+    fn a_limit_without_effect_is_warned_of() {
+        let words = ["update", "--kernel-memory", "80m", "x"];
+        let matches = update_command().try_get_matches_from(words).unwrap();
+        let flags = Flags::check(matches).unwrap();
+        let [warning] = flags.warnings()[..] else {
+            panic!("{:?}", flags.warnings());
+        };
+        assert!(
+            warning.contains("--kernel-memory is discarded"),
+            "{warning}"
+        );
+        let config = changed(&config('a', "x", false), &words[1..3]).unwrap();
+        assert_eq!(config.launch.run.resources.memory_max, None);
     }
 
     #[test]

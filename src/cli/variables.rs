@@ -1,6 +1,6 @@
 //! Environment variables that the command reads, as help shows them.
 //!
-//! Verbs name those they read; the README has the same list.
+//! Verbs name those they read; the README has the same list, and the proxies'.
 
 use super::build::{EPOCH_VARIABLE, PROGRESS_VARIABLE};
 use super::pull::{CA_VARIABLE, INSECURE_VARIABLE, PLATFORM_VARIABLE};
@@ -34,7 +34,7 @@ const ALL: [(&str, &str); 7] = [
     ),
     (
         GUEST_VARIABLE,
-        "folder of vmlinux and initramfs.cpio [default: the command's own]",
+        "folder of vmlinux, initramfs.cpio and guest-agent [default: the command's own, then ../lib/bulkhead]",
     ),
     (
         TEMPLATES_VARIABLE,

@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::output;
-use super::template::Template;
+use super::template::{Template, left_out};
 use crate::sandbox::paths::GuestFiles;
 
 /// Bytes of the file that describes the guest kernel: a few hundred are enough.
@@ -37,20 +37,7 @@ pub fn run(args: &VersionArgs) -> Result<()> {
     };
     let version = env!("CARGO_PKG_VERSION");
     if let Some(format) = args.format.as_deref().filter(|format| !format.is_empty()) {
-        // Here the two are one; scripts ask for either.
-        let side = json!({
-            "Version": version,
-            "Os": std::env::consts::OS,
-            "Arch": ARCH,
-        });
-        let all = json!({
-            "Client": side,
-            "Server": side,
-            "Version": version,
-            "AgentProtocol": protocol::PROTOCOL_VERSION,
-            "GuestKernel": kernel,
-        });
-        return output::line(&Template::parse(format)?.render(&all)?);
+        return output::line(&Template::parse(format)?.render(&all(&kernel))?);
     }
     output::line(&format!("bulkhead {version}"))?;
     output::line(&format!("agent protocol {}", protocol::PROTOCOL_VERSION))?;
@@ -67,6 +54,44 @@ pub fn run(args: &VersionArgs) -> Result<()> {
     Ok(())
 }
 
+/// Members of Docker's that mean nothing here: templates read them as empty.
+const WITHOUT_MEANING: [&str; 6] = [
+    "APIVersion",
+    "ApiVersion",
+    "BuildTime",
+    "GitCommit",
+    "GoVersion",
+    "MinAPIVersion",
+];
+
+/// What templates read.
+fn all(kernel: &Value) -> Value {
+    let version = env!("CARGO_PKG_VERSION");
+    // Here the two are one; scripts ask for either.
+    let mut client = json!({
+        "Platform": {"Name": "bulkhead"},
+        "Version": version,
+        "Os": std::env::consts::OS,
+        "Arch": ARCH,
+    });
+    for name in WITHOUT_MEANING {
+        left_out::add(&mut client, name, "".into());
+    }
+    let mut server = client.clone();
+    client["Context"] = "default".into();
+    left_out::add(&mut client, "DefaultAPIVersion", "".into());
+    server["KernelVersion"] = kernel.get("source_version").cloned().unwrap_or("".into());
+    left_out::add(&mut server, "Components", Value::Null);
+    left_out::add(&mut server, "Experimental", false.into());
+    json!({
+        "Client": client,
+        "Server": server,
+        "Version": version,
+        "AgentProtocol": protocol::PROTOCOL_VERSION,
+        "GuestKernel": kernel,
+    })
+}
+
 /// What the kernel was built from; nothing when the file can't be read.
 pub fn manifest(path: &Path) -> Value {
     let mut text = String::new();
@@ -81,6 +106,44 @@ pub fn manifest(path: &Path) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dockers_members_are_there() {
+        let render = |format: &str| {
+            let all = all(&json!({"source_version": "6.1.2"}));
+            Template::parse(format).unwrap().render(&all).unwrap()
+        };
+        for (format, want) in [
+            ("{{.Server.KernelVersion}}", "6.1.2"),
+            (
+                "{{.Server.Platform.Name}}{{.Client.Platform.Name}}",
+                "bulkheadbulkhead",
+            ),
+            (
+                "{{.Client.Context}} {{.Server.Experimental}}",
+                "default false",
+            ),
+            (
+                "<{{.Client.APIVersion}}{{.Client.DefaultAPIVersion}}>",
+                "<>",
+            ),
+            ("<{{.Server.APIVersion}}{{.Server.MinAPIVersion}}>", "<>"),
+            (
+                "<{{.Server.GitCommit}}{{.Client.GoVersion}}{{.Server.BuildTime}}>",
+                "<>",
+            ),
+            ("{{if .Server.Components}}some{{end}}", ""),
+            (
+                "{{json .Server}}",
+                &format!(
+                    r#"{{"Arch":"amd64","KernelVersion":"6.1.2","Os":"linux","Platform":{{"Name":"bulkhead"}},"Version":"{}"}}"#,
+                    env!("CARGO_PKG_VERSION")
+                ),
+            ),
+        ] {
+            assert_eq!(render(format), want, "{format}");
+        }
+    }
 
     #[test]
     fn a_damaged_manifest_is_none() {

@@ -7,9 +7,10 @@ use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
 use super::filter::Filters;
-use super::inspect::Form;
+use super::inspect::{Form, fail_with};
 use super::output::{self, Column, List};
 use super::prune;
+use super::run::format_of;
 use super::values::{lines, mount};
 use crate::sandbox::paths::Root;
 use crate::sandbox::volumes::{Volume, Volumes};
@@ -56,9 +57,28 @@ pub struct CreateArgs {
     /// Options of a driver; `local` has none here
     #[arg(short, long, value_name = "map")]
     opt: Vec<String>,
+    /// The name, as it was given before it had a place of its own
+    #[arg(long = "name", hide = true, value_name = "string", default_value = "")]
+    old_name: String,
     /// Name; 64 random digits when absent
     #[arg(value_name = "VOLUME")]
     name: Option<String>,
+}
+
+impl CreateArgs {
+    /// The name that was given, in either way.
+    ///
+    /// # Errors
+    /// In both.
+    fn name(&self) -> Result<Option<&str>> {
+        match (self.old_name.as_str(), self.name.as_deref()) {
+            ("", name) => Ok(name.filter(|name| !name.is_empty())),
+            (name, None) => Ok(Some(name)),
+            (_, Some(_)) => bail!(
+                "conflicting options: cannot specify a volume-name through both --name and as a positional arg"
+            ),
+        }
+    }
 }
 
 /// Flags of `volume inspect`.
@@ -116,6 +136,7 @@ fn lock() -> Result<Volumes> {
 }
 
 fn create(args: &CreateArgs) -> Result<()> {
+    let name = args.name()?;
     mount::check_driver(&args.driver)?;
     if let Some(option) = args.opt.first() {
         bail!("--opt {option} is not supported: a volume is a folder of the state root");
@@ -126,7 +147,7 @@ fn create(args: &CreateArgs) -> Result<()> {
         .map(|label| lines::label(label))
         .collect::<Result<_>>()?;
     let volumes = lock()?;
-    let volume = match args.name.as_deref().filter(|name| !name.is_empty()) {
+    let volume = match name {
         Some(name) => volumes.create(name, &labels)?,
         None => volumes.create_anonymous(&labels, None)?,
     };
@@ -159,15 +180,15 @@ pub fn find(root: &Root, name: &str) -> Result<Option<Value>> {
 fn inspect(args: &InspectArgs) -> Result<()> {
     let form = Form::parse(args.format.as_deref())?;
     let volumes = lock()?;
-    let (mut found, mut missing) = (Vec::new(), None);
+    let (mut found, mut failed) = (Vec::new(), Vec::new());
     for name in &args.names {
         match volumes.get(name) {
             Ok(volume) => found.push(shown(&volumes, &volume)),
-            Err(error) => missing = missing.or(Some(error)),
+            Err(error) => failed.push(error),
         }
     }
-    form.show(&found, |value| Ok(value.clone()), output::line)?;
-    missing.map_or(Ok(()), Err)
+    failed.extend(form.show(&found, |value| Ok(value.clone()), output::line)?);
+    fail_with(failed)
 }
 
 fn ls(args: &LsArgs) -> Result<()> {
@@ -180,10 +201,13 @@ fn ls(args: &LsArgs) -> Result<()> {
             rows.push(row(&volumes, &volume));
         }
     }
+    let format = format_of(args.format.as_deref(), args.quiet, |formats| {
+        formats.volumes
+    });
     let list = List {
         columns: &COLUMNS,
         table: &["Driver", "Name"],
-        format: args.format.as_deref(),
+        format: format.as_deref(),
         only: args.quiet.then_some("Name"),
     };
     list.print(&rows)
@@ -206,7 +230,9 @@ fn row(volumes: &Volumes, volume: &Volume) -> Map<String, Value> {
         unknown(),
     ];
     let names = COLUMNS.iter().map(|(name, _)| (*name).to_owned());
-    names.zip(values.map(|value| json!(value))).collect()
+    let mut row: Map<_, _> = names.zip(values.map(|value| json!(value))).collect();
+    row.insert(output::LABEL.to_owned(), json!(volume.labels));
+    row
 }
 
 fn rm(args: &RmArgs) -> Result<()> {
@@ -245,6 +271,8 @@ fn is_wanted(filters: &Filters, volume: &Volume, is_used: bool) -> Result<bool> 
 
 #[cfg(test)]
 mod tests {
+    use clap::{Args, FromArgMatches};
+
     use super::*;
 
     fn volume(name: &str, labels: &[(&str, &str)]) -> Volume {
@@ -263,6 +291,36 @@ mod tests {
         let texts: Vec<String> = filters.iter().map(|text| (*text).to_owned()).collect();
         let filters = Filters::parse(&texts, "-f, --filter", &KEYS)?;
         is_wanted(&filters, volume, is_used)
+    }
+
+    #[test]
+    fn the_name_is_given_once() {
+        let command = CreateArgs::augment_args(clap::Command::new("create"));
+        let named = |words: &[&str]| {
+            let words = std::iter::once(&"create").chain(words);
+            let matches = command.clone().try_get_matches_from(words).unwrap();
+            let args = CreateArgs::from_arg_matches(&matches).unwrap();
+            args.name().map(|name| name.map(str::to_owned))
+        };
+        for (words, want) in [
+            (&[][..], None),
+            (&[""], None),
+            (&["x"], Some("x")),
+            (&["--name", "x"], Some("x")),
+            (&["--name", "", "x"], Some("x")),
+        ] {
+            assert_eq!(named(words).unwrap().as_deref(), want, "{words:?}");
+        }
+        let error = named(&["--name", "x", "y"]).unwrap_err().to_string();
+        assert!(error.starts_with("conflicting options: cannot specify a volume-name"));
+    }
+
+    #[test]
+    fn single_labels_are_in_the_list() {
+        let folder = tempfile::tempdir().unwrap();
+        let volumes = Volumes::lock(&Root::at(folder.path().to_owned())).unwrap();
+        let row = row(&volumes, &volume("data", &[("tier", "web")]));
+        assert_eq!(row[output::LABEL]["tier"], "web");
     }
 
     #[test]

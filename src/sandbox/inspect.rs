@@ -1,5 +1,6 @@
 //! What `inspect` shows of a container, in Docker's shape, with one key of our own: `Bulkhead`,
 //! the machine's size and when each step of the last start was done.
+//! Called by `cli/inspect`. It goes by what is on record, and asks no supervisor.
 
 use std::path::Path;
 
@@ -145,6 +146,12 @@ pub fn left_out() -> Vec<(&'static str, &'static str, Value)> {
         (config, "Shell", Value::Null),
         (config, "StopTimeout", Value::Null),
     ]
+}
+
+/// As [`left_out`], of each of its mounts: only volumes have them.
+#[must_use]
+pub fn left_out_of_mounts() -> [(&'static str, Value); 2] {
+    [("Name", json!("")), ("Driver", json!(""))]
 }
 
 fn health_of(health: &Health) -> Value {

@@ -1,11 +1,11 @@
-//! Nodes and a value to text.
+//! Nodes and a value to text. Called by [`super`]; it knows no function, it is handed what calls them.
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::functions::{self, Call};
+use super::functions::Call;
 use super::parser::{Base, Block, Node, Operand, Pipeline};
-use super::print::{action, holds, nothing, sorted};
+use super::print::{action, holds, is_map, nothing, sorted};
 
 /// Fills the nodes from `value`; `call` calls the functions.
 ///
@@ -15,6 +15,7 @@ pub fn render(nodes: &[Node], value: &Value, call: Call) -> Result<String> {
     let mut scope = Scope {
         variables: vec![(String::new(), value.clone())],
         out: String::new(),
+        is_missing: false,
         call,
     };
     scope.list(nodes, value)?;
@@ -33,6 +34,8 @@ struct Scope {
     /// The newest last; the first is `$`.
     variables: Vec<(String, Value)>,
     out: String,
+    /// Whether a map was asked for a key that it does not have, since the last action began.
+    is_missing: bool,
     call: Call,
 }
 
@@ -45,9 +48,11 @@ impl Scope {
                     Flow::On
                 }
                 Node::Print(pipeline) => {
+                    self.is_missing = false;
                     let value = self.pipeline(pipeline, dot)?;
                     if pipeline.names.is_empty() {
-                        match pipeline.last_field().filter(|_| value.is_null()) {
+                        let is_nothing = value.is_null() && !self.is_missing;
+                        match pipeline.last_field().filter(|_| is_nothing) {
                             Some(name) => self.out.push_str(nothing(name)),
                             None => self.out.push_str(&action(&value)),
                         }
@@ -168,7 +173,7 @@ impl Scope {
                 ([], None) => Ok(value),
                 // `.Label "key"`: lists have it as a function of the row.
                 ([key], None) if value.is_object() => {
-                    functions::index(&[value, self.operand(key, dot)?])
+                    (self.call)("index", &[value, self.operand(key, dot)?])
                 }
                 _ => bail!("can't give argument to non-function"),
             };
@@ -208,8 +213,16 @@ impl Scope {
                 value
             }
         };
-        for name in &operand.fields {
-            value = field(&value, name)?;
+        let owners = std::iter::once("").chain(operand.fields.iter().map(String::as_str));
+        for (owner, name) in owners.zip(&operand.fields) {
+            value = match field(&value, name, is_map(owner))? {
+                Some(value) => value,
+                // As in Go, where what is further behind a key that is not there is not there either.
+                None => {
+                    self.is_missing = true;
+                    return Ok(Value::Null);
+                }
+            };
         }
         Ok(value)
     }
@@ -224,15 +237,17 @@ impl Scope {
     }
 }
 
-/// Members of objects begin with a capital, as Go's fields do: one that is missing is a mistake.
-/// Any other name is a key of a map (a label), which may be missing.
-fn field(value: &Value, name: &str) -> Result<Value> {
+/// Members of objects begin with a capital, as Go's fields do: one that is missing is a mistake. Any other
+/// name, and whatever is asked of a map, is a key (a label), which may be missing.
+fn field(value: &Value, name: &str, of_map: bool) -> Result<Option<Value>> {
     match value {
         Value::Object(map) => match map.get(name) {
-            Some(value) => Ok(value.clone()),
-            None if !name.starts_with(char::is_uppercase) => Ok(Value::Null),
+            Some(value) => Ok(Some(value.clone())),
+            None if of_map || !name.starts_with(char::is_uppercase) => Ok(None),
             None => bail!("map has no entry for key \"{name}\""),
         },
+        // What has no labels, say: a map that is not there.
+        Value::Null if of_map => Ok(None),
         Value::Null => bail!("nil data; no entry for key \"{name}\""),
         other => bail!("can't evaluate field {name} in {}", action(other)),
     }

@@ -1,4 +1,5 @@
-//! Functions: Go's own, and those that Docker adds.
+//! Functions: Go's own, and those that Docker adds. [`super`] hands them to `eval`; `parser` asks for their
+//! names.
 
 use std::cmp::Ordering;
 
@@ -6,7 +7,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::left_out;
-use super::print::{holds, plain, quoted, sorted};
+use super::print::{holds, plain, sorted};
+use super::verb::Verb;
 
 /// All of them; `and` and `or` evaluate only what they need, and are not called.
 pub const NAMES: [&str; 26] = [
@@ -97,6 +99,11 @@ pub fn call_in_header(name: &str, args: &[Value]) -> Result<Value> {
     match (name, args) {
         ("json" | "lower" | "title" | "upper", [header])
         | ("join" | "split" | "truncate", [header, _]) => Ok(header.clone()),
+        // A single label's: the last part of its name.
+        ("index", [Value::Object(none), Value::String(label)]) if none.is_empty() => {
+            let last = label.rsplit('.').next().unwrap_or_default();
+            Ok(last.replace(['-', '_'], " ").into())
+        }
         _ => call(name, args),
     }
 }
@@ -179,10 +186,7 @@ fn length(value: &Value) -> Result<usize> {
 
 /// `index VALUE KEY…`: an element of a list or a map, and so on. A key that a map does not have
 /// gives what Go's empty string does.
-///
-/// # Errors
-/// A place that a list does not have, or what is neither list nor map.
-pub fn index(args: &[Value]) -> Result<Value> {
+fn index(args: &[Value]) -> Result<Value> {
     let (first, keys) = args.split_first().context("index of nothing")?;
     let mut value = first.clone();
     for key in keys {
@@ -257,47 +261,23 @@ fn print(args: &[Value]) -> String {
     out
 }
 
-/// The widest field of `printf`; Go's is the same.
-const WIDTH_MAX: usize = 1_000_000;
-
-/// `%s %d %v %q %t %%`, with a width and `-`.
+/// `%s %d %v %q %t %x %X %f %%`, as [`Verb`] reads and shows them.
 fn printf(format: &str, args: &[Value]) -> Result<String> {
     let mut out = String::new();
     let mut args = args.iter();
     let mut rest = format;
     while let Some((before, behind)) = rest.split_once('%') {
         out.push_str(before);
-        let verb_at = behind
-            .find(|c: char| !c.is_ascii_digit() && c != '-')
-            .context("printf: a % without a verb")?;
-        let (flags, verb) = behind.split_at(verb_at);
-        let verb_len = verb.chars().next().map_or(0, char::len_utf8);
-        rest = &verb[verb_len..];
-        let verb = &verb[..verb_len];
-        if verb == "%" {
+        let (verb, behind) = Verb::parse(behind)?;
+        rest = behind;
+        if verb.letter == '%' {
             out.push('%');
             continue;
         }
         let value = args
             .next()
-            .with_context(|| format!("printf: %{verb} has no argument"))?;
-        let shown = match verb {
-            "s" | "d" | "v" | "t" => plain(value),
-            "q" => quoted(&plain(value)),
-            _ => bail!("printf: %{verb} is not supported"),
-        };
-        let width: usize = match flags.trim_start_matches('-') {
-            "" => 0,
-            digits => digits.parse().context("printf: bad width")?,
-        };
-        if width > WIDTH_MAX {
-            bail!("printf: a width of {width} is above the limit of {WIDTH_MAX}");
-        }
-        let blanks = " ".repeat(width.saturating_sub(shown.chars().count()));
-        out.push_str(&match flags.starts_with('-') {
-            true => shown + &blanks,
-            false => blanks + &shown,
-        });
+            .with_context(|| format!("printf: %{} has no argument", verb.letter))?;
+        out.push_str(&verb.shown(value));
     }
     out.push_str(rest);
     Ok(out)

@@ -1,5 +1,6 @@
 //! Members that Go's structures have and their JSON lacks where there is no value (`omitempty`): templates
 //! read them, and what `json` makes of the whole object does not have them.
+//! Verbs add them, `output` single labels; `functions` and `print` tell them from the others.
 
 use serde_json::Value;
 

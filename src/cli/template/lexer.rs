@@ -1,4 +1,4 @@
-//! Text to pieces: plain text, and actions as tokens.
+//! Text to pieces: plain text, and actions as tokens. Called by [`super`]; it knows no grammar.
 
 use anyhow::{Context, Result, bail};
 

@@ -1,4 +1,4 @@
-//! Pieces to a tree of nodes.
+//! Pieces to a tree of nodes. Called by [`super`]; it knows no value.
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! Values as Go prints them.
+//! Values as Go prints them. Called by `eval`, `functions` and `verb`, and by the verbs to quote a text.
 
 use serde_json::Value;
 
@@ -42,17 +42,9 @@ pub fn nothing(name: &str) -> &'static str {
         "VolumesFrom",
         "Warnings",
     ];
-    const MAPS: [&str; 6] = [
-        "Data",
-        "DriverOpts",
-        "ExposedPorts",
-        "Labels",
-        "Options",
-        "Volumes",
-    ];
     if LISTS.contains(&name) {
         "[]"
-    } else if MAPS.contains(&name) {
+    } else if is_map(name) {
         "map[]"
     } else if name.starts_with(char::is_uppercase) {
         "<nil>"
@@ -62,8 +54,60 @@ pub fn nothing(name: &str) -> &'static str {
     }
 }
 
+/// Whether the member of this name is a map in Docker's structures: its keys may be missing.
+pub fn is_map(name: &str) -> bool {
+    const MAPS: [&str; 13] = [
+        "Annotations",
+        "Data",
+        "DriverOpts",
+        "ExposedPorts",
+        "Labels",
+        "Networks",
+        "Options",
+        "PortBindings",
+        "Ports",
+        "StorageOpt",
+        "Sysctls",
+        "Tmpfs",
+        "Volumes",
+    ];
+    MAPS.contains(&name)
+}
+
+/// Structures of Docker's of which one prints the values alone, by the names of their members in Go's order.
+const STRUCTURES: [&[&str]; 4] = [
+    &["HostIp", "HostPort"],
+    &["Name", "MaximumRetryCount"],
+    &["Type", "Config"],
+    &["Type", "Layers"],
+];
+
+/// The values of such a structure. A member under another name, for templates, is none of its own.
+fn structure(value: &Value) -> Option<Vec<&Value>> {
+    let members = value.as_object()?;
+    let mut known = STRUCTURES.iter();
+    let names = known.find(|names| names.iter().all(|name| members.contains_key(*name)))?;
+    let is_all = left_out::without(value).as_object()?.len() == names.len();
+    let values = names.iter().map(|name| members.get(*name));
+    values.collect::<Option<_>>().filter(|_| is_all)
+}
+
+/// A value behind its key. What stands at a port or a path is no map: a port without bindings has a list that
+/// is not there, and what is exposed or a volume has nothing at all (Go's `struct{}`).
+fn behind(key: &str, value: &Value) -> String {
+    match value {
+        Value::Null if key.contains('/') => "[]".to_owned(),
+        Value::Object(map) if map.is_empty() && key.contains('/') => "{}".to_owned(),
+        value => plain(value),
+    }
+}
+
 /// `%v`.
 pub fn plain(value: &Value) -> String {
+    if let Some(values) = structure(value) {
+        let values: Vec<String> = values.into_iter().map(plain).collect();
+        return format!("{{{}}}", values.join(" "));
+    }
     match value {
         Value::Null => "<nil>".to_owned(),
         Value::Bool(switch) => switch.to_string(),
@@ -76,7 +120,7 @@ pub fn plain(value: &Value) -> String {
         Value::Object(_) => {
             let pairs: Vec<String> = sorted(value)
                 .into_iter()
-                .map(|(key, value)| format!("{key}:{}", plain(value)))
+                .map(|(key, value)| format!("{key}:{}", behind(key, value)))
                 .collect();
             format!("map[{}]", pairs.join(" "))
         }

@@ -198,6 +198,73 @@ fn members_that_json_leaves_out_are_read_all_the_same() {
 }
 
 #[test]
+fn keys_of_maps_may_be_missing_whatever_their_case() {
+    let value = json!({
+        "Config": {"Labels": {"Vendor": "x"}, "Volumes": null},
+        "NetworkSettings": {"Networks": {"bridge": {"IPAddress": "10.0.0.2", "Links": null}}},
+    });
+    let render = |text: &str| Template::parse(text)?.render(&value);
+    for (text, want) in [
+        ("{{.Config.Labels.Vendor}}", "x"),
+        ("{{.Config.Labels.Version}}", "<no value>"),
+        ("{{.Config.Volumes.Version}}", "<no value>"),
+        ("{{.NetworkSettings.Networks.Other}}", "<no value>"),
+        (
+            "{{.NetworkSettings.Networks.Other.IPAddress}}",
+            "<no value>",
+        ),
+        ("{{with .Config.Labels.Version}}x{{end}}", ""),
+        ("{{.NetworkSettings.Networks.bridge.Links}}", "[]"),
+    ] {
+        assert_eq!(render(text).unwrap(), want, "{text}");
+    }
+    for text in [
+        "{{.Config.Version}}",
+        "{{.NetworkSettings.Networks.bridge.Version}}",
+    ] {
+        assert!(render(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn structures_are_printed_without_their_names() {
+    let mut value = json!({
+        "Config": {"ExposedPorts": {"80/tcp": {}}, "Volumes": {"/data": {}}, "Labels": {}},
+        "RestartPolicy": {"MaximumRetryCount": 0, "Name": "no"},
+        "LogConfig": {"Config": {}, "Type": "json-file"},
+        "PortBindings": {
+            "80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}],
+            "90/tcp": null,
+        },
+        "Other": {"HostIp": "", "HostPort": "", "More": ""},
+    });
+    left_out::add(
+        &mut value["PortBindings"]["80/tcp"][0],
+        "HostIP",
+        "0.0.0.0".into(),
+    );
+    for (text, want) in [
+        ("{{.Config.ExposedPorts}}", "map[80/tcp:{}]"),
+        (
+            "{{.Config.Volumes}}{{.Config.Labels}}",
+            "map[/data:{}]map[]",
+        ),
+        (
+            "{{.RestartPolicy}}{{.LogConfig}}",
+            "{no 0}{json-file map[]}",
+        ),
+        (
+            "{{.PortBindings}}",
+            "map[80/tcp:[{0.0.0.0 8080}] 90/tcp:[]]",
+        ),
+        ("{{.Other}}", "map[HostIp: HostPort: More:]"),
+    ] {
+        let template = Template::parse(text).unwrap();
+        assert_eq!(template.render(&value).unwrap(), want, "{text}");
+    }
+}
+
+#[test]
 fn functions_leave_headers_as_they_are() {
     let headers = json!({"ID": "CONTAINER ID", "Names": "NAMES"});
     let render =
