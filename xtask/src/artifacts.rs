@@ -1,6 +1,6 @@
 //! `cargo xtask artifacts`: puts the command and what it needs at run time (guest kernel,
-//! initramfs with the agent) together in `target/bulkhead`. main.rs, `test` and `demo` call it.
-//! It must not know how they are run.
+//! initramfs with the agent) together in `target/bulkhead`. main.rs, `bench`,
+//! `demo`, `hostile`, `install` and `test` call it. It must not know how they are run.
 
 use std::fs;
 use std::io::Write;

@@ -1,5 +1,5 @@
-//! Calls cargo and learns what it built. `artifacts`, `test`, `fuzz` and `ci` call it.
-//! It must not know what is built.
+//! Calls cargo and learns what it built. Every verb that builds calls it: `artifacts`, `bench`, `ci`,
+//! `fixtures`, `fuzz`, `guide` and `test`, and `hostile` for them. It must not know what is built.
 
 use std::env;
 use std::path::PathBuf;
