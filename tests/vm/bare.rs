@@ -277,10 +277,29 @@ fn accesses(log: &str) -> u64 {
     counts.max().unwrap_or_default()
 }
 
+/// Network, block, console, random numbers, balloon, vsock, file system (virtio 1.2 section 5).
+const KINDS: [u32; 7] = [1, 2, 3, 4, 5, 19, 26];
+
+/// The numbers in each line of the guest's that begins so.
+fn numbers(log: &str, begin: &str) -> Vec<Vec<u64>> {
+    log.lines()
+        .filter_map(|line| line.trim().strip_prefix("hostile: ")?.strip_prefix(begin))
+        .map(|rest| {
+            let words = rest.split(|letter: char| !letter.is_ascii_digit());
+            words.filter_map(|word| word.parse().ok()).collect()
+        })
+        .collect()
+}
+
 fn every_register_in_every_state(world: &World) -> Result<()> {
     let log = to_its_end(world, "registers", &["-v", "/tmp:/share:ro"])?;
     let count = accesses(&log);
     ensure!(count > 10_000, "{count} accesses");
+    for kind in KINDS {
+        let told = numbers(&log, &format!("device {kind} had "));
+        let enough = |numbers: &Vec<u64>| matches!(numbers[..], [count] if count > 1000);
+        ensure!(!told.is_empty() && told.iter().all(enough), "{kind}: {log}");
+    }
     Ok(())
 }
 
@@ -330,6 +349,14 @@ fn bad_rings_on_every_queue(world: &World) -> Result<()> {
         .context("it counted none")?;
     let count: u32 = told.parse().context("read a count")?;
     ensure!(count > 1500, "{count} bad rings");
+    for kind in KINDS {
+        let told = numbers(&log, &format!("device {kind} had "));
+        let enough = |numbers: &Vec<u64>| match numbers[..] {
+            [count, queues] => queues > 0 && count > 100 * queues,
+            _ => false,
+        };
+        ensure!(!told.is_empty() && told.iter().all(enough), "{kind}: {log}");
+    }
     Ok(())
 }
 
@@ -337,8 +364,7 @@ fn bad_rings_on_every_queue(world: &World) -> Result<()> {
 fn two_vcpus_race_for_every_queue(world: &World) -> Result<()> {
     let orders = format!("races {} 300", seed()?);
     let log = to_its_end(world, &orders, &["--cpus", "2", "-v", "/tmp:/share:ro"])?;
-    // Network, block (twice), console, random numbers, balloon, vsock, file system (virtio 1.2, 5).
-    for kind in [1, 2, 3, 4, 5, 19, 26] {
+    for kind in KINDS {
         let line = format!("hostile: device {kind} raced for");
         ensure!(log.contains(&line), "not for {kind}: {log}");
     }
@@ -347,8 +373,25 @@ fn two_vcpus_race_for_every_queue(world: &World) -> Result<()> {
 
 fn bad_requests_to_every_device(world: &World) -> Result<()> {
     let log = to_its_end(world, &format!("devices {}", seed()?), &[])?;
-    for line in ["block of ", "2000 frames", "300 balloon requests"] {
+    for line in [
+        "2000 frames",
+        "300 balloon requests",
+        "200 console requests",
+    ] {
         ensure!(log.contains(&format!("hostile: {line}")), "{line}: {log}");
+    }
+    // Of all requests most are no disk's; what only reads is done, where it is as it should be.
+    for (kind, writes_min) in [("read-only", 100), ("writable", 0)] {
+        let told = numbers(&log, &format!("{kind} block of "));
+        ensure!(!told.is_empty(), "no {kind} disk: {log}");
+        for numbers in told {
+            let [_, done, refused, writes, wrong] = numbers[..] else {
+                bail!("{numbers:?}: {log}");
+            };
+            ensure!(wrong == 0, "{wrong} were done: {log}");
+            ensure!(done > 20 && refused > 500, "{done}, {refused}: {log}");
+            ensure!(writes >= writes_min, "{writes} writes refused: {log}");
+        }
     }
     let most = log
         .lines()

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Read;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -11,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use harness::{Invocation, Output, Sandbox, web};
 use rustix::process::Signal;
 
+use crate::network::Server;
 use crate::tenant;
 use crate::world::World;
 
@@ -378,10 +380,24 @@ fn files_of_the_web_are_added(world: &World) -> Result<()> {
     let out = build(&vm, &missing, &[])?.code(1)?;
     ensure!(out.stderr.contains("with status 404"), "{out}");
     // The host asks for it, and not what only the host reaches.
-    for host in ["127.0.0.1", "localhost", "169.254.169.254"] {
-        let private = format!("FROM busybox\nADD http://{host}:{port}/file.txt /\n");
-        build(&vm, &private, &[])?.code(1)?;
+    let server = Server::at(Ipv4Addr::UNSPECIFIED.into())?;
+    let address = |host: &str| format!("FROM busybox\nADD http://{host}:{}/f /\n", server.port);
+    let reach = "is out of a build's reach";
+    for (host, sentence) in [
+        ("127.0.0.1", reach),
+        ("0.0.0.0", reach),
+        ("[::ffff:127.0.0.1]", reach),
+        ("169.254.169.254", reach),
+        ("localhost", "the name leads to an address that"),
+    ] {
+        let out = build(&vm, &address(host), &[])?.code(1)?;
+        ensure!(out.stderr.contains(sentence), "{host}: {out}");
     }
+    assert_eq!(server.visitors(), 0);
+    // That it could have come is seen by the host's own.
+    let host = web::host_address()?.to_string();
+    build(&vm, &address(&host), &[])?.code(0)?;
+    assert!(server.visitors() > 0);
     Ok(())
 }
 
@@ -554,13 +570,7 @@ fn nothing_of_the_host_is_reached(world: &World) -> Result<()> {
         )?,
         "../../outside\nnone\n"
     );
-    // A bind mount shows what a copy would.
-    let out = build(
-        &vm,
-        "FROM busybox\nRUN --mount=source=absolute,target=/m cat /m/file\n",
-        &[],
-    )?;
-    ensure!(out.code != 0 && !out.stderr.contains(mark), "{out}");
+    mounts_reach_nothing(&vm, &deep)?;
     // An archive on standard input whose links lead out.
     let script = format!(
         "mkdir t && cd t && ln -s {deep}/file Dockerfile && ln -s {deep} d && \
@@ -574,11 +584,99 @@ fn nothing_of_the_host_is_reached(world: &World) -> Result<()> {
          printf 'FROM busybox\\nCOPY d/ /d/\\n' > Dockerfile && tar -rf ../u.tar Dockerfile && \
          bulkhead build - < ../u.tar"
     );
-    vm.shell(&script).output()?;
+    let out = vm.shell(&script).output()?;
+    let refusal = "d/planted is below a symbolic link or a file, and nothing is written through it";
+    ensure!(out.code == 1 && out.stderr.contains(refusal), "{out}");
     ensure!(
         !outside.join("planted").exists(),
         "a file of the host was made"
     );
+    Ok(())
+}
+
+/// Mounts whose words lead out of the context, of a stage or of where caches are: each is refused with
+/// its sentence, or shows what is the build's own.
+fn mounts_reach_nothing(vm: &Sandbox, deep: &str) -> Result<()> {
+    let files = || -> Result<String> {
+        let script = "cd .. && find outside work/c ! -name Dockerfile \
+            -printf '%p %y %m %U %s %T@ %l\n' -type f -exec sha256sum {} ';' | sort";
+        vm.shell(script).output()?.only_stdout()
+    };
+    let before = files()?;
+    let (empty, real) = (Ok(" saw:\n"), Ok(" saw: x\n"));
+    let outside = Err("forbidden path outside the build context: /");
+    let nothing = Err("file not found in build context or excluded by .dockerignore: stat /");
+    let not_there = Err("outside: not found");
+    let mut wrong = Vec::new();
+    for (mount, target, expected) in [
+        ("type=cache,id=../../outside", "/m", empty),
+        ("type=cache,id={deep}", "/m", empty),
+        ("type=cache,sharing=private,id=../..", "/m", empty),
+        // A link of the image's to such a folder.
+        ("type=cache", "/l", empty),
+        ("type=cache", "/l/below", empty),
+        ("type=tmpfs", "/l", empty),
+        ("type=bind,rw,source=real", "/l", real),
+        ("type=bind,rw,source=real", "/m", real),
+        ("type=bind,source=absolute", "/m", outside),
+        ("type=bind,source=relative/file", "/m", outside),
+        ("type=bind,source=file", "/m", outside),
+        ("type=bind,source=magic{deep}", "/m", outside),
+        ("type=bind,source=../outside", "/m", nothing),
+        ("type=bind,source=real/../../../outside", "/m", nothing),
+        ("type=bind,source={deep}", "/m", nothing),
+        (
+            "type=bind,from=made,source=/l",
+            "/m",
+            Err(": /l: not found"),
+        ),
+        (
+            "type=bind,from=made,source=/l/file",
+            "/m",
+            Err(": /l/file: not found"),
+        ),
+        ("type=bind,from=made,source=../../..{deep}", "/m", not_there),
+        (
+            "type=bind,from=made,source=/proc/1/root{deep}",
+            "/m",
+            not_there,
+        ),
+        (
+            "type=bind,from={deep}",
+            "/m",
+            Err("failed to parse stage name"),
+        ),
+        (
+            "type=bind,from=../outside",
+            "/m",
+            Err("failed to parse stage name"),
+        ),
+        (
+            "type=cache,from=made,source=/l",
+            "/m",
+            Err("is not supported"),
+        ),
+        (
+            "type=secret,required,id=../../outside/file",
+            "/m",
+            Err("secret ../../outside/file: not found"),
+        ),
+    ] {
+        let mount = mount.replace("{deep}", deep);
+        let dockerfile = format!(
+            "FROM busybox AS made\nRUN ln -s {deep} /l\nFROM made\n\
+             RUN --mount={mount},target={target} echo saw: $(ls {target}) && touch {target}/planted\n"
+        );
+        let out = build(vm, &dockerfile, &["--no-cache"])?;
+        let is_so = match expected {
+            Ok(seen) => out.code == 0 && out.stderr.contains(seen),
+            Err(sentence) => out.code == 1 && out.stderr.contains(sentence),
+        };
+        if !is_so || out.stderr.contains("a file of the host") || files()? != before {
+            wrong.push(format!("{mount}: {out}"));
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }
 

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::differential::oracle;
+use crate::hostile;
 use crate::world::World;
 use list::{Case, Part};
 
@@ -53,7 +54,22 @@ struct Answer {
 /// ten seconds, and all of them as long as every other test together.
 const ONE_OF: usize = 8;
 
-/// A test for each entry, or, unless `all` are wanted, for some of each list: the same ones each time.
+/// The one of these whose turn it is: of those that need no engine, for which what it answered is there.
+/// Where there are none, the first is asked.
+fn in_turn(mut cases: Vec<Case>, turn: usize) -> Option<Case> {
+    let is_answered = |case: &Case| {
+        let question = question(case).ok()?;
+        oracle::known::<Vec<Answer>>(&answer_name(case), &question)
+    };
+    let answered: Vec<usize> = (0..cases.len())
+        .filter(|at| cases[*at].expected.is_some() || is_answered(&cases[*at]).is_some())
+        .collect();
+    let chosen = turn.checked_rem(answered.len()).map(|at| answered[at]);
+    (!cases.is_empty()).then(|| cases.swap_remove(chosen.unwrap_or(0)))
+}
+
+/// A test for each entry, or, unless `all` are wanted, for some of each list, in turn as the hostile
+/// images are.
 pub(crate) fn trials(world: &Arc<World>, all: bool) -> Vec<Trial> {
     let mut trials = Vec::new();
     let mut count = 0;
@@ -67,10 +83,19 @@ pub(crate) fn trials(world: &Arc<World>, all: bool) -> Vec<Trial> {
             }
         };
         count += cases.len();
-        let step = if all { 1 } else { ONE_OF };
-        trials.extend(cases.into_iter().step_by(step).map(|case| {
+        let mut rest = cases.into_iter();
+        let chosen: Vec<Case> = if all {
+            rest.collect()
+        } else {
+            let some = || Some(rest.by_ref().take(ONE_OF).collect());
+            std::iter::from_fn(some)
+                .map_while(|some| in_turn(some, hostile::turn()))
+                .collect()
+        };
+        trials.extend(chosen.into_iter().map(|case| {
             let world = Arc::clone(world);
             Trial::test(format!("builds::{}", case.name), move || {
+                let _beside = world.beside_others();
                 compare(&world, &case).map_err(|error| Failed::from(format!("{error:#}")))
             })
         }));
@@ -177,10 +202,18 @@ fn on_bulkhead(world: &World, case: &Case) -> Result<Vec<Answer>> {
 }
 
 /// What the engine says, now or in an earlier run.
-fn asked(world: &World, case: &Case) -> Result<Vec<Answer>> {
-    let name = format!("build-{}", case.name.replace("::", "-"));
+/// By which an answer is kept.
+fn answer_name(case: &Case) -> String {
+    format!("build-{}", case.name.replace("::", "-"))
+}
+
+fn question(case: &Case) -> Result<String> {
     let text = format!("changes of busybox: {}", case.text);
-    let question = oracle::question_of_any_kernel(&text)?;
+    oracle::question_of_any_kernel(&text)
+}
+
+fn asked(world: &World, case: &Case) -> Result<Vec<Answer>> {
+    let (name, question) = (answer_name(case), question(case)?);
     let answers = match oracle::known(&name, &question) {
         Some(answers) => answers,
         None => {

@@ -322,8 +322,13 @@ fn a_terminated_command_hands_the_signal_on(world: &World) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn mounts() -> Result<String> {
-    fs::read_to_string("/proc/self/mounts").context("read the mounts")
+/// The host's mounts that have to do with the sandbox: other tests run beside.
+pub(crate) fn mounts(vm: &Sandbox) -> Result<Vec<String>> {
+    let all = fs::read_to_string("/proc/self/mountinfo").context("read the mounts")?;
+    let root = fs::canonicalize(vm.root()).context("find the state root")?;
+    let places = [vm.folder(), &root].map(|place| place.display().to_string());
+    let is_own = |line: &&str| places.iter().any(|place| line.contains(place));
+    Ok(all.lines().filter(is_own).map(str::to_owned).collect())
 }
 
 /// Whether a process with these words runs.

@@ -49,6 +49,7 @@ pub(crate) fn trials(world: &Arc<World>) -> Vec<Trial> {
         .map(|case| {
             let world = Arc::clone(world);
             Trial::test(format!("differential::{}", case.name), move || {
+                let _beside = world.beside_others();
                 compare(&world, &case).map_err(|error| Failed::from(format!("{error:#}")))
             })
         })

@@ -2,7 +2,7 @@
 //! that jumps. Nothing leaks, what is said is one sentence, and the same command without the fault works.
 //! kill -9 of processes of a container is in `kills` and `races`, too, of commands in `pulling` and `build`.
 
-mod clock;
+pub(crate) mod clock;
 mod killed;
 mod limited;
 mod scarce;

@@ -3,7 +3,7 @@
 //! into, exported, committed, built upon. After each the host is as it was; at the end of a family all of
 //! an emulated host is, and the container next to it has gone on. A test a family.
 //!
-//! Which of the images have their turn goes by a number ([`seed`]), another one each day.
+//! Which of the images have their turn goes by a number ([`turn`]), another one each day.
 
 mod cost;
 mod host;
@@ -44,7 +44,7 @@ const FAMILIES: [(&str, &[u8], (usize, usize)); 18] = [
     ("paths", &[1], (0, 1)),
 ];
 
-/// Names the number, see [`seed`].
+/// Names the number, see [`turn`].
 const TURN_VARIABLE: &str = "BULKHEAD_HOSTILE_TURN";
 
 /// In a filter and in the names of tests: [`Depth::EveryVerb`].
@@ -71,8 +71,9 @@ struct Extent {
     is_alone: bool,
 }
 
-/// The number that chooses the cases: what the variable says (`cargo xtask test` hands it on), else the day.
-fn seed() -> usize {
+/// The number that chooses the cases, also those of `builds`: what the variable says (`cargo xtask test`
+/// hands it on), else the day.
+pub(crate) fn turn() -> usize {
     const DAY_S: u64 = 24 * 60 * 60;
     let Ok(text) = std::env::var(TURN_VARIABLE) else {
         let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
@@ -95,7 +96,7 @@ pub(crate) fn trials(world: &Arc<World>, filter: Option<&str>, is_alone: bool) -
     };
     let extent = Extent {
         depth,
-        seed: seed(),
+        seed: turn(),
         is_alone,
     };
     println!("hostile: chosen by {TURN_VARIABLE}={}", extent.seed);
@@ -112,6 +113,7 @@ pub(crate) fn trials(world: &Arc<World>, filter: Option<&str>, is_alone: bool) -
     let trial = |(name, classes, share)| {
         let world = Arc::clone(world);
         Trial::test(format!("{of}::{name}"), move || {
+            let _beside = world.beside_others();
             family(&world, classes, share, extent)
                 .map_err(|error| Failed::from(format!("{error:#}")))
         })

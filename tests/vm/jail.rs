@@ -15,6 +15,10 @@ use crate::life::text;
 use crate::tenant::{self, GroupsDevice};
 use crate::world::World;
 
+mod beside;
+
+use beside::{check_files, check_passt};
+
 crate::tests![
     a_container_of_root_is_shut_in,
     a_container_of_an_ordinary_user_is_shut_in,
@@ -192,7 +196,7 @@ fn check_vmm(vm: &Sandbox, user: Option<u32>) -> Result<()> {
     names.sort();
     // KVM's own, of which Linux 6.14 and later have one in the process.
     names.retain(|name| name != "kvm-nx-lpage-re\n");
-    assert_eq!(names, ["bulkhead\n", "vcpu0\n"]);
+    assert_eq!(names, ["bulkhead\n", "disk0\n", "disk1\n", "vcpu0\n"]);
     assert_eq!(vmm.own_namespaces()?, NAMESPACES);
     assert_eq!(vmm.names("root")?, Vec::<String>::new());
     let mounts = vmm.read("mountinfo")?;
@@ -202,8 +206,8 @@ fn check_vmm(vm: &Sandbox, user: Option<u32>) -> Result<()> {
     // Of root, whoever it belongs to: it may not be looked into.
     assert_eq!(fs::metadata(vmm.0.join("fd"))?.uid(), 0);
     for (name, most) in [
-        // The vCPU's, the event loop's and KVM's own.
-        ("Max processes", 3),
+        // The vCPU's, the event loop's, KVM's own and one for each of two disks.
+        ("Max processes", 5),
         ("Max core file size", 0),
         ("Max locked memory", 0),
         ("Max open files", 420),
@@ -226,9 +230,6 @@ fn check_vmm(vm: &Sandbox, user: Option<u32>) -> Result<()> {
     }
     Ok(())
 }
-
-/// What the file server keeps for its guest's users (`file-server/src/jail.rs`).
-const OF_FILES: &str = "00000000800000db";
 
 /// What root's supervisor keeps (`src/sandbox/supervisor/confinement.rs`).
 const OF_ROOTS_SUPERVISOR: &str = "0000000000001004";
@@ -275,47 +276,6 @@ fn each_process_asks_for_landlock(world: &World) -> Result<()> {
             ids.iter().any(is_restricted) || ids.iter().any(has_none),
             "{verb} {ids:?}: {calls}"
         );
-    }
-    Ok(())
-}
-
-/// The file server: the process that waits, and its child in namespaces of its own.
-fn check_files(vm: &Sandbox, user: Option<u32>) -> Result<()> {
-    let all = vm.processes()?;
-    let ids = all.iter().filter(|process| process.has_verb("__files"));
-    let mut both: Vec<Seen> = ids.map(|process| Seen::at(process.id)).collect();
-    both.sort_by_key(|process| process.own_namespaces().map_or(0, |own| own.len()));
-    let [waiter, server] = both.as_slice() else {
-        anyhow::bail!("not two processes of a file server: {all:?}");
-    };
-    if user.is_none() {
-        waiter.is_powerless()?;
-    }
-    for process in [waiter, server] {
-        for thread in process.names("task")? {
-            process.is_filtered(&thread)?;
-        }
-    }
-    let threads = server.names("task")?;
-    assert_eq!(threads.len(), 5, "{threads:?}");
-    for thread in threads {
-        for set in ["CapPrm", "CapEff", "CapBnd"] {
-            assert_eq!(server.status(&thread, set)?, OF_FILES, "{set}");
-        }
-    }
-    let own = server.own_namespaces()?;
-    let wanted: &[&str] = match user {
-        Some(_) => &["user", "mnt", "pid", "net", "ipc", "uts"],
-        None => &["mnt", "pid", "net", "ipc", "uts"],
-    };
-    assert_eq!(own, wanted);
-    let mut root = server.names("root")?;
-    root.sort();
-    assert_eq!(root, ["fd", "shares"]);
-    assert_eq!(fs::metadata(server.0.join("fd"))?.uid(), 0);
-    assert_eq!(server.limit("Max core file size")?, "0 0");
-    for process in [waiter, server] {
-        assert_eq!(process.read("environ")?, "");
     }
     Ok(())
 }
@@ -367,31 +327,8 @@ fn launcher_thread(launcher: &Seen) -> Result<String> {
     Ok(thread)
 }
 
-/// passt, which shuts itself in.
-fn check_passt(vm: &Sandbox) -> Result<()> {
-    let supervisor = vm.wait_for_process("__supervisor")?.id;
-    let passts = crate::network::passts(supervisor)?;
-    ensure!(passts.len() == 1, "{passts:?}");
-    let passt = Seen::at(passts[0]);
-    assert_eq!(
-        passt.status(&passts[0].to_string(), "CapEff")?,
-        "0000000000000000"
-    );
-    assert_eq!(
-        passt.status(&passts[0].to_string(), "CapPrm")?,
-        "0000000000000000"
-    );
-    passt.is_filtered(&passts[0].to_string())?;
-    assert_eq!(passt.read("environ")?, "");
-    let own = passt.own_namespaces()?;
-    for name in ["user", "mnt", "ipc", "uts"] {
-        assert!(own.contains(&name), "{name}: {own:?}");
-    }
-    assert_eq!(passt.names("root")?, Vec::<String>::new());
-    Ok(())
-}
-
-/// Flags of a container that has everything.
+/// Flags of a container that has everything: its shares are one that is written, and the same one that
+/// is not.
 fn flags(vm: &Sandbox) -> Result<Vec<String>> {
     let share = vm.work().join("share");
     fs::create_dir_all(&share).context("make a share")?;
@@ -403,6 +340,7 @@ fn flags(vm: &Sandbox) -> Result<Vec<String>> {
         "cc".to_owned(),
         format!("-p={port}:80"),
         format!("-v={}:/share", share.display()),
+        format!("-v={}:/fixed:ro", share.display()),
         "busybox".to_owned(),
         "sleep".to_owned(),
         "1000".to_owned(),
@@ -417,14 +355,14 @@ fn a_container_of_root_is_shut_in(world: &World) -> Result<()> {
     vm.bulkhead(flags(&vm)?).output()?.code(0)?;
     check_vmm(&vm, None)?;
     check_files(&vm, None)?;
-    check_passt(&vm)?;
+    check_passt(&vm, None)?;
     check_supervisor(&vm, None)?;
     text(&vm, &["exec", "cc", "touch", "/share/file"])?;
     // What the launcher starts is as what the supervisor started.
     text(&vm, &["restart", "-t", "0", "cc"])?;
     check_vmm(&vm, None)?;
     check_files(&vm, None)?;
-    check_passt(&vm)?;
+    check_passt(&vm, None)?;
     text(&vm, &["exec", "cc", "touch", "/share/again"])?;
     text(&vm, &["rm", "-f", "cc"])?;
     fs::remove_dir_all(vm.work().join("share"))?;
@@ -450,13 +388,13 @@ fn a_container_of_an_ordinary_user_is_shut_in(world: &World) -> Result<()> {
     as_user(&flags.join(" "))?.code(0)?;
     check_vmm(&vm, Some(id))?;
     check_files(&vm, Some(id))?;
-    check_passt(&vm)?;
+    check_passt(&vm, Some(id))?;
     check_supervisor(&vm, Some(id))?;
     as_user("exec cc touch /share/file")?.code(0)?;
     as_user("restart -t 0 cc")?.code(0)?;
     check_vmm(&vm, Some(id))?;
     check_files(&vm, Some(id))?;
-    check_passt(&vm)?;
+    check_passt(&vm, Some(id))?;
     as_user("exec cc touch /share/again")?.code(0)?;
     as_user("rm -f cc")?.code(0)?;
     drop(device);
@@ -479,7 +417,7 @@ fn a_passt_that_does_not_end_is_ended(world: &World) -> Result<()> {
     text(&vm, &["restart", "-t", "0", "cc"])?;
     let now = passts()?;
     assert!(now.len() == 1 && now != [first], "{first}: {now:?}");
-    check_passt(&vm)?;
+    check_passt(&vm, None)?;
     text(&vm, &["update", "--cpuset-cpus", "0", "cc"])?;
     let vmm = Seen::of(&vm, "__vmm")?;
     for thread in vmm.names("task")? {
@@ -557,7 +495,7 @@ fn a_vm_of_root_has_a_control_group(world: &World) -> Result<()> {
     let memory = ((200_u64 + 64 + 256 + 256 + 2048) << 20) + page_tables(200 + 64);
     let memory = memory.to_string();
     let weight = limits_of(&group)?[3].clone();
-    let limits = [&memory, "20", "125000 100000", &weight];
+    let limits = [&memory, "22", "125000 100000", &weight];
     assert_eq!(limits_of(&group)?, limits);
     assert!(weight.parse::<u64>()? < 100, "{weight}");
     text(&vm, &["update", "--cpus", "1", "cc"])?;
@@ -567,7 +505,7 @@ fn a_vm_of_root_has_a_control_group(world: &World) -> Result<()> {
     assert_eq!(group_of(&vm, "/bulkhead", 3)?, group);
     assert_eq!(
         limits_of(&group)?,
-        [&memory, "20", "175000 100000", &weight]
+        [&memory, "22", "175000 100000", &weight]
     );
     text(&vm, &["update", "--cpus", "0.5", "cc"])?;
     assert_eq!(limits_of(&group)?[2], "125000 100000");
@@ -657,7 +595,7 @@ fn a_vm_of_a_user_has_a_control_group_where_there_is_one_to_divide(world: &World
     let group = group_of(&vm, &parent, 3)?;
     let memory = ((1024_u64 + 256 + 256 + 2048) << 20) + page_tables(1024);
     let memory = memory.to_string();
-    assert_eq!(limits_of(&group)?, [&memory, "20", "400000 100000", "100"]);
+    assert_eq!(limits_of(&group)?, [&memory, "22", "400000 100000", "100"]);
     as_user(":", "stop -t 0 cc")?.code(0)?;
     vm.wait_for_no_process()?;
     assert!(!group.exists());

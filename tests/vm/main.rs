@@ -235,6 +235,9 @@ fn trials(world: &Arc<World>, tests: Vec<(&'static str, Test)>) -> impl Iterator
         let world = Arc::clone(world);
         let name = name.strip_prefix("vm::").unwrap_or(name);
         Trial::test(name, move || {
+            // These see to it themselves.
+            let is_alone = name.starts_with(tenants::sharing::NAME);
+            let _beside = (!is_alone).then(|| world.beside_others());
             test(&world).map_err(|error| Failed::from(format!("{error:#}")))
         })
     })

@@ -14,6 +14,7 @@ use harness::registry::free_port;
 use harness::web::host_address;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::faults::clock::is_emulated;
 use crate::life::{begin, process_of, status, text, until};
 use crate::world::World;
 
@@ -45,24 +46,32 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The host's own IPv6 address; none where the host has no route.
-fn host_address_v6() -> Option<Ipv6Addr> {
-    let socket = UdpSocket::bind("[::]:0").ok()?;
-    socket.connect("[2001:db8::1]:9").ok()?;
-    match socket.local_addr().ok()?.ip() {
-        IpAddr::V6(address) => Some(address),
-        IpAddr::V4(_) => None,
-    }
+/// The host's own IPv6 address; none where the host has no route, which an emulated one has.
+fn host_address_v6() -> Result<Option<Ipv6Addr>> {
+    let address = || {
+        let socket = UdpSocket::bind("[::]:0").ok()?;
+        socket.connect("[2001:db8::1]:9").ok()?;
+        match socket.local_addr().ok()?.ip() {
+            IpAddr::V6(address) => Some(address),
+            IpAddr::V4(_) => None,
+        }
+    };
+    let address = address();
+    ensure!(
+        address.is_some() || !is_emulated(),
+        "the emulated host has no IPv6"
+    );
+    Ok(address)
 }
 
 /// A server that says the same to all, and counts them.
-struct Server {
-    port: u16,
+pub(crate) struct Server {
+    pub(crate) port: u16,
     visitors: Arc<AtomicUsize>,
 }
 
 impl Server {
-    fn at(address: IpAddr) -> Result<Self> {
+    pub(crate) fn at(address: IpAddr) -> Result<Self> {
         let listener =
             TcpListener::bind((address, 0)).with_context(|| format!("listen on {address}"))?;
         let port = listener.local_addr()?.port();
@@ -81,7 +90,7 @@ impl Server {
         Ok(Self { port, visitors })
     }
 
-    fn visitors(&self) -> usize {
+    pub(crate) fn visitors(&self) -> usize {
         self.visitors.load(Ordering::SeqCst)
     }
 }
@@ -186,7 +195,7 @@ fn a_container_has_the_addresses_of_dockers_first_one(world: &World) -> Result<(
     for wanted in v6 {
         assert_eq!(
             text.contains(wanted),
-            host_address_v6().is_some(),
+            host_address_v6()?.is_some(),
             "{wanted} in\n{text}"
         );
     }
@@ -201,7 +210,7 @@ fn it_fetches_a_page_of_the_host(world: &World) -> Result<()> {
     let page = vm.run(["busybox", "wget", "-q", "-O", "-", &url])?;
     assert_eq!(page.only_stdout()?, "from-host\n");
     assert_eq!(server.visitors(), 1);
-    if let Some(address) = host_address_v6() {
+    if let Some(address) = host_address_v6()? {
         let server = Server::at(IpAddr::V6(Ipv6Addr::UNSPECIFIED))?;
         let url = format!("http://[{address}]:{}/", server.port);
         let page = vm.run(["busybox", "wget", "-q", "-O", "-", &url])?;
@@ -253,7 +262,7 @@ fn a_published_port_is_reached_at_every_address_of_the_host(world: &World) -> Re
     let publish = format!("{port}:80");
     let running = serve(&vm, &["--name", "web", "-p", &publish], ECHO)?;
     let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(host_address()?)];
-    if let Some(address) = host_address_v6() {
+    if let Some(address) = host_address_v6()? {
         addresses.extend([IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V6(address)]);
     }
     for address in addresses {
@@ -279,7 +288,7 @@ fn a_published_udp_port_answers(world: &World) -> Result<()> {
     let first: SocketAddr = out.lines().next().context("a port")?.parse()?;
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, first.port()));
     assert_eq!(ask_udp(loopback, "over v4")?, "over v4");
-    if host_address_v6().is_some() {
+    if host_address_v6()?.is_some() {
         let loopback = SocketAddr::from((Ipv6Addr::LOCALHOST, first.port()));
         assert_eq!(ask_udp(loopback, "over v6")?, "over v6");
     }
@@ -296,7 +305,7 @@ fn ports_are_shown_as_in_docker(world: &World) -> Result<()> {
         &format!("-p=published={udp},target=53,protocol=udp"),
     ];
     let running = serve(&vm, &flags, IDLE)?;
-    let all = if host_address_v6().is_some() {
+    let all = if host_address_v6()?.is_some() {
         vec![format!("0.0.0.0:{udp}"), format!("[::]:{udp}")]
     } else {
         vec![format!("0.0.0.0:{udp}")]
@@ -461,58 +470,94 @@ fn the_hosts_own_addresses_are_out_of_reach(world: &World) -> Result<()> {
             "ip addr add {address}/32 dev lo 2>/dev/null; true"
         ))
         .output()?;
-    let loopback = Server::at(IpAddr::V4(Ipv4Addr::LOCALHOST))?;
-    let link_local = Server::at(address.parse()?)?;
-    let open = Server::at(IpAddr::V4(Ipv4Addr::UNSPECIFIED))?;
-    let udp = UdpSocket::bind("127.0.0.1:0")?;
-    udp.set_nonblocking(true)?;
-    let udp_port = udp.local_addr()?.port();
-    let host = host_address()?;
-    // The guest's own loopback is in the way of 127.0.0.1, until root takes it away.
+    let (host, host_v6) = (host_address()?, host_address_v6()?);
+    // Also what an address of IPv6 has of IPv4's comes here.
+    let any = match host_v6 {
+        Some(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    };
+    let mut own = vec![
+        Server::at(IpAddr::V4(Ipv4Addr::LOCALHOST))?,
+        Server::at(address.parse()?)?,
+        Server::at(any)?,
+    ];
+    let [loop_port, link_port, open_port] = [own[0].port, own[1].port, own[2].port];
+    let mut targets = vec![
+        format!("172.17.0.1 {loop_port}"),
+        format!("127.0.0.1 {loop_port}"),
+        format!("{address} {link_port}"),
+        format!("127.0.0.1 {open_port}"),
+        format!("172.17.0.1 {open_port}"),
+        format!("0.0.0.0 {open_port}"),
+        format!("::ffff:127.0.0.1 {open_port}"),
+        format!("::ffff:172.17.0.1 {open_port}"),
+    ];
+    if host_v6.is_some() {
+        let server = Server::at(IpAddr::V6(Ipv6Addr::LOCALHOST))?;
+        targets.push(format!("::1 {}", server.port));
+        own.push(server);
+        for target in ["::1", "fe80::1%eth0", "::127.0.0.1", "64:ff9b::127.0.0.1"] {
+            targets.push(format!("{target} {open_port}"));
+        }
+    }
+    let targets: String = targets
+        .iter()
+        .map(|target| format!("'{target}' "))
+        .collect();
+    let allowed = Server::at(any)?;
+    let (udp, open_udp) = (UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind((any, 0))?);
+    let (udp_port, open_udp_port) = (udp.local_addr()?.port(), open_udp.local_addr()?.port());
+    let mut fetched = vec![host.to_string()];
+    fetched.extend(host_v6.map(|host| host.to_string()));
+    // The guest's own loopback is in the way of 127.0.0.1 and ::1, until root takes it away.
     let script = format!(
         "sysctl -q -w net.ipv4.conf.all.route_localnet=1 net.ipv4.conf.eth0.route_localnet=1
         ip addr del 127.0.0.1/8 dev lo
         ip route add 127.0.0.1/32 via 172.17.0.1
         ip route add 169.254.0.0/16 via 172.17.0.1
-        for target in '172.17.0.1 {loop_port}' '127.0.0.1 {loop_port}' '{address} {link_port}' \\
-            '127.0.0.1 {open_port}' '172.17.0.1 {open_port}' '0.0.0.0 {open_port}'; do
+        ip addr del ::1/128 dev lo
+        ip route add ::1/128 via fe80::1 dev eth0 2>/dev/null
+        for target in {targets}; do
             echo x | timeout 2 nc $target
         done
-        for target in 172.17.0.1 127.0.0.1; do
-            /probe datagram 0 $target:{udp_port} x
-            /probe datagram 53 $target:{udp_port} x
+        for port in {udp_port} {open_udp_port}; do
+            for target in 172.17.0.1 127.0.0.1; do
+                /probe datagram 0 $target:$port evil && echo sent
+                /probe datagram 53 $target:$port evil && echo sent
+            done
+            timeout 2 tftp -g -l /got -r evil ::1 $port 2>/dev/null
         done
-        echo; echo done
-        for try in 1 2 3 4 5 6; do
-            printf 'GET / HTTP/1.0\\r\\n\\r\\n' | timeout 10 nc {host} {open_port} | tail -n 1 |
-                grep from-host && break
+        /probe datagram 0 {host}:{open_udp_port} allowed && echo sent
+        echo done
+        for address in {}; do
+            for try in 1 2 3 4 5 6; do
+                printf 'GET / HTTP/1.0\\r\\n\\r\\n' | timeout 10 nc $address {} | tail -n 1 |
+                    grep from-host && break
+            done
         done",
-        loop_port = loopback.port,
-        link_port = link_local.port,
-        open_port = open.port,
+        fetched.join(" "),
+        allowed.port,
     );
-    let flags = [
-        "--privileged",
-        "-p",
-        "53/udp",
-        "busybox",
-        "sh",
-        "-c",
-        &script,
-    ];
+    let flags = ["--privileged", "-p", "53/udp", "probe", "sh", "-c", &script];
     let out = vm.run(flags)?;
-    ensure!(out.stdout.ends_with("done\nfrom-host\n"), "{out}");
-    assert_eq!(
-        (loopback.visitors(), link_local.visitors()),
-        (0, 0),
-        "{out}"
-    );
-    // By the host's own address: that this could have failed is seen here. A guest's first connection
+    let expected = "sent\n".repeat(9) + "done\n" + &"from-host\n".repeat(fetched.len());
+    assert_eq!(out.stdout, expected, "{out}");
+    let visitors: Vec<usize> = own.iter().map(Server::visitors).collect();
+    assert_eq!(visitors, vec![0; own.len()], "{out}");
+    // By the host's own addresses: that this could have failed is seen here. A guest's first connection
     // may hang where VMs are emulated (docs/open.md).
-    ensure!(open.visitors() >= 1, "{out}");
+    ensure!(allowed.visitors() >= fetched.len(), "{out}");
     let mut buffer = [0; 16];
-    let arrived = udp.recv(&mut buffer).map_err(|error| error.kind());
-    assert_eq!(arrived, Err(ErrorKind::WouldBlock));
+    open_udp.set_read_timeout(Some(PATIENCE))?;
+    let (len, _) = open_udp
+        .recv_from(&mut buffer)
+        .context("no datagram came")?;
+    assert_eq!(&buffer[..len], b"allowed");
+    for socket in [udp, open_udp] {
+        socket.set_nonblocking(true)?;
+        let arrived = socket.recv(&mut buffer).map_err(|error| error.kind());
+        assert_eq!(arrived, Err(ErrorKind::WouldBlock));
+    }
     Ok(())
 }
 

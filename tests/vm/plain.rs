@@ -351,7 +351,7 @@ fn what_a_plain_container_has_not_is_refused(world: &World) -> Result<()> {
 
 fn a_killed_supervisor_leaves_no_plain_container(world: &World) -> Result<()> {
     let plain = Plain::new(world)?;
-    let before = mounts()?;
+    let before = mounts(&plain.vm)?;
     let id = plain.keep(&[
         "--name",
         "box",
@@ -364,7 +364,7 @@ fn a_killed_supervisor_leaves_no_plain_container(world: &World) -> Result<()> {
     plain.vm.wait_for_process(SUPERVISOR)?.kill()?;
     plain.vm.wait_for_no_process()?;
     wait_until(|| Ok(!someone_sleeps("4321")?))?;
-    assert_eq!(mounts()?, before);
+    assert_eq!(mounts(&plain.vm)?, before);
     assert_eq!(plain.state("box", "State.ExitCode")?, "137");
     // What it wrote is there.
     plain.verb(&["start", "box"])?.code(0)?;
@@ -374,7 +374,7 @@ fn a_killed_supervisor_leaves_no_plain_container(world: &World) -> Result<()> {
     assert_eq!(plain.bundles()?, 0);
     assert!(!Plain::has_group(&id));
     // One of --rm goes with the next look.
-    let id = plain.keep(&["--rm", "busybox", "sleep", "4321"])?;
+    let id = plain.keep(&["--rm", "busybox", "sleep", "4324"])?;
     plain.vm.wait_for_process(SUPERVISOR)?.kill()?;
     plain.vm.wait_for_no_process()?;
     assert_eq!(plain.verb(&["ps", "-aq"])?.stdout, "");
@@ -385,14 +385,14 @@ fn a_killed_supervisor_leaves_no_plain_container(world: &World) -> Result<()> {
 
 fn a_killed_agent_ends_its_plain_container(world: &World) -> Result<()> {
     let plain = Plain::new(world)?;
-    let before = mounts()?;
-    let id = plain.keep(&["--name", "box", "busybox", "sleep", "4321"])?;
+    let before = mounts(&plain.vm)?;
+    let id = plain.keep(&["--name", "box", "busybox", "sleep", "4325"])?;
     plain.vm.wait_for_process(AGENT)?.kill()?;
     plain.verb(&["wait", "box"])?.code(0)?;
     assert!(!Plain::has_group(&id));
     plain.vm.wait_for_no_process()?;
-    wait_until(|| Ok(!someone_sleeps("4321")?))?;
-    assert_eq!(mounts()?, before);
+    wait_until(|| Ok(!someone_sleeps("4325")?))?;
+    assert_eq!(mounts(&plain.vm)?, before);
     let error = plain.state("box", "State.Error")?;
     assert!(
         error.starts_with("the agent of the plain container ended"),

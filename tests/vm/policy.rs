@@ -220,7 +220,7 @@ fn plain_containers_count_and_may_be_forbidden(world: &World) -> Result<()> {
     let vm = &plain.vm;
     give_to(vm, ID)?;
     plain.give(ID)?;
-    let device = GroupsDevice::set()?;
+    let _device = GroupsDevice::set()?;
     let file = File::new()?;
     file.write("vms = 1")?;
     let isolation = "--isolation=container";
@@ -235,7 +235,6 @@ fn plain_containers_count_and_may_be_forbidden(world: &World) -> Result<()> {
     refused(vm, &words, 125, isolation, "container-isolation")?;
     let words = format!("create {isolation} busybox true");
     refused(vm, &words, 1, isolation, "container-isolation")?;
-    drop(device);
     assert_eq!(plain.bundles()?, 0);
     Ok(())
 }
@@ -244,7 +243,7 @@ fn builds_count_and_whoever_looks_into_a_container(world: &World) -> Result<()> 
     needs_root()?;
     let vm = world.own()?;
     give_to(&vm, ID)?;
-    let device = GroupsDevice::set()?;
+    let _device = GroupsDevice::set()?;
     let file = File::new()?;
     file.write("vms = 1")?;
     bulkhead(&vm, "create --name stopped busybox true")?.code(0)?;
@@ -287,7 +286,6 @@ fn builds_count_and_whoever_looks_into_a_container(world: &World) -> Result<()> 
     bulkhead(&vm, "run --rm --network none busybox true")?.code(0)?;
     let left = fs::read_dir(vm.root().join("build-vms"))?.count();
     assert_eq!(left, 0);
-    drop(device);
     Ok(())
 }
 
@@ -321,7 +319,7 @@ fn rules_are_of_users_groups_and_all(world: &World) -> Result<()> {
     needs_root()?;
     let vm = world.own()?;
     give_to(&vm, PAT)?;
-    let device = GroupsDevice::set()?;
+    let _device = GroupsDevice::set()?;
     let file = File::new()?;
     file.write_all(&format!(
         "[default]\nvcpus = 0\nregistries = [\"all.test\"]\n\
@@ -392,7 +390,6 @@ fn rules_are_of_users_groups_and_all(world: &World) -> Result<()> {
     ] {
         assert!(rows.contains(&row), "{row:?}: {out}");
     }
-    drop(device);
     Ok(())
 }
 
@@ -428,6 +425,7 @@ fn no_verb_stores_more_than_is_allowed(world: &World) -> Result<()> {
     }
     // What gives room is no matter of the policy.
     bulkhead(&vm, "rm one")?.code(0)?;
+    drop(file);
     drop(device);
     before.no_leftovers(&vm)
 }

@@ -16,6 +16,8 @@ crate::tests![
     what_is_not_found_is_127,
     what_is_not_executable_is_126,
     init_reaps_orphans,
+    init_can_be_looked_at,
+    the_root_is_entered_by_all,
 ];
 
 fn the_exit_code_comes_back(world: &World) -> Result<()> {
@@ -195,9 +197,36 @@ fn init_reaps_orphans(world: &World) -> Result<()> {
     // As PID 1 the program has to reap them itself, and it does not.
     let out = vm.run(["probe", "/probe", "orphans", "3"])?.code(1)?;
     assert!(out.stderr.contains("3 zombies stay"), "{out}");
-    let out = vm.run(["--init", "busybox", "sh", "-c", "echo $$; cat /proc/1/comm"])?;
-    let lines: Vec<_> = out.stdout.lines().collect();
-    assert_ne!(lines.first(), Some(&"1"), "{out}");
-    assert_ne!(lines.get(1), Some(&"sh"), "{out}");
+    Ok(())
+}
+
+/// What stays in front of the program is a process as any: its streams can be opened, as by what logs to
+/// `/proc/1/fd/1`, and scripts find its environment. Also for a user, and of the agent there is nothing.
+fn init_can_be_looked_at(world: &World) -> Result<()> {
+    let vm = world.busybox()?;
+    let script = "echo logged >/proc/1/fd/1; echo $$; cat /proc/1/comm; \
+        tr '\\0' ' ' </proc/1/cmdline | cut -c 1-24; tr '\\0' '\\n' </proc/1/environ | grep A=";
+    for user in ["0", "12:34"] {
+        let run = ["--init", "-u", user, "-e", "A=own", "busybox"];
+        let out = vm.run(run.into_iter().chain(["sh", "-c", script]))?;
+        let want = "logged\n2\ndocker-init\n/sbin/docker-init -- sh \nA=own\n";
+        assert_eq!(out.only_stdout()?, want, "{user}");
+    }
+    // A signal is the program's, and its end is the container's.
+    let script = "trap 'exit 7' TERM; kill -TERM 1; while :; do sleep 0.1; done";
+    vm.run(["--init", "busybox", "sh", "-c", script])?.code(7)?;
+    Ok(())
+}
+
+/// As Docker has it: what a layer says of its own root is nobody's business.
+fn the_root_is_entered_by_all(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let import = "mkdir -p closed/bin && bulkhead create --name from busybox && \
+        bulkhead cp from:/bin/busybox closed/bin/ && ln -s busybox closed/bin/ls && \
+        chmod 700 closed && tar -C closed -c . | bulkhead import - closed";
+    vm.shell(import).output()?.code(0)?;
+    let out = vm.run(["-u", "12", "closed", "/bin/ls", "-ld", "/"])?;
+    let out = out.only_stdout()?;
+    assert!(out.starts_with("drwxr-xr-x "), "{out}");
     Ok(())
 }

@@ -25,6 +25,7 @@ crate::tests![
     a_reader_that_stalls_hides_no_end,
     a_reader_that_stalls_keeps_no_stop_from_a_clean_end,
     attach_chooses_streams,
+    who_only_types_leaves_when_it_is_typed,
 ];
 
 /// Lines of the long stream: 168 MB.
@@ -79,7 +80,7 @@ fn a_gigabyte_is_out_before_the_exit_is_told(world: &World) -> Result<()> {
 /// has long ended when somebody reads.
 fn what_is_read_when_the_vm_has_ended_is_whole(world: &World) -> Result<()> {
     let vm = world.busybox()?;
-    for bytes in [450_000, 600_000] {
+    for bytes in [450_000, 600_000, 1_600_000, 1_750_000] {
         let script = format!(
             "bulkhead run --rm busybox sh -c 'head -c {bytes} /dev/zero; echo end; exit 9' \
                 | {{ sleep 10; tail -c +{}; }}; echo ${{PIPESTATUS[0]}}",
@@ -95,16 +96,24 @@ fn what_is_read_when_the_vm_has_ended_is_whole(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// The process has ended, its VM holds what nobody reads, and both ways to end it end it.
+/// The process has ended, and nobody reads what it said: its container has ended all the same, and goes.
 fn a_stop_does_not_wait_for_who_does_not_read(world: &World) -> Result<()> {
     let vm = world.own()?;
-    for verb in ["stop", "kill", "rm -f"] {
+    for (verb, state) in [
+        ("stop", "0\n0\nexited\n"),
+        // As of any that has ended.
+        ("kill", "1\n0\nexited\n"),
+        // An empty line for what is not there.
+        ("rm -f", "0\n\n"),
+    ] {
         let script = format!(
-            "bulkhead run --name unread busybox head -c 450000 /dev/zero | sleep 600 &
+            "bulkhead run --name unread busybox head -c 450000 /dev/zero | sleep 600 & reader=$!
              until bulkhead ps -aq --filter name=unread | grep -q .; do sleep 0.1; done
-             sleep 10
+             until [ \"$(bulkhead inspect -f '{{{{.State.Status}}}}' unread)\" = exited ]; do sleep 0.1; done
              timeout 20 bulkhead {verb} unread >/dev/null; echo $?
              timeout 20 bulkhead wait unread 2>/dev/null
+             timeout 20 bulkhead container inspect -f '{{{{.State.Status}}}}' unread 2>/dev/null
+             kill -0 $reader && echo nobody has read
              bulkhead rm -f unread >/dev/null 2>&1
              kill %1; wait; echo over"
         );
@@ -113,8 +122,8 @@ fn a_stop_does_not_wait_for_who_does_not_read(world: &World) -> Result<()> {
             .stdin(script)
             .timeout(PATIENCE)
             .output()?;
-        assert!(out.stdout.ends_with("over\n"), "{verb}: {out}");
-        assert!(!out.stdout.contains("124"), "{verb}: {out}");
+        let expected = format!("{state}nobody has read\nover\n");
+        assert_eq!(out.stdout, expected, "{verb}: {out}");
     }
     Ok(())
 }
@@ -270,5 +279,17 @@ fn attach_chooses_streams(world: &World) -> Result<()> {
         .output()?
         .code(4)?;
     assert_eq!((out.stdout.as_str(), out.stderr.as_str()), ("", "error\n"));
+    Ok(())
+}
+
+/// `-a stdin`, as in `id=$(tar -c . | docker run -i -a stdin …)`: the id, and all that was typed arrives.
+fn who_only_types_leaves_when_it_is_typed(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let script = "id=$(head -c 1000000 /dev/zero | bulkhead run -i -a stdin --name typed busybox \
+        sh -c 'wc -c; until [ -e /go ]; do sleep 0.1; done; exit 3'); echo $?
+        bulkhead inspect -f '{{.State.Running}}' $id
+        bulkhead exec typed touch /go; bulkhead wait $id; bulkhead logs $id; bulkhead rm $id >/dev/null";
+    let out = vm.shell(script).output()?;
+    assert_eq!(out.only_stdout()?, "0\ntrue\n3\n1000000\n");
     Ok(())
 }

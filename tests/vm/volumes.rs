@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use harness::{Output, Sandbox};
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 
 use crate::tenant::{self, GroupsDevice};
 use crate::world::World;
@@ -27,6 +28,9 @@ crate::tests![
     volumes_are_listed_and_removed,
     what_can_not_be_had_is_refused,
     a_source_that_vanishes_is_seen_at_the_next_start,
+    what_was_emptied_stays_empty,
+    a_name_that_another_takes_away_is_made_again,
+    programs_use_files_as_they_may,
     a_user_removes_whatever_the_guest_made,
     a_user_owns_what_the_guest_makes,
     a_process_finds_an_ordinary_file_system,
@@ -102,11 +106,11 @@ fn read_only_is_the_hosts_to_say(world: &World) -> Result<()> {
                   try touch /own/0/new3; try touch /own/new4; echo end";
     let bind = format!("{}:ro", of(&share, "/x"));
     let out = sh(&vm, &["--privileged", "-v", &bind], script)?;
-    let text = out.only_stdout()?;
-    assert!(text.ends_with("end\n"), "{text}");
-    for line in text.lines().filter(|line| *line != "end") {
-        assert!(line.starts_with("did: mount"), "{text}");
-    }
+    // Both are the guest's own to say, and neither changes anything.
+    assert_eq!(
+        out.only_stdout()?,
+        "did: mount -o remount,rw /x\ndid: mount -t virtiofs bulkhead /own\nend\n"
+    );
     assert_eq!(fs::read_to_string(share.join("file"))?, "host");
     assert_eq!(fs::read_dir(&share)?.count(), 1);
     Ok(())
@@ -688,5 +692,70 @@ fn only_what_nobody_named_goes_with_a_container(world: &World) -> Result<()> {
             .trim_end(),
         made
     );
+    Ok(())
+}
+
+/// The image's content comes once, and a source that is gone is made again when a container that runs
+/// is restarted.
+fn what_was_emptied_stays_empty(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let share = folder(&vm, "share")?;
+    let run = ["run", "-d", "--name", "cc", "-v", "data:/etc", "-v"];
+    let rest = ["busybox", "sleep", "1000"];
+    let mount = of(&share, "/x");
+    let words = run.into_iter().chain([mount.as_str()]).chain(rest);
+    vm.bulkhead(words).output()?.code(0)?;
+    let list = ["exec", "cc", "ls", "/etc"];
+    assert!(bulkhead(&vm, &list)?.only_stdout()?.contains("passwd"));
+    let empty = ["exec", "cc", "sh", "-c", "rm -rf /etc/*; chmod 700 /etc"];
+    // What the container itself has mounted there stays.
+    bulkhead(&vm, &empty)?;
+    fs::remove_dir(&share)?;
+    bulkhead(&vm, &["restart", "-t", "0", "cc"])?.code(0)?;
+    assert!(!bulkhead(&vm, &list)?.only_stdout()?.contains("passwd"));
+    let mode = bulkhead(&vm, &["exec", "cc", "stat", "-c", "%a", "/etc"])?;
+    assert_eq!(mode.only_stdout()?, "700\n");
+    assert!(share.is_dir());
+    bulkhead(&vm, &["rm", "-f", "cc"])?.code(0)?;
+    Ok(())
+}
+
+/// A name that the guest remembers, and that goes before it writes.
+fn a_name_that_another_takes_away_is_made_again(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let share = folder(&vm, "share")?;
+    // The look, the removal and the writing come within the second for which it is remembered.
+    let script = "for n in 1 2 3 4 5 6 7 8; do echo old >/x/f; ls -l /x/f >/dev/null; echo $n; \
+        read answer; echo new$n >/x/f; cat /x/f; read answer; done";
+    let share = share.display();
+    let host = format!(
+        "coproc bulkhead run --rm -i -v {share}:/x busybox sh -c '{script}'
+         for n in 1 2 3 4 5 6 7 8; do
+             read -r asked <&${{COPROC[0]}}; rm {share}/f; echo >&${{COPROC[1]}}
+             read -r said <&${{COPROC[0]}}; echo $asked $said $(cat {share}/f)
+             echo >&${{COPROC[1]}}
+         done"
+    );
+    let out = vm.shell("exec bash -s").stdin(host).output()?;
+    let want: String = (1..=8).map(|n| format!("{n} new{n} new{n}\n")).collect();
+    assert_eq!(out.only_stdout()?, want);
+    Ok(())
+}
+
+/// Calls that few programs make: a file without a name, one that may only be appended to, a folder that
+/// is emptied while it is read.
+fn programs_use_files_as_they_may(world: &World) -> Result<()> {
+    let vm = world.own()?;
+    let share = folder(&vm, "share")?;
+    fs::write(share.join("log"), "first\n")?;
+    let log = fs::File::open(share.join("log"))?;
+    let flags = ioctl_getflags(&log)?;
+    // As chattr(1) does by `+a`.
+    ioctl_setflags(&log, flags | IFlags::APPEND)?;
+    let script = "echo second >>/x/log; mkdir /x/many; cd /x/many; seq 1000 | xargs touch; \
+        cd /; rm -r /x/many && cat /x/log";
+    let out = sh(&vm, &["-v", &of(&share, "/x")], script)?;
+    assert_eq!(out.only_stdout()?, "first\nsecond\n");
+    ioctl_setflags(&log, flags)?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! What tests share: sandboxes with images that are loaded and unpacked once, and the engine to
 //! compare with. Made when first asked for; gone when the last test is.
 
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use anyhow::{Result, anyhow};
 use fixtures::Recipe;
@@ -18,9 +18,21 @@ pub(crate) struct World {
     docker: Shared<Mutex<Docker>>,
     busybox_files: Shared<Tree>,
     pub(crate) differences: crate::differential::Differences,
+    /// Written by who changes what all of the host's users see.
+    host: RwLock<()>,
 }
 
 impl World {
+    /// Held while a test runs beside others.
+    pub(crate) fn beside_others(&self) -> RwLockReadGuard<'_, ()> {
+        self.host.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Held by a test beside which no other runs.
+    pub(crate) fn alone(&self) -> RwLockWriteGuard<'_, ()> {
+        self.host.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A sandbox with busybox, its variants and the probe image. Tests use it side by side: none
     /// removes images or asks what there is in all.
     pub(crate) fn busybox(&self) -> Result<&Sandbox> {

@@ -39,8 +39,66 @@ pub fn bad_requests(random: &Random) {
     }
 }
 
-fn block(mut queue: Queue, random: &Random) {
+/// Bit of a disk that can't be written to (virtio 1.2 section 5.2.3).
+const READ_ONLY: u32 = 1 << 5;
+
+/// A disk, and what it answered.
+struct Disk {
+    queue: Queue,
+    sectors: u64,
+    read_only: bool,
+    done: u32,
+    refused: u32,
+    /// Of those that would write, where nothing may be.
+    writes_refused: u32,
+    /// Done though no disk may do it.
+    wrong: u32,
+}
+
+impl Disk {
+    /// Sends a request, which may be done or must not be.
+    fn ask(&mut self, chain: &[(u64, u32, bool)], may: bool, would_write: bool) {
+        write(STATUS, 1, 0xaa);
+        self.queue.chain(chain);
+        send(&mut self.queue);
+        match read(STATUS, 1) {
+            0 => {
+                self.done += 1;
+                if !may {
+                    self.wrong += 1;
+                    say!("hostile: done: kind {} of {chain:x?}", read(HEADER, 4));
+                }
+            }
+            // No answer.
+            0xaa => {}
+            _ => {
+                self.refused += 1;
+                self.writes_refused += u32::from(would_write && self.read_only);
+            }
+        }
+    }
+
+    /// Whether a request of this kind at this sector with so much data may be done. A request without
+    /// data moves none.
+    fn may(&self, kind: u32, sector: u64, len: u32, writes: bool) -> bool {
+        let end = sector.checked_add(u64::from(len) / 512);
+        let is_inside = len.is_multiple_of(512) && end.is_some_and(|end| end <= self.sectors);
+        match kind {
+            0 => is_inside && (writes || len == 0),
+            1 => is_inside && !writes && !self.read_only,
+            4 => true,
+            8 => writes,
+            // What they are about is told by the data.
+            11 | 13 => !writes && !self.read_only,
+            _ => false,
+        }
+    }
+}
+
+fn block(queue: Queue, random: &Random) {
     let sectors = read(queue.device.base + 0x100, 8);
+    queue.device.set(0x14, 0);
+    let read_only = queue.device.get(0x10) & READ_ONLY != 0;
     let places = [
         0,
         sectors.wrapping_sub(1),
@@ -52,11 +110,20 @@ fn block(mut queue: Queue, random: &Random) {
         u64::MAX,
     ];
     let kinds = (0..20).chain([0x7fff_ffff, 0x8000_0000, u32::MAX]);
-    let mut refused = 0_u32;
+    let mut disk = Disk {
+        queue,
+        sectors,
+        read_only,
+        done: 0,
+        refused: 0,
+        writes_refused: 0,
+        wrong: 0,
+    };
     for kind in kinds {
+        let would_write = matches!(kind, 1 | 11 | 13);
         for sector in places {
-            // What would write where there is a disk is left out: it would be allowed.
-            if matches!(kind, 1 | 11 | 13) && sector < sectors {
+            // What would write where there is a disk is left out where it would be allowed.
+            if would_write && sector < sectors && !read_only {
                 continue;
             }
             write(HEADER, 4, u64::from(kind));
@@ -69,14 +136,14 @@ fn block(mut queue: Queue, random: &Random) {
                 (1 << 20, true),
                 (0, false),
             ] {
-                write(STATUS, 1, 0xaa);
-                queue.chain(&[(HEADER, 16, false), (DATA, len, writes), (STATUS, 1, true)]);
-                send(&mut queue);
-                refused += u32::from(read(STATUS, 1) != 0);
+                let chain = [(HEADER, 16, false), (DATA, len, writes), (STATUS, 1, true)];
+                let may = disk.may(kind, sector, len, writes);
+                disk.ask(&chain, may, would_write);
             }
         }
     }
-    // Discard and write zeroes: ranges that wrap, overlap, are too many; flags that do not exist.
+    // Discard and write zeroes: ranges that wrap, overlap, are too many; flags that do not exist. And one
+    // that is as it should be, where there is nothing to lose.
     for kind in [11, 13] {
         write(HEADER, 4, kind);
         write(HEADER + 8, 8, 0);
@@ -86,7 +153,11 @@ fn block(mut queue: Queue, random: &Random) {
             (u64::MAX - 7, 8, 0),
             (sectors.wrapping_sub(1), u32::MAX, 1),
             (u64::MAX, 0, u32::MAX),
+            (0, 8, 0),
         ] {
+            if count == 8 && sector == 0 && !read_only {
+                continue;
+            }
             for range in 0..64 {
                 let at = DATA + range * 16;
                 write(at, 8, sector);
@@ -94,34 +165,51 @@ fn block(mut queue: Queue, random: &Random) {
                 write(at + 12, 4, u64::from(flags));
             }
             for len in [15, 16, 17, 1024] {
-                queue.chain(&[(HEADER, 16, false), (DATA, len, false), (STATUS, 1, true)]);
-                send(&mut queue);
+                let chain = [(HEADER, 16, false), (DATA, len, false), (STATUS, 1, true)];
+                disk.ask(&chain, false, true);
             }
         }
     }
-    // No status, a header that is short, cut up, or to be written.
-    for chain in [
-        &[(HEADER, 16, false)][..],
-        &[(HEADER, 15, false), (STATUS, 1, true)],
-        &[(HEADER, 16, true), (STATUS, 1, true)],
-        &[(STATUS, 1, true)],
-        &[(HEADER, 1, false), (HEADER, 15, false), (STATUS, 1, true)],
-        &[(HEADER, 16, false), (STATUS, 0, true)],
-        &[
-            (HEADER, 16, false),
-            (RAM_END - 256, 512, true),
-            (STATUS, 1, true),
-        ],
-        &[(HEADER, 16, false), (DATA, 512, true), (RAM_END, 1, true)],
-    ] {
+    // No status, a header that is short, cut up, or to be written; and the kind that may be done so. A
+    // flush has no use for its data.
+    let bad: [(&[_], _); 8] = [
+        (&[(HEADER, 16, false)], None),
+        (&[(HEADER, 15, false), (STATUS, 1, true)], None),
+        (&[(HEADER, 16, true), (STATUS, 1, true)], None),
+        (&[(STATUS, 1, true)], None),
+        (
+            &[(HEADER, 1, false), (HEADER, 15, false), (STATUS, 1, true)],
+            Some(0),
+        ),
+        (&[(HEADER, 16, false), (STATUS, 0, true)], None),
+        (
+            &[
+                (HEADER, 16, false),
+                (RAM_END - 256, 512, true),
+                (STATUS, 1, true),
+            ],
+            Some(4),
+        ),
+        (
+            &[(HEADER, 16, false), (DATA, 512, true), (RAM_END, 1, true)],
+            None,
+        ),
+    ];
+    for (chain, may) in bad {
         for kind in [0, 4, 8] {
             write(HEADER, 4, kind);
             write(HEADER + 8, 8, 0);
-            queue.chain(chain);
-            send(&mut queue);
+            disk.ask(chain, may == Some(kind), false);
         }
     }
-    say!("hostile: block of {sectors} sectors, {refused} refused");
+    let kind = if read_only { "read-only" } else { "writable" };
+    say!(
+        "hostile: {kind} block of {sectors} sectors: {} done, {} refused, {} of them writes, {} wrong",
+        disk.done,
+        disk.refused,
+        disk.writes_refused,
+        disk.wrong
+    );
 }
 
 fn frames(mut queue: Queue, random: &Random) {

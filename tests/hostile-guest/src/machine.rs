@@ -10,8 +10,9 @@ use core::fmt::{self, Write};
 pub const SCRATCH: u64 = 32 << 20;
 /// Its length.
 pub const SCRATCH_LEN: u64 = 32 << 20;
-/// First address beyond RAM: the tests give the VM 128 MiB.
-pub const RAM_END: u64 = 128 << 20;
+/// First address beyond RAM: the tests' 128 MiB and what a VM has for its kernel
+/// (`GUEST_OVERHEAD_MIB` of `src/sandbox/launch.rs`).
+pub const RAM_END: u64 = (128 + 64) << 20;
 /// Register block of the first device.
 pub const MMIO_START: u64 = 0xd000_0000;
 /// Bytes of a register block.
@@ -153,6 +154,13 @@ pub fn write(address: u64, width: u8, value: u64) {
             _ => asm!("mov [{}], rax", in(reg) address, in("rax") value),
         }
     }
+}
+
+/// Whether what is written at an address is there.
+pub fn is_ram(address: u64) -> bool {
+    let other = !read(address, 8);
+    write(address, 8, other);
+    read(address, 8) == other
 }
 
 /// Fills memory with a byte.

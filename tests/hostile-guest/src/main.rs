@@ -35,6 +35,10 @@ extern "C" fn begin() -> ! {
     let mut number = || words.next().and_then(|word| word.parse::<u64>().ok());
     let (seed, count) = (number().unwrap_or(1), number().unwrap_or(0));
     say!("hostile: {mode} seed {seed} count {count}");
+    assert!(
+        machine::is_ram(machine::RAM_END - 8) && !machine::is_ram(machine::RAM_END),
+        "memory ends elsewhere"
+    );
     let random = Random::new(seed);
     match mode {
         "registers" => registers::every_one_in_every_state(),

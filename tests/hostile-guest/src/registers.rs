@@ -86,6 +86,7 @@ fn enter(device: Device, state: &str) {
 pub fn every_one_in_every_state() {
     let mut count = Count(0);
     for device in Device::all() {
+        let before = count.0;
         for state in STATES {
             enter(device, state);
             let mut entered = device.status();
@@ -116,6 +117,8 @@ pub fn every_one_in_every_state() {
         }
         device.reset();
         assert!(device.status() == 0, "a device that does not reset");
+        let these = count.0 - before;
+        say!("hostile: device {} had {these} of them", device.kind);
     }
     say!("hostile: {} accesses", count.0);
 }

@@ -174,6 +174,7 @@ const BAD_PLACES: &[(&str, [u64; 3])] = &[
 pub fn bad_ones() {
     let mut tried = 0_u32;
     for device in Device::all() {
+        let before = tried;
         device.negotiate(0);
         let queues = device.queues();
         for index in 0..queues {
@@ -200,6 +201,11 @@ pub fn bad_ones() {
                 }
             }
         }
+        let these = tried - before;
+        say!(
+            "hostile: device {} had {these} on {queues} queues",
+            device.kind
+        );
     }
     say!("hostile: {tried} bad rings");
 }

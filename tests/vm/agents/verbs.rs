@@ -23,6 +23,7 @@ crate::tests![
     a_silent_agent_is_left_by_an_interrupt,
     other_processes_are_those_that_were_asked_for,
     a_running_container_lies_to_its_verbs,
+    a_terminal_is_not_moved_by_names,
     a_conversion_that_is_none_makes_no_layer,
     what_is_decompressed_is_taken_for_no_more_than_bytes,
     a_build_that_is_none_makes_no_image,
@@ -350,8 +351,12 @@ fn a_running_container_lies_to_its_verbs(world: &World) -> Result<()> {
             "\u{fffd}[2J",
         ),
         ("failed", &["commit", "lies", "made"], "\u{fffd}[2J"),
-        ("other-id", &["diff", "lies"], ""),
-        ("other-id", &["commit", "lies", "made"], ""),
+        ("other-id", &["diff", "lies"], "the container has ended"),
+        (
+            "other-id",
+            &["commit", "lies", "made"],
+            "the container has ended",
+        ),
     ] {
         let about = || format!("{lie}, {words:?}");
         let out = on_a_running_one(&container, lie, words).with_context(about)?;
@@ -360,6 +365,22 @@ fn a_running_container_lies_to_its_verbs(world: &World) -> Result<()> {
         let _ = fs::remove_dir_all(container.vm.work().join("to/dir"));
     }
     Ok(())
+}
+
+/// Names are what they are where a program reads them, and nothing that moves a cursor at a terminal.
+fn a_terminal_is_not_moved_by_names(world: &World) -> Result<()> {
+    let container = Stopped::make(world)?;
+    begin(&container, "changes-cursor")?;
+    let diff = ["diff", "lies"];
+    let vm = &container.vm;
+    assert_eq!(
+        vm.bulkhead(diff).output()?.only_stdout()?,
+        "A /\u{1b}[2J\nD /etc\n"
+    );
+    let (code, text) = vm.terminal(diff)?.wait()?;
+    assert_eq!((code, text.as_str()), (0, "A /\u{fffd}[2J\r\nD /etc\r\n"));
+    vm.bulkhead(["rm", "-f", "lies"]).output()?.code(0)?;
+    container.check(&[])
 }
 
 fn a_conversion_that_is_none_makes_no_layer(_: &World) -> Result<()> {

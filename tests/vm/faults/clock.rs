@@ -33,7 +33,7 @@ mod all {
 }
 
 /// The lab starts its kernel with these words (`xtask/src/lab/emulator.rs`).
-fn is_emulated() -> bool {
+pub(crate) fn is_emulated() -> bool {
     fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.contains("no_timer_check nokaslr"))
 }
 

@@ -136,12 +136,30 @@ impl Starts {
     }
 }
 
+/// Whether a letter does something to a terminal.
+fn moves(letter: char) -> bool {
+    let hidden = matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    hidden || letter.is_control() && !matches!(letter, '\n' | '\t' | '\r')
+}
+
+/// Checks that what a terminal shows of an image does nothing to it.
+fn at_a_terminal(vm: &Sandbox, name: &str) -> Result<()> {
+    for words in [
+        &["images"][..],
+        &["history", "--no-trunc", name],
+        &["image", "inspect", name],
+    ] {
+        let (code, text) = vm.terminal(words)?.wait()?;
+        ensure!(
+            code == 0 && !text.is_empty() && !text.contains(moves),
+            "{words:?} ends with {code}, and the terminal has {text:?}"
+        );
+    }
+    Ok(())
+}
+
 /// Checks that what is said does nothing to a terminal, and is no panic.
 fn plain(out: Output) -> Result<Output> {
-    let moves = |letter: char| {
-        let hidden = matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        hidden || letter.is_control() && !matches!(letter, '\n' | '\t' | '\r')
-    };
     ensure!(
         !out.stderr.contains(moves),
         "{:?} on standard error of {}",
@@ -206,6 +224,9 @@ pub(super) fn run(bench: &Bench, case: &Case, all_verbs: bool) -> Result<()> {
         }
         expected => read(vm, &archive, pulled.as_deref(), &name).and_then(|()| {
             bench.space.is_within_limits(vm)?;
+            if all_verbs {
+                at_a_terminal(vm, &name)?;
+            }
             let done = match expected {
                 Expected::Unpacking(words) => not_unpacked(bench, &name, words, all_verbs),
                 Expected::Starting(end) => not_started(bench, &name, end, all_verbs),
@@ -468,9 +489,20 @@ fn into(vm: &Sandbox, case: &Case) -> Result<()> {
         ],
     )?;
     remove(&file)?;
+    if out.code != 0 {
+        return told(out, 1).map(drop);
+    }
+    let script = format!(
+        "if [ -d {0} ]; then /bin/cat {0}/file; else /bin/cat {0}; fi",
+        case.into
+    );
+    let there = vm
+        .bulkhead(["exec", NAME, "/bin/sh", "-c", &script])
+        .timeout(PATIENCE)
+        .output()?;
     ensure!(
-        out.code == 0 || out.code == 1 && !out.stderr.is_empty(),
-        "{out}"
+        there.stdout == "from the host\n",
+        "after {out} there is {there}"
     );
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Layer disks that root shares: users use them, keep none of their own, and can't change them.
+//! Layer disks that root shares: users use them, keep none of their own, and can't change them. They are
+//! every user's of this host, so that no other test runs meanwhile.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -14,6 +15,9 @@ crate::tests![
     what_root_shares_is_used_and_nobody_else_can_change_it,
     what_is_shared_no_more_is_unpacked_again,
 ];
+
+/// How the names of this file's tests begin.
+pub(crate) const NAME: &str = "tenants::sharing::";
 
 /// Where root shares layer disks, until it is dropped.
 struct Shared(&'static str);
@@ -67,7 +71,7 @@ const RUN: &str = "run --rm --network none busybox echo done";
 
 fn what_root_shares_is_used_and_nobody_else_can_change_it(world: &World) -> Result<()> {
     needs_root()?;
-    // One of these tests at a time.
+    let _alone = world.alone();
     let _device = GroupsDevice::set()?;
     let shared = Shared::new()?;
     let root = Tenant::new(world, 0, "root", "077")?;
@@ -141,7 +145,7 @@ fn untrusted(tenant: &Tenant, path: &Path, why: &str) -> Result<()> {
 
 fn what_is_shared_no_more_is_unpacked_again(world: &World) -> Result<()> {
     needs_root()?;
-    // One of these tests at a time.
+    let _alone = world.alone();
     let _device = GroupsDevice::set()?;
     let shared = Shared::new()?;
     let root = Tenant::new(world, 0, "root", "022")?;

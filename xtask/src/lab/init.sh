@@ -56,8 +56,13 @@ $BB mount -t cgroup2 cgroup2 /new/sys/fs/cgroup
 
 $BB ip link set lo up
 $BB ip addr add 10.0.2.15/24 dev eth0
+# IPv6 from the beginning, by nobody's announcement and without a look for others.
+echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_ra
+echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad
 $BB ip link set eth0 up
 $BB ip route add default via 10.0.2.2
+$BB ip -6 addr add fec0::15/64 dev eth0
+$BB ip -6 route add default via fe80::2 dev eth0
 $BB rm -f /new/etc/resolv.conf
 echo "nameserver 10.0.2.3" >/new/etc/resolv.conf
 $BB hostname bulkhead-lab

@@ -2,7 +2,7 @@
 //! and [`super::vm`], and by `fuzz` for its tally; it must not know what kinds of tests there are.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
+use std::io::{ErrorKind, Read};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -63,7 +63,8 @@ pub(crate) struct Run {
     pub(crate) code: Option<i32>,
     /// Names of tests that were seen to pass.
     pub(crate) passed: BTreeSet<String>,
-    /// Names of tests that were seen to fail; some of them may have passed when they were repeated.
+    /// Names of tests that were seen to fail, or ran when all ended; some of them may have passed when
+    /// they were repeated.
     pub(crate) failed: BTreeSet<String>,
 }
 
@@ -79,46 +80,33 @@ pub(super) fn count(command: &mut Command, timeout: Option<Duration>) -> Result<
         .stdout(Stdio::piped())
         .spawn()
         .context("start the tests")?;
-    let output = child.stdout.take().context("the tests have an output")?;
-    let (lines, received) = mpsc::channel();
+    let mut output = child.stdout.take().context("the tests have an output")?;
+    let (pieces, received) = mpsc::channel();
     thread::spawn(move || {
-        let mut output = BufReader::new(output);
-        let mut line = Vec::new();
-        // Tests may print what is not UTF-8.
-        while output
-            .read_until(b'\n', &mut line)
-            .is_ok_and(|count| count > 0)
-        {
-            let _ = lines.send(
-                String::from_utf8_lossy(&line)
-                    .trim_end_matches('\n')
-                    .to_owned(),
-            );
-            line.clear();
+        let mut piece = vec![0; 64 << 10];
+        loop {
+            match output.read(&mut piece) {
+                Ok(0) => return,
+                Ok(count) => drop(pieces.send(piece[..count].to_vec())),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
         }
     });
-    let mut tally = Tally::default();
-    let (mut passed, mut failed) = (BTreeSet::new(), BTreeSet::new());
-    let mut begun = None;
+    let mut said = Said::default();
     let mut heard = Instant::now();
     loop {
         match received.recv_timeout(TICK) {
-            Ok(line) => {
+            Ok(piece) => {
                 heard = Instant::now();
-                println!("{line}");
-                tally.add(Tally::parse(&line).unwrap_or_default());
-                match ended_test(&line, &mut begun) {
-                    Some((name, true)) => passed.insert(name),
-                    Some((name, false)) => failed.insert(name),
-                    None => false,
-                };
+                said.hear(&piece);
             }
             Err(RecvTimeoutError::Disconnected) => break,
             // What a test that failed has left running may have its output still.
             Err(RecvTimeoutError::Timeout) if child.try_wait().is_ok_and(|end| end.is_some()) => {
                 break;
             }
-            // Per line: a suite may be long, a silence may not.
+            // From one word to the next: a suite may be long, a silence may not.
             Err(RecvTimeoutError::Timeout) => {
                 if timeout.is_some_and(|timeout| heard.elapsed() > timeout) {
                     let silence = heard.elapsed().as_secs();
@@ -129,13 +117,69 @@ pub(super) fn count(command: &mut Command, timeout: Option<Duration>) -> Result<
             }
         }
     }
+    said.end();
     let status = child.wait().context("wait for the tests")?;
+    let Said {
+        tally,
+        passed,
+        mut failed,
+        begun,
+        ..
+    } = said;
+    if !status.success() {
+        // The one that ran when its host went away, or all was silent.
+        failed.extend(begun);
+    }
     Ok(Run {
         tally,
         code: status.code(),
         passed,
         failed,
     })
+}
+
+/// What tests have said so far.
+#[derive(Default)]
+struct Said {
+    tally: Tally,
+    passed: BTreeSet<String>,
+    failed: BTreeSet<String>,
+    /// The name of the test that runs, where tests run one after the other.
+    begun: Option<String>,
+    /// What is no whole line yet.
+    rest: Vec<u8>,
+}
+
+impl Said {
+    fn hear(&mut self, piece: &[u8]) {
+        for part in piece.split_inclusive(|byte| *byte == b'\n') {
+            self.rest.extend(part);
+            if part.ends_with(b"\n") {
+                self.line();
+            }
+        }
+    }
+
+    /// A test that has not ended has a line that has not, either.
+    fn end(&mut self) {
+        if !self.rest.is_empty() {
+            self.line();
+        }
+    }
+
+    fn line(&mut self) {
+        // Tests may print what is not UTF-8.
+        let line = String::from_utf8_lossy(&self.rest);
+        let line = line.trim_end_matches('\n');
+        println!("{line}");
+        self.tally.add(Tally::parse(line).unwrap_or_default());
+        match ended_test(line, &mut self.begun) {
+            Some((name, true)) => self.passed.insert(name),
+            Some((name, false)) => self.failed.insert(name),
+            None => false,
+        };
+        self.rest.clear();
+    }
 }
 
 /// The test that a line says has ended, and whether it passed, as `test streams::attach_chooses_streams
@@ -249,6 +293,20 @@ pub(super) mod tests {
         .expect("run");
         assert!(!run.succeeded());
         assert_eq!(run.tally, Tally::default());
+    }
+
+    #[test]
+    fn the_test_that_ran_when_all_ended_has_failed() {
+        let begun = "printf 'test a ... ok\\ntest b ... '";
+        let named = |run: Run| run.failed.into_iter().collect::<Vec<_>>();
+        let run = count(&mut shell(&format!("{begun}; exit 125")), None).expect("run");
+        assert_eq!(named(run), ["b"]);
+        // Also when it has said something itself.
+        let said = format!("{begun}; echo seed 1; exec sleep 1000");
+        let run = count(&mut shell(&said), Some(Duration::from_millis(50))).expect("run");
+        assert_eq!(named(run), ["b"]);
+        let run = count(&mut shell(&format!("{begun}; echo ok")), None).expect("run");
+        assert_eq!(named(run), [""; 0]);
     }
 
     #[test]
