@@ -72,9 +72,11 @@ fn entries(listing: &str) -> BTreeMap<&str, String> {
         .lines()
         .filter_map(|line| line.split_once(' '))
         .map(|(path, rest)| {
+            // The root's own is not the layers' to say.
+            let is_untimed = path == "/" || UNTIMED.contains(&path);
             let fields = rest
                 .split(' ')
-                .filter(|field| !(UNTIMED.contains(&path) && field.starts_with("mtime=")));
+                .filter(|field| !(is_untimed && field.starts_with("mtime=")));
             (path, fields.collect::<Vec<_>>().join(" "))
         })
         .collect()
