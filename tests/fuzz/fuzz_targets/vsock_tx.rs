@@ -106,6 +106,15 @@ impl Case {
     fn reset(&mut self) {
         self.collect();
         self.driver.reset();
+        // What the guest sent before is the host's to read.
+        loop {
+            for port in 0..self.hosts.len() {
+                self.read(port);
+            }
+            if self.driver.poll(0).expect("no queue is looked at") == 0 {
+                break;
+            }
+        }
         for port in 0..self.hosts.len() {
             self.read(port);
             let host = &mut self.hosts[port];
