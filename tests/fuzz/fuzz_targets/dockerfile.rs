@@ -96,7 +96,6 @@ fn check_step(step: &Step, index: usize) {
         Action::Copy(copy) => {
             assert_from(&copy.from, index);
             assert!(!copy.sources.is_empty());
-            assert!(copy.sources.len() == 1 || copy.destination.is_directory);
             assert_clean(&copy.destination.path);
             for source in &copy.sources {
                 if let Source::Inline { name, .. } = source {
