@@ -33,6 +33,8 @@ pub mod fuzz;
 mod gzip;
 mod http;
 mod login;
+#[cfg(test)]
+mod one_reply;
 mod proxy;
 mod push;
 mod reach;

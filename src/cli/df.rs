@@ -95,7 +95,14 @@ pub fn run(args: &DfArgs) -> Result<()> {
     let volumes = volumes(&root)?;
     let cache = BuildCache::of(&root, &store)?;
     if args.verbose {
-        return verbose(&images, &all, &volumes, &cache, args.format.as_deref());
+        return verbose(
+            &root,
+            &images,
+            &all,
+            &volumes,
+            &cache,
+            args.format.as_deref(),
+        );
     }
     let disks = store.layer_disks()?.list()?;
     let usages = [
@@ -252,6 +259,7 @@ fn of_templates(root: &Root) -> Usage {
 }
 
 fn verbose(
+    root: &Root,
     images: &[Image],
     all: &[Container],
     volumes: &[OneVolume],
@@ -262,9 +270,13 @@ fn verbose(
     // As in Docker, where only the tables are cut.
     let whole = format.is_some();
     let image_rows = image_rows(images, all, whole);
+    let mut names = ps::Names::new(root);
     let container_rows: Vec<_> = all
         .iter()
-        .map(|one| ps::plain_row(&one.config, &one.state, output::size(one.bytes), whole))
+        .map(|one| {
+            let size = output::size(one.bytes);
+            ps::plain_row(&mut names, &one.config, &one.state, size, whole)
+        })
         .collect();
     let volume_rows: Vec<_> = volumes.iter().map(volume_row).collect();
     if let Some(format) = format {

@@ -270,7 +270,7 @@ impl Images {
 }
 
 /// What the names that containers were made by mean now.
-struct Names<'a> {
+pub struct Names<'a> {
     root: &'a Root,
     /// Opened when the first one is asked for; `None` in it where that can't be.
     store: Option<Option<Store>>,
@@ -288,7 +288,8 @@ enum Meaning {
 }
 
 impl<'a> Names<'a> {
-    fn new(root: &'a Root) -> Self {
+    /// Those of this state root.
+    pub fn new(root: &'a Root) -> Self {
         Self {
             root,
             store: None,
@@ -350,8 +351,9 @@ fn size(writable: u64, image: u64) -> String {
     )
 }
 
-/// A row of another list.
+/// A row of another list, all of whose rows have the same `names`.
 pub fn plain_row(
+    names: &mut Names<'_>,
     config: &ContainerConfig,
     state: &ContainerState,
     size: String,
@@ -363,10 +365,7 @@ pub fn plain_row(
         true => platform_of(&config.image_id).unwrap_or_default(),
         false => String::new(),
     };
-    let name = match Root::of_user() {
-        Ok(root) => Names::new(&root).of(config, whole),
-        Err(_) => config.image.clone(),
-    };
+    let name = names.of(config, whole);
     let now = jiff::Timestamp::now().as_second();
     row(&shown, name, size, &platform, whole, now)
 }

@@ -103,7 +103,8 @@ fn cve_2019_5736_the_runtime_is_not_overwritten(world: &World) -> Result<()> {
         for file in /proc/1/exe /proc/self/exe; do
             (echo hostile >$file) 2>/dev/null && echo wrote $file
         done; sleep 100000";
-    crate::life::begin(&vm, "evil", &[], script)?;
+    // With an init the agent's program is also PID 1 of the container.
+    crate::life::begin(&vm, "evil", &["--init"], script)?;
     let exec = |words: &[&str]| vm.bulkhead(["exec", "evil"]).args(words).output();
     // What starts a process there is started itself: the agent's program as an ordinary process.
     for words in [

@@ -218,13 +218,13 @@ impl Vm {
         let mut events: EventManager<Box<dyn MutEventSubscriber>> =
             EventManager::new().map_err(BuildError::EventLoop)?;
         events.add_subscriber(Box::new(EndListener(end.clone())));
-        let (mut transports, mut waiting) = (Vec::new(), Vec::new());
+        let (mut transports, mut alone) = (Vec::new(), Vec::new());
         for (transport, worker) in devices {
             transports.push(transport);
             if worker.device().waits_for_host() {
-                let mut alone = EventManager::new().map_err(BuildError::EventLoop)?;
-                alone.add_subscriber(worker);
-                waiting.push(alone);
+                let mut own = EventManager::new().map_err(BuildError::EventLoop)?;
+                own.add_subscriber(worker);
+                alone.push(own);
             } else {
                 events.add_subscriber(Box::new(worker));
             }
@@ -249,7 +249,7 @@ impl Vm {
             vcpus,
             threads: Arc::default(),
             events,
-            waiting,
+            alone,
             end,
             exits,
             notes,

@@ -54,7 +54,7 @@ pub struct Vm {
     pub(crate) threads: Arc<Vec<JoinHandle<VcpuEnd>>>,
     pub(crate) events: EventManager<Box<dyn MutEventSubscriber>>,
     /// Of each device that waits for the host, its own.
-    pub(crate) waiting: Vec<EventManager<Worker>>,
+    pub(crate) alone: Vec<EventManager<Worker>>,
     pub(crate) end: Arc<EndSignal>,
     pub(crate) exits: Arc<ExitCounters>,
     pub(crate) notes: Arc<Notes>,
@@ -261,8 +261,8 @@ impl Vm {
     /// All wait at the gate; those of vCPUs are returned.
     fn start_threads(&mut self) -> Result<(Vec<JoinHandle<VcpuEnd>>, Arc<Gate>), BuildError> {
         watch::take_kick_signal().map_err(host_error("take a signal for vCPU threads"))?;
-        let gate = Arc::new(Gate::new(self.vcpus.len() + self.waiting.len() + 1));
-        for (index, events) in self.waiting.drain(..).enumerate() {
+        let gate = Arc::new(Gate::new(self.vcpus.len() + self.alone.len() + 1));
+        for (index, events) in self.alone.drain(..).enumerate() {
             let (gate, confine) = (gate.clone(), self.confine.clone());
             let end = self.end.clone();
             std::thread::Builder::new()

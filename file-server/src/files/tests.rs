@@ -594,9 +594,13 @@ fn what_changes_a_content_takes_set_user_id_away() {
 }
 
 #[test]
-fn a_file_of_the_root_is_flushed() {
+fn files_of_the_root_are_flushed_and_nothing_else_is_opened() {
     let guest = Guest::new();
     fs::write(guest.path("file"), "data").unwrap();
     fs::create_dir(guest.path("folder")).unwrap();
+    symlink("nowhere", guest.path("link")).unwrap();
+    // Opening it would wait for a writer.
+    let (fifo, mode) = (guest.path("fifo"), Mode::from_raw_mode(0o600));
+    mknodat(CWD, fifo, FileType::Fifo, mode, 0).unwrap();
     assert_eq!(guest.ask(SYNCFS, ROOT, &[0; 8]), Ok(Vec::new()));
 }

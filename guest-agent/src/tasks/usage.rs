@@ -12,13 +12,11 @@ use rustix::system::sysinfo;
 use crate::cgroup::{counter, read as read_file};
 use crate::failure::{Context, Failure};
 use crate::mount::Setup;
+use crate::network::INTERFACE;
 use crate::spawn::boottime_ns;
 
 /// Bytes of `/proc/net/dev` that are read: more interfaces than a container has.
 const NET_DEV_MAX: usize = 16 << 10;
-
-/// The container's card, as [`crate::network`] names it.
-const CARD: &str = crate::network::INTERFACE;
 
 /// Reads them.
 ///
@@ -78,7 +76,7 @@ fn traffic(net_dev: &str) -> (u64, u64) {
     let mut total = (0_u64, 0_u64);
     for line in net_dev.lines() {
         if let Some((name, counters)) = line.split_once(':')
-            && name.trim() == CARD
+            && name.trim() == INTERFACE
         {
             let counters: Vec<u64> = counters.split_ascii_whitespace().map(number).collect();
             let at = |index: usize| counters.get(index).copied().unwrap_or(0);

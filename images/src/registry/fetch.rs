@@ -184,26 +184,13 @@ impl Read for Body<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::net::TcpListener;
-
-    use super::super::Patience;
+    use super::super::{Patience, one_reply};
     use super::*;
 
     /// What a server's reply becomes, from a server that `download` itself would not ask.
     fn kept(store: &Store, reply: &'static [u8]) -> Result<Download, RegistryError> {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("http://{}/x", listener.local_addr().unwrap());
-        let server = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                let mut byte = [0];
-                stream.read_exact(&mut byte).unwrap();
-                head.push(byte[0]);
-            }
-            stream.write_all(reply).unwrap();
-        });
+        let (place, server) = one_reply::start(reply);
+        let address = format!("http://{place}/x");
         let (url, host) = parse(&address).unwrap();
         let options = RegistryOptions::default();
         let tls = tls::config(&authorities(&options), &host).unwrap();

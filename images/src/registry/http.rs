@@ -608,9 +608,8 @@ pub(super) fn is_loopback(url: &Url) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
-    use std::net::TcpListener;
 
+    use super::super::one_reply;
     use super::super::tls::Authorities;
     use super::*;
 
@@ -626,23 +625,8 @@ mod tests {
 
     #[test]
     fn the_client_asks_the_proxies_that_are_meant() {
-        let listeners = ["proxy", "server"].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [proxy, server] = listeners.map(|listener| {
-            let place = listener.local_addr().unwrap();
-            let heard = std::thread::spawn(move || {
-                let (mut stream, _) = listener.accept().unwrap();
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    let mut byte = [0];
-                    stream.read_exact(&mut byte).unwrap();
-                    head.push(byte[0]);
-                }
-                let reply = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
-                stream.write_all(reply).unwrap();
-                String::from_utf8(head).unwrap()
-            });
-            (place, heard)
-        });
+        let reply = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
+        let (proxy, server) = (one_reply::start(reply), one_reply::start(reply));
         let (http, _) = http_behind(&format!("http://me:secret@{}", proxy.0), "");
         let get = |url: &str| {
             let request = Request::get("x", Url::parse(url).unwrap());

@@ -40,6 +40,13 @@ fn reference(name: &str) -> Reference {
     Reference::parse(name).unwrap()
 }
 
+/// Who is asked for a token.
+fn challenge(request: &Request) -> Reply {
+    let host = request.header("host").unwrap();
+    let realm = format!("Bearer realm=\"http://{host}/token\"");
+    Reply::error(401, "UNAUTHORIZED").with("WWW-Authenticate", &realm)
+}
+
 #[test]
 fn plain_layers_arrive_compressed_and_the_second_time_nothing_is_sent() {
     let (server, inbox) = taking();
@@ -296,9 +303,7 @@ fn a_token_is_asked_for_few_repositories_and_layers_come_from_those() {
         if request.header("authorization").is_some() {
             return taken.reply(request);
         }
-        let host = request.header("host").unwrap();
-        let realm = format!("Bearer realm=\"http://{host}/token\"");
-        Reply::error(401, "UNAUTHORIZED").with("WWW-Authenticate", &realm)
+        challenge(request)
     });
     let client = Client::new();
     let layers: Vec<Vec<u8>> = (0..18_u8).map(|index| vec![index; 100]).collect();
@@ -347,9 +352,7 @@ fn a_repository_that_may_not_be_read_is_not_mounted_from_and_the_push_goes_on() 
             if request.header("authorization").is_some() {
                 return taken.reply(request);
             }
-            let host = request.header("host").unwrap();
-            let realm = format!("Bearer realm=\"http://{host}/token\"");
-            Reply::error(401, "UNAUTHORIZED").with("WWW-Authenticate", &realm)
+            challenge(request)
         });
         let client = Client::new();
         let others = [server.name("secret/x:1")];

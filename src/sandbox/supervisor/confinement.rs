@@ -189,18 +189,20 @@ mod tests {
     fn it_changes_its_containers_files_and_no_others() {
         let (_temp, root) = root();
         let mut own = config('a', "own", false);
-        let wanted = Wanted {
-            source: "data".to_owned(),
+        let wanted = |name: &str, read_only| Wanted {
+            source: name.to_owned(),
             kind: MountKind::Volume,
-            target: "/data".to_owned(),
-            read_only: false,
+            target: format!("/{name}"),
+            read_only,
             mode: String::new(),
             copy_up: true,
             labels: Default::default(),
             origin: super::super::super::volumes::Origin::Bind,
         };
         let volumes = Volumes::lock(&root).unwrap();
-        own.launch.mounts = volumes.resolve(&[wanted], None).unwrap();
+        let both = [wanted("data", false), wanted("read", true)];
+        own.launch.mounts = volumes.resolve(&both, None).unwrap();
+        fs::write(root.volumes().join("read/_data/file"), "").unwrap();
         let others_volume = volumes.create("others", &Default::default()).unwrap().name;
         drop(volumes);
         let (own_folder, _own_lock) = create(&root, &own, true).unwrap();
@@ -215,6 +217,7 @@ mod tests {
         let (enforced, found) = shut_in(&places, move || {
             let own = own_folder.path();
             let data = root.volumes().join("data");
+            let read_only = root.volumes().join("read");
             let of_others = root.volumes().join(&others_volume);
             let own_kept = own_folder.kept();
             let (theirs, events) = (other_folder.path(), events::folder(root.path()));
@@ -238,6 +241,7 @@ mod tests {
                 ),
                 ("+ mark a volume", write(data.join("copying"))),
                 ("+ look into a volume", list(&data.join("_data"))),
+                ("+ and into one to read", read(read_only.join("_data/file"))),
                 ("+ lock ports", read(root.ports())),
                 (
                     "+ read what was asked for",
@@ -259,6 +263,8 @@ mod tests {
                 ("another container", write(theirs.join("state.json"))),
                 ("read another container", read(theirs.join("state.json"))),
                 ("another volume", write(of_others.join("volume.json"))),
+                ("one to read", write(read_only.join("_data/file"))),
+                ("its marker", write(read_only.join("copying"))),
                 (
                     "lose its name",
                     fs::rename(own, root.containers().join("other")),

@@ -77,9 +77,9 @@ fn prepare(mounts: &[Mount], specs: &mut [MountSpec], is_first: bool) -> Result<
     Ok(Some(Prepared { shares, fillings }))
 }
 
-/// Which mount fills each volume: the first that may, or writes to it, or is of it. A volume is taken once,
-/// however often it is mounted, and volumes in the order of their names, so that two containers don't wait for each
-/// other.
+/// Which mount fills each volume: the first that may, else the first that writes to it, else the first. A
+/// volume is taken once, however often it is mounted, and volumes in the order of their names, so that two
+/// containers don't wait for each other.
 fn fillers(mounts: &[Mount]) -> BTreeMap<&str, usize> {
     let mut fillers = BTreeMap::new();
     let volumes = mounts.iter().enumerate();

@@ -35,6 +35,11 @@ fn files(root: &Root) -> Vec<String> {
     names
 }
 
+/// The one mount that is wanted.
+fn mount(volumes: &Volumes, wanted: Wanted) -> Mount {
+    volumes.resolve(&[wanted], None).unwrap().remove(0)
+}
+
 #[test]
 fn names_are_dockers() {
     for good in ["ab", "a1", "A.b_c-d", "0_"] {
@@ -167,7 +172,7 @@ fn paths_of_the_host_are_looked_at_before_each_start() {
     ] {
         fs::create_dir_all(&source).unwrap();
         let wanted = wanted(MountKind::Bind, &source.display().to_string());
-        let mut mount = volumes.resolve(&[wanted], None).unwrap().remove(0);
+        let mut mount = mount(&volumes, wanted);
         mount.origin = origin;
         mount.check_source().unwrap();
         fs::remove_dir(&source).unwrap();
@@ -176,7 +181,7 @@ fn paths_of_the_host_are_looked_at_before_each_start() {
     }
     let _listener = std::os::unix::net::UnixListener::bind(&source).unwrap();
     let other = wanted(MountKind::Bind, "/");
-    let mut mount = volumes.resolve(&[other], None).unwrap().remove(0);
+    let mut mount = mount(&volumes, other);
     mount.resolved = source;
     let error = mount.check_source().unwrap_err().to_string();
     assert!(error.contains("it is a socket"), "{error}");
@@ -190,7 +195,7 @@ fn no_link_is_followed_that_came_after_the_container() {
     fs::create_dir_all(path("real/inner")).unwrap();
     std::os::unix::fs::symlink(path("real"), path("link")).unwrap();
     let wanted = wanted(MountKind::Bind, &path("link/inner").display().to_string());
-    let mount = volumes.resolve(&[wanted], None).unwrap().remove(0);
+    let mount = mount(&volumes, wanted);
     assert_eq!(mount.source, path("link/inner"));
     assert_eq!(mount.resolved, path("real/inner"));
     mount.check_source().unwrap();
@@ -234,10 +239,7 @@ fn what_can_not_be_removed_is_whole_and_what_was_left_goes() {
 fn an_empty_volume_is_filled_once() {
     let (_temp, root) = root();
     let volumes = Volumes::lock(&root).unwrap();
-    let mount = volumes
-        .resolve(&[wanted(MountKind::Volume, "data")], None)
-        .unwrap()
-        .remove(0);
+    let mount = mount(&volumes, wanted(MountKind::Volume, "data"));
     let Fill::Empty(mut filling) = Fill::begin(&mount, true).unwrap() else {
         panic!("it is empty");
     };
@@ -262,10 +264,7 @@ fn an_empty_volume_is_filled_once() {
 fn who_does_not_come_to_fill_a_volume_leaves_it_as_it_was() {
     let (_temp, root) = root();
     let volumes = Volumes::lock(&root).unwrap();
-    let mount = volumes
-        .resolve(&[wanted(MountKind::Volume, "data")], None)
-        .unwrap()
-        .remove(0);
+    let mount = mount(&volumes, wanted(MountKind::Volume, "data"));
     let marker = mount.source.with_file_name("copying");
     // One that was left before anything was written, too.
     for left in [false, true] {
@@ -288,10 +287,7 @@ fn who_does_not_come_to_fill_a_volume_leaves_it_as_it_was() {
 fn what_was_emptied_stays_empty_in_later_lives() {
     let (_temp, root) = root();
     let volumes = Volumes::lock(&root).unwrap();
-    let mount = volumes
-        .resolve(&[wanted(MountKind::Volume, "data")], None)
-        .unwrap()
-        .remove(0);
+    let mount = mount(&volumes, wanted(MountKind::Volume, "data"));
     assert!(matches!(Fill::begin(&mount, false).unwrap(), Fill::No));
     // Unless the first one did not come to its end.
     fs::write(mount.source.with_file_name("copying"), "").unwrap();
@@ -310,7 +306,7 @@ fn who_may_not_write_to_a_volume_leaves_its_marker() {
         read_only: true,
         ..wanted(MountKind::Volume, "data")
     };
-    let mount = volumes.resolve(&[read_only], None).unwrap().remove(0);
+    let mount = mount(&volumes, read_only);
     let marker = mount.source.with_file_name("copying");
     fs::write(&marker, "").unwrap();
     assert!(matches!(Fill::begin(&mount, true).unwrap(), Fill::No));
@@ -333,7 +329,7 @@ fn who_wants_no_content_fills_nothing() {
         ..wanted(MountKind::Volume, "plain")
     };
     for wanted in [plain, read_only] {
-        let mount = volumes.resolve(&[wanted], None).unwrap().remove(0);
+        let mount = mount(&volumes, wanted);
         assert!(matches!(Fill::begin(&mount, true).unwrap(), Fill::No));
         assert!(!mount.source.with_file_name("copying").exists());
     }

@@ -403,6 +403,7 @@ impl<'a> Io<'a> {
 ///                              │     └─► end ──► fd_ready … until is_delivered ──► reset
 ///                              └─► Err: worker sets NEEDS_RESET, calls nothing but reset
 /// ```
+/// What the host has not taken by a reset is left to `fd_ready`, until `is_delivered`.
 pub trait Device: Send {
     /// Its type.
     fn kind(&self) -> DeviceKind;
@@ -444,8 +445,7 @@ pub trait Device: Send {
     /// As [`Self::queue_ready`].
     fn fd_ready(&mut self, token: u32, events: EventSet, io: &mut Io) -> Result<(), DeviceError>;
 
-    /// The driver reset the device: forget the driver, stop watching, keep the backend. What the host has
-    /// not taken yet may be given to it by `fd_ready` as before, until [`Self::is_delivered`].
+    /// The driver reset the device: forget the driver, stop watching for it, keep the backend.
     fn reset(&mut self, watch: &mut Watch);
 
     /// The VM has ended: take what the driver sent before, and from now on only give the host what it

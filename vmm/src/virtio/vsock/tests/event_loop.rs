@@ -74,6 +74,20 @@ fn the_driver_finds_the_device_and_talks_to_the_host() {
     assert_eq!(packets(&mut driver)[0].0.flags, SHUTDOWN_BOTH);
 }
 
+/// All that there is for the host, which the device gives as fast as it reads.
+fn read_to_end(driver: &mut MmioDriver, host: &mut UnixStream) -> Vec<u8> {
+    let mut read = Vec::new();
+    loop {
+        let (part, state) = drain(host);
+        read.extend(part);
+        if state == HostState::Ended {
+            break;
+        }
+        driver.run();
+    }
+    read
+}
+
 #[test]
 fn a_host_that_reads_later_is_waited_for() {
     let (mut driver, mut host) = start();
@@ -85,15 +99,7 @@ fn a_host_that_reads_later_is_waited_for() {
     send(&mut driver, Operation::Shutdown, SHUTDOWN_BOTH, b"");
     let last = packets(&mut driver).pop().unwrap().0;
     assert_eq!(last.operation, Operation::Reset as u16);
-    let mut read = Vec::new();
-    loop {
-        let (part, state) = drain(&mut host);
-        read.extend(part);
-        if state == HostState::Ended {
-            break;
-        }
-        driver.run();
-    }
+    let read = read_to_end(&mut driver, &mut host);
     assert!(read == data.repeat(9));
 }
 
@@ -117,15 +123,7 @@ fn what_the_guest_sent_outlives_its_vm() {
     // A vCPU that runs on for a moment changes nothing.
     send(&mut driver, Operation::ReadWrite, 0, b"late");
     driver.reset();
-    let mut read = Vec::new();
-    loop {
-        let (part, state) = drain(&mut host);
-        read.extend(part);
-        if state == HostState::Ended {
-            break;
-        }
-        driver.run();
-    }
+    let read = read_to_end(&mut driver, &mut host);
     assert!(read == data.repeat(9), "{} bytes", read.len());
     assert!(is_over(&delivered));
 }
@@ -142,15 +140,7 @@ fn what_the_guest_sent_outlives_a_reset_of_its_device() {
     driver.reset();
     let delivered = driver.end();
     assert!(!is_over(&delivered));
-    let mut read = Vec::new();
-    loop {
-        let (part, state) = drain(&mut host);
-        read.extend(part);
-        if state == HostState::Ended {
-            break;
-        }
-        driver.run();
-    }
+    let read = read_to_end(&mut driver, &mut host);
     assert!(read == data.repeat(9), "{} bytes", read.len());
     assert!(is_over(&delivered));
 }
